@@ -1,0 +1,248 @@
+//! The DAG: operations as nodes, an edge for everything that must come first, a [`Reason`] on each.
+//!
+//! Storage is petgraph's; this module adds the vocabulary. It does not decide anything: who does
+//! what is [`crate::place`]'s, when a task may enter a session [`crate::family`]'s, the total order
+//! [`crate::order`]'s.
+
+use std::fmt;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use serde::Serialize;
+
+use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
+
+/// What an operation does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum OpKind {
+    /// Fork `child`.
+    Fork {
+        /// The task that is born.
+        child: TaskId,
+    },
+    /// Make a resource. Its descriptors appear at the numbers `at`, which the kernel chooses as the
+    /// lowest free ones.
+    Create {
+        /// What is made.
+        resource: ResourceId,
+        /// One number for each of its yields.
+        at: Vec<Fd>,
+        /// Close-on-exec of the new numbers.
+        cloexec: bool,
+    },
+    /// Copy a descriptor to another number, closing what was there.
+    Dup {
+        /// The description.
+        ofd: Option<OfdId>,
+        /// From this number
+        from: Fd,
+        /// to this one.
+        to: Fd,
+        /// Close-on-exec of the copy.
+        cloexec: bool,
+    },
+    /// Close all numbers from `first` to `last`.
+    Close {
+        /// First number.
+        first: Fd,
+        /// Last number.
+        last: Fd,
+    },
+    /// Set the close-on-exec flag.
+    SetCloexec {
+        /// The number.
+        fd: Fd,
+        /// The flag.
+        cloexec: bool,
+    },
+    /// Become leader of a new session.
+    SetSid,
+    /// Enter, or found, a process group.
+    SetPgid {
+        /// The group; the task's own pid founds it.
+        pgid: u32,
+    },
+    /// A step.
+    Step {
+        /// Which.
+        step: StepId,
+        /// The numbers of the descriptions it needs, in the order of its `needs`.
+        fds: Vec<Fd>,
+    },
+    /// Wait until a zombie child has died, leaving it to be reaped later.
+    AwaitExit {
+        /// The zombie.
+        child: TaskId,
+    },
+    /// Take back the SIGCHLD that the deaths of zombie children left pending.
+    EatSigchld,
+    /// Die with the wanted exit status and stay as a zombie.
+    Exit,
+    /// The barrier: everything is in place; wait for the others.
+    Arrive,
+    /// The end of the tail: wait to be given the registers.
+    Park,
+}
+
+impl OpKind {
+    /// The rank by which ties in the total order break.
+    pub fn rank(&self) -> u8 {
+        match self {
+            OpKind::Fork { .. } => 0,
+            OpKind::SetSid => 1,
+            OpKind::SetPgid { .. } => 2,
+            OpKind::Create { .. } => 3,
+            OpKind::Dup { .. } => 4,
+            OpKind::Close { .. } => 5,
+            OpKind::SetCloexec { .. } => 6,
+            OpKind::Exit => 7,
+            OpKind::AwaitExit { .. } => 8,
+            OpKind::EatSigchld => 9,
+            OpKind::Step { .. } => 10,
+            OpKind::Arrive => 11,
+            OpKind::Park => 12,
+        }
+    }
+}
+
+/// Why one operation must come after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// A task does one thing after another; nothing more is behind this edge.
+    Sequence,
+    /// The task does not exist before.
+    BornBy {
+        /// Its parent.
+        parent: TaskId,
+    },
+    /// What is made or placed here is inherited by a child that is forked later.
+    InheritedBy {
+        /// The first child that needs it.
+        child: TaskId,
+    },
+    /// Nobody below needs it, so no child should inherit it.
+    AfterForks,
+    /// No task below wants what is closed here.
+    NotWanted,
+    /// A description must get to the number at which it is wanted.
+    NumberWanted {
+        /// The number.
+        fd: Fd,
+    },
+    /// A step needs the description.
+    NeededBy {
+        /// The step.
+        step: StepId,
+    },
+    /// A child must be born in the session that its parent is about to leave.
+    BeforeSetsid {
+        /// The old session.
+        sid: u32,
+    },
+    /// A process group can be entered only when its leader has founded it.
+    LeaderFirst {
+        /// The group.
+        pgid: u32,
+    },
+    /// The zombie must have died.
+    MustHaveExited {
+        /// The zombie.
+        child: TaskId,
+    },
+    /// All of the task must be in place.
+    Complete,
+    /// All tasks must have arrived.
+    AllArrived,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Sequence => f.write_str("next"),
+            Reason::BornBy { parent } => write!(f, "born by {parent}"),
+            Reason::InheritedBy { child } => write!(f, "inherited by {child}"),
+            Reason::AfterForks => f.write_str("no child needs it"),
+            Reason::NotWanted => f.write_str("not wanted here or below"),
+            Reason::NumberWanted { fd } => write!(f, "wanted at {fd}"),
+            Reason::NeededBy { step } => write!(f, "needed by {step}"),
+            Reason::BeforeSetsid { sid } => write!(f, "must be born in session {sid}"),
+            Reason::LeaderFirst { pgid } => write!(f, "process group {pgid} must exist"),
+            Reason::MustHaveExited { child } => write!(f, "{child} must have died"),
+            Reason::Complete => f.write_str("the task must be complete"),
+            Reason::AllArrived => f.write_str("all must have arrived"),
+        }
+    }
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize)]
+pub struct Op {
+    /// Who does it.
+    pub task: TaskId,
+    /// What it does.
+    #[serde(flatten)]
+    pub kind: OpKind,
+    /// Why it stands where it stands: the reason on the edge from the task's operation before.
+    pub why: Reason,
+}
+
+/// Operations and edges.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    inner: DiGraph<Op, Reason, u32>,
+    last: Vec<Option<OpId>>,
+}
+
+impl Graph {
+    /// An empty graph for `tasks` tasks.
+    pub fn new(tasks: usize) -> Graph {
+        Graph { inner: DiGraph::default(), last: vec![None; tasks] }
+    }
+
+    /// Adds the next operation of a task, behind the one that was added last.
+    pub fn push(&mut self, task: TaskId, kind: OpKind, why: Reason) -> OpId {
+        let op = OpId(self.inner.add_node(Op { task, kind, why }).index() as u32);
+        if let Some(before) = self.last[task.index()].replace(op) {
+            self.require(before, op, why);
+        }
+        op
+    }
+
+    /// Demands that `before` is done before `after` starts.
+    pub fn require(&mut self, before: OpId, after: OpId, why: Reason) {
+        self.inner.add_edge(NodeIndex::new(before.index()), NodeIndex::new(after.index()), why);
+    }
+
+    /// The operation.
+    pub fn op(&self, op: OpId) -> &Op {
+        &self.inner[NodeIndex::new(op.index())]
+    }
+
+    /// Number of operations.
+    pub fn len(&self) -> usize {
+        self.inner.node_count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All operations in the order in which they were added.
+    pub fn ops(&self) -> impl Iterator<Item = (OpId, &Op)> + '_ {
+        self.inner.node_indices().map(|node| (OpId(node.index() as u32), &self.inner[node]))
+    }
+
+    /// All edges: before, after, why.
+    pub fn edges(&self) -> impl Iterator<Item = (OpId, OpId, Reason)> + '_ {
+        self.inner.raw_edges().iter().map(|edge| {
+            (OpId(edge.source().index() as u32), OpId(edge.target().index() as u32), edge.weight)
+        })
+    }
+
+    /// The petgraph graph below, for its algorithms.
+    pub(crate) fn inner(&self) -> &DiGraph<Op, Reason, u32> {
+        &self.inner
+    }
+}

@@ -1,0 +1,31 @@
+//! The pure middle of regrow: tasks and resources in, one ordered program a task out.
+//!
+//! ```text
+//!   Forest ──place──▶ Graph ──order──▶ Programs          (lowered and assembled elsewhere)
+//!                                          │
+//!   Lifted tapes + Expected ──verify──▶ Certificate       (shares nothing with the line above)
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`ids`] | dense ids of tasks, descriptions, resources, steps, operations, events |
+//! | [`forest`] | the input: what every task must end with, and what makes each resource |
+//! | [`table`] | descriptor tables, and the fewest moves from one to another |
+//! | [`place`] | who creates what, and what each task's table is at each fork |
+//! | [`family`] | when sessions and process groups can be entered, and who waits for whom |
+//! | [`graph`] | operations and edges, each with its [`graph::Reason`] |
+//! | [`order`] | one topological order; a program a task, with waits and posts |
+//! | [`verify`] | symbolic execution of what the tapes really do, and the certificate |
+//!
+//! Architecture invariant: nothing here knows system calls, protobuf, files or time; there is no
+//! I/O and no `unsafe`. The same forest gives the same programs, byte for byte.
+#![forbid(unsafe_code)]
+
+pub mod family;
+pub mod forest;
+pub mod graph;
+pub mod ids;
+pub mod order;
+pub mod place;
+pub mod table;
+pub mod verify;

@@ -1,0 +1,190 @@
+//! One topological order of the whole graph, and from it a program a task.
+//!
+//! The order is deterministic: of all operations that could come next the one with the lowest
+//! (kind, id) does. Every task's program is that order restricted to the task; an edge between two
+//! tasks becomes a post behind the first operation and a wait before the second, except where the
+//! kernel itself makes one wait for the other (a birth, waiting for a death). Every wait is thus
+//! for something earlier in one common order: the earliest unfinished operation can always run.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use petgraph::Direction;
+use petgraph::graph::NodeIndex;
+use petgraph::visit::EdgeRef;
+use thiserror::Error;
+
+use crate::family::{self, Cradle, FamilyError};
+use crate::forest::Forest;
+use crate::graph::{Graph, OpKind, Reason};
+use crate::ids::{EventId, OpId, ResourceId, TaskId};
+use crate::place::{self, PlaceError};
+
+/// A plan: what is done, by whom, in which order.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Operations and the edges between them.
+    pub graph: Graph,
+    /// Who makes each resource.
+    pub owners: Vec<Option<TaskId>>,
+    /// All operations, each after everything it needs.
+    pub order: Vec<OpId>,
+    /// One program a task.
+    pub programs: Vec<Vec<Item>>,
+    /// The events: the operation that posts, and the reasons of those that wait.
+    pub events: Vec<Event>,
+}
+
+/// One element of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item {
+    /// Do this.
+    Op(OpId),
+    /// Wait until the event has been posted.
+    Wait(EventId),
+    /// Post the event.
+    Post(EventId),
+}
+
+/// Something that one task does and others wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What is done before the post.
+    pub after: OpId,
+    /// Who waits, before which operation, and why.
+    pub waiters: Vec<(OpId, Reason)>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// Sessions or groups cannot be reached.
+    #[error("{}", join(.0))]
+    Family(Vec<FamilyError>),
+    /// Descriptions cannot be placed.
+    #[error("{}", join(.0))]
+    Place(Vec<PlaceError>),
+    /// Operations wait for one another in a circle.
+    #[error("operations wait for one another: {}", .0.iter().map(|op| op.to_string()).collect::<Vec<_>>().join(" -> "))]
+    Cycle(Vec<OpId>),
+}
+
+fn join<E: std::fmt::Display>(errors: &[E]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Plan {
+    /// Who makes `resource`; `None` if nobody uses it.
+    pub fn owner(&self, resource: ResourceId) -> Option<TaskId> {
+        self.owners.get(resource.index()).copied().flatten()
+    }
+}
+
+/// Plans a forest whose root starts a session of its own or is born into any.
+///
+/// # Errors
+/// Everything that keeps the forest from being planned.
+pub fn plan(forest: &Forest) -> Result<Plan, PlanError> {
+    plan_in(forest, Cradle::default())
+}
+
+/// Plans a forest whose root is born into the session and group of `cradle`.
+///
+/// # Errors
+/// Everything that keeps the forest from being planned.
+pub fn plan_in(forest: &Forest, cradle: Cradle) -> Result<Plan, PlanError> {
+    let family = family::arrange(forest, cradle).map_err(PlanError::Family)?;
+    let placement = place::place(forest, &family).map_err(PlanError::Place)?;
+    order_graph(placement.graph, placement.owners, forest.tasks.len())
+}
+
+/// Orders a graph and cuts it into programs.
+///
+/// # Errors
+/// A cycle, if there is one.
+pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> Result<Plan, PlanError> {
+    let order = topological(&graph)?;
+    let mut position = vec![0u32; graph.len()];
+    for (at, op) in order.iter().enumerate() {
+        position[op.index()] = at as u32;
+    }
+    let mut events: Vec<Event> = Vec::new();
+    let mut event_of: Vec<Option<EventId>> = vec![None; graph.len()];
+    let mut waits: Vec<Vec<EventId>> = vec![Vec::new(); graph.len()];
+    let mut crossing: Vec<(OpId, OpId, Reason)> = graph
+        .edges()
+        .filter(|(before, after, _)| graph.op(*before).task != graph.op(*after).task)
+        .filter(|(_, _, why)| match why {
+            // The kernel sees to these: a child runs when it has been forked, waitid waits.
+            Reason::BornBy { .. } | Reason::MustHaveExited { .. } => false,
+            Reason::Sequence
+            | Reason::InheritedBy { .. }
+            | Reason::AfterForks
+            | Reason::NotWanted
+            | Reason::NumberWanted { .. }
+            | Reason::NeededBy { .. }
+            | Reason::BeforeSetsid { .. }
+            | Reason::LeaderFirst { .. }
+            | Reason::Complete
+            | Reason::AllArrived => true,
+        })
+        .collect();
+    crossing.sort_by_key(|(before, after, _)| (position[before.index()], position[after.index()]));
+    for (before, after, why) in crossing {
+        let event = *event_of[before.index()].get_or_insert_with(|| {
+            events.push(Event { after: before, waiters: Vec::new() });
+            EventId::new(events.len() - 1)
+        });
+        events[event.index()].waiters.push((after, why));
+        waits[after.index()].push(event);
+    }
+    let mut programs: Vec<Vec<Item>> = vec![Vec::new(); tasks];
+    for op in &order {
+        let program = &mut programs[graph.op(*op).task.index()];
+        program.extend(waits[op.index()].iter().map(|event| Item::Wait(*event)));
+        program.push(Item::Op(*op));
+        program.extend(event_of[op.index()].map(Item::Post));
+        if graph.op(*op).kind == OpKind::Exit
+            && let Some(Item::Post(_)) = program.last()
+        {
+            // Nothing runs behind an exit; place() never asks for it.
+            program.pop();
+        }
+    }
+    Ok(Plan { graph, owners, order, programs, events })
+}
+
+fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
+    let inner = graph.inner();
+    let mut missing: Vec<u32> = vec![0; graph.len()];
+    for edge in inner.raw_edges() {
+        missing[edge.target().index()] += 1;
+    }
+    let mut ready: BinaryHeap<Reverse<(u8, OpId)>> = graph
+        .ops()
+        .filter(|(op, _)| missing[op.index()] == 0)
+        .map(|(op, node)| Reverse((node.kind.rank(), op)))
+        .collect();
+    let mut order = Vec::with_capacity(graph.len());
+    while let Some(Reverse((_, op))) = ready.pop() {
+        order.push(op);
+        for edge in inner.edges_directed(NodeIndex::new(op.index()), Direction::Outgoing) {
+            let after = edge.target();
+            missing[after.index()] -= 1;
+            if missing[after.index()] == 0 {
+                let id = OpId::new(after.index());
+                ready.push(Reverse((inner[after].kind.rank(), id)));
+            }
+        }
+    }
+    if order.len() == graph.len() {
+        return Ok(order);
+    }
+    let cycle = petgraph::algo::tarjan_scc(inner)
+        .into_iter()
+        .find(|component| component.len() > 1 || inner.find_edge(component[0], component[0]).is_some())
+        .unwrap_or_default();
+    let mut ops: Vec<OpId> = cycle.into_iter().map(|node| OpId::new(node.index())).collect();
+    ops.sort_unstable();
+    Err(PlanError::Cycle(ops))
+}

@@ -1,0 +1,692 @@
+//! Who creates what, and what each task's descriptor table is at each fork.
+//!
+//! Every resource is made by its *owner*: the lowest common ancestor of the tasks that use it,
+//! before the first fork of a child below which somebody uses it, and it is closed again after the
+//! last such fork if the owner itself does not want it. So a child's table is the difference from
+//! its parent's at the moment of its own fork, and what two children share with nobody else is
+//! never seen by a third. What only the task itself wants is made after its forks.
+//!
+//! A description is carried for tasks below at the number that most of them want, if that number is
+//! free there; otherwise (and for files that are only mapped) at a number that no task of the whole
+//! tree uses.
+//!
+//! The module writes each task's operations in their order into the [`Graph`] while it plays them
+//! on a [`Table`]; it knows no system calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::family::{Family, Join};
+use crate::forest::{Forest, Life};
+use crate::graph::{Graph, OpKind, Reason};
+use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
+use crate::table::{Entry, Move, Table, transform};
+
+/// Why a forest cannot be placed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+pub enum PlaceError {
+    /// A description that no resource makes.
+    #[error("{task}: {ofd} is wanted and nothing makes it")]
+    Unmade { task: TaskId, ofd: OfdId },
+    /// Two resources claim the same description.
+    #[error("{ofd} is made twice: by {first} and {second}")]
+    MadeTwice { ofd: OfdId, first: ResourceId, second: ResourceId },
+    /// The table does not fit below the limit while it is built.
+    #[error("{task}: descriptor {fd} is needed while restoring, and the limit is {limit}")]
+    TableTooLarge { task: TaskId, fd: Fd, limit: Fd },
+}
+
+/// The outcome: the graph and who owns what.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// Operations and edges.
+    pub graph: Graph,
+    /// The owner of each resource; `None` if nobody uses it.
+    pub owners: Vec<Option<TaskId>>,
+}
+
+/// Places every resource of `forest`.
+///
+/// # Errors
+/// All descriptions that cannot be placed.
+pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceError>> {
+    let needs = Needs::find(forest)?;
+    let mut placer = Placer {
+        forest,
+        family,
+        children: forest.children(),
+        graph: Graph::new(forest.tasks.len()),
+        numbers: Numbers::choose(forest, &needs),
+        born: vec![None; forest.tasks.len()],
+        founded: vec![None; forest.tasks.len()],
+        joins: Vec::new(),
+        exits: vec![None; forest.tasks.len()],
+        awaits: Vec::new(),
+        errors: Vec::new(),
+        needs,
+    };
+    if let Some(root) = placer.born.first_mut() {
+        *root = Some((Table::new(), None));
+    }
+    for index in 0..forest.tasks.len() {
+        placer.task(TaskId::new(index));
+    }
+    for (op, leader) in std::mem::take(&mut placer.joins) {
+        if let Some(founding) = placer.founded[leader.index()] {
+            let pgid = forest.tasks[leader.index()].pid;
+            placer.graph.require(founding, op, Reason::LeaderFirst { pgid });
+        }
+    }
+    for (op, child) in std::mem::take(&mut placer.awaits) {
+        if let Some(exit) = placer.exits[child.index()] {
+            placer.graph.require(exit, op, Reason::MustHaveExited { child });
+        }
+    }
+    if placer.errors.is_empty() {
+        Ok(Placement { graph: placer.graph, owners: placer.needs.owners })
+    } else {
+        Err(placer.errors)
+    }
+}
+
+/// Who uses what, seen from every task on the way.
+struct Needs {
+    of_ofd: Vec<Option<ResourceId>>,
+    owners: Vec<Option<TaskId>>,
+    /// For each task the resources that it or somebody below uses and that it or somebody above
+    /// makes, with the first and last child (index into its children, in fork order) whose subtree
+    /// uses them; `None` where only the task itself does. Sorted by resource.
+    through: Vec<Vec<(ResourceId, Option<(u32, u32)>)>>,
+}
+
+impl Needs {
+    fn find(forest: &Forest) -> Result<Needs, Vec<PlaceError>> {
+        let mut errors = Vec::new();
+        let mut of_ofd: Vec<Option<ResourceId>> = vec![None; forest.ofds];
+        for (index, resource) in forest.resources.iter().enumerate() {
+            for ofd in resource.yields.iter().flatten() {
+                let second = ResourceId::new(index);
+                match of_ofd.get_mut(ofd.index()) {
+                    Some(slot @ None) => *slot = Some(second),
+                    Some(Some(first)) => errors.push(PlaceError::MadeTwice { ofd: *ofd, first: *first, second }),
+                    None => errors.push(PlaceError::Unmade { task: TaskId(0), ofd: *ofd }),
+                }
+            }
+        }
+        // Direct users, each resource once a task.
+        let mut users: Vec<Vec<TaskId>> = forest.resources.iter().map(|r| r.users.clone()).collect();
+        for (index, task) in forest.tasks.iter().enumerate() {
+            let id = TaskId::new(index);
+            let steps = task.birth.iter().chain(&task.steps).chain(&task.tail);
+            let in_steps = steps.flat_map(|step| &forest.steps[step.index()].needs);
+            for ofd in task.table.iter().map(|slot| &slot.ofd).chain(in_steps) {
+                match of_ofd.get(ofd.index()).copied().flatten() {
+                    Some(resource) => users[resource.index()].push(id),
+                    None => errors.push(PlaceError::Unmade { task: id, ofd: *ofd }),
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let depth = depths(forest);
+        let mut needs = Needs {
+            of_ofd,
+            owners: vec![None; forest.resources.len()],
+            through: vec![Vec::new(); forest.tasks.len()],
+        };
+        let fork_rank = fork_ranks(forest);
+        for index in 0..users.len() {
+            let mut direct = std::mem::take(&mut users[index]);
+            direct.sort_unstable();
+            direct.dedup();
+            let Some(owner) = direct.iter().copied().reduce(|a, b| common_ancestor(forest, &depth, a, b)) else {
+                continue;
+            };
+            let resource = ResourceId::new(index);
+            needs.owners[index] = Some(owner);
+            // The owner also needs what finishing the resource takes.
+            for ofd in forest.resources[index].finish.iter().flat_map(|step| &forest.steps[step.index()].needs) {
+                match needs.of_ofd.get(ofd.index()).copied().flatten() {
+                    Some(needed) if needed.index() > index => users[needed.index()].push(owner),
+                    Some(_) | None => errors.push(PlaceError::Unmade { task: owner, ofd: *ofd }),
+                }
+            }
+            for user in &direct {
+                needs.mark(resource, *user, None);
+                let mut below = *user;
+                while below != owner {
+                    let Some(above) = forest.tasks[below.index()].parent else { break };
+                    if !needs.mark(resource, above, Some(fork_rank[below.index()])) {
+                        break;
+                    }
+                    below = above;
+                }
+            }
+            // A user that is also on the way of others was marked before they were: the walk above
+            // stops at the first mark that says nothing new, so every edge of the paths is seen once.
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(needs)
+    }
+
+    /// Notes that `task` needs `resource`, for the child at `rank` or for itself. Resources come in
+    /// ascending order, so the last element is the one to widen. Says whether the task was new to
+    /// the resource: then those above must be told too.
+    fn mark(&mut self, resource: ResourceId, task: TaskId, rank: Option<u32>) -> bool {
+        let list = &mut self.through[task.index()];
+        match list.last_mut() {
+            Some((last, span)) if *last == resource => {
+                if let Some(rank) = rank {
+                    *span = Some(span.map_or((rank, rank), |(first, last)| (first.min(rank), last.max(rank))));
+                }
+                false
+            }
+            _ => {
+                list.push((resource, rank.map(|rank| (rank, rank))));
+                true
+            }
+        }
+    }
+}
+
+fn depths(forest: &Forest) -> Vec<u32> {
+    let mut depth = vec![0; forest.tasks.len()];
+    for (index, task) in forest.tasks.iter().enumerate() {
+        if let Some(parent) = task.parent {
+            depth[index] = depth[parent.index()] + 1;
+        }
+    }
+    depth
+}
+
+/// The rank of each task among its parent's children.
+fn fork_ranks(forest: &Forest) -> Vec<u32> {
+    let mut ranks = vec![0; forest.tasks.len()];
+    for siblings in forest.children() {
+        for (rank, child) in siblings.iter().enumerate() {
+            ranks[child.index()] = rank as u32;
+        }
+    }
+    ranks
+}
+
+fn common_ancestor(forest: &Forest, depth: &[u32], mut a: TaskId, mut b: TaskId) -> TaskId {
+    while a != b {
+        let lower = if depth[a.index()] >= depth[b.index()] { &mut a } else { &mut b };
+        match forest.tasks[lower.index()].parent {
+            Some(parent) => *lower = parent,
+            None => return TaskId(0),
+        }
+    }
+    a
+}
+
+/// The numbers at which descriptions travel.
+struct Numbers {
+    /// The number that most tasks want each description at; for those in no table a number that no
+    /// table uses.
+    wanted: Vec<Fd>,
+    /// A number that no table uses, handed out on demand.
+    aside: BTreeMap<OfdId, Fd>,
+    used: BTreeSet<Fd>,
+    next: Fd,
+}
+
+impl Numbers {
+    fn choose(forest: &Forest, needs: &Needs) -> Numbers {
+        let mut votes: BTreeMap<(OfdId, Fd), u32> = BTreeMap::new();
+        let mut used = BTreeSet::new();
+        for slot in forest.tasks.iter().flat_map(|task| &task.table) {
+            *votes.entry((slot.ofd, slot.fd)).or_default() += 1;
+            used.insert(slot.fd);
+        }
+        let mut best: Vec<Option<(u32, Fd)>> = vec![None; forest.ofds];
+        for ((ofd, fd), count) in votes {
+            let slot = &mut best[ofd.index()];
+            if slot.is_none_or(|(most, _)| count > most) {
+                *slot = Some((count, fd));
+            }
+        }
+        let mut numbers = Numbers { wanted: vec![0; forest.ofds], aside: BTreeMap::new(), used, next: 0 };
+        for (index, best) in best.iter().enumerate() {
+            if let Some((_, fd)) = best {
+                numbers.wanted[index] = *fd;
+            } else if needs.of_ofd[index].is_some_and(|r| needs.is_carried(r)) {
+                numbers.wanted[index] = numbers.aside(OfdId::new(index));
+            }
+        }
+        numbers
+    }
+
+    fn aside(&mut self, ofd: OfdId) -> Fd {
+        if let Some(fd) = self.aside.get(&ofd) {
+            return *fd;
+        }
+        while self.used.contains(&self.next) {
+            self.next += 1;
+        }
+        let fd = self.next;
+        self.next += 1;
+        self.aside.insert(ofd, fd);
+        fd
+    }
+}
+
+impl Needs {
+    /// Whether somebody below the owner uses the resource.
+    fn is_carried(&self, resource: ResourceId) -> bool {
+        self.owners[resource.index()].is_some_and(|owner| {
+            let list = &self.through[owner.index()];
+            list.binary_search_by_key(&resource, |(r, _)| *r).is_ok_and(|at| list[at].1.is_some())
+        })
+    }
+}
+
+struct Placer<'a> {
+    forest: &'a Forest,
+    family: &'a Family,
+    children: Vec<Vec<TaskId>>,
+    graph: Graph,
+    needs: Needs,
+    numbers: Numbers,
+    /// The table that each task inherits and the fork it is born by, until its turn comes.
+    born: Vec<Option<(Table, Option<OpId>)>>,
+    /// The operation that founds the group of each leader.
+    founded: Vec<Option<OpId>>,
+    /// Operations that join a group, with its leader.
+    joins: Vec<(OpId, TaskId)>,
+    exits: Vec<Option<OpId>>,
+    awaits: Vec<(OpId, TaskId)>,
+    errors: Vec<PlaceError>,
+}
+
+/// One task's table while its program is written.
+struct Desk {
+    task: TaskId,
+    table: Table,
+    /// The table at the end.
+    desired: BTreeMap<Fd, Entry>,
+    desired_ofds: BTreeSet<OfdId>,
+    /// Numbers of descriptions that are open and not in the final table.
+    carried: BTreeMap<OfdId, Fd>,
+    carried_fds: BTreeSet<Fd>,
+}
+
+impl Placer<'_> {
+    fn task(&mut self, task: TaskId) {
+        let forest = self.forest;
+        let spec = &forest.tasks[task.index()];
+        let Some((table, fork)) = self.born[task.index()].take() else { return };
+        let first = self.graph.len();
+        for step in &spec.birth {
+            let why = spec.parent.map_or(Reason::Sequence, |parent| Reason::BornBy { parent });
+            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
+        }
+        match spec.life {
+            Life::Zombie => self.zombie(task),
+            Life::Lives => self.living(task, table),
+        }
+        // The first operation of a task comes after the fork that makes it.
+        if let (Some(fork), Some(parent)) = (fork, spec.parent)
+            && self.graph.len() > first
+        {
+            self.graph.require(fork, OpId::new(first), Reason::BornBy { parent });
+        }
+    }
+
+    fn zombie(&mut self, task: TaskId) {
+        self.enter_session(task);
+        self.found_group(task);
+        self.join_group(task);
+        self.exits[task.index()] = Some(self.graph.push(task, OpKind::Exit, Reason::Sequence));
+    }
+
+    fn living(&mut self, task: TaskId, table: Table) {
+        let forest = self.forest;
+        let spec = &forest.tasks[task.index()];
+        let desired: BTreeMap<Fd, Entry> =
+            spec.table.iter().map(|slot| (slot.fd, Entry { ofd: Some(slot.ofd), cloexec: slot.cloexec })).collect();
+        let desired_ofds = spec.table.iter().map(|slot| slot.ofd).collect();
+        let mut desk =
+            Desk { task, table, desired, desired_ofds, carried: BTreeMap::new(), carried_fds: BTreeSet::new() };
+
+        let by_child = self.creations_by_child(task);
+        let in_steps: BTreeSet<OfdId> = spec
+            .steps
+            .iter()
+            .chain(&spec.tail)
+            .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
+            .collect();
+        self.forks(&mut desk, &in_steps, &by_child);
+
+        // What only this task wants.
+        let own: Vec<ResourceId> = self.through(task).filter(|(r, span)| span.is_none() && self.owns(task, *r)).map(|(r, _)| r).collect();
+        let (own_table, own_temporary): (Vec<_>, Vec<_>) =
+            own.into_iter().partition(|r| self.yields(*r).any(|ofd| desk.desired_ofds.contains(&ofd)) || forest.resources[r.index()].yields.is_empty());
+        self.create_all(&mut desk, own_table, Reason::AfterForks);
+        let wanted = self.wanted(&mut desk, &|ofd| in_steps.contains(&ofd));
+        self.move_to(&mut desk, &wanted, Reason::AfterForks);
+        if let Join::JoinLater { .. } = self.family.join[task.index()] {
+            self.join_group(task);
+        }
+        self.await_zombies(task);
+        self.steps(&mut desk, &own_temporary);
+        let wanted = desk.desired.clone();
+        self.move_to(&mut desk, &wanted, Reason::NotWanted);
+        self.graph.push(task, OpKind::Arrive, Reason::Complete);
+        let mut why = Reason::AllArrived;
+        for step in &spec.tail {
+            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
+            why = Reason::Sequence;
+        }
+        self.graph.push(task, OpKind::Park, why);
+    }
+
+    /// Forks the children: those first that must be born before setsid.
+    fn forks(&mut self, desk: &mut Desk, in_steps: &BTreeSet<OfdId>, by_child: &BTreeMap<u32, Vec<ResourceId>>) {
+        let task = desk.task;
+        let children = std::mem::take(&mut self.children[task.index()]);
+        let mut order: Vec<(u32, TaskId)> = children.iter().enumerate().map(|(rank, child)| (rank as u32, *child)).collect();
+        order.sort_by_key(|(rank, child)| (!self.family.early[child.index()], *rank));
+        // First and last use by position in the fork order, of what is open or will be made here.
+        let position: BTreeMap<u32, u32> = order.iter().enumerate().map(|(at, (rank, _))| (*rank, at as u32)).collect();
+        let reordered = order.iter().enumerate().any(|(at, (rank, _))| at as u32 != *rank);
+        let mut last_use: BTreeMap<OfdId, u32> = BTreeMap::new();
+        let mut create_at: BTreeMap<u32, Vec<ResourceId>> = BTreeMap::new();
+        for (rank, resources) in by_child {
+            // With children out of order a resource is made before the first fork of all.
+            let at = if reordered { 0 } else { position.get(rank).copied().unwrap_or(0) };
+            create_at.entry(at).or_default().extend(resources);
+        }
+        let spans: Vec<(ResourceId, Option<(u32, u32)>)> = self.through(task).collect();
+        for (resource, span) in spans {
+            if let Some((_, last)) = span {
+                let at = if reordered { order.len() as u32 } else { position.get(&last).copied().unwrap_or(0) };
+                for ofd in self.yields(resource) {
+                    last_use.insert(ofd, at);
+                }
+            }
+        }
+        let mut expires: BTreeMap<u32, Vec<OfdId>> = BTreeMap::new();
+        for (ofd, at) in &last_use {
+            if !desk.desired_ofds.contains(ofd) && !in_steps.contains(ofd) {
+                expires.entry(*at).or_default().push(*ofd);
+            }
+        }
+
+        let mut is_in_session = false;
+        let mut dirty = true;
+        for (at, (_, child)) in order.iter().enumerate() {
+            let at = at as u32;
+            if !self.family.early[child.index()] && !is_in_session {
+                self.enter_family(task);
+                is_in_session = true;
+            }
+            let why = Reason::InheritedBy { child: *child };
+            if let Some(resources) = create_at.remove(&at) {
+                self.create_all(desk, resources, why);
+                dirty = true;
+            }
+            if dirty || at > 0 && expires.contains_key(&(at - 1)) {
+                let keep = |ofd: OfdId| in_steps.contains(&ofd) || last_use.get(&ofd).is_some_and(|last| *last >= at);
+                let wanted = self.wanted(desk, &keep);
+                self.move_to(desk, &wanted, why);
+                dirty = false;
+            }
+            let why = if self.family.early[child.index()] {
+                Reason::BeforeSetsid { sid: self.forest.tasks[child.index()].sid }
+            } else {
+                Reason::Sequence
+            };
+            let fork = self.graph.push(task, OpKind::Fork { child: *child }, why);
+            self.born[child.index()] = Some((desk.table.clone(), Some(fork)));
+        }
+        if !is_in_session {
+            self.enter_family(task);
+        }
+        self.children[task.index()] = children;
+    }
+
+    fn enter_family(&mut self, task: TaskId) {
+        self.enter_session(task);
+        self.found_group(task);
+        if self.family.join[task.index()] == Join::JoinAtBirth {
+            self.join_group(task);
+        }
+    }
+
+    fn enter_session(&mut self, task: TaskId) {
+        if self.family.leads_session[task.index()] {
+            self.founded[task.index()] = Some(self.graph.push(task, OpKind::SetSid, Reason::Sequence));
+        }
+    }
+
+    fn found_group(&mut self, task: TaskId) {
+        if self.family.join[task.index()] == Join::Found {
+            let pgid = self.forest.tasks[task.index()].pgid;
+            self.founded[task.index()] = Some(self.graph.push(task, OpKind::SetPgid { pgid }, Reason::Sequence));
+        }
+    }
+
+    fn join_group(&mut self, task: TaskId) {
+        let pgid = self.forest.tasks[task.index()].pgid;
+        match self.family.join[task.index()] {
+            Join::Nothing | Join::Found => {}
+            Join::JoinAtBirth => {
+                self.graph.push(task, OpKind::SetPgid { pgid }, Reason::LeaderFirst { pgid });
+            }
+            Join::JoinLater { leader } => {
+                let op = self.graph.push(task, OpKind::SetPgid { pgid }, Reason::Sequence);
+                self.joins.push((op, leader));
+            }
+        }
+    }
+
+    fn await_zombies(&mut self, task: TaskId) {
+        let zombies: Vec<TaskId> = self.children[task.index()]
+            .iter()
+            .copied()
+            .filter(|child| self.forest.tasks[child.index()].life == Life::Zombie)
+            .collect();
+        for child in &zombies {
+            let op = self.graph.push(task, OpKind::AwaitExit { child: *child }, Reason::Sequence);
+            self.awaits.push((op, *child));
+        }
+        if let Some(last) = zombies.last() {
+            self.graph.push(task, OpKind::EatSigchld, Reason::MustHaveExited { child: *last });
+        }
+    }
+
+    /// The steps after the forks. Files that only they need, and only in this task, are opened just
+    /// before the first step that needs them and closed after the last.
+    fn steps(&mut self, desk: &mut Desk, temporary: &[ResourceId]) {
+        let forest = self.forest;
+        let task = desk.task;
+        let finish = self
+            .through(task)
+            .filter(|(resource, _)| self.owns(task, *resource))
+            .flat_map(|(resource, _)| forest.resources[resource.index()].finish.iter().copied());
+        let steps: Vec<StepId> = finish.chain(forest.tasks[task.index()].steps.iter().copied()).collect();
+        let mut last_need: BTreeMap<OfdId, usize> = BTreeMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            for ofd in &forest.steps[step.index()].needs {
+                last_need.insert(*ofd, at);
+            }
+        }
+        let temporary: BTreeSet<OfdId> = temporary.iter().flat_map(|resource| self.yields(*resource)).collect();
+        for (at, step) in steps.iter().enumerate() {
+            let needs = &forest.steps[step.index()].needs;
+            for ofd in needs {
+                if desk.table.find(*ofd).is_none()
+                    && let Some(resource) = self.needs.of_ofd[ofd.index()]
+                {
+                    self.create_all(desk, vec![resource], Reason::NeededBy { step: *step });
+                }
+            }
+            let fds = needs.iter().map(|ofd| desk.table.find(*ofd).unwrap_or(Fd::MAX)).collect();
+            self.graph.push(task, OpKind::Step { step: *step, fds }, Reason::Sequence);
+            for ofd in needs {
+                if temporary.contains(ofd)
+                    && last_need.get(ofd) == Some(&at)
+                    && !desk.desired_ofds.contains(ofd)
+                    && let Some(fd) = desk.table.find(*ofd)
+                {
+                    let step = Move::Close { first: fd, last: fd };
+                    desk.table.apply(step);
+                    self.push_move(task, step, None, Reason::NotWanted);
+                }
+            }
+        }
+    }
+
+    fn through(&self, task: TaskId) -> impl Iterator<Item = (ResourceId, Option<(u32, u32)>)> + use<'_> {
+        self.needs.through[task.index()].iter().copied()
+    }
+
+    fn owns(&self, task: TaskId, resource: ResourceId) -> bool {
+        self.needs.owners[resource.index()] == Some(task)
+    }
+
+    fn yields(&self, resource: ResourceId) -> impl Iterator<Item = OfdId> + use<'_> {
+        self.forest.resources[resource.index()].yields.iter().flatten().copied()
+    }
+
+    /// What the task makes for its children, by the rank of the first child that needs it.
+    fn creations_by_child(&self, task: TaskId) -> BTreeMap<u32, Vec<ResourceId>> {
+        let mut by_child: BTreeMap<u32, Vec<ResourceId>> = BTreeMap::new();
+        for (resource, span) in self.through(task) {
+            if let Some((first, _)) = span
+                && self.owns(task, resource)
+            {
+                by_child.entry(first).or_default().push(resource);
+            }
+        }
+        by_child
+    }
+
+    /// Makes resources, those first that want the lowest numbers.
+    fn create_all(&mut self, desk: &mut Desk, mut resources: Vec<ResourceId>, why: Reason) {
+        let rank = |placer: &Self, resource: ResourceId| {
+            let lowest = placer.yields(resource).map(|ofd| {
+                let here = desk.desired.iter().find(|(_, entry)| entry.ofd == Some(ofd)).map(|(fd, _)| *fd);
+                here.filter(|_| desk.desired_ofds.contains(&ofd)).unwrap_or(placer.numbers.wanted[ofd.index()])
+            });
+            (lowest.min().unwrap_or(0), resource)
+        };
+        if resources.len() > 1 {
+            let first_slot: BTreeMap<OfdId, Fd> =
+                desk.desired.iter().rev().filter_map(|(fd, entry)| entry.ofd.map(|ofd| (ofd, *fd))).collect();
+            resources.sort_by_cached_key(|resource| {
+                let lowest = self
+                    .yields(*resource)
+                    .map(|ofd| first_slot.get(&ofd).copied().unwrap_or(self.numbers.wanted[ofd.index()]));
+                (lowest.min().unwrap_or(0), *resource)
+            });
+        } else {
+            resources.sort_by_cached_key(|resource| rank(self, *resource));
+        }
+        for resource in resources {
+            self.create(desk, resource, why);
+        }
+    }
+
+    fn create(&mut self, desk: &mut Desk, resource: ResourceId, why: Reason) {
+        let yields = &self.forest.resources[resource.index()].yields;
+        let mut at = Vec::with_capacity(yields.len());
+        let mut free = 0;
+        for ofd in yields {
+            free = desk.table.lowest_free(free);
+            self.within_limit(desk.task, free);
+            desk.table.set(free, Entry { ofd: *ofd, cloexec: false });
+            at.push(free);
+        }
+        // One flag serves all the numbers that a creation opens; what differs is put right when the
+        // descriptions get to their places.
+        let cloexec = at.first().is_some_and(|fd| {
+            desk.table.get(*fd).is_some_and(|now| desk.desired.get(fd).is_some_and(|want| want.ofd == now.ofd && want.cloexec))
+        });
+        for fd in at.iter().filter(|_| cloexec) {
+            desk.table.apply(Move::SetCloexec { fd: *fd, cloexec });
+        }
+        self.graph.push(desk.task, OpKind::Create { resource, at, cloexec }, why);
+    }
+
+    /// The table to have now: what is open and in the final table at its final numbers, what is open
+    /// and to be kept (for children, for steps) at the number at which it is carried.
+    fn wanted(&mut self, desk: &mut Desk, keep: &dyn Fn(OfdId) -> bool) -> BTreeMap<Fd, Entry> {
+        let mut wanted: BTreeMap<Fd, Entry> = desk
+            .desired
+            .iter()
+            .filter(|(_, entry)| entry.ofd.is_some_and(|ofd| desk.table.find(ofd).is_some()))
+            .map(|(fd, entry)| (*fd, *entry))
+            .collect();
+        let open: BTreeSet<OfdId> = desk.table.iter().filter_map(|(_, entry)| entry.ofd).collect();
+        let gone: Vec<OfdId> = desk.carried.keys().copied().filter(|ofd| !open.contains(ofd) || !keep(*ofd)).collect();
+        for ofd in gone {
+            if let Some(fd) = desk.carried.remove(&ofd) {
+                desk.carried_fds.remove(&fd);
+            }
+        }
+        for ofd in open {
+            if desk.desired_ofds.contains(&ofd) || !keep(ofd) {
+                continue;
+            }
+            let fd = match desk.carried.get(&ofd) {
+                Some(fd) => *fd,
+                None => {
+                    let favourite = self.numbers.wanted[ofd.index()];
+                    let fd = if desk.desired.contains_key(&favourite) || desk.carried_fds.contains(&favourite) {
+                        self.numbers.aside(ofd)
+                    } else {
+                        favourite
+                    };
+                    desk.carried.insert(ofd, fd);
+                    desk.carried_fds.insert(fd);
+                    fd
+                }
+            };
+            let cloexec = desk.table.get(fd).is_some_and(|now| now.ofd == Some(ofd) && now.cloexec);
+            wanted.insert(fd, Entry { ofd: Some(ofd), cloexec });
+        }
+        wanted
+    }
+
+    fn move_to(&mut self, desk: &mut Desk, wanted: &BTreeMap<Fd, Entry>, why: Reason) {
+        let mut moves = Vec::new();
+        let before = desk.table.clone();
+        transform(&mut desk.table, wanted, &mut moves);
+        let mut replay = before;
+        for step in moves {
+            let ofd = match step {
+                Move::Dup { from, to, .. } => {
+                    self.within_limit(desk.task, to);
+                    replay.get(from).and_then(|entry| entry.ofd)
+                }
+                Move::Close { .. } | Move::SetCloexec { .. } => None,
+            };
+            replay.apply(step);
+            self.push_move(desk.task, step, ofd, why);
+        }
+    }
+
+    fn push_move(&mut self, task: TaskId, step: Move, ofd: Option<OfdId>, why: Reason) {
+        let (kind, why) = match step {
+            Move::Dup { from, to, cloexec } => (OpKind::Dup { ofd, from, to, cloexec }, Reason::NumberWanted { fd: to }),
+            Move::Close { first, last } => (OpKind::Close { first, last }, Reason::NotWanted),
+            Move::SetCloexec { fd, cloexec } => (OpKind::SetCloexec { fd, cloexec }, why),
+        };
+        self.graph.push(task, kind, why);
+    }
+
+    fn within_limit(&mut self, task: TaskId, fd: Fd) {
+        let limit = self.forest.fd_limit;
+        if limit != 0 && fd >= limit && !self.errors.iter().any(|e| matches!(e, PlaceError::TableTooLarge { task: t, .. } if *t == task)) {
+            self.errors.push(PlaceError::TableTooLarge { task, fd, limit });
+        }
+    }
+}

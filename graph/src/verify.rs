@@ -1,0 +1,84 @@
+//! The checker: symbolic execution of what the tapes really do, and the certificate.
+//!
+//! ```text
+//!   tapes ──lift──▶ LiftedTree ─┐
+//!                               ├─ run ──▶ ends ── compare ──▶ Certificate | Counterexample
+//!   images ───────▶ Expected  ──┘
+//! ```
+//!
+//! It shares no code with what makes plans, neither [`crate::place`] and [`crate::order`] nor the
+//! lowering, and believes nothing that they say: it sees records only. It knows the kernel's rules
+//! for descriptors, pipes, sockets, sessions, groups, deaths and privileges, and flag values where
+//! images and calls have them raw; call numbers and layouts it does not know.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `effect` | what a record does |
+//! | `expected` | what the images say |
+//! | `run` | all tasks at once on a model of the kernel |
+//! | `before` | what certainly comes before what |
+//! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
+//! | `privilege` | which privileges a task still has |
+//! | `compare` | the end against the images, one to one |
+//! | `outcome` | the certificate, and all that can be wrong |
+//!
+//! Worked example: a root that closes what the launcher left and opens /dev/null.
+//!
+//! ```
+//! use regrow_graph::ids::OfdId;
+//! use regrow_graph::verify::*;
+//! let spec = OfdSpec::Path { path: b"/dev/null".to_vec(), position: Some(0) };
+//! let expected = Expected {
+//!     tasks: vec![ExpectedTask { pid: 7, sid: 7, pgid: 7, table: vec![Slot { fd: 0, ofd: OfdId(0), cloexec: false }], ..Default::default() }],
+//!     ofds: vec![ExpectedOfd { name: "file 0x1 (/dev/null)".into(), spec, ..Default::default() }],
+//!     paths: [b"/dev/null".to_vec()].into(),
+//!     ..Default::default()
+//! };
+//! let effects = [
+//!     Effect::Fd(FdEffect::CloseRange { first: 0, last: u32::MAX, only_mark: false, unshare: false }),
+//!     Effect::SetSid,
+//!     Effect::Fd(FdEffect::Open { path: b"/dev/null".to_vec(), flags: 0, fd: 0 }),
+//!     Effect::Arrive,
+//!     Effect::Park,
+//! ];
+//! let effects = effects.into_iter().zip(0..).map(|(effect, record)| Lifted { record, effect }).collect();
+//! let tree = LiftedTree {
+//!     total: 1,
+//!     root: Birth { pid: 7, flags: 0, exit_signal: 17 },
+//!     tasks: vec![LiftedTask { pid: 7, effects }],
+//!     ..Default::default()
+//! };
+//! assert_eq!(verify(&tree, &expected).unwrap().descriptors, 1);
+//! ```
+
+mod before;
+mod compare;
+mod effect;
+mod expected;
+mod object;
+mod outcome;
+mod privilege;
+mod run;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use effect::{
+    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect, PrivilegeEffect, Region, SocketOption,
+};
+pub use expected::{
+    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Life, OfdSpec, Owner, Slot, SocketSpec,
+};
+pub use outcome::{Certificate, Counterexample, Wrong};
+
+/// Executes the tapes symbolically and compares their end with the images.
+///
+/// Time and memory are linear in the records and in the lengths of the descriptor tables of all
+/// tasks together; only orders that come neither from program order nor from descent are searched
+/// for among the waits.
+///
+/// # Errors
+/// The first step at which the tapes and the images part, in the words of the user.
+pub fn verify(lifted: &LiftedTree, expected: &Expected) -> Result<Certificate, Counterexample> {
+    compare::compare(run::Run::all(lifted, expected)?)
+}

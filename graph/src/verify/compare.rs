@@ -1,0 +1,378 @@
+//! Compares where the tapes end with what the images say.
+//!
+//! Descriptor by descriptor, it builds a one-to-one relation between the descriptions of the model
+//! and those of the images, and one between their pipes and sockets. Names are not enough: two
+//! numbers share a description, and two descriptions a pipe, if and only if the images say so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::expected::{Expected, ExpectedOfd, ExpectedTask, Life, OfdSpec, Owner, Slot, SocketSpec};
+use super::object::{NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name};
+use super::outcome::{Certificate, Counterexample, Wrong};
+use super::run::{Phase, Run};
+use super::table::{Desc, Entry};
+use crate::ids::{Fd, OfdId};
+
+/// Where a pair was first met.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    task: u32,
+    fd: Fd,
+}
+
+/// The number of a pipe or a socket in the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Pipe(u32),
+    Socket(u32),
+}
+
+struct Compare<'a, 'b> {
+    run: &'b Run<'a>,
+    expected: &'a Expected,
+    /// The one-to-one relation of descriptions, both ways.
+    of_desc: BTreeMap<Desc, (OfdId, Place)>,
+    of_ofd: BTreeMap<OfdId, (Desc, Place)>,
+    /// That of pipes and sockets.
+    of_object: BTreeMap<usize, Key>,
+    of_key: BTreeMap<Key, usize>,
+    /// That of descriptor tables.
+    of_table: BTreeMap<usize, u32>,
+    of_table_id: BTreeMap<u32, usize>,
+    /// Descriptions in flight, still to be compared, with where they were met.
+    in_flight: Vec<(Desc, OfdId, Place)>,
+    /// What is open anywhere at the end.
+    open_objects: BTreeSet<usize>,
+    certificate: Certificate,
+}
+
+/// Compares the end of a run with the images.
+pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
+    let expected = run.expected;
+    let mut survivors = BTreeSet::new();
+    for task in run.tasks.iter().filter(|task| task.phase == Phase::Parked) {
+        survivors.extend(run.tables[task.table].iter().map(|(_, entry)| entry.desc));
+    }
+    run.objects.close_over_flight(&mut survivors);
+    let open_objects = survivors.iter().map(|desc| run.objects.description(*desc).object).collect();
+    let readable: BTreeSet<usize> = survivors
+        .iter()
+        .map(|desc| (*desc, run.objects.description(*desc).object))
+        .filter(|(desc, object)| run.objects.reads(*desc, *object))
+        .map(|(_, object)| object)
+        .collect();
+    for (at, call, object) in &run.needs_reader {
+        if !readable.contains(object) {
+            let what = match run.objects.objects[*object].kind {
+                ObjectKind::Pipe(_) => "a pipe",
+                ObjectKind::Socket(_) => "a socket",
+                ObjectKind::File { .. } | ObjectKind::Eventfd { .. } => "something",
+            };
+            let wrong = Wrong::NoReader { call, what: what.to_owned() };
+            return Err(Counterexample { task: run.pid(at.task), record: Some(at.record), wrong });
+        }
+    }
+    let mut compare = Compare {
+        run: &run,
+        expected,
+        of_desc: BTreeMap::new(),
+        of_ofd: BTreeMap::new(),
+        of_object: BTreeMap::new(),
+        of_key: BTreeMap::new(),
+        of_table: BTreeMap::new(),
+        of_table_id: BTreeMap::new(),
+        in_flight: Vec::new(),
+        open_objects,
+        certificate: run.certificate.clone(),
+    };
+    for want in &expected.tasks {
+        compare.task(want).map_err(|wrong| Counterexample { task: want.pid, record: None, wrong })?;
+    }
+    while let Some((desc, ofd, place)) = compare.in_flight.pop() {
+        let matched = compare.description(place, desc, ofd);
+        matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
+    }
+    for (pid, index) in &run.by_pid {
+        let task = &run.tasks[*index];
+        if !expected.tasks.iter().any(|want| want.pid == *pid) {
+            if task.phase != Phase::Reaped {
+                return Err(Counterexample { task: *pid, record: None, wrong: Wrong::HelperLeft });
+            }
+            compare.certificate.helpers += 1;
+        }
+    }
+    compare.certificate.descriptions = compare.of_desc.len() as u64;
+    compare.certificate.objects = compare.of_object.len() as u64;
+    Ok(compare.certificate)
+}
+
+impl<'a> Compare<'a, '_> {
+    fn task(&mut self, want: &'a ExpectedTask) -> Result<(), Wrong> {
+        let run = self.run;
+        let Some(task) = run.by_pid.get(&want.pid).map(|index| &run.tasks[*index]) else {
+            return Err(Wrong::NeverBorn);
+        };
+        if task.sid != want.sid {
+            return Err(Wrong::WrongSession { is: task.sid, wanted: want.sid });
+        }
+        if task.pgid != want.pgid {
+            return Err(Wrong::WrongGroup { is: task.pgid, wanted: want.pgid });
+        }
+        match (want.life, task.phase) {
+            (Life::Alive, Phase::Parked) => self.certificate.tasks += 1,
+            (Life::Alive, Phase::Unborn | Phase::Running | Phase::Arrived | Phase::Tail | Phase::Dead { .. } | Phase::Reaped) => {
+                return Err(Wrong::NeverArrives);
+            }
+            (Life::Zombie { status }, Phase::Dead { status: is }) => {
+                if is != status {
+                    return Err(Wrong::WrongStatus { is, wanted: status });
+                }
+                // The root has no parent in the tree that could wait for it.
+                if !task.awaited {
+                    return Err(Wrong::ZombieNotAwaited);
+                }
+                self.certificate.zombies += 1;
+                return Ok(());
+            }
+            (Life::Zombie { .. }, Phase::Unborn | Phase::Running | Phase::Arrived | Phase::Tail | Phase::Parked | Phase::Reaped) => {
+                return Err(Wrong::ShouldDie);
+            }
+        }
+        if let Some(id) = want.table_id {
+            let one_to_one = *self.of_table.entry(task.table).or_insert(id) == id && *self.of_table_id.entry(id).or_insert(task.table) == task.table;
+            if !one_to_one {
+                return Err(Wrong::WrongSharing { shared: self.of_table.get(&task.table) != Some(&id) });
+            }
+        }
+        let mut wanted = want.table.iter().peekable();
+        let mut open = run.tables[task.table].iter().peekable();
+        loop {
+            match (wanted.peek().copied(), open.peek().copied()) {
+                (None, None) => return Ok(()),
+                (Some(slot), Some((fd, entry))) if fd == slot.fd => {
+                    self.slot(want.pid, slot, entry)?;
+                    wanted.next();
+                    open.next();
+                }
+                (slot, Some((fd, entry))) if slot.is_none_or(|slot| fd < slot.fd) => {
+                    return Err(Wrong::Leaked { fd, is: self.describe(entry.desc) });
+                }
+                (Some(slot), _) => return Err(Wrong::Missing { fd: slot.fd, wanted: self.ofd(slot.ofd)?.name.clone() }),
+                (None, Some((fd, entry))) => return Err(Wrong::Leaked { fd, is: self.describe(entry.desc) }),
+            }
+        }
+    }
+
+    fn ofd(&self, ofd: OfdId) -> Result<&'a ExpectedOfd, Wrong> {
+        self.expected.ofds.get(ofd.index()).ok_or_else(|| Wrong::Images { what: format!("{ofd} is not described") })
+    }
+
+    fn describe(&self, desc: Desc) -> String {
+        match self.of_object.get(&self.run.objects.description(desc).object) {
+            Some(Key::Pipe(pipe)) => format!("the {} of pipe {pipe:#x}", end_name(self.run.objects.description(desc).flags)),
+            Some(Key::Socket(socket)) => format!("socket {socket:#x}"),
+            None => self.run.describe(desc),
+        }
+    }
+
+    fn slot(&mut self, task: u32, slot: &Slot, entry: Entry) -> Result<(), Wrong> {
+        self.description(Place { task, fd: slot.fd }, entry.desc, slot.ofd)?;
+        if entry.cloexec != slot.cloexec {
+            return Err(Wrong::WrongCloexec { fd: slot.fd, is: entry.cloexec });
+        }
+        self.certificate.descriptors += 1;
+        Ok(())
+    }
+
+    /// Takes up that `desc` is `ofd`.
+    fn description(&mut self, place: Place, desc: Desc, ofd: OfdId) -> Result<(), Wrong> {
+        let want = self.ofd(ofd)?;
+        let fd = place.fd;
+        match (self.of_desc.get(&desc), self.of_ofd.get(&ofd)) {
+            (Some((matched, _)), _) if *matched == ofd => return Ok(()),
+            (Some((_, other)), _) => {
+                let (is, wanted) = (self.describe(desc), want.name.clone());
+                return Err(Wrong::SharedDescription { fd, is, other: other.task, other_fd: other.fd, wanted });
+            }
+            (None, Some((other_desc, other))) => {
+                let (is, wanted) = (self.describe(desc), want.name.clone());
+                // Either the same thing opened a second time, or something else.
+                let is_alike = self.run.objects.description(*other_desc).object == self.run.objects.description(desc).object
+                    || self.is_kind(desc, want);
+                return Err(if is_alike {
+                    Wrong::SeparateDescription { fd, is, other: other.task, other_fd: other.fd, wanted }
+                } else {
+                    Wrong::WrongDescription { fd, is, wanted }
+                });
+            }
+            (None, None) => {}
+        }
+        if let OfdSpec::Unmodelled(what) = &want.spec {
+            return Err(Wrong::Uncheckable { fd, what: format!("{}: {what}", want.name) });
+        }
+        if !self.is_kind(desc, want) {
+            return Err(Wrong::WrongDescription { fd, is: self.describe(desc), wanted: want.name.clone() });
+        }
+        self.attributes(place, desc, want)?;
+        self.of_desc.insert(desc, (ofd, place));
+        self.of_ofd.insert(ofd, (desc, place));
+        Ok(())
+    }
+
+    /// Whether the description is of the wanted kind: the same path, the same end.
+    fn is_kind(&self, desc: Desc, want: &ExpectedOfd) -> bool {
+        let access = self.run.objects.description(desc).flags & O_ACCMODE == want.flags & O_ACCMODE;
+        match (&self.run.objects.object_of(desc).kind, &want.spec) {
+            (ObjectKind::File { path }, OfdSpec::Path { path: wanted, .. }) => path == wanted,
+            (ObjectKind::Pipe(_), OfdSpec::Pipe { .. }) => access,
+            (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => socket.sock_type == wanted.sock_type,
+            (ObjectKind::Eventfd { .. }, OfdSpec::Eventfd { .. }) => true,
+            (
+                ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. },
+                OfdSpec::Path { .. } | OfdSpec::Pipe { .. } | OfdSpec::Socket(_) | OfdSpec::Eventfd { .. } | OfdSpec::Unmodelled(_),
+            ) => false,
+        }
+    }
+
+    fn attributes(&mut self, place: Place, desc: Desc, want: &'a ExpectedOfd) -> Result<(), Wrong> {
+        let run = self.run;
+        let description = run.objects.description(desc);
+        let differs = |attribute, is: String, wanted: String| {
+            Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute, is, wanted })
+        };
+        let number = |attribute, is: u64, wanted: u64| {
+            if is == wanted { Ok(()) } else { differs(attribute, is.to_string(), wanted.to_string()) }
+        };
+        let mut wanted_flags = want.flags & !NOT_COMPARED;
+        if wanted_flags & O_SYNC_BIT != 0 {
+            wanted_flags |= O_DSYNC;
+        }
+        let flags = description.flags & !NOT_COMPARED;
+        if flags != wanted_flags {
+            return differs("status flags", format!("{flags:#o}"), format!("{wanted_flags:#o}"));
+        }
+        let Owner { pid_type, pid, signal } = want.owner;
+        let owner = description.owner;
+        number("the owner's signal", owner.signal.into(), signal.into())?;
+        number("the owner", owner.pid.into(), pid.into())?;
+        if pid != 0 {
+            number("the kind of owner", owner.pid_type.into(), pid_type.into())?;
+        }
+        match (&run.objects.objects[description.object].kind, &want.spec) {
+            (ObjectKind::File { .. }, OfdSpec::Path { position, .. }) => {
+                if let Some(position) = position {
+                    number("position", description.position, *position)?;
+                }
+            }
+            (ObjectKind::Pipe(pipe), OfdSpec::Pipe { pipe: key }) => {
+                self.pair(place, desc, want, Key::Pipe(*key))?;
+                let default = self.expected.facts.pipe_bytes;
+                let (capacity, data) = match self.expected.pipes.get(key) {
+                    Some(wanted) => (wanted.capacity.unwrap_or(default), wanted.data.as_slice()),
+                    None => (default, [].as_slice()),
+                };
+                number("capacity in bytes", pipe.capacity.into(), capacity.into())?;
+                if pipe.data != data {
+                    let (is, wanted) = contents(&pipe.data, data);
+                    return differs("data", is, wanted);
+                }
+                self.certificate.queued_bytes += data.len() as u64;
+            }
+            (ObjectKind::Eventfd { counter, semaphore }, OfdSpec::Eventfd { counter: wanted, semaphore: wanted_semaphore }) => {
+                number("counter", *counter, *wanted)?;
+                number("EFD_SEMAPHORE", (*semaphore).into(), (*wanted_semaphore).into())?;
+            }
+            (ObjectKind::Socket(socket), OfdSpec::Socket(spec)) => {
+                self.pair(place, desc, want, Key::Socket(spec.socket))?;
+                self.socket(place, desc, want, socket, spec)?;
+            }
+            // is_kind has refused these.
+            (
+                ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. },
+                OfdSpec::Path { .. } | OfdSpec::Pipe { .. } | OfdSpec::Socket(_) | OfdSpec::Eventfd { .. } | OfdSpec::Unmodelled(_),
+            ) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes up that the object of `desc` is `key`.
+    fn pair(&mut self, place: Place, desc: Desc, want: &ExpectedOfd, key: Key) -> Result<(), Wrong> {
+        let object = self.run.objects.description(desc).object;
+        let known = (self.of_object.get(&object), self.of_key.get(&key));
+        if known.0.is_some_and(|other| *other != key) || known.1.is_some_and(|other| *other != object) {
+            return Err(Wrong::CrossedEnds { fd: place.fd, is: self.describe(desc), wanted: want.name.clone() });
+        }
+        self.of_object.insert(object, key);
+        self.of_key.insert(key, object);
+        Ok(())
+    }
+
+    fn socket(&mut self, place: Place, desc: Desc, want: &'a ExpectedOfd, socket: &Socket, spec: &'a SocketSpec) -> Result<(), Wrong> {
+        let differs = |attribute, is: String, wanted: String| {
+            Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute, is, wanted })
+        };
+        let peer_is_open = self.open_objects.contains(&socket.peer);
+        match spec.peer {
+            Some(peer) => {
+                if !peer_is_open {
+                    return differs("the other end", "closed".to_owned(), "open".to_owned());
+                }
+                let known = (self.of_object.get(&socket.peer), self.of_key.get(&Key::Socket(peer)));
+                let peer_key = Key::Socket(peer);
+                if known.0.is_some_and(|other| *other != peer_key) || known.1.is_some_and(|other| *other != socket.peer) {
+                    return Err(Wrong::CrossedEnds { fd: place.fd, is: self.describe(desc), wanted: want.name.clone() });
+                }
+                self.of_object.insert(socket.peer, peer_key);
+                self.of_key.insert(peer_key, socket.peer);
+            }
+            None if peer_is_open => return differs("the other end", "open".to_owned(), "closed".to_owned()),
+            None => {}
+        }
+        // When a connected stream's other end is closed, both directions are shut down.
+        let shutdown = if !peer_is_open && socket.sock_type != SOCK_DGRAM { 3 } else { socket.shutdown };
+        if shutdown != spec.shutdown {
+            return differs("shutdown", shutdown.to_string(), spec.shutdown.to_string());
+        }
+        for (option, wanted) in &spec.options {
+            let is = socket.option(*option);
+            if is != *wanted {
+                return differs("a socket option", format!("{option:?} {is}"), format!("{option:?} {wanted}"));
+            }
+        }
+        if socket.sock_type == SOCK_STREAM && socket.queue.iter().all(|packet| packet.rights.is_empty()) {
+            // Where one piece of a stream ends and the next begins cannot be seen.
+            let is: Vec<u8> = socket.queue.iter().flat_map(|packet| &packet.data).copied().collect();
+            let wanted: Vec<u8> = spec.queue.iter().flat_map(|packet| &packet.data).copied().collect();
+            if is != wanted || spec.queue.iter().any(|packet| !packet.rights.is_empty()) {
+                let (is, wanted) = contents(&is, &wanted);
+                return differs("queued data", is, wanted);
+            }
+            self.certificate.queued_bytes += is.len() as u64;
+            return Ok(());
+        }
+        if socket.queue.len() != spec.queue.len() {
+            return differs("queue", format!("{} messages", socket.queue.len()), format!("{} messages", spec.queue.len()));
+        }
+        for (packet, wanted) in socket.queue.iter().zip(&spec.queue) {
+            if packet.data != wanted.data {
+                let (is, wanted) = contents(&packet.data, &wanted.data);
+                return differs("a queued message", is, wanted);
+            }
+            if packet.rights.len() != wanted.rights.len() {
+                return differs("descriptors in flight", packet.rights.len().to_string(), wanted.rights.len().to_string());
+            }
+            self.certificate.queued_bytes += packet.data.len() as u64;
+            self.in_flight.extend(packet.rights.iter().zip(&wanted.rights).map(|(desc, ofd)| (*desc, *ofd, place)));
+        }
+        Ok(())
+    }
+}
+
+/// How two contents differ, in words.
+fn contents(is: &[u8], wanted: &[u8]) -> (String, String) {
+    let at = is.iter().zip(wanted).position(|(a, b)| a != b);
+    match at {
+        Some(at) => (format!("{} bytes with {:#04x} at {at}", is.len(), is[at]), format!("{} bytes with {:#04x} there", wanted.len(), wanted[at])),
+        None => (format!("{} bytes", is.len()), format!("{} bytes", wanted.len())),
+    }
+}

@@ -1,0 +1,619 @@
+//! What a record of a tape does to the modelled kernel: the input of the checker.
+//!
+//! A lifter makes these from finished tapes, by call number and arguments alone. Nothing here is
+//! an intention: a record that dups descriptor 3 to 7 is [`FdEffect::Dup`], whatever it was for.
+//! Flags are the kernel's own values (`open(2)`, `mmap(2)`), addresses and lengths are bytes.
+//!
+//! Worked example: `pipe2(buf, O_NONBLOCK)` is `Effect::Fd(FdEffect::Pipe { flags: 0o4000 })`. The
+//! two numbers are not in the record, for the kernel chooses them: the checker does as the kernel.
+
+use crate::ids::Fd;
+
+/// All tapes of a tree, lifted.
+#[derive(Debug, Clone, Default)]
+pub struct LiftedTree {
+    /// Where the tapes themselves are in every task.
+    pub region: Region,
+    /// For how many the barrier waits.
+    pub total: u32,
+    /// How the launcher makes the first task.
+    pub root: Birth,
+    /// One a tape.
+    pub tasks: Vec<LiftedTask>,
+}
+
+/// The address range of the tapes and of what lies behind them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// Behind the part that tasks may write.
+    pub rw_end: u64,
+    /// Behind the tapes and their buffers.
+    pub end: u64,
+    /// Behind the carriers of shared memory.
+    pub window_end: u64,
+}
+
+/// One tape.
+#[derive(Debug, Clone, Default)]
+pub struct LiftedTask {
+    /// The task's pid.
+    pub pid: u32,
+    /// What its records do, in their order.
+    pub effects: Vec<Lifted>,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifted {
+    /// Its index in the tape; ascending.
+    pub record: u32,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// How a task is born: `clone3(2)` with a chosen pid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Birth {
+    /// The wanted pid.
+    pub pid: u32,
+    /// `CLONE_*` flags.
+    pub flags: u64,
+    /// The signal its parent gets when it dies.
+    pub exit_signal: u64,
+}
+
+/// What a record does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Forks a task.
+    Fork(Birth),
+    /// Posts an event.
+    Post(u32),
+    /// Waits until an event has been posted.
+    Wait(u32),
+    /// Arrives at the barrier and waits for its opening.
+    Arrive,
+    /// Waits for its registers: the end of a living task.
+    Park,
+    /// `exit_group(2)`.
+    Exit {
+        /// The exit code, 0 to 255.
+        code: u8,
+    },
+    /// Kills itself.
+    Kill {
+        /// The signal.
+        signal: u32,
+    },
+    /// Waits for the death of a child.
+    AwaitExit {
+        /// Its pid.
+        pid: u32,
+        /// Whether it is reaped, too (no WNOWAIT).
+        reap: bool,
+    },
+    /// `setsid(2)`.
+    SetSid,
+    /// `setpgid(2)` of the task itself.
+    SetPgid {
+        /// The group; its own pid founds it.
+        pgid: u32,
+    },
+    /// Changes the descriptor table.
+    Fd(FdEffect),
+    /// Does something to what a descriptor refers to.
+    Object {
+        /// The descriptor.
+        fd: Fd,
+        /// What is done.
+        change: Change,
+    },
+    /// Changes the address space.
+    Memory(MemoryEffect),
+    /// Sets an attribute of the task.
+    Attribute(Attribute),
+    /// Sets credentials, limits or filters.
+    Privilege(PrivilegeEffect),
+}
+
+/// A change of a descriptor table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FdEffect {
+    /// `open(2)` of an absolute path, giving `fd`.
+    Open {
+        /// The path.
+        path: Vec<u8>,
+        /// `O_*`.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// `pipe2(2)`.
+    Pipe {
+        /// `O_*`.
+        flags: u32,
+    },
+    /// `socketpair(2)` of unix sockets.
+    SocketPair {
+        /// `SOCK_*` without flags.
+        sock_type: u32,
+        /// O_CLOEXEC and O_NONBLOCK.
+        flags: u32,
+    },
+    /// `eventfd2(2)`, giving `fd`.
+    Eventfd {
+        /// The counter.
+        counter: u32,
+        /// O_CLOEXEC, O_NONBLOCK and EFD_SEMAPHORE.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// Copies to a given number, closing what is there.
+    Dup {
+        /// From this number
+        from: Fd,
+        /// to this one.
+        to: Fd,
+        /// Close-on-exec of the copy.
+        cloexec: bool,
+    },
+    /// Copies to the lowest free number from `least` on, which is expected to be `to`.
+    DupLowest {
+        /// From this number
+        from: Fd,
+        /// to one not below this.
+        least: Fd,
+        /// The expected number.
+        to: Fd,
+        /// Close-on-exec of the copy.
+        cloexec: bool,
+    },
+    /// `F_SETFD`.
+    SetCloexec {
+        /// The number.
+        fd: Fd,
+        /// The flag.
+        cloexec: bool,
+    },
+    /// `close(2)`.
+    Close {
+        /// The number.
+        fd: Fd,
+    },
+    /// `close_range(2)`.
+    CloseRange {
+        /// First number.
+        first: Fd,
+        /// Last number.
+        last: Fd,
+        /// CLOSE_RANGE_CLOEXEC: they are not closed but marked.
+        only_mark: bool,
+        /// CLOSE_RANGE_UNSHARE.
+        unshare: bool,
+    },
+}
+
+/// Something done to an open file description, or to what it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// `lseek(2)` from the start of the file.
+    Seek {
+        /// The new position.
+        position: u64,
+    },
+    /// `F_SETFL`.
+    SetStatus {
+        /// `O_*`.
+        flags: u32,
+    },
+    /// `F_SETPIPE_SZ`; the result must be the same number.
+    SetPipeSize {
+        /// The new capacity.
+        bytes: u32,
+    },
+    /// Writes all of these bytes.
+    Write {
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// Sends all of these bytes as one message.
+    Send {
+        /// The bytes.
+        data: Vec<u8>,
+        /// Descriptors that go with them.
+        rights: Vec<Fd>,
+        /// MSG_DONTWAIT: fails instead of blocking.
+        never_blocks: bool,
+    },
+    /// Reads all the bytes asked for.
+    Read {
+        /// Where they go: address and length.
+        into: Vec<(u64, u64)>,
+        /// Offset in the file; `None`: at the position.
+        offset: Option<u64>,
+    },
+    /// `shutdown(2)`: bit 0 reading, bit 1 writing.
+    Shutdown {
+        /// The bits.
+        bits: u32,
+    },
+    /// `setsockopt(2)`.
+    SetOption {
+        /// Which.
+        option: SocketOption,
+        /// Its value, as in [`SocketOption`].
+        value: u64,
+        /// The privileged form that ignores the system's maximum (`SO_SNDBUFFORCE`).
+        force: bool,
+    },
+    /// `F_SETOWN`, `F_SETOWN_EX`.
+    SetOwner {
+        /// 0 thread, 1 process, 2 process group (`F_OWNER_*`).
+        pid_type: u32,
+        /// Who.
+        pid: u32,
+    },
+    /// `F_SETSIG`.
+    SetSignal {
+        /// The signal.
+        signal: u32,
+    },
+    /// `ftruncate(2)`.
+    Truncate {
+        /// The new length.
+        len: u64,
+    },
+}
+
+/// An option of a socket. Values are numbers; times in microseconds; linger is seconds + 1, 0: off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum SocketOption {
+    SendBuffer,
+    ReceiveBuffer,
+    SendTimeout,
+    ReceiveTimeout,
+    ReuseAddr,
+    ReusePort,
+    Priority,
+    ReceiveLowat,
+    Mark,
+    PassCred,
+    PassSec,
+    DontRoute,
+    NoCheck,
+    Broadcast,
+    KeepAlive,
+    OobInline,
+    Linger,
+    BufferLock,
+}
+
+/// A change of the address space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryEffect {
+    /// `mmap(2)` at a fixed address.
+    Map {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+        /// `PROT_*`.
+        prot: u32,
+        /// `MAP_*`.
+        flags: u32,
+        /// The file and the offset in it; `None`: anonymous.
+        file: Option<(Fd, u64)>,
+    },
+    /// `mremap(2)` to a fixed address. An old length of 0 makes a second view of shared memory.
+    Remap {
+        /// From here,
+        from: u64,
+        /// of this length,
+        old_len: u64,
+        /// to here,
+        to: u64,
+        /// of this length.
+        new_len: u64,
+        /// `MREMAP_*`.
+        flags: u32,
+    },
+    /// `munmap(2)`.
+    Unmap {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+    },
+    /// `mprotect(2)`.
+    Protect {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+        /// `PROT_*`.
+        prot: u32,
+    },
+    /// `madvise(2)`.
+    Advise {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+        /// `MADV_*`.
+        advice: u32,
+    },
+    /// `PR_SET_MM_MAP`.
+    SetMm {
+        /// The eleven addresses of `struct prctl_mm_map`, in its order.
+        words: [u64; 11],
+        /// The auxiliary vector.
+        auxv: Vec<u8>,
+        /// The executable.
+        exe: Option<Fd>,
+    },
+    /// `ARCH_MAP_VDSO_64`.
+    MapVdso {
+        /// First address.
+        at: u64,
+    },
+}
+
+/// An attribute of a task or of a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribute {
+    /// `PR_SET_NAME`, at most 15 bytes.
+    Name(Vec<u8>),
+    /// `umask(2)`.
+    Umask(u32),
+    /// `chdir(2)` to an absolute path.
+    WorkingDirectory(Vec<u8>),
+    /// `chroot(2)` to an absolute path.
+    RootDirectory(Vec<u8>),
+    /// `personality(2)`.
+    Personality(u32),
+    /// `PR_SET_DUMPABLE`.
+    Dumpable(u64),
+    /// `PR_SET_PDEATHSIG`.
+    ParentDeathSignal(u64),
+    /// `PR_SET_CHILD_SUBREAPER`.
+    Subreaper(bool),
+    /// `PR_SET_THP_DISABLE`.
+    ThpDisable(bool),
+    /// `PR_SET_TIMERSLACK`.
+    TimerSlack(u64),
+    /// `rt_sigaction(2)`.
+    SigAction {
+        /// The signal.
+        signal: u32,
+        /// 0 the default, 1 to ignore, else an address.
+        handler: u64,
+        /// `SA_*`.
+        flags: u64,
+        /// The trampoline.
+        restorer: u64,
+        /// Signals blocked while it runs.
+        mask: u64,
+    },
+    /// `rt_sigprocmask(2)`.
+    SigMask {
+        /// 0 block, 1 unblock, 2 set.
+        how: u32,
+        /// Bit 0 is signal 1.
+        set: u64,
+    },
+    /// `rt_sigtimedwait(2)` that does not wait: takes a pending signal away.
+    EatSignal {
+        /// Bit 0 is signal 1.
+        set: u64,
+    },
+    /// `sigaltstack(2)`.
+    AltStack {
+        /// First address.
+        sp: u64,
+        /// `SS_*`.
+        flags: u32,
+        /// Length.
+        len: u64,
+    },
+    /// `set_robust_list(2)`.
+    RobustList {
+        /// Head.
+        head: u64,
+        /// Length.
+        len: u64,
+    },
+    /// `set_tid_address(2)`.
+    TidAddress(u64),
+    /// `rseq(2)`.
+    Rseq {
+        /// Address of the area.
+        address: u64,
+        /// Length of the area.
+        len: u32,
+        /// Flags; 1 unregisters.
+        flags: u32,
+        /// Signature.
+        signature: u32,
+    },
+    /// `membarrier(2)`, a command that registers.
+    Membarrier(u32),
+    /// `setitimer(2)`.
+    IntervalTimer {
+        /// `ITIMER_*`.
+        which: u32,
+        /// Interval in microseconds.
+        interval_us: u64,
+        /// First expiry in microseconds.
+        value_us: u64,
+    },
+    /// `timer_create(2)`.
+    TimerCreate {
+        /// The clock.
+        clock: u32,
+        /// `struct sigevent`.
+        event: Vec<u8>,
+    },
+    /// `timer_settime(2)`.
+    TimerSet {
+        /// The timer.
+        id: u32,
+        /// Flags.
+        flags: u32,
+        /// Interval in nanoseconds.
+        interval_ns: u64,
+        /// First expiry in nanoseconds.
+        value_ns: u64,
+    },
+    /// `setpriority(2)`.
+    Nice(i32),
+    /// `sched_setscheduler(2)`.
+    Scheduler {
+        /// `SCHED_*`.
+        policy: u32,
+        /// Priority.
+        priority: u32,
+    },
+}
+
+/// Credentials, limits, filters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrivilegeEffect {
+    /// `setresuid(2)`: real, effective, saved; `None` leaves it.
+    Uids([Option<u32>; 3]),
+    /// `setresgid(2)`.
+    Gids([Option<u32>; 3]),
+    /// `setfsuid(2)`.
+    FsUid(u32),
+    /// `setfsgid(2)`.
+    FsGid(u32),
+    /// `PR_CAP_AMBIENT_RAISE`.
+    RaiseAmbient(u64),
+    /// `setgroups(2)`.
+    Groups(Vec<u32>),
+    /// `capset(2)`.
+    Capabilities {
+        /// Effective set.
+        effective: u64,
+        /// Permitted set.
+        permitted: u64,
+        /// Inheritable set.
+        inheritable: u64,
+    },
+    /// `PR_CAPBSET_DROP`.
+    DropBounding(u64),
+    /// `PR_SET_SECUREBITS`.
+    Securebits(u64),
+    /// `PR_SET_KEEPCAPS`.
+    KeepCaps(bool),
+    /// `PR_SET_NO_NEW_PRIVS`.
+    NoNewPrivs,
+    /// `seccomp(2)` or `PR_SET_SECCOMP`.
+    Seccomp {
+        /// The mode or operation.
+        operation: u64,
+    },
+    /// `prlimit64(2)`.
+    Limit {
+        /// `RLIMIT_*`.
+        resource: u32,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+    },
+}
+
+impl Effect {
+    /// The effect in a few words, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Effect::Fork(_) => "clone3",
+            Effect::Post(_) => "post",
+            Effect::Wait(_) => "wait",
+            Effect::Arrive => "arrive",
+            Effect::Park => "park",
+            Effect::Exit { .. } => "exit_group",
+            Effect::Kill { .. } => "kill",
+            Effect::AwaitExit { .. } => "waitid",
+            Effect::SetSid => "setsid",
+            Effect::SetPgid { .. } => "setpgid",
+            Effect::Fd(effect) => match effect {
+                FdEffect::Open { .. } => "openat",
+                FdEffect::Pipe { .. } => "pipe2",
+                FdEffect::SocketPair { .. } => "socketpair",
+                FdEffect::Eventfd { .. } => "eventfd2",
+                FdEffect::Dup { .. } => "dup3",
+                FdEffect::DupLowest { .. } => "fcntl(F_DUPFD)",
+                FdEffect::SetCloexec { .. } => "fcntl(F_SETFD)",
+                FdEffect::Close { .. } => "close",
+                FdEffect::CloseRange { .. } => "close_range",
+            },
+            Effect::Object { change, .. } => match change {
+                Change::Seek { .. } => "lseek",
+                Change::SetStatus { .. } => "fcntl(F_SETFL)",
+                Change::SetPipeSize { .. } => "fcntl(F_SETPIPE_SZ)",
+                Change::Write { .. } => "write",
+                Change::Send { .. } => "send",
+                Change::Read { .. } => "read",
+                Change::Shutdown { .. } => "shutdown",
+                Change::SetOption { .. } => "setsockopt",
+                Change::SetOwner { .. } => "fcntl(F_SETOWN)",
+                Change::SetSignal { .. } => "fcntl(F_SETSIG)",
+                Change::Truncate { .. } => "ftruncate",
+            },
+            Effect::Memory(effect) => match effect {
+                MemoryEffect::Map { .. } => "mmap",
+                MemoryEffect::Remap { .. } => "mremap",
+                MemoryEffect::Unmap { .. } => "munmap",
+                MemoryEffect::Protect { .. } => "mprotect",
+                MemoryEffect::Advise { .. } => "madvise",
+                MemoryEffect::SetMm { .. } => "prctl(PR_SET_MM)",
+                MemoryEffect::MapVdso { .. } => "arch_prctl(ARCH_MAP_VDSO_64)",
+            },
+            Effect::Attribute(attribute) => match attribute {
+                Attribute::Name(_) => "prctl(PR_SET_NAME)",
+                Attribute::Umask(_) => "umask",
+                Attribute::WorkingDirectory(_) => "chdir",
+                Attribute::RootDirectory(_) => "chroot",
+                Attribute::Personality(_) => "personality",
+                Attribute::Dumpable(_) => "prctl(PR_SET_DUMPABLE)",
+                Attribute::ParentDeathSignal(_) => "prctl(PR_SET_PDEATHSIG)",
+                Attribute::Subreaper(_) => "prctl(PR_SET_CHILD_SUBREAPER)",
+                Attribute::ThpDisable(_) => "prctl(PR_SET_THP_DISABLE)",
+                Attribute::TimerSlack(_) => "prctl(PR_SET_TIMERSLACK)",
+                Attribute::SigAction { .. } => "rt_sigaction",
+                Attribute::SigMask { .. } => "rt_sigprocmask",
+                Attribute::EatSignal { .. } => "rt_sigtimedwait",
+                Attribute::AltStack { .. } => "sigaltstack",
+                Attribute::RobustList { .. } => "set_robust_list",
+                Attribute::TidAddress(_) => "set_tid_address",
+                Attribute::Rseq { .. } => "rseq",
+                Attribute::Membarrier(_) => "membarrier",
+                Attribute::IntervalTimer { .. } => "setitimer",
+                Attribute::TimerCreate { .. } => "timer_create",
+                Attribute::TimerSet { .. } => "timer_settime",
+                Attribute::Nice(_) => "setpriority",
+                Attribute::Scheduler { .. } => "sched_setscheduler",
+            },
+            Effect::Privilege(effect) => match effect {
+                PrivilegeEffect::Uids(_) => "setresuid",
+                PrivilegeEffect::Gids(_) => "setresgid",
+                PrivilegeEffect::FsUid(_) => "setfsuid",
+                PrivilegeEffect::FsGid(_) => "setfsgid",
+                PrivilegeEffect::RaiseAmbient(_) => "prctl(PR_CAP_AMBIENT)",
+                PrivilegeEffect::Groups(_) => "setgroups",
+                PrivilegeEffect::Capabilities { .. } => "capset",
+                PrivilegeEffect::DropBounding(_) => "prctl(PR_CAPBSET_DROP)",
+                PrivilegeEffect::Securebits(_) => "prctl(PR_SET_SECUREBITS)",
+                PrivilegeEffect::KeepCaps(_) => "prctl(PR_SET_KEEPCAPS)",
+                PrivilegeEffect::NoNewPrivs => "prctl(PR_SET_NO_NEW_PRIVS)",
+                PrivilegeEffect::Seccomp { .. } => "seccomp",
+                PrivilegeEffect::Limit { .. } => "prlimit64",
+            },
+        }
+    }
+}

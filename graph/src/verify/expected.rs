@@ -1,0 +1,198 @@
+//! What the images say: the other input of the checker.
+//!
+//! It is made straight from the model, not through the planner's forest, so that an error in
+//! `resolve` shows, too. Worked example: a task 7 with a pipe's writing end at 4 is an
+//! [`ExpectedTask`] with the slot `{fd: 4, ofd: ofd0}` and, at index 0 of [`Expected::ofds`],
+//! [`OfdSpec::Pipe`] with the flags `O_WRONLY`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::effect::SocketOption;
+use crate::ids::{Fd, OfdId};
+
+/// The wanted tree.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Tasks, the root first.
+    pub tasks: Vec<ExpectedTask>,
+    /// Open file descriptions, by [`OfdId`].
+    pub ofds: Vec<ExpectedOfd>,
+    /// What the pipes hold, by their number in the images.
+    pub pipes: BTreeMap<u32, ExpectedPipe>,
+    /// Session and group that the root is born in. 0: some that no task of the images is in.
+    pub cradle: Cradle,
+    /// Paths that may be opened beside those of `ofds`: executables, mapped files.
+    pub paths: BTreeSet<Vec<u8>>,
+    /// A directory in which files may be opened to be read: the images'. Without a slash at its end.
+    pub images: Vec<u8>,
+    /// What the host does where nobody says otherwise.
+    pub facts: Facts,
+}
+
+/// Session and process group that the root is born in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cradle {
+    /// Session; 0: outside.
+    pub sid: u32,
+    /// Process group; 0: outside.
+    pub pgid: u32,
+}
+
+/// Defaults of the host's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Capacity of a new pipe.
+    pub pipe_bytes: u32,
+    /// `net.core.wmem_default`.
+    pub wmem_default: u64,
+    /// `net.core.rmem_default`.
+    pub rmem_default: u64,
+    /// `net.core.wmem_max`.
+    pub wmem_max: u64,
+    /// `net.core.rmem_max`.
+    pub rmem_max: u64,
+}
+
+impl Default for Facts {
+    fn default() -> Facts {
+        Facts { pipe_bytes: 65536, wmem_default: 212_992, rmem_default: 212_992, wmem_max: 212_992, rmem_max: 212_992 }
+    }
+}
+
+/// What one task must become.
+#[derive(Debug, Clone, Default)]
+pub struct ExpectedTask {
+    /// Its pid.
+    pub pid: u32,
+    /// Its parent's pid, 0 for the root.
+    pub ppid: u32,
+    /// Its session.
+    pub sid: u32,
+    /// Its process group.
+    pub pgid: u32,
+    /// How it ends.
+    pub life: Life,
+    /// Its threads beside the leader.
+    pub threads: Vec<u32>,
+    /// Tasks with the same number share one descriptor table. `None`: not said.
+    pub table_id: Option<u32>,
+    /// Its descriptor table, sorted by number.
+    pub table: Vec<Slot>,
+}
+
+/// How a task ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Life {
+    /// It lives on.
+    #[default]
+    Alive,
+    /// It has died and is not reaped.
+    Zombie {
+        /// As `wait4(2)` gives it.
+        status: u32,
+    },
+}
+
+/// A slot of a descriptor table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// The number.
+    pub fd: Fd,
+    /// What it refers to.
+    pub ofd: OfdId,
+    /// Close-on-exec.
+    pub cloexec: bool,
+}
+
+/// What an open file description must be.
+#[derive(Debug, Clone, Default)]
+pub struct ExpectedOfd {
+    /// In the words of messages.
+    pub name: String,
+    /// What it shows.
+    pub spec: OfdSpec,
+    /// `O_*`, as `fcntl(F_GETFL)` gives them.
+    pub flags: u32,
+    /// `F_SETOWN` and `F_SETSIG`.
+    pub owner: Owner,
+}
+
+/// Who gets signals about a description.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `F_OWNER_*`.
+    pub pid_type: u32,
+    /// Who; 0: nobody.
+    pub pid: u32,
+    /// The signal; 0: SIGIO.
+    pub signal: u32,
+}
+
+/// What a description shows.
+#[derive(Debug, Clone)]
+pub enum OfdSpec {
+    /// A file, directory or device.
+    Path {
+        /// Its path.
+        path: Vec<u8>,
+        /// The position; `None`: it has none.
+        position: Option<u64>,
+    },
+    /// An end of a pipe; which one, its flags say.
+    Pipe {
+        /// The pipe's number in the images.
+        pipe: u32,
+    },
+    /// One of two connected unix sockets.
+    Socket(Box<SocketSpec>),
+    /// An eventfd.
+    Eventfd {
+        /// Its counter.
+        counter: u64,
+        /// EFD_SEMAPHORE.
+        semaphore: bool,
+    },
+    /// Something that the checker cannot judge yet.
+    Unmodelled(String),
+}
+
+impl Default for OfdSpec {
+    fn default() -> OfdSpec {
+        OfdSpec::Unmodelled("nothing said".to_owned())
+    }
+}
+
+/// What a socket must be.
+#[derive(Debug, Clone, Default)]
+pub struct SocketSpec {
+    /// Its number in the images.
+    pub socket: u32,
+    /// The number of its peer; `None`: that is closed.
+    pub peer: Option<u32>,
+    /// `SOCK_*`.
+    pub sock_type: u32,
+    /// Bit 0: reading is shut down; bit 1: writing.
+    pub shutdown: u32,
+    /// What waits to be received.
+    pub queue: Vec<ExpectedPacket>,
+    /// Options that must have these values.
+    pub options: BTreeMap<SocketOption, u64>,
+}
+
+/// A message that waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExpectedPacket {
+    /// The bytes.
+    pub data: Vec<u8>,
+    /// Descriptions in flight.
+    pub rights: Vec<OfdId>,
+}
+
+/// What a pipe must be.
+#[derive(Debug, Clone, Default)]
+pub struct ExpectedPipe {
+    /// Its capacity; `None`: the default.
+    pub capacity: Option<u32>,
+    /// What it holds.
+    pub data: Vec<u8>,
+}

@@ -1,0 +1,320 @@
+//! Open file descriptions, and what they show: files, pipes, sockets, eventfds.
+//!
+//! The kernel's rules as far as a tape can tell: what each creation gives, what `F_SETFL` keeps,
+//! how much a pipe or a socket takes before its writer blocks.
+//!
+//! # Sources
+//! `open(2)`, `pipe(7)`, `unix(7)`, `socket(7)`; fs/pipe.c (`pipe_write`, `create_pipe_files`),
+//! fs/fcntl.c (`setfl`), net/core/sock.c, net/unix/af_unix.c.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::before::At;
+use super::effect::SocketOption;
+use super::expected::{Facts, Owner};
+use super::table::Desc;
+
+pub(super) const O_ACCMODE: u32 = 0o3;
+pub(super) const O_RDONLY: u32 = 0;
+pub(super) const O_WRONLY: u32 = 1;
+pub(super) const O_RDWR: u32 = 2;
+pub(super) const O_CREAT: u32 = 0o100;
+pub(super) const O_EXCL: u32 = 0o200;
+pub(super) const O_NOCTTY: u32 = 0o400;
+pub(super) const O_TRUNC: u32 = 0o1000;
+pub(super) const O_APPEND: u32 = 0o2000;
+pub(super) const O_NONBLOCK: u32 = 0o4000;
+pub(super) const O_DSYNC: u32 = 0o10000;
+pub(super) const O_ASYNC: u32 = 0o20000;
+pub(super) const O_DIRECT: u32 = 0o40000;
+pub(super) const O_LARGEFILE: u32 = 0o100_000;
+pub(super) const O_DIRECTORY: u32 = 0o200_000;
+pub(super) const O_NOFOLLOW: u32 = 0o400_000;
+pub(super) const O_NOATIME: u32 = 0o1_000_000;
+pub(super) const O_CLOEXEC: u32 = 0o2_000_000;
+pub(super) const O_SYNC_BIT: u32 = 0o4_000_000;
+pub(super) const O_PATH: u32 = 0o10_000_000;
+pub(super) const O_TMPFILE_BIT: u32 = 0o20_000_000;
+
+/// What `F_SETFL` can change (fs/fcntl.c, `SETFL_MASK`).
+const SETFL_MASK: u32 = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | O_ASYNC;
+/// What does not count when descriptions are compared: gone after the open, or set by the kernel
+/// for all 64-bit callers.
+pub(super) const NOT_COMPARED: u32 = O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_LARGEFILE | O_CLOEXEC;
+
+pub(super) const SOCK_STREAM: u32 = 1;
+pub(super) const SOCK_DGRAM: u32 = 2;
+pub(super) const SOCK_SEQPACKET: u32 = 5;
+
+const PAGE: u32 = 4096;
+
+/// An open file description.
+#[derive(Debug, Clone)]
+pub(super) struct Description {
+    pub(super) object: usize,
+    /// As `F_GETFL` would give them.
+    pub(super) flags: u32,
+    pub(super) position: u64,
+    pub(super) owner: Owner,
+    /// The last change, at first the opening.
+    pub(super) last: At,
+}
+
+/// What a description shows.
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    pub(super) kind: ObjectKind,
+    pub(super) made: At,
+    pub(super) last: At,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum ObjectKind {
+    File { path: Vec<u8> },
+    Pipe(Pipe),
+    Socket(Socket),
+    Eventfd { counter: u64, semaphore: bool },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Pipe {
+    pub(super) capacity: u32,
+    pub(super) data: Vec<u8>,
+    /// Pages in use, and how full the last is; `None`: nothing more goes into it.
+    pages: u32,
+    last_fill: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Socket {
+    pub(super) sock_type: u32,
+    pub(super) peer: usize,
+    pub(super) shutdown: u32,
+    pub(super) queue: Vec<Packet>,
+    pub(super) options: BTreeMap<SocketOption, u64>,
+    /// At most this much memory is charged to it for what it sent and nobody received.
+    charged: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Packet {
+    pub(super) data: Vec<u8>,
+    pub(super) rights: Vec<Desc>,
+}
+
+/// Why bytes cannot be put in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Full {
+    pub(super) holds: u64,
+    pub(super) capacity: u64,
+}
+
+/// All descriptions and objects.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Objects {
+    pub(super) descriptions: Vec<Description>,
+    pub(super) objects: Vec<Object>,
+}
+
+impl Objects {
+    pub(super) fn description(&self, desc: Desc) -> &Description {
+        &self.descriptions[desc.0 as usize]
+    }
+
+    pub(super) fn description_mut(&mut self, desc: Desc) -> &mut Description {
+        &mut self.descriptions[desc.0 as usize]
+    }
+
+    pub(super) fn object_of(&self, desc: Desc) -> &Object {
+        &self.objects[self.description(desc).object]
+    }
+
+    pub(super) fn add_object(&mut self, kind: ObjectKind, made: At) -> usize {
+        self.objects.push(Object { kind, made, last: made });
+        self.objects.len() - 1
+    }
+
+    pub(super) fn add_description(&mut self, object: usize, flags: u32, made: At) -> Desc {
+        let desc = Desc(self.descriptions.len() as u32);
+        self.descriptions.push(Description { object, flags, position: 0, owner: Owner::default(), last: made });
+        desc
+    }
+
+    /// A pipe with its reading and its writing end.
+    pub(super) fn add_pipe(&mut self, flags: u32, facts: &Facts, made: At) -> [Desc; 2] {
+        let pipe = Pipe { capacity: facts.pipe_bytes, data: Vec::new(), pages: 0, last_fill: None };
+        let object = self.add_object(ObjectKind::Pipe(pipe), made);
+        let read = self.add_description(object, O_RDONLY | flags & O_NONBLOCK, made);
+        let write = self.add_description(object, O_WRONLY | flags & (O_NONBLOCK | O_DIRECT), made);
+        [read, write]
+    }
+
+    pub(super) fn add_socket_pair(&mut self, sock_type: u32, flags: u32, facts: &Facts, made: At) -> [Desc; 2] {
+        let first = self.objects.len();
+        [first + 1, first].map(|peer| {
+            let options = BTreeMap::from([
+                (SocketOption::SendBuffer, facts.wmem_default),
+                (SocketOption::ReceiveBuffer, facts.rmem_default),
+                (SocketOption::ReceiveLowat, 1),
+            ]);
+            let socket = Socket { sock_type, peer, shutdown: 0, queue: Vec::new(), options, charged: 0 };
+            let object = self.add_object(ObjectKind::Socket(socket), made);
+            self.add_description(object, O_RDWR | flags & O_NONBLOCK, made)
+        })
+    }
+
+    /// The objects that `open`, the descriptions of some, keep in being, with those in flight in
+    /// their queues.
+    pub(super) fn close_over_flight(&self, open: &mut BTreeSet<Desc>) {
+        let mut todo: Vec<Desc> = open.iter().copied().collect();
+        while let Some(desc) = todo.pop() {
+            if let ObjectKind::Socket(socket) = &self.object_of(desc).kind {
+                for right in socket.queue.iter().flat_map(|packet| &packet.rights) {
+                    if open.insert(*right) {
+                        todo.push(*right);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A description in the words of messages.
+    pub(super) fn describe(&self, desc: Desc, pids: &dyn Fn(usize) -> u32) -> String {
+        let description = self.description(desc);
+        let object = &self.objects[description.object];
+        let by = format!("that task {} makes in record {}", pids(object.made.task), object.made.record);
+        match &object.kind {
+            ObjectKind::File { path } => format!("file {}", path.escape_ascii()),
+            ObjectKind::Pipe(_) => format!("the {} of the pipe {by}", end_name(description.flags)),
+            ObjectKind::Socket(_) => format!("a socket of the pair {by}"),
+            ObjectKind::Eventfd { .. } => format!("the eventfd {by}"),
+        }
+    }
+}
+
+pub(super) fn end_name(flags: u32) -> &'static str {
+    match flags & O_ACCMODE {
+        O_RDONLY => "reading end",
+        O_WRONLY => "writing end",
+        _ => "reading and writing end",
+    }
+}
+
+/// Status flags after `F_SETFL` with `set`.
+pub(super) fn set_status(flags: u32, set: u32) -> u32 {
+    set & SETFL_MASK | flags & !SETFL_MASK
+}
+
+impl Pipe {
+    /// Takes `data`, as one write of a description with `flags`.
+    pub(super) fn write(&mut self, data: &[u8], flags: u32) -> Result<(), Full> {
+        let full = Full { holds: self.data.len() as u64, capacity: self.capacity.into() };
+        let len = u32::try_from(data.len()).map_err(|_| full)?;
+        let mut rest = len;
+        let tail = len % PAGE;
+        let is_packet = flags & O_DIRECT != 0;
+        if let Some(fill) = self.last_fill
+            && !is_packet
+            && tail > 0
+            && fill + tail <= PAGE
+        {
+            self.last_fill = Some(fill + tail);
+            rest -= tail;
+        }
+        let pages = rest.div_ceil(PAGE);
+        if self.pages + pages > self.capacity / PAGE {
+            return Err(full);
+        }
+        self.pages += pages;
+        if rest > 0 {
+            self.last_fill = (!is_packet).then_some(if rest.is_multiple_of(PAGE) { PAGE } else { rest % PAGE });
+        }
+        self.data.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// `F_SETPIPE_SZ`: gives what the call returns.
+    pub(super) fn resize(&mut self, bytes: u32) -> Result<u32, Full> {
+        let full = Full { holds: self.data.len() as u64, capacity: bytes.into() };
+        let capacity = bytes.max(PAGE).checked_next_power_of_two().ok_or(full)?;
+        if capacity / PAGE < self.pages {
+            return Err(full);
+        }
+        self.capacity = capacity;
+        Ok(capacity)
+    }
+}
+
+impl Socket {
+    /// Charges a message of `len` bytes as the kernel would at most.
+    pub(super) fn charge(&mut self, len: usize, never_blocks: bool) -> Result<(), Full> {
+        /// SKB_MAX_HEAD(0) + UNIX_SKB_FRAGS_SZ, less what could be left out.
+        const PIECE: u64 = 3600 + 32768;
+        let limit = self.options.get(&SocketOption::SendBuffer).copied().unwrap_or(0);
+        let full = Full { holds: self.charged, capacity: limit };
+        let mut rest = len as u64;
+        loop {
+            if self.charged >= limit && !never_blocks {
+                return Err(full);
+            }
+            let piece = match self.sock_type {
+                SOCK_STREAM => rest.min((limit / 2).saturating_sub(64).max(1)).min(PIECE),
+                _ if rest + 32 > limit => return Err(full),
+                _ => rest,
+            };
+            self.charged += if piece <= 3600 { (piece + 320).next_power_of_two().max(1024) + 256 } else { piece.next_multiple_of(4096) + 4096 + 256 };
+            rest -= piece;
+            if rest == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) fn option(&self, option: SocketOption) -> u64 {
+        self.options.get(&option).copied().unwrap_or(0)
+    }
+
+    /// `setsockopt`: what the option is afterwards.
+    pub(super) fn set_option(&mut self, option: SocketOption, value: u64, force: bool, facts: &Facts) {
+        let doubled = |max: u64, least: u64| (if force { value } else { value.min(max) }).saturating_mul(2).max(least);
+        let value = match option {
+            SocketOption::SendBuffer => {
+                self.lock_buffer(1);
+                doubled(facts.wmem_max, 4608)
+            }
+            SocketOption::ReceiveBuffer => {
+                self.lock_buffer(2);
+                doubled(facts.rmem_max, 2304)
+            }
+            SocketOption::ReceiveLowat => value.max(1),
+            SocketOption::BufferLock => value & 3,
+            SocketOption::SendTimeout
+            | SocketOption::ReceiveTimeout
+            | SocketOption::Priority
+            | SocketOption::Mark
+            | SocketOption::Linger => value,
+            SocketOption::ReuseAddr
+            | SocketOption::ReusePort
+            | SocketOption::PassCred
+            | SocketOption::PassSec
+            | SocketOption::DontRoute
+            | SocketOption::NoCheck
+            | SocketOption::Broadcast
+            | SocketOption::KeepAlive
+            | SocketOption::OobInline => u64::from(value != 0),
+        };
+        self.options.insert(option, value);
+    }
+
+    fn lock_buffer(&mut self, bit: u64) {
+        *self.options.entry(SocketOption::BufferLock).or_default() |= bit;
+    }
+}
+
+impl Objects {
+    /// Whether what is put into `object` can be read by `desc`.
+    pub(super) fn reads(&self, desc: Desc, object: usize) -> bool {
+        let description = self.description(desc);
+        description.object == object && description.flags & O_ACCMODE != O_WRONLY
+    }
+}

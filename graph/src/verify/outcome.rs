@@ -1,0 +1,300 @@
+//! What the checker says: a [`Certificate`], or the first [`Counterexample`] that it met.
+
+use std::fmt;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::ids::Fd;
+
+/// What was checked and found right.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// Living tasks.
+    pub tasks: u64,
+    /// Zombies.
+    pub zombies: u64,
+    /// Helper tasks, born and reaped before the barrier.
+    pub helpers: u64,
+    /// Records executed symbolically.
+    pub records: u64,
+    /// Demand 1: posts.
+    pub posts: u64,
+    /// Demand 1: waits for events.
+    pub waits: u64,
+    /// Demand 1: waits for deaths.
+    pub deaths_awaited: u64,
+    /// Demand 1: pairs of records of two tasks on one thing, whose order is certain.
+    pub orders_proved: u64,
+    /// Demand 2: descriptors compared with the images.
+    pub descriptors: u64,
+    /// Demand 2: open file descriptions matched one to one with the images'.
+    pub descriptions: u64,
+    /// Demand 2: pipes and sockets matched one to one.
+    pub objects: u64,
+    /// Demand 2: bytes that wait in pipes and sockets, compared.
+    pub queued_bytes: u64,
+    /// Demand 3, in part: changes of address spaces that keep clear of the tapes.
+    pub memory_changes: u64,
+    /// Demand 4: births.
+    pub births: u64,
+    /// Demand 4: sessions and process groups entered or founded.
+    pub family_changes: u64,
+    /// Demand 5: records that give up a privilege, and after which nothing needs it.
+    pub privilege_drops: u64,
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "certified: {} records of {} tasks, {} zombies, {} helpers",
+            self.records, self.tasks, self.zombies, self.helpers
+        )?;
+        writeln!(
+            f,
+            "  1 no deadlock: {} waits, {} posts, {} deaths awaited, {} orders proved",
+            self.waits, self.posts, self.deaths_awaited, self.orders_proved
+        )?;
+        writeln!(
+            f,
+            "  2 descriptors: {} descriptors, {} descriptions, {} pipes and sockets, {} bytes queued",
+            self.descriptors, self.descriptions, self.objects, self.queued_bytes
+        )?;
+        writeln!(f, "  3 address spaces: not compared; {} changes keep clear of the tapes", self.memory_changes)?;
+        writeln!(f, "  4 family: {} births, {} sessions and groups entered", self.births, self.family_changes)?;
+        write!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)
+    }
+}
+
+/// A step at which tapes and images part.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Counterexample {
+    /// The task, by pid.
+    pub task: u32,
+    /// The record of its tape; `None`: its end.
+    pub record: Option<u32>,
+    /// What is wrong.
+    pub wrong: Wrong,
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {}", self.task)?;
+        if let Some(record) = self.record {
+            write!(f, ", record {record}")?;
+        }
+        write!(f, ": {}", self.wrong)
+    }
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs)]
+#[non_exhaustive]
+pub enum Wrong {
+    // Records.
+    #[error("unknown effect: {what}")]
+    NotUnderstood { what: String },
+    #[error("unknown effect: {call}: {what} is not modelled")]
+    NotModelled { call: &'static str, what: String },
+    #[error("the images cannot be used to check it: {what}")]
+    Images { what: String },
+
+    // 1: waits, posts, blocking.
+    #[error("waits for event {event}, which nobody posts")]
+    NeverPosted { event: u32 },
+    #[error("posts event {event}, which task {by} posts, too, in record {at}")]
+    PostedTwice { event: u32, by: u32, at: u32 },
+    #[error("can never go on: {}", .chain.join("; "))]
+    Deadlock { chain: Vec<String> },
+    #[error("{call} would block: {what} holds {holds} of {capacity} bytes and nobody is ordered to read it")]
+    WouldBlock { call: &'static str, what: String, holds: u64, capacity: u64 },
+    #[error("{call} on {what} is not ordered with record {at} of task {by}, which changes it, too")]
+    Unordered { call: &'static str, what: String, by: u32, at: u32 },
+    #[error("{call} after the barrier: the tail waits for nobody and makes nothing")]
+    InTail { call: &'static str },
+    #[error("waits for the death of task {pid}, which {why}")]
+    AwaitsNobody { pid: u32, why: &'static str },
+
+    // 2: descriptors.
+    #[error("{call}: descriptor {fd} is not open")]
+    NotOpen { call: &'static str, fd: Fd },
+    #[error("{call} gives descriptor {is}, the record expects {expected}")]
+    OtherNumber { call: &'static str, is: Fd, expected: Fd },
+    #[error("{call}: descriptor {fd} is beyond every limit")]
+    NumberTooHigh { call: &'static str, fd: Fd },
+    #[error("{call} while descriptors of the launcher may still be open")]
+    LauncherDescriptors { call: &'static str },
+    #[error("opens {path}, which the images do not mention")]
+    OpensOther { path: String },
+    #[error("opens {path} with {flags:#o}, which may create or truncate it")]
+    OpensToChange { path: String, flags: u32 },
+    #[error("{call} on {what}: the kernel refuses that")]
+    Refused { call: &'static str, what: String },
+    #[error("{call} changes {what}, which the restore must not")]
+    ChangesFile { call: &'static str, what: String },
+    #[error("{call} into {what}, which nobody can read any more")]
+    NoReader { call: &'static str, what: String },
+    #[error("descriptor {fd} is missing at the end; the images say {wanted}")]
+    Missing { fd: Fd, wanted: String },
+    #[error("descriptor {fd} ({is}) is open at the end; the images have nothing there")]
+    Leaked { fd: Fd, is: String },
+    #[error("descriptor {fd} ends with close-on-exec {}, the images say {}", on(*.is), on(!*.is))]
+    WrongCloexec { fd: Fd, is: bool },
+    #[error("descriptor {fd} ends as {is}, the images say {wanted}")]
+    WrongDescription { fd: Fd, is: String, wanted: String },
+    #[error("descriptor {fd} ends as the same description as descriptor {other_fd} of task {other} ({is}), the images say {wanted}")]
+    SharedDescription { fd: Fd, is: String, other: u32, other_fd: Fd, wanted: String },
+    #[error("descriptor {fd} ends as a description of its own ({is}), the images say that it shares {wanted} with descriptor {other_fd} of task {other}")]
+    SeparateDescription { fd: Fd, is: String, other: u32, other_fd: Fd, wanted: String },
+    #[error("descriptor {fd} ends as {is}, the images say {wanted}: the ends do not belong together")]
+    CrossedEnds { fd: Fd, is: String, wanted: String },
+    #[error("descriptor {fd} ({what}): {attribute} ends as {is}, the images say {wanted}")]
+    WrongAttribute { fd: Fd, what: String, attribute: &'static str, is: String, wanted: String },
+    #[error("descriptor {fd}: {what} cannot be checked yet")]
+    Uncheckable { fd: Fd, what: String },
+    #[error("its descriptor table is {}, the images say {}", table(*.shared), table(!*.shared))]
+    WrongSharing { shared: bool },
+
+    // 3: address spaces, in part.
+    #[error("{call} of {at:#x}..{end:#x}: {why}")]
+    BadRange { call: &'static str, at: u64, end: u64, why: &'static str },
+
+    // 4: family.
+    #[error("is never created")]
+    NeverBorn,
+    #[error("task {child} is created a second time")]
+    BornTwice { child: u32 },
+    #[error("creates task {child}, which is neither in the images nor has a tape")]
+    BornUnasked { child: u32 },
+    #[error("the images have task {pid} twice")]
+    PidTwice { pid: u32 },
+    #[error("its parent is {is}, the images say {wanted}")]
+    WrongParent { is: u32, wanted: u32 },
+    #[error("its death is told by signal {is}, must be by {wanted}")]
+    WrongExitSignal { is: u64, wanted: u64 },
+    #[error("ends in session {}, the images say {wanted}", id(*.is))]
+    WrongSession { is: u32, wanted: u32 },
+    #[error("ends in process group {}, the images say {wanted}", id(*.is))]
+    WrongGroup { is: u32, wanted: u32 },
+    #[error("setsid by the leader of a process group")]
+    SetsidByLeader,
+    #[error("setpgid by a session leader")]
+    SetpgidByLeader,
+    #[error("setpgid to group {pgid}, which does not exist then: its leader has not certainly founded it before")]
+    NoSuchGroup { pgid: u32 },
+    #[error("setpgid to group {pgid} of another session")]
+    OtherSession { pgid: u32 },
+    #[error("the barrier waits for {is} tasks, and {wanted} live")]
+    WrongTotal { is: u32, wanted: u32 },
+    #[error("{what}, and should live on")]
+    Dies { what: String },
+    #[error("lives on, and the images say that it is a zombie")]
+    ShouldDie,
+    #[error("dies with status {is:#x}, the images say {wanted:#x}")]
+    WrongStatus { is: u32, wanted: u32 },
+    #[error("dies by signal {signal}, {why}")]
+    UncertainDeath { signal: u32, why: &'static str },
+    #[error("never arrives at the barrier")]
+    NeverArrives,
+    #[error("arrives at the barrier a second time")]
+    ArrivesTwice,
+    #[error("parks before it has arrived at the barrier")]
+    ParksEarly,
+    #[error("its tape goes on behind its end")]
+    BehindEnd,
+    #[error("its tape ends without parking or dying")]
+    NoEnd,
+    #[error("reaps task {pid}, which the images have as a zombie")]
+    ReapsZombie { pid: u32 },
+    #[error("nobody makes sure that it has died before the barrier opens")]
+    ZombieNotAwaited,
+    #[error("is a helper and is not reaped before the barrier")]
+    HelperLeft,
+    #[error("ignores SIGCHLD while task {pid} dies: nothing would be left of it")]
+    ZombieVanishes { pid: u32 },
+    #[error("thread {tid} is never created")]
+    ThreadMissing { tid: u32 },
+
+    // 5: privileges.
+    #[error("{call} needs a privilege that {dropped_by} in record {dropped_in} gives up")]
+    AfterDrop { call: &'static str, dropped_by: &'static str, dropped_in: u32 },
+}
+
+impl Wrong {
+    /// The number of the demand (DESIGN.md, "Verification is separate from scheduling") that is not
+    /// met; 0: what the tapes do is not known.
+    pub fn demand(&self) -> u32 {
+        match self {
+            Wrong::NotUnderstood { .. } | Wrong::NotModelled { .. } | Wrong::Images { .. } => 0,
+            Wrong::NeverPosted { .. }
+            | Wrong::PostedTwice { .. }
+            | Wrong::Deadlock { .. }
+            | Wrong::WouldBlock { .. }
+            | Wrong::Unordered { .. }
+            | Wrong::InTail { .. }
+            | Wrong::AwaitsNobody { .. } => 1,
+            Wrong::NotOpen { .. }
+            | Wrong::OtherNumber { .. }
+            | Wrong::NumberTooHigh { .. }
+            | Wrong::LauncherDescriptors { .. }
+            | Wrong::OpensOther { .. }
+            | Wrong::OpensToChange { .. }
+            | Wrong::Refused { .. }
+            | Wrong::ChangesFile { .. }
+            | Wrong::NoReader { .. }
+            | Wrong::Missing { .. }
+            | Wrong::Leaked { .. }
+            | Wrong::WrongCloexec { .. }
+            | Wrong::WrongDescription { .. }
+            | Wrong::SharedDescription { .. }
+            | Wrong::SeparateDescription { .. }
+            | Wrong::CrossedEnds { .. }
+            | Wrong::WrongAttribute { .. }
+            | Wrong::Uncheckable { .. }
+            | Wrong::WrongSharing { .. } => 2,
+            Wrong::BadRange { .. } => 3,
+            Wrong::NeverBorn
+            | Wrong::BornTwice { .. }
+            | Wrong::BornUnasked { .. }
+            | Wrong::PidTwice { .. }
+            | Wrong::WrongParent { .. }
+            | Wrong::WrongExitSignal { .. }
+            | Wrong::WrongSession { .. }
+            | Wrong::WrongGroup { .. }
+            | Wrong::SetsidByLeader
+            | Wrong::SetpgidByLeader
+            | Wrong::NoSuchGroup { .. }
+            | Wrong::OtherSession { .. }
+            | Wrong::WrongTotal { .. }
+            | Wrong::Dies { .. }
+            | Wrong::ShouldDie
+            | Wrong::WrongStatus { .. }
+            | Wrong::UncertainDeath { .. }
+            | Wrong::NeverArrives
+            | Wrong::ArrivesTwice
+            | Wrong::ParksEarly
+            | Wrong::BehindEnd
+            | Wrong::NoEnd
+            | Wrong::ReapsZombie { .. }
+            | Wrong::ZombieNotAwaited
+            | Wrong::HelperLeft
+            | Wrong::ZombieVanishes { .. }
+            | Wrong::ThreadMissing { .. } => 4,
+            Wrong::AfterDrop { .. } => 5,
+        }
+    }
+}
+
+fn on(flag: bool) -> &'static str {
+    if flag { "on" } else { "off" }
+}
+
+fn table(shared: bool) -> &'static str {
+    if shared { "shared with another task's" } else { "its own" }
+}
+
+fn id(number: u32) -> String {
+    if number == 0 { "of the launcher".to_owned() } else { number.to_string() }
+}

@@ -1,0 +1,189 @@
+//! Subcommands, one file each, and the exit codes that all share.
+
+mod check;
+mod inspect;
+mod log;
+mod plan;
+mod restore;
+mod tape;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use regrow::resolve::Options;
+use regrow::resolve::problem::{Problem, ProblemKind};
+
+/// Regrows process trees from CRIU checkpoints.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what an image directory holds: tree, threads, descriptors, mappings, sizes
+    Inspect(inspect::Inspect),
+    /// List every reason why an image directory could not be restored here
+    Check(check::Check),
+    /// Dry run: each task's program, who makes what, who waits for whom, the certificate
+    Plan(plan::Plan),
+    /// Print the system calls that a restore would make, one tape a task
+    Tape(tape::Tape),
+    /// Restore a process tree
+    Restore(restore::Restore),
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Check(check) => check.run(),
+        Command::Plan(plan) => plan.run(),
+        Command::Tape(tape) => tape.run(),
+        Command::Restore(restore) => return restore.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            report_error(&error);
+            ExitCode::from(exit::FAILED)
+        }
+    }
+}
+
+/// Prints an error with its causes.
+#[allow(clippy::print_stderr)] // The command line is what prints.
+fn report_error(error: &anyhow::Error) {
+    eprintln!("regrow: {error:#}");
+}
+
+/// Exit codes, as `docs/exit-codes.md` lists them.
+pub(crate) mod exit {
+    /// Anything that has no code of its own.
+    pub(crate) const FAILED: u8 = 1;
+    /// The images are damaged.
+    pub(crate) const BAD_IMAGES: u8 = 3;
+    /// A pid is taken.
+    pub(crate) const PID_TAKEN: u8 = 4;
+    /// A file is missing or changed.
+    pub(crate) const FILE_CHANGED: u8 = 5;
+    /// A feature is unsupported.
+    pub(crate) const UNSUPPORTED: u8 = 6;
+    /// Kernel or privilege lacking.
+    pub(crate) const LACKING: u8 = 7;
+}
+
+/// The code of the gravest kind: what cannot be put right by the caller comes first.
+fn code_of(problems: &[Problem]) -> u8 {
+    let has = |kind| problems.iter().any(|problem| problem.kind == kind);
+    [
+        (ProblemKind::BadImages, exit::BAD_IMAGES),
+        (ProblemKind::Unsupported, exit::UNSUPPORTED),
+        (ProblemKind::Lacking, exit::LACKING),
+        (ProblemKind::FileChanged, exit::FILE_CHANGED),
+        (ProblemKind::PidTaken, exit::PID_TAKEN),
+    ]
+    .into_iter()
+    .find(|(kind, _)| has(*kind))
+    .map_or(0, |(_, code)| code)
+}
+
+/// What the images may need, spelled as `criu restore` spells it.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Features {
+    /// Restore a tree that shares its session with the caller
+    #[arg(short = 'j', long)]
+    shell_job: bool,
+    /// Restore file locks
+    #[arg(short = 'l', long)]
+    file_locks: bool,
+    /// Restore established TCP connections
+    #[arg(long)]
+    tcp_established: bool,
+    /// Restore TCP connections as closed
+    #[arg(long)]
+    tcp_close: bool,
+    /// Reconnect to unix sockets outside the tree
+    #[arg(short = 'x', long, num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    ext_unix_sk: Option<String>,
+    /// Restore files by their link remaps
+    #[arg(long)]
+    link_remap: bool,
+    /// Change the root file system of the tree
+    #[arg(short = 'r', long, value_name = "PATH")]
+    root: Option<PathBuf>,
+    /// A resource outside the tree
+    #[arg(long, value_name = "RES")]
+    external: Vec<String>,
+    /// Accepted: a cgroup of the tree becomes another one
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    cgroup_root: Vec<String>,
+    /// Accepted: where cgroup controllers are mounted
+    #[arg(long, value_name = "DIR")]
+    cgroup_yard: Option<String>,
+    /// Accepted: only a dump needs it
+    #[arg(long)]
+    force_irmap: bool,
+    /// Accepted: only a dump needs it
+    #[arg(long)]
+    skip_in_flight: bool,
+    /// How to treat cgroups
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "soft", value_name = "MODE")]
+    manage_cgroups: Option<String>,
+}
+
+impl Features {
+    /// As the planner takes them.
+    fn options(&self) -> Options {
+        Options {
+            shell_job: self.shell_job,
+            file_locks: self.file_locks,
+            tcp_established: self.tcp_established,
+            tcp_close: self.tcp_close,
+            ext_unix_sk: self.ext_unix_sk.is_some(),
+            link_remap: self.link_remap,
+            root: self.root.clone(),
+            external: self.external.clone(),
+            manage_cgroups: self.manage_cgroups.clone(),
+        }
+    }
+}
+
+/// A directory of images, named by position or by CRIU's option.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Images {
+    /// The image directory
+    #[arg(value_name = "DIR", required_unless_present = "images_dir")]
+    dir: Option<PathBuf>,
+    /// The image directory, as criu spells it
+    #[arg(short = 'D', long, value_name = "DIR", conflicts_with = "dir")]
+    images_dir: Option<PathBuf>,
+}
+
+impl Images {
+    fn dir(&self) -> PathBuf {
+        self.dir.clone().or_else(|| self.images_dir.clone()).unwrap_or_else(|| PathBuf::from("."))
+    }
+}
+
+/// Writes to standard output; the end of a pipe is not an error worth a message.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Says why there is no plan, and ends with the code for it.
+#[allow(clippy::print_stderr)] // The command line is what prints.
+fn refuse(error: &regrow::pipeline::PrepareError) -> anyhow::Result<ExitCode> {
+    let problems = error.problems();
+    for problem in &problems {
+        eprintln!("regrow: {problem}");
+    }
+    Ok(ExitCode::from(code_of(&problems)))
+}

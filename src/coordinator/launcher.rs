@@ -1,0 +1,183 @@
+//! The launcher: maps the region, clones the root, watches over it until the commit, and takes the
+//! tree away if there is none.
+//!
+//! All that regrow restores descends from the launcher (or, with `--restore-sibling`, from its
+//! parent), and the launcher is a subreaper: whoever loses its parent becomes its child. So killing
+//! all children until there are none leaves nothing, whatever the tasks were doing.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+
+use super::channel::{Channel, Order, Reply};
+use crate::sys::process::{Birth, clone_root, unregister_rseq};
+use crate::sys::region::{Place, map_in_place};
+
+/// How the launcher ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The tree lives.
+    Committed {
+        /// The root.
+        root: Pid,
+    },
+    /// The coordinator gave up, or never started anything: its exit code. Nothing is left.
+    Failed(i32),
+}
+
+/// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
+pub fn launch(channel: &Channel, coordinator: Pid) -> End {
+    let mut launcher = Launcher { channel, coordinator, root: None, sibling: false };
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+    let Ok(signals) = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
+        return launcher.give_up();
+    };
+    loop {
+        let mut fds =
+            [PollFd::new(channel.fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return launcher.give_up(),
+        }
+        // Orders first: a commit that has been said counts, whatever else has happened since.
+        if fds[0].revents().is_some_and(|events| !events.is_empty()) {
+            match channel.order() {
+                Ok((Order::Start { place, birth, sibling }, Some(region))) => launcher.start(place, birth, sibling, &region),
+                Ok((Order::Committed, _)) => {
+                    if let Some(root) = launcher.root {
+                        return End::Committed { root };
+                    }
+                }
+                Ok((Order::Start { .. }, None)) | Err(_) => return launcher.give_up(),
+            }
+            continue;
+        }
+        while let Ok(Some(info)) = signals.read_signal() {
+            match info.ssi_signo as i32 {
+                libc::SIGCHLD => launcher.look_at_children(),
+                // The coordinator ends, and with it we do.
+                signal => drop(channel.reply(Reply::Interrupted(signal))),
+            }
+        }
+    }
+}
+
+struct Launcher<'a> {
+    channel: &'a Channel,
+    coordinator: Pid,
+    root: Option<Pid>,
+    sibling: bool,
+}
+
+impl Launcher<'_> {
+    fn start(&mut self, place: Place, birth: Birth, sibling: bool, region: &OwnedFd) {
+        let reply = match self.try_start(place, birth, sibling, region) {
+            Ok(root) => {
+                self.root = Some(root);
+                self.sibling = sibling;
+                Reply::Started { pid: root.as_raw() }
+            }
+            Err(reply) => reply,
+        };
+        let _ = self.channel.reply(reply);
+    }
+
+    #[allow(unsafe_code)] // The region is mapped here, which is what the birth depends on.
+    fn try_start(&self, place: Place, birth: Birth, sibling: bool, region: &OwnedFd) -> Result<Pid, Reply> {
+        map_in_place(region.as_fd(), place).map_err(|errno| Reply::MapFailed(errno as i32))?;
+        // Tasks carry descriptors for others: the soft limit must not be what ends that.
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        }
+        unregister_rseq();
+        // SAFETY: the region has just been mapped at its place, and the coordinator took the addresses
+        // from the tapes in it.
+        unsafe { clone_root(birth, sibling) }.map_err(|errno| Reply::CloneFailed(errno as i32))
+    }
+
+    /// Says so if the root has died. Reaps nobody: pids of the tree must not be free before the end.
+    fn look_at_children(&self) {
+        let Some(root) = self.root.filter(|_| !self.sibling) else { return };
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(root), flags) {
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => {
+                let _ = self.channel.reply(Reply::RootDied);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Ends everything: first the coordinator (with it all that it traces), then the tree.
+    fn give_up(&mut self) -> End {
+        let code = self.end_coordinator();
+        if self.sibling
+            && let Some(root) = self.root
+        {
+            kill_below(root);
+        }
+        loop {
+            for child in children(std::process::id()) {
+                let _ = kill(child, Signal::SIGKILL);
+            }
+            match waitpid(None, Some(WaitPidFlag::__WALL)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return End::Failed(code),
+            }
+        }
+    }
+
+    fn end_coordinator(&self) -> i32 {
+        // It has closed its end of the channel, so it is about to exit, or dead.
+        for _ in 0..200 {
+            match waitpid(self.coordinator, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Ok(WaitStatus::Exited(_, code)) if code != 0 => return code,
+                Ok(_) | Err(_) => return 1,
+            }
+        }
+        let _ = kill(self.coordinator, Signal::SIGKILL);
+        let _ = waitpid(self.coordinator, None);
+        1
+    }
+}
+
+/// The children of a process that has one thread (proc_pid_children in proc(5)).
+fn children(pid: u32) -> Vec<Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// Kills a tree that is not ours to reap: the tasks fork no more (the abort word is set), so what is
+/// found is all.
+fn kill_below(root: Pid) {
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(children(found[at].as_raw() as u32));
+        at += 1;
+    }
+    for pid in found {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
+
+/// Waits for everything below to end (the tree was restored attached).
+///
+/// `criu restore` without `--restore-detached` does the same and then succeeds, whatever the root's
+/// own status (`reap_zombies` in its cr-restore.c).
+pub fn wait_for_all() {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Running, committing, rolling back.
+//!
+//! Two processes share the work. The *launcher* is the one the user started: tiny, single-threaded,
+//! subreaper; it maps the tapes, clones the root task and, if anything fails, kills and reaps all
+//! that descends from it. The *coordinator*, its child, reads, plans, watches the tapes play,
+//! and commits. If either dies before the commit ends, the other ends the tree.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`launcher`] | the launcher's life |
+//! | [`channel`] | what the two say to each other |
+//! | [`supervise`] | waits until all have arrived, or something fails |
+//! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
+//!
+//! Nothing here decides: what is done is on the tapes.
+
+pub mod channel;
+pub mod commit;
+pub mod launcher;
+pub mod supervise;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::sys;
+use crate::sys::process::Birth;
+use crate::sys::region::{Place, Shared};
+use crate::tape::Tapes;
+use channel::{Channel, Order, Reply};
+
+/// Why a run failed. Whatever it is, the tree has been taken away again.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The region could not be made.
+    #[error("cannot make the region for the tapes: {0}")]
+    Region(std::io::Error),
+    /// The two processes could not talk.
+    #[error("the launcher is gone: {0}")]
+    Channel(std::io::Error),
+    /// The root could not be cloned.
+    #[error("cannot clone the root task {pid}: {errno}{}", if *errno == Errno::EEXIST { " (the pid is in use)" } else { "" })]
+    Clone {
+        /// Its pid.
+        pid: u32,
+        /// Why.
+        errno: Errno,
+    },
+    /// The launcher could not map the region.
+    #[error("cannot map the region at its place: {0}")]
+    Map(Errno),
+    /// A record failed.
+    #[error("{}", .0)]
+    Record(Box<FailedRecord>),
+    /// A task died.
+    #[error("task {pid} died while it was being restored")]
+    Died {
+        /// Which.
+        pid: u32,
+    },
+    /// The launcher was told to stop.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
+    /// ptrace failed.
+    #[error("task {pid}: {what}: {errno}")]
+    Ptrace {
+        /// The task.
+        pid: u32,
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+    /// A task did something that it should not do.
+    #[error("task {pid}: {what} (wait status {status:#x})")]
+    Stop {
+        /// The task.
+        pid: u32,
+        /// What was expected.
+        what: &'static str,
+        /// What came.
+        status: i32,
+    },
+    /// The pidfile could not be written.
+    #[error("cannot write the pidfile {}: {error}", path.display())]
+    Pidfile {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// A record that returned what it should not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedRecord {
+    /// The task whose tape it is on, by pid.
+    pub pid: u32,
+    /// Its number on the tape.
+    pub record: u32,
+    /// The operation it belongs to.
+    pub op: u32,
+    /// What it returned.
+    pub result: i64,
+    /// The system call as `regrow tape` prints it.
+    pub call: String,
+    /// What it was done for, and the image entry; filled in by who knows the plan.
+    pub purpose: String,
+}
+
+impl std::fmt::Display for FailedRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "task {}: {}: {}: ", self.pid, self.purpose, self.call)?;
+        match self.result {
+            errno @ -4095..=-1 => write!(f, "{}", Errno::from_raw(-errno as i32)),
+            other => write!(f, "unexpected result {other}"),
+        }
+    }
+}
+
+/// What is to be run.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// The tapes.
+    pub tapes: &'a Tapes,
+    /// What ptrace sets in each living task, in the order of the tapes.
+    pub threads: &'a [commit::ThreadState],
+    /// The root becomes a child of our own parent (`--restore-sibling`).
+    pub sibling: bool,
+    /// Tasks stay stopped (`--leave-stopped`).
+    pub leave_stopped: bool,
+    /// Where the root's pid is written just before all are let go.
+    pub pidfile: Option<PathBuf>,
+}
+
+/// What was run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// Nanoseconds from the birth of the root to the barrier.
+    pub play_ns: u64,
+    /// Nanoseconds from the barrier to the end.
+    pub commit_ns: u64,
+}
+
+/// Plays tapes through the launcher at the other end of `channel`, and commits.
+///
+/// # Errors
+/// The first thing that failed. The caller must exit: the launcher then takes the tree away.
+pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
+    let tapes = run.tapes;
+    let region = sys::region::create(tapes).map_err(RunError::Region)?;
+    let shared = Shared::map(region.as_fd()).map_err(RunError::Region)?;
+    let root = tapes.tasks[0];
+    let start = std::time::Instant::now();
+    let order = Order::Start {
+        place: Place { base: tapes.base, rw_len: tapes.rw.len() as u64, ro_len: tapes.ro.len() as u64 },
+        birth: Birth { clone_args: root.clone_args, tape: root.tape, control: tapes.base, code: tapes.code },
+        sibling: run.sibling,
+    };
+    channel.send(order, Some(region.as_fd())).map_err(RunError::Channel)?;
+    let result = watch_and_commit(run, channel, &shared, start);
+    if result.is_err() {
+        // No more forks: the launcher is about to count whom it must kill.
+        shared.abort().store(1, std::sync::atomic::Ordering::SeqCst);
+    }
+    result
+}
+
+fn watch_and_commit(run: &Run<'_>, channel: &Channel, shared: &Shared, start: std::time::Instant) -> Result<Outcome, RunError> {
+    let root = run.tapes.tasks[0].pid;
+    match channel.receive().map_err(RunError::Channel)? {
+        Reply::Started { .. } => {}
+        Reply::MapFailed(errno) => return Err(RunError::Map(Errno::from_raw(errno))),
+        Reply::CloneFailed(errno) => return Err(RunError::Clone { pid: root, errno: Errno::from_raw(errno) }),
+        Reply::Interrupted(signal) => return Err(RunError::Interrupted(signal)),
+        Reply::RootDied => return Err(RunError::Died { pid: root }),
+    }
+    supervise::until(run.tapes, channel, shared, crate::tape::abi::wake::ARRIVED)?;
+    let play_ns = start.elapsed().as_nanos() as u64;
+    let barrier = std::time::Instant::now();
+    let pidfile = run.pidfile.as_deref();
+    commit::commit(run, channel, shared, || match pidfile {
+        Some(path) => write_pidfile(path, Pid::from_raw(root as i32)),
+        None => Ok(()),
+    })?;
+    Ok(Outcome { play_ns, commit_ns: barrier.elapsed().as_nanos() as u64 })
+}
+
+/// Writes a pid to a file that must not exist, as `criu` does.
+fn write_pidfile(path: &std::path::Path, pid: Pid) -> Result<(), RunError> {
+    use std::io::Write;
+    let failed = |error| RunError::Pidfile { path: path.to_owned(), error };
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    write!(file, "{pid}").map_err(|error| {
+        let _ = std::fs::remove_file(path);
+        failed(error)
+    })
+}

@@ -1,0 +1,112 @@
+//! What the running kernel is and can do.
+//!
+//! In: files below /proc/sys and calls that the kernel refuses in a telling way. Out:
+//! [`KernelFacts`]. It does not compare versions: a feature is there if the kernel says so.
+//!
+//! Example: `clone3` with a `set_tid_size` but no `set_tid` fails with EINVAL where `set_tid` is
+//! known, with E2BIG where it is not, with ENOSYS where there is no clone3 or a filter hides it.
+
+use nix::errno::Errno;
+
+use super::own::CapSets;
+use super::{raw, read_number, read_text};
+
+/// CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE, either of which allows `set_tid` (kernel/pid.c, alloc_pid).
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_CHECKPOINT_RESTORE: u32 = 40;
+
+/// The kernel's release, limits and features.
+#[derive(Debug, Clone, Default)]
+pub struct KernelFacts {
+    /// As `uname -r` prints it.
+    pub release: Option<String>,
+    /// Most descriptors that a limit may allow: `fs.nr_open`.
+    pub nr_open: Option<u64>,
+    /// Largest capacity of a pipe without privilege: `fs.pipe-max-size`.
+    pub pipe_max_size_bytes: Option<u64>,
+    /// Most mappings of an address space: `vm.max_map_count`.
+    pub max_map_count: Option<u64>,
+    /// `vm.memfd_noexec`: 0 executable by default, 1 not, 2 never. `None` before Linux 6.3.
+    pub memfd_noexec: Option<u32>,
+    /// `kernel.yama.ptrace_scope`; `None` without Yama.
+    pub yama_ptrace_scope: Option<u32>,
+    /// `clone3` with `set_tid`, and the privilege that it needs.
+    pub clone3_set_tid: Probe,
+    /// `prctl(PR_SET_MM, PR_SET_MM_MAP)`.
+    pub set_mm_map: Probe,
+    /// `arch_prctl(ARCH_MAP_VDSO_64)`.
+    pub map_vdso_64: Probe,
+    /// `close_range(2)`.
+    pub close_range: Probe,
+}
+
+/// Whether the kernel has a feature and lets this process use it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Probe {
+    /// Could not be asked.
+    #[default]
+    Unknown,
+    /// It has.
+    Present,
+    /// It has not, or does not let us: what it answered.
+    Absent(Errno),
+}
+
+impl Probe {
+    /// Whether it is certainly there.
+    pub fn is_present(self) -> bool {
+        self == Probe::Present
+    }
+
+    /// From the errno of a call that must fail: with `expected` where the feature is there.
+    fn from_refusal(errno: Errno, expected: Errno) -> Probe {
+        if errno == expected { Probe::Present } else { Probe::Absent(errno) }
+    }
+}
+
+pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
+    KernelFacts {
+        release: read_text("/proc/sys/kernel/osrelease"),
+        nr_open: read_number("/proc/sys/fs/nr_open"),
+        pipe_max_size_bytes: read_number("/proc/sys/fs/pipe-max-size"),
+        max_map_count: read_number("/proc/sys/vm/max_map_count"),
+        memfd_noexec: read_number("/proc/sys/vm/memfd_noexec"),
+        yama_ptrace_scope: read_number("/proc/sys/kernel/yama/ptrace_scope"),
+        clone3_set_tid: match Probe::from_refusal(raw::try_clone3_set_tid(), Errno::EINVAL) {
+            Probe::Present if !may_set_tid(caps) => Probe::Absent(Errno::EPERM),
+            probe => probe,
+        },
+        set_mm_map: raw::try_set_mm_map().map_or_else(Probe::Absent, |_| Probe::Present),
+        map_vdso_64: if has_vdso { Probe::from_refusal(raw::try_map_vdso(), Errno::EEXIST) } else { Probe::Unknown },
+        close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
+    }
+}
+
+fn may_set_tid(caps: &CapSets) -> bool {
+    caps.has_effective(CAP_SYS_ADMIN) || caps.has_effective(CAP_CHECKPOINT_RESTORE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_tid_needs_a_capability() {
+        let check = |effective: u64, expected: Probe| {
+            let caps = CapSets { effective, ..CapSets::default() };
+            assert_eq!(gather(&caps, false).clone3_set_tid, expected);
+        };
+        check(0, Probe::Absent(Errno::EPERM));
+        check(1 << CAP_CHECKPOINT_RESTORE, Probe::Present);
+        check(1 << CAP_SYS_ADMIN, Probe::Present);
+    }
+
+    #[test]
+    fn this_kernel_answers_the_probes() {
+        let facts = gather(&CapSets::default(), true);
+        assert!(facts.close_range.is_present(), "{facts:?}");
+        // Both come with CONFIG_CHECKPOINT_RESTORE.
+        assert_eq!(facts.map_vdso_64.is_present(), facts.set_mm_map.is_present(), "{facts:?}");
+        assert!(facts.nr_open.is_some() && facts.pipe_max_size_bytes.is_some());
+    }
+}

@@ -1,0 +1,140 @@
+//! Facts about this machine, gathered once before anything is planned.
+//!
+//! Turns the running system, and the questions that a [`Model`] raises about it, into
+//! [`HostFacts`]: plain data that a planner test can write down by hand. It deliberately decides
+//! nothing: that a pid is taken, a file missing or a feature absent is a fact here, and a problem
+//! only in `resolve`. What cannot be learned is `None` or an errno, never a failure of the whole.
+//!
+//! Example: for a model of one task of pid 7 that has `/etc/hosts` open, on a machine where a
+//! daemon has that pid,
+//!
+//! ```text
+//! pids.taken   { 7: Taken { holder: Task, whose: Other, comm: "crond", is_zombie: false, … } }
+//! files        { "/etc/hosts": FileFact { reached: Ok(FileStat { mode: 0o100644, … }), … } }
+//! ```
+//!
+//! A gathering costs little beside a restore: about one millisecond for a tree of 1000 tasks, and
+//! some twenty microseconds for each file of which a build-id is asked.
+
+mod address_space;
+mod cpu;
+mod files;
+mod kernel;
+mod own;
+mod pids;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::image::{Model, Ofd, Task};
+
+pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
+#[cfg(test)]
+pub(crate) use cpu::gather as gather_xsave_layout;
+pub use cpu::{XsaveComponent, XsaveLayout};
+pub use files::{FileFact, FileStat};
+pub use kernel::{KernelFacts, Probe};
+pub use own::{CapSets, Ids, OwnFacts};
+pub use pids::{Holder, PidFacts, Taken, Whose};
+
+/// What regrow knows about the machine that it restores on.
+#[derive(Debug, Clone, Default)]
+pub struct HostFacts {
+    /// The kernel: its release, limits and features.
+    pub kernel: KernelFacts,
+    /// Which pids of the model are in use.
+    pub pids: PidFacts,
+    /// This process: limits, credentials and all else that a child of it would inherit.
+    pub own: OwnFacts,
+    /// Every path that the model names, by that name.
+    pub files: BTreeMap<String, FileFact>,
+    /// Extended register state of this CPU; `None` without XSAVE.
+    pub xsave: Option<XsaveLayout>,
+    /// What the kernel maps for the clock; `None` if this process has no vDSO.
+    pub vdso: Option<Vdso>,
+    /// Where memory can be mapped.
+    pub address_space: AddressSpace,
+}
+
+/// Gathers the facts that a restore of `model` asks for. Paths of the model are looked up below
+/// `root`, if there is one, as a task would after `chroot(root)`.
+///
+/// # Sources
+/// proc(5), and the man page or kernel file named at each fact.
+pub fn gather(model: &Model, root: Option<&Path>) -> HostFacts {
+    gather_about(&model.tasks, &model.ofds, root)
+}
+
+fn gather_about(tasks: &[Task], ofds: &[Ofd], root: Option<&Path>) -> HostFacts {
+    let own = own::gather();
+    let maps = address_space::read_own_maps();
+    let vdso = address_space::find_vdso(&maps);
+    HostFacts {
+        kernel: kernel::gather(&own.caps, vdso.is_some()),
+        pids: pids::gather(&pids::named_by(tasks)),
+        own,
+        files: files::gather(&files::named_by(ofds), root),
+        xsave: cpu::gather(),
+        vdso,
+        address_space: address_space::gather(&maps),
+    }
+}
+
+/// The text of a small file of /proc, without white space at its ends; `None` if it cannot be read.
+fn read_text(path: &str) -> Option<String> {
+    // A comm or a path in /proc may hold any bytes.
+    let bytes = std::fs::read(path).ok()?;
+    Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+/// The number that is all of a small file of /proc.
+fn read_number<T: std::str::FromStr>(path: &str) -> Option<T> {
+    read_text(path)?.parse().ok()
+}
+
+/// Value of the line `key:` in a file in the manner of `/proc/PID/status`.
+fn status_field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Image, NsPid, Origin, TaskState};
+
+    /// Dead tasks with the numbers `pids`.
+    pub(super) fn tasks(pids: impl IntoIterator<Item = u32>) -> Vec<Task> {
+        let task = |(entry, pid)| Task {
+            pid: NsPid(pid),
+            ppid: NsPid(0),
+            pgid: NsPid(pid),
+            sid: NsPid(pid),
+            origin: Origin::new(Image::Pstree, entry),
+            core_origin: Origin::new(Image::Core(pid), 0),
+            state: TaskState::Zombie { exit_code: 0, comm: String::from("z") },
+        };
+        pids.into_iter().enumerate().map(task).collect()
+    }
+
+    #[test]
+    fn a_large_tree_costs_little() {
+        // Numbers beyond the pid_max of most machines, and free on others.
+        let tasks = tasks(4_100_000..4_101_000);
+        let begin = std::time::Instant::now();
+        let facts = gather_about(&tasks, &[], None);
+        // 2 ms where this was written, unoptimised; the bound leaves room for a loaded machine.
+        assert!(begin.elapsed().as_millis() < 250, "{:?}", begin.elapsed());
+        assert!(facts.pids.taken.is_empty(), "{:?}", facts.pids.taken);
+        assert!(facts.kernel.release.is_some());
+    }
+
+    #[test]
+    fn a_status_field_is_found_by_its_whole_key() {
+        let status = "Name:\tsh\nPid:\t7\nPPid:\t1\nGroups:\t \n";
+        assert_eq!(status_field(status, "Pid"), Some("7"));
+        assert_eq!(status_field(status, "PPid"), Some("1"));
+        assert_eq!(status_field(status, "Groups"), Some(""));
+        assert_eq!(status_field(status, "P"), None);
+    }
+}

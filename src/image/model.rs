@@ -1,0 +1,918 @@
+//! What a CRIU image directory says, as typed values.
+//!
+//! The reader ([`super::read_model`]) turns bytes into a [`Model`]; everything below works on
+//! the model alone. The model keeps the numbers of the images (pids, image ids, addresses) and,
+//! for everything that can fail later, the [`Origin`] it came from. It does not know this host.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// A process id as the images number it: the id in the tree's own (innermost) pid namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct NsPid(pub u32);
+
+impl fmt::Display for NsPid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for NsPid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One image file of the directory, by the name that CRIU gives it
+/// (`criu/image-desc.c`, `imgset_template`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Image {
+    /// `inventory.img`
+    Inventory,
+    /// `pstree.img`
+    Pstree,
+    /// `core-PID.img`
+    Core(u32),
+    /// `ids-PID.img`
+    Ids(u32),
+    /// `mm-PID.img`
+    Mm(u32),
+    /// `pagemap-PID.img`
+    Pagemap(u32),
+    /// `pagemap-shmem-SHMID.img`
+    PagemapShmem(u64),
+    /// `pages-ID.img`
+    Pages(u32),
+    /// `fs-PID.img`
+    Fs(u32),
+    /// `fdinfo-ID.img`
+    Fdinfo(u32),
+    /// `files.img`
+    Files,
+    /// `pipes-data.img`
+    PipesData,
+    /// `sk-queues.img`
+    SkQueues,
+    /// `memfd.img`
+    Memfd,
+    /// `remap-fpath.img`
+    RemapFpath,
+    /// `cgroup.img`
+    Cgroup,
+    /// `seccomp.img`
+    Seccomp,
+    /// `filelocks.img`
+    Filelocks,
+    /// `tty-info.img`
+    TtyInfo,
+    /// `timens-0.img`
+    Timens,
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Image::Inventory => f.write_str("inventory.img"),
+            Image::Pstree => f.write_str("pstree.img"),
+            Image::Core(pid) => write!(f, "core-{pid}.img"),
+            Image::Ids(pid) => write!(f, "ids-{pid}.img"),
+            Image::Mm(pid) => write!(f, "mm-{pid}.img"),
+            Image::Pagemap(pid) => write!(f, "pagemap-{pid}.img"),
+            Image::PagemapShmem(id) => write!(f, "pagemap-shmem-{id}.img"),
+            Image::Pages(id) => write!(f, "pages-{id}.img"),
+            Image::Fs(pid) => write!(f, "fs-{pid}.img"),
+            Image::Fdinfo(id) => write!(f, "fdinfo-{id}.img"),
+            Image::Files => f.write_str("files.img"),
+            Image::PipesData => f.write_str("pipes-data.img"),
+            Image::SkQueues => f.write_str("sk-queues.img"),
+            Image::Memfd => f.write_str("memfd.img"),
+            Image::RemapFpath => f.write_str("remap-fpath.img"),
+            Image::Cgroup => f.write_str("cgroup.img"),
+            Image::Seccomp => f.write_str("seccomp.img"),
+            Image::Filelocks => f.write_str("filelocks.img"),
+            Image::TtyInfo => f.write_str("tty-info.img"),
+            Image::Timens => f.write_str("timens-0.img"),
+        }
+    }
+}
+
+/// Where in the images something was said: an image file and the number of its entry, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The image file.
+    pub image: Image,
+    /// The entry in it, counted from 0 without the magic (and, in a pagemap, from its head).
+    /// For the VMAs of an mm image: the index of the VMA.
+    pub entry: u32,
+}
+
+impl Origin {
+    /// Entry `entry` of `image`.
+    pub fn new(image: Image, entry: usize) -> Origin {
+        Origin {
+            image,
+            entry: entry as u32,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} entry {}", self.image, self.entry)
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// A stretch of raw bytes in an image file (the contents of a pipe, of a socket queue).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// The image file.
+    pub image: Image,
+    /// Offset of the first byte in it.
+    pub offset_bytes: u64,
+    /// Length.
+    pub len_bytes: u64,
+}
+
+/// A whole image directory.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The directory, as an absolute path.
+    pub dir: PathBuf,
+    /// What `inventory.img` says.
+    pub inventory: Inventory,
+    /// All tasks, in the order of `pstree.img`: the root first, parents before their children.
+    pub tasks: Vec<Task>,
+    /// Every open file description of `files.img`, sorted by id.
+    pub ofds: Vec<Ofd>,
+    /// What the pipes hold, from `pipes-data.img`.
+    pub pipe_data: Vec<PipeData>,
+    /// What waits in sockets, from `sk-queues.img`, in the order of the queues.
+    pub packets: Vec<Packet>,
+    /// Contents of shared memory, one for every `pagemap-shmem-*.img`, sorted by id.
+    pub shm: Vec<Shm>,
+    /// Inodes of `memfd.img`. CRIU stores shared anonymous memory as one named `/dev/zero`.
+    pub memfds: Vec<MemfdInode>,
+    /// Unlinked or otherwise unreachable files, from `remap-fpath.img`.
+    pub remaps: Vec<Remap>,
+    /// The cgroup sets that tasks refer to.
+    pub cgroup_sets: Vec<CgroupSet>,
+    /// File locks (`filelocks.img`).
+    pub file_locks: Vec<FileLock>,
+    /// Clocks at the dump (`timens-0.img`); `None` if they were not dumped.
+    pub clocks: Option<Clocks>,
+    /// Image files with entries that belong to a feature regrow does not read yet
+    /// (recognised by magic and name): each is a problem for a restore.
+    pub unread: Vec<UnreadImage>,
+}
+
+/// `inventory.img`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Inventory {
+    /// 1 is version 1, 2 is version 1.1 (a common magic heads every image).
+    pub img_version: u32,
+    /// `CRIU_RUN_ID` of the dump, where there is one.
+    pub dump_criu_run_id: Option<String>,
+    /// The cgroup set of the dumping CRIU itself (`root_cg_set`).
+    pub root_cg_set: Option<u32>,
+    /// The namespaces CRIU itself lived in (`root_ids`).
+    pub root_ids: Option<KobjIds>,
+    /// 0 none, 1 SELinux, 2 AppArmor.
+    pub lsm_type: u32,
+    /// TCP connections were dumped with `--tcp-close`.
+    pub tcp_close: bool,
+    /// Plugins that the dump was made with and that a restore needs.
+    pub plugins: Vec<String>,
+}
+
+/// Ids of kernel objects of a task (`ids-PID.img`, or inside `core-PID.img`): tasks with equal
+/// ids share the object. 0: not said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct KobjIds {
+    pub vm: u32,
+    pub files: u32,
+    pub fs: u32,
+    pub sighand: u32,
+    pub pid_ns: u32,
+    pub net_ns: u32,
+    pub ipc_ns: u32,
+    pub uts_ns: u32,
+    pub mnt_ns: u32,
+    pub user_ns: u32,
+    pub cgroup_ns: u32,
+    pub time_ns: u32,
+}
+
+/// One process of the tree.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its pid.
+    pub pid: NsPid,
+    /// Its parent's pid; 0 for the root.
+    pub ppid: NsPid,
+    /// Its process group.
+    pub pgid: NsPid,
+    /// Its session.
+    pub sid: NsPid,
+    /// Its entry in `pstree.img`.
+    pub origin: Origin,
+    /// `core-PID.img` entry.
+    pub core_origin: Origin,
+    /// What it does.
+    pub state: TaskState,
+}
+
+/// What a task does (`task_state` of the core image).
+#[derive(Debug, Clone)]
+pub enum TaskState {
+    /// Runs.
+    Alive(Box<Alive>),
+    /// Was stopped (SIGSTOP and the like) at the dump.
+    Stopped(Box<Alive>),
+    /// Has died and waits to be reaped: its exit code as `wait4` gives it.
+    Zombie {
+        /// Exit status in the encoding of `wait4(2)`.
+        exit_code: u32,
+        /// Its name.
+        comm: String,
+    },
+}
+
+impl Task {
+    /// The living part: of a running or a stopped task.
+    pub fn alive(&self) -> Option<&Alive> {
+        match &self.state {
+            TaskState::Alive(a) | TaskState::Stopped(a) => Some(a),
+            TaskState::Zombie { .. } => None,
+        }
+    }
+
+    /// The living part, to change.
+    pub fn alive_mut(&mut self) -> Option<&mut Alive> {
+        match &mut self.state {
+            TaskState::Alive(a) | TaskState::Stopped(a) => Some(a),
+            TaskState::Zombie { .. } => None,
+        }
+    }
+}
+
+/// A living task.
+#[derive(Debug, Clone)]
+pub struct Alive {
+    /// Name (`comm`), at most 15 bytes.
+    pub comm: String,
+    /// Execution domain flags, `personality(2)`.
+    pub personality: u32,
+    /// `umask` of the task.
+    pub umask: u32,
+    /// Kernel objects.
+    pub ids: KobjIds,
+    /// What it does on each signal: index 0 is signal 1. 64 entries; SIGKILL and SIGSTOP have the
+    /// default.
+    pub sigactions: Vec<SigAction>,
+    /// Resource limits by number; `None` if the images carry no limits.
+    pub rlimits: Vec<RLimit>,
+    /// Pending signals of the process (raw `siginfo_t`, 128 bytes each).
+    pub pending_shared: Vec<Vec<u8>>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: i32,
+    /// Login uid, if stored.
+    pub loginuid: Option<u32>,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub child_subreaper: bool,
+    /// Registered membarrier commands: a bit mask of `MEMBARRIER_CMD_REGISTER_*` values.
+    pub membarrier: u32,
+    /// The signal it was stopped by, where it was.
+    pub stop_signo: Option<u32>,
+    /// Interval timers and POSIX timers.
+    pub timers: Timers,
+    /// Threads: the leader first.
+    pub threads: Vec<Thread>,
+    /// Address space.
+    pub mm: Mm,
+    /// Working directory and root directory, as ids of open file descriptions.
+    pub fs: Fs,
+    /// Descriptor table, sorted by number.
+    pub fds: Vec<FdEntry>,
+}
+
+/// `fs-PID.img`.
+#[derive(Debug, Clone, Copy)]
+pub struct Fs {
+    /// Id (in `files.img`) of the working directory.
+    pub cwd_id: u32,
+    /// Id of the root directory.
+    pub root_id: u32,
+    /// Entry.
+    pub origin: Origin,
+}
+
+/// `sigaction(2)` as the kernel's ABI has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct SigAction {
+    pub handler: u64,
+    pub flags: u64,
+    pub restorer: u64,
+    pub mask: u64,
+    /// Registered by 32-bit code.
+    pub compat: bool,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RLimit {
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub cur: u64,
+    /// Hard limit.
+    pub max: u64,
+}
+
+/// Interval and POSIX timers of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timers {
+    /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF: (interval µs, value µs).
+    pub itimers: [(u64, u64); 3],
+    /// POSIX timers.
+    pub posix: Vec<PosixTimer>,
+}
+
+/// One POSIX timer (`timer.proto`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PosixTimer {
+    pub id: u32,
+    pub clock_id: u32,
+    pub signo: u32,
+    pub notify: u32,
+    pub sival_ptr: u64,
+    pub overrun: u32,
+    pub interval_ns: u64,
+    pub value_ns: u64,
+    pub notify_tid: Option<i32>,
+}
+
+/// One thread: a kernel task of a process.
+#[derive(Debug, Clone)]
+pub struct Thread {
+    /// Its tid; of the leader: the pid.
+    pub tid: NsPid,
+    /// `core-TID.img`.
+    pub origin: Origin,
+    /// General registers.
+    pub regs: Regs,
+    /// FPU and extended state; `None` if the images carry none.
+    pub fpu: Option<Box<Fpu>>,
+    /// TLS descriptors of the GDT in use (32-bit code).
+    pub gdt_tls: u32,
+    /// `set_tid_address(2)`.
+    pub clear_tid_addr: u64,
+    /// Robust futex list: head and length; length 0: none.
+    pub robust_list: (u64, u64),
+    /// Blocked signals: bit 0 is signal 1.
+    pub blocked: u64,
+    /// Alternate signal stack.
+    pub sas: SigAltStack,
+    /// Pending signals of this thread.
+    pub pending: Vec<Vec<u8>>,
+    /// Name, where it is stored per thread.
+    pub comm: Option<String>,
+    /// Restartable sequences.
+    pub rseq: Option<Rseq>,
+    /// Scheduling: policy, priority, nice.
+    pub sched: Sched,
+    /// Parent-death signal, 0: none.
+    pub pdeath_sig: u32,
+    /// Credentials; `None` if the images carry none.
+    pub creds: Option<Box<Creds>>,
+    /// 0 disabled, 1 strict, 2 filter.
+    pub seccomp_mode: u32,
+    /// The filter's number in `seccomp.img`.
+    pub seccomp_filter: Option<u32>,
+    /// The cgroup set.
+    pub cg_set: Option<u32>,
+}
+
+/// Scheduling attributes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Sched {
+    pub policy: u32,
+    pub priority: u32,
+    pub nice: i32,
+}
+
+/// `sigaltstack(2)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct SigAltStack {
+    pub sp: u64,
+    pub size_bytes: u64,
+    pub flags: u32,
+}
+
+/// `rseq(2)` registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Rseq {
+    pub address: u64,
+    pub size_bytes: u32,
+    pub signature: u32,
+    /// The critical section the thread was in (`rseq_cs`), 0: none.
+    pub critical_section: u64,
+}
+
+/// General registers of x86-64, as `user_regs_struct` has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Regs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub bp: u64,
+    pub bx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub ax: u64,
+    pub cx: u64,
+    pub dx: u64,
+    pub si: u64,
+    pub di: u64,
+    pub orig_ax: u64,
+    pub ip: u64,
+    pub cs: u64,
+    pub flags: u64,
+    pub sp: u64,
+    pub ss: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub ds: u64,
+    pub es: u64,
+    pub fs: u64,
+    pub gs: u64,
+    /// 32-bit code.
+    pub compat: bool,
+}
+
+/// FPU state: the legacy area and the extended components present.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Fpu {
+    pub cwd: u16,
+    pub swd: u16,
+    pub twd: u16,
+    pub fop: u16,
+    pub rip: u64,
+    pub rdp: u64,
+    pub mxcsr: u32,
+    pub mxcsr_mask: u32,
+    /// 128 bytes: st0..st7.
+    pub st_space: Vec<u8>,
+    /// 256 bytes: xmm0..xmm15.
+    pub xmm_space: Vec<u8>,
+    /// `xstate_bv` of the XSAVE header; `None` without an xsave area.
+    pub xstate_bv: Option<u64>,
+    /// Extended components in the image by XSAVE component number (2 AVX, 3 BNDREGS, 4 BNDCSR,
+    /// 5 opmask, 6 ZMM_Hi256, 7 Hi16_ZMM, 9 PKRU, 11 CET user state): raw bytes; absent if empty.
+    pub components: Vec<(u32, Vec<u8>)>,
+}
+
+/// Credentials of a thread (`creds.proto`). Capability sets as 64-bit masks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Creds {
+    pub uid: u32,
+    pub gid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    pub suid: u32,
+    pub sgid: u32,
+    pub fsuid: u32,
+    pub fsgid: u32,
+    pub cap_inh: u64,
+    pub cap_prm: u64,
+    pub cap_eff: u64,
+    pub cap_bnd: u64,
+    pub cap_amb: u64,
+    pub securebits: u32,
+    pub groups: Vec<u32>,
+    pub no_new_privs: bool,
+    pub lsm_profile: Option<String>,
+    pub lsm_sockcreate: Option<String>,
+}
+
+/// An address space (`mm-PID.img`).
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Mm {
+    pub origin: Origin,
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_stack: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+    /// Id (in `files.img`) of the executable.
+    pub exe_file_id: u32,
+    /// The auxiliary vector, as 64-bit words.
+    pub auxv: Vec<u64>,
+    /// 0, 1 or 2 (`PR_GET_DUMPABLE`).
+    pub dumpable: Option<i32>,
+    /// `PR_SET_THP_DISABLE`.
+    pub thp_disabled: bool,
+    /// AIO rings: how many.
+    pub aio_rings: u32,
+    /// Mappings, sorted by start, none overlapping another.
+    pub vmas: Vec<Vma>,
+    /// Ranges under `MADV_GUARD_INSTALL`, sorted: (first address, address behind the last). CRIU
+    /// stores them behind the mappings as if they were mappings; each lies within real ones.
+    pub guards: Vec<(u64, u64)>,
+    /// Pages with contents, sorted by address.
+    pub pages: Pages,
+}
+
+/// Which pages of an address space or of a shared memory segment are stored, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Pages {
+    /// The id in the pagemap's head: `pages-ID.img`.
+    pub pages_id: u32,
+    /// The extents, in the order of the pagemap; offsets in the pages image ascend.
+    pub extents: Vec<Extent>,
+}
+
+/// A run of stored pages of 4096 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Address of the first page (for shared memory: offset in the segment).
+    pub start: u64,
+    /// Number of pages.
+    pub len_pages: u64,
+    /// Offset of the first page in the pages image.
+    pub offset_bytes: u64,
+    /// Its entry in the pagemap.
+    pub entry: u32,
+}
+
+/// One mapping (`vma.proto`).
+#[derive(Debug, Clone)]
+pub struct Vma {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// `PROT_*`.
+    pub prot: u32,
+    /// `MAP_*`, as CRIU stores them (MAP_FIXED is not among them).
+    pub flags: u32,
+    /// Bits of CRIU's `VMA_AREA_*` status as stored (see [`super::vma`] for their names).
+    pub status: u32,
+    /// What is mapped.
+    pub kind: VmaKind,
+    /// `madvise` values to apply: bit N stands for advice N.
+    pub madvise: u64,
+    /// Entry: image `mm-PID.img`, index of the VMA.
+    pub origin: Origin,
+}
+
+/// What a mapping shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmaKind {
+    /// Private anonymous memory: heap, stack and all else.
+    AnonPrivate,
+    /// A private mapping of file `ofd_id` (in `files.img`) at `offset_bytes`.
+    FilePrivate {
+        /// Id in `files.img`.
+        ofd_id: u32,
+        /// File offset.
+        offset_bytes: u64,
+        /// Status flags the file was open with, where stored.
+        file_flags: Option<u32>,
+    },
+    /// A shared mapping of a file.
+    FileShared {
+        /// Id in `files.img`.
+        ofd_id: u32,
+        /// File offset.
+        offset_bytes: u64,
+        /// Status flags the file was open with, where stored.
+        file_flags: Option<u32>,
+    },
+    /// Shared anonymous memory: segment `shmid` (of [`Model::shm`]) from `offset_bytes`. Shared
+    /// anonymous memory that CRIU stored as a memfd named `/dev/zero` arrives here too, with the
+    /// `shmid` of that memfd's inode.
+    AnonShared {
+        /// Id of the segment: the number in `pagemap-shmem-N.img`.
+        shmid: u64,
+        /// Offset in the segment.
+        offset_bytes: u64,
+    },
+    /// A mapping of a memfd (private or shared: `MAP_PRIVATE` of the flags tells) at `offset_bytes`.
+    /// Shared anonymous memory is [`VmaKind::AnonShared`], although CRIU stores it as a memfd.
+    Memfd {
+        /// Id in `files.img`.
+        ofd_id: u32,
+        /// Its inode, in [`Model::memfds`].
+        inode_id: u64,
+        /// File offset.
+        offset_bytes: u64,
+        /// Status flags the memfd was open with, where stored.
+        file_flags: Option<u32>,
+    },
+    /// Kernel-provided: vvar, vvar_vclock and the like.
+    Vvar,
+    /// Kernel-provided code.
+    Vdso,
+    /// The fixed vsyscall page.
+    Vsyscall,
+    /// Something that regrow does not restore; its status bits tell.
+    Other,
+}
+
+/// A shared memory segment with stored contents (`pagemap-shmem-ID.img`).
+#[derive(Debug, Clone)]
+pub struct Shm {
+    /// Its id.
+    pub shmid: u64,
+    /// Stored pages; `start` of an extent is the offset in the segment.
+    pub pages: Pages,
+}
+
+/// An inode of `memfd.img`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct MemfdInode {
+    pub inode_id: u64,
+    pub name: String,
+    pub size_bytes: u64,
+    pub shmid: u64,
+    pub seals: u32,
+    pub hugetlb_flag: Option<u32>,
+    pub mode: Option<u32>,
+    pub uid: u32,
+    pub gid: u32,
+    pub origin: Origin,
+}
+
+/// One slot of a descriptor table (`fdinfo-ID.img`).
+#[derive(Debug, Clone, Copy)]
+pub struct FdEntry {
+    /// The number.
+    pub fd: u32,
+    /// Id of the open file description.
+    pub ofd_id: u32,
+    /// `FD_CLOEXEC`.
+    pub cloexec: bool,
+    /// Entry.
+    pub origin: Origin,
+}
+
+/// An open file description (an entry of `files.img`).
+#[derive(Debug, Clone)]
+pub struct Ofd {
+    /// Its id.
+    pub id: u32,
+    /// Entry.
+    pub origin: Origin,
+    /// What it is.
+    pub kind: OfdKind,
+}
+
+/// `F_SETOWN` and `F_SETSIG` of a description.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Fown {
+    pub uid: u32,
+    pub euid: u32,
+    pub signum: u32,
+    pub pid_type: u32,
+    pub pid: u32,
+}
+
+impl Fown {
+    /// Whether anything was set.
+    pub fn is_set(&self) -> bool {
+        self.pid != 0 || self.signum != 0
+    }
+}
+
+/// The kinds of open file descriptions.
+#[derive(Debug, Clone)]
+pub enum OfdKind {
+    /// A path: regular file, directory, device.
+    Reg(RegFile),
+    /// One end of a pipe.
+    Pipe(Pipe),
+    /// An eventfd.
+    Eventfd(Eventfd),
+    /// A unix socket.
+    Unix(Box<UnixSocket>),
+    /// A memfd.
+    Memfd(MemfdFile),
+    /// A kind that regrow does not restore yet, by CRIU's name for it (`fd_types` in fdinfo.proto).
+    Other(&'static str),
+}
+
+/// `regfile.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct RegFile {
+    pub path: String,
+    /// `O_*` as `fcntl(F_GETFL)` gave them.
+    pub flags: u32,
+    pub position: u64,
+    pub fown: Fown,
+    pub mount_id: Option<i32>,
+    pub size_bytes: Option<u64>,
+    /// `st_mode`.
+    pub mode: Option<u32>,
+    pub is_external: bool,
+    /// GNU build-id, empty if not stored.
+    pub build_id: Vec<u8>,
+    /// CRC32C with how it was computed: (checksum, config, parameter).
+    pub checksum: Option<(u32, u32, u32)>,
+}
+
+/// `pipe.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Pipe {
+    /// Equal for both ends.
+    pub pipe_id: u32,
+    pub flags: u32,
+    pub fown: Fown,
+}
+
+/// `eventfd.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Eventfd {
+    pub flags: u32,
+    pub counter: u64,
+    pub fown: Fown,
+}
+
+/// `memfd.proto`: an open file description of a memfd.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct MemfdFile {
+    pub inode_id: u64,
+    pub flags: u32,
+    pub position: u64,
+    pub fown: Fown,
+}
+
+/// `sk-unix.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct UnixSocket {
+    pub inode: u32,
+    /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_SEQPACKET 5.
+    pub sock_type: u32,
+    /// TCP_ESTABLISHED 1, TCP_CLOSE 7, TCP_LISTEN 10.
+    pub state: u32,
+    pub flags: u32,
+    /// CRIU's own flags: USK_EXTERN 1, USK_SERVICE 2, USK_CALLBACK 4, USK_INHERIT 8, USK_GHOST_FDSTORE 16.
+    pub uflags: u32,
+    pub backlog: u32,
+    /// Inode of the peer, 0: none.
+    pub peer: u32,
+    pub fown: Fown,
+    pub options: SocketOptions,
+    /// Bound name; empty: unbound.
+    pub name: Vec<u8>,
+    /// Bit 0: reading is shut down; bit 1: writing.
+    pub shutdown: u32,
+    pub name_dir: Option<String>,
+    pub deleted: bool,
+    pub ns_id: Option<u32>,
+    pub mount_id: Option<i32>,
+    /// Of the socket's name in the file system: (mode, uid, gid).
+    pub file_perms: Option<(u32, u32, u32)>,
+}
+
+/// `sk-opts.proto`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SocketOptions {
+    pub sndbuf_bytes: u32,
+    pub rcvbuf_bytes: u32,
+    pub snd_timeout_us: u64,
+    pub rcv_timeout_us: u64,
+    pub reuseaddr: bool,
+    pub reuseport: bool,
+    pub priority: Option<u32>,
+    pub rcvlowat: Option<u32>,
+    pub mark: Option<u32>,
+    pub passcred: bool,
+    pub passsec: bool,
+    pub dontroute: bool,
+    pub no_check: bool,
+    pub broadcast: bool,
+    pub keepalive: bool,
+    pub oobinline: bool,
+    pub bound_dev: Option<String>,
+    /// Words of the attached classic BPF filter.
+    pub filter: Vec<u64>,
+    pub linger_s: Option<u32>,
+    /// `SO_BUF_LOCK`.
+    pub buf_lock: Option<u32>,
+}
+
+/// What a pipe holds (`pipes-data.img`).
+#[derive(Debug, Clone, Copy)]
+pub struct PipeData {
+    /// The pipe.
+    pub pipe_id: u32,
+    /// Capacity (`F_GETPIPE_SZ`), where stored.
+    pub capacity_bytes: Option<u32>,
+    /// The data.
+    pub data: Blob,
+    /// Entry.
+    pub origin: Origin,
+}
+
+/// A packet, or a piece of a stream, that waits in a socket's receive queue.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    /// Id (in `files.img`) of the socket that will receive it.
+    pub id_for: u32,
+    /// The data.
+    pub data: Blob,
+    /// How many control messages (descriptors in flight) come with it.
+    pub control_messages: u32,
+    /// The descriptors in flight (SCM_RIGHTS): ids in `files.img`.
+    pub rights: Vec<u32>,
+    /// Entry.
+    pub origin: Origin,
+}
+
+/// `remap-fpath.img`: a file whose name is gone.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Remap {
+    pub orig_id: u32,
+    pub remap_id: u32,
+    /// 0 link remap, 1 ghost, 2 procfs.
+    pub remap_type: u32,
+    pub origin: Origin,
+}
+
+/// A set of cgroups that tasks are in: (controller name, path).
+#[derive(Debug, Clone)]
+pub struct CgroupSet {
+    /// The number tasks refer to.
+    pub id: u32,
+    /// Controllers and paths.
+    pub members: Vec<(String, String)>,
+}
+
+/// `file-lock.proto`.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct FileLock {
+    pub flag: u32,
+    pub kind: u32,
+    pub pid: i32,
+    pub fd: i32,
+    pub start: i64,
+    pub len: i64,
+    pub origin: Origin,
+}
+
+/// Clocks of the dumped tasks, at the dump, where they had no time namespace of their own. CRIU
+/// restores such tasks into a *new* time namespace in which these clocks go on from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Clocks {
+    /// `CLOCK_MONOTONIC`: seconds and nanoseconds.
+    pub monotonic: (u64, u64),
+    /// `CLOCK_BOOTTIME`: seconds and nanoseconds.
+    pub boottime: (u64, u64),
+}
+
+/// An image that regrow recognises and does not read.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnreadImage {
+    /// File name.
+    pub file: String,
+    /// What it holds, in words.
+    pub what: &'static str,
+    /// Number of entries, where the format is the common one.
+    pub entries: Option<u64>,
+}

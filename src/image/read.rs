@@ -1,0 +1,566 @@
+//! Reads a whole directory: lists it, reads every image, and holds the images against each other.
+//!
+//! Turns a path into a [`Model`] or all errors. It knows which images there are and in what order
+//! they are understood (the inventory first: it says in which version the rest is written); what
+//! each says is the business of the readers beside it.
+//!
+//! Example: in a directory whose `fdinfo-2.img` names an id that `files.img` lacks, both images are
+//! read without an error, and the check at the end reports the id with the entry that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::error::{Errors, ImageError, ReadErrors};
+use super::file::{Bytes, Entries, Entry, Version, file_len, read_file};
+use super::magic::{self, Kind, Layout, Use};
+use super::model::{
+    Alive, Image, Inventory, MemfdInode, Model, Ofd, OfdKind, Shm, Task, UnreadImage, VmaKind,
+};
+use super::proto::{Described, InventoryEntry};
+use super::{core, files, pagemap, shared, task};
+
+/// The directory that is read, and the version of its images.
+pub(crate) struct Dir<'a> {
+    pub(crate) path: &'a Path,
+    version: Version,
+}
+
+impl Dir<'_> {
+    /// Calls `each` with every entry of an image. The iterator is handed along so that `each` can step
+    /// over raw bytes behind the entry. Whether the image is there at all is the result.
+    pub(crate) fn for_each(
+        &self,
+        image: Image,
+        kind: &Kind,
+        errors: &mut Errors,
+        mut each: impl FnMut(&mut Entries<'_>, &Entry<'_>, &mut Errors) -> Result<(), ImageError>,
+    ) -> bool {
+        let name = image.to_string();
+        let bytes = match read_file(self.path, &name) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return false,
+            Err(e) => {
+                errors.push(e);
+                return true;
+            }
+        };
+        let walked = Entries::open(&name, &bytes, kind, self.version).and_then(|mut entries| {
+            while let Some(entry) = entries.next_entry()? {
+                each(&mut entries, &entry, errors)?;
+            }
+            Ok(())
+        });
+        errors.keep(walked);
+        true
+    }
+
+    /// The only entry of an image that must be there. `why`: who needs it.
+    pub(crate) fn read_one<M: Described>(
+        &self,
+        image: Image,
+        kind: &Kind,
+        why: &str,
+        errors: &mut Errors,
+    ) -> Option<M> {
+        self.read_optional(image, kind, errors).unwrap_or_else(|| {
+            errors.missing_file(image, why);
+            None
+        })
+    }
+
+    /// The only entry of an image: outer `None` if the image is not there, inner if it is bad.
+    pub(crate) fn read_optional<M: Described>(
+        &self,
+        image: Image,
+        kind: &Kind,
+        errors: &mut Errors,
+    ) -> Option<Option<M>> {
+        let (mut found, mut count, before) = (None, 0u32, errors.count());
+        let present = self.for_each(image, kind, errors, |_, entry, errors| {
+            count = count.saturating_add(1);
+            if count == 1 {
+                found = errors.decode(entry);
+            }
+            Ok(())
+        });
+        if present && count != 1 && errors.count() == before {
+            errors.inconsistent(image, None, format!("{count} entries, 1 expected"));
+        }
+        present.then_some(found)
+    }
+
+    /// The length of an image file.
+    pub(crate) fn len(&self, image: Image) -> Result<Option<u64>, ImageError> {
+        file_len(self.path, &image.to_string())
+    }
+}
+
+/// Reads the images in `dir`.
+///
+/// # Errors
+/// Everything that is wrong with them: see [`ImageError`].
+pub fn read_model(dir: &Path) -> Result<Model, ReadErrors> {
+    let path = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let mut errors = Errors::new();
+    let model = read_dir(&path, &mut errors);
+    errors.finish(&path, model)
+}
+
+fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
+    let names = list(path, errors)?;
+    let inventory = read_inventory(path, errors)?;
+    let version = if inventory.img_version == 1 {
+        Version::V1
+    } else {
+        Version::V1_1
+    };
+    let dir = Dir { path, version };
+
+    let pstree = task::read_pstree(&dir, errors);
+    let mut shared_errors = Errors::new();
+    let (tasks, shared) = rayon::join(
+        || task::read_tasks(&dir, &pstree),
+        || read_shared(&dir, &names, &mut shared_errors),
+    );
+    let (tasks, task_errors) = tasks;
+    errors.append(task_errors);
+    errors.append(shared_errors);
+
+    let mut model = Model {
+        dir: path.to_owned(),
+        inventory,
+        tasks,
+        ofds: shared.ofds,
+        pipe_data: shared.pipe_data,
+        packets: shared.packets,
+        shm: shared.shm,
+        memfds: shared.memfds,
+        remaps: shared.remaps,
+        cgroup_sets: shared.cgroup_sets,
+        file_locks: shared.file_locks,
+        clocks: shared.clocks,
+        unread: shared.unread,
+    };
+    check_strays(&names, &pstree, &model, errors);
+    resolve_memfd_mappings(&mut model, errors);
+    check_references(&model, errors);
+    Some(model)
+}
+
+/// What is read beside the tasks.
+struct Shared {
+    ofds: Vec<Ofd>,
+    pipe_data: Vec<super::model::PipeData>,
+    packets: Vec<super::model::Packet>,
+    shm: Vec<Shm>,
+    memfds: Vec<MemfdInode>,
+    remaps: Vec<super::model::Remap>,
+    cgroup_sets: Vec<super::model::CgroupSet>,
+    file_locks: Vec<super::model::FileLock>,
+    clocks: Option<super::model::Clocks>,
+    unread: Vec<UnreadImage>,
+}
+
+fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
+    let ofds = files::read_ofds(dir, errors);
+    let pipe_data = files::pipe::read_pipe_data(dir, errors);
+    let packets = files::unix::read_packets(dir, errors);
+    let memfds = files::memfd::read_inodes(dir, errors);
+    let shm = names
+        .of(&magic::PAGEMAP_SHMEM)
+        .filter_map(|shmid| {
+            let pages = pagemap::read_pagemap(
+                dir,
+                Image::PagemapShmem(shmid),
+                &magic::PAGEMAP_SHMEM,
+                errors,
+            )?;
+            Some(Shm { shmid, pages })
+        })
+        .collect();
+    Shared {
+        ofds,
+        pipe_data,
+        packets,
+        shm,
+        memfds,
+        remaps: shared::read_remaps(dir, errors),
+        cgroup_sets: shared::read_cgroup_sets(dir, errors),
+        file_locks: shared::read_file_locks(dir, errors),
+        clocks: shared::read_clocks(dir, errors),
+        unread: read_unread(dir, names, errors),
+    }
+}
+
+/// The images of a directory: by name, with their kind and the number in the name.
+struct Names(BTreeMap<String, (&'static Kind, u64)>);
+
+impl Names {
+    /// The numbers of the images of a kind, ascending.
+    fn of(&self, kind: &'static Kind) -> impl Iterator<Item = u64> {
+        let numbers: BTreeSet<u64> = self
+            .0
+            .values()
+            .filter(|(of, _)| std::ptr::eq(*of, kind))
+            .map(|(_, number)| *number)
+            .collect();
+        numbers.into_iter()
+    }
+}
+
+/// Lists the directory. Files that do not end in `.img` are no images: logs, statistics of the
+/// dump, the cache of inode paths, and what container engines put beside them.
+fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
+    let io = |source| ImageError::Io {
+        file: path.display().to_string(),
+        source,
+    };
+    let entries = errors.keep(std::fs::read_dir(path).map_err(io))?;
+    let mut names = BTreeMap::new();
+    for entry in entries {
+        let Some(entry) = errors.keep(entry.map_err(io)) else {
+            continue;
+        };
+        let name = entry.file_name();
+        if name == "parent" {
+            errors.unsupported(
+                "parent",
+                None,
+                "an incremental dump: pages are in an earlier directory",
+            );
+            continue;
+        }
+        let Some(name) = name.to_str() else {
+            // CRIU's names are ASCII.
+            if name.as_encoded_bytes().ends_with(b".img") {
+                errors.push(ImageError::UnknownImage {
+                    file: name.to_string_lossy().into_owned(),
+                });
+            }
+            continue;
+        };
+        if !name.ends_with(".img") {
+            continue;
+        }
+        match magic::recognise(name) {
+            Some(kind) => {
+                names.insert(name.to_owned(), kind);
+            }
+            None => errors.push(ImageError::UnknownImage {
+                file: name.to_owned(),
+            }),
+        }
+    }
+    Some(Names(names))
+}
+
+fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
+    // The inventory has no common magic, so any version opens it.
+    let dir = Dir {
+        path,
+        version: Version::V1_1,
+    };
+    let (image, entry) = (Image::Inventory, 0);
+    let e: InventoryEntry = dir.read_one(
+        image,
+        &magic::INVENTORY,
+        "an image directory has one",
+        errors,
+    )?;
+    if !matches!(e.img_version, 1 | 2) {
+        errors.unsupported(
+            image,
+            entry,
+            format!(
+                "images of version {}; 1 and 2 (1.1) are known",
+                e.img_version
+            ),
+        );
+        return None;
+    }
+    if e.fdinfo_per_id != Some(true) {
+        errors.unsupported(
+            image,
+            entry,
+            "descriptor tables are stored by pid: CRIU before 0.8",
+        );
+    }
+    if e.allow_uprobes == Some(true) {
+        errors.unsupported(image, entry, "dumped with --allow-uprobes");
+    }
+    let lsm_type = e.lsmtype.unwrap_or(0);
+    if lsm_type > 2 {
+        errors.unsupported(image, entry, format!("security module {lsm_type}"));
+    }
+    if e.root_cg_set == Some(0) {
+        errors.inconsistent(image, entry, "root_cg_set is 0");
+    }
+    // dump_uptime and pre_dump_mode matter to the next incremental dump only, network_lock_method
+    // only where connections are dumped.
+    let fake = Entry {
+        file: "inventory.img",
+        index: 0,
+        body: &[],
+    };
+    let mut text = |bytes, what| errors.text(bytes, &fake, what);
+    let plugins = e.plugins_entry.unwrap_or_default().plugins;
+    Some(Inventory {
+        img_version: e.img_version,
+        dump_criu_run_id: e
+            .dump_criu_run_id
+            .and_then(|id| text(id, "dump_criu_run_id")),
+        root_cg_set: e.root_cg_set,
+        root_ids: e.root_ids.map(core::kobj_ids),
+        lsm_type,
+        tcp_close: e.tcp_close.unwrap_or(false),
+        plugins: plugins
+            .into_iter()
+            .filter_map(|name| text(name, "plugin name"))
+            .collect(),
+    })
+}
+
+/// The images that are known and not read, where they carry anything.
+fn read_unread(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Vec<UnreadImage> {
+    let mut unread = Vec::new();
+    for (name, (kind, _)) in &names.0 {
+        let Use::Unread(what, layout) = kind.usage else {
+            continue;
+        };
+        let Some(found) = errors.keep(count_entries(dir, name, kind, layout)) else {
+            continue;
+        };
+        if let Some(entries) = found {
+            unread.push(UnreadImage {
+                file: name.clone(),
+                what,
+                entries,
+            });
+        }
+    }
+    unread
+}
+
+/// How many entries an unread image has: outer `None` if it says nothing, inner if they cannot be
+/// counted. An entry without a byte, such as that of a seccomp image without filters, says nothing.
+fn count_entries(
+    dir: &Dir<'_>,
+    name: &str,
+    kind: &Kind,
+    layout: Layout,
+) -> Result<Option<Option<u64>>, ImageError> {
+    if layout == Layout::Raw {
+        return Ok(file_len(dir.path, name)?
+            .filter(|len| *len > 0)
+            .map(|_| None));
+    }
+    let bytes = read_file(dir.path, name)?.unwrap_or(Bytes::Read(Vec::new()));
+    let mut entries = Entries::open(name, &bytes, kind, dir.version)?;
+    let mut count = 0u64;
+    while let Some(entry) = entries.next_entry()? {
+        if layout == Layout::Mixed {
+            return Ok(Some(None));
+        }
+        count += u64::from(!entry.body.is_empty());
+    }
+    Ok((count > 0).then_some(Some(count)))
+}
+
+/// Images of tasks, tables and pages that nothing refers to: of another dump into the same
+/// directory, or of a task that the process tree has lost.
+fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mut Errors) {
+    let pids: BTreeSet<u64> = pstree.iter().map(|node| u64::from(node.pid.0)).collect();
+    let alive = || model.tasks.iter().filter_map(Task::alive);
+    let tids: BTreeSet<u64> = alive()
+        .flat_map(|a| &a.threads)
+        .map(|thread| u64::from(thread.tid.0))
+        .collect();
+    let tables: BTreeSet<u64> = alive().map(|a| u64::from(a.ids.files)).collect();
+    let pages: BTreeSet<u64> = alive()
+        .map(|a| &a.mm.pages)
+        .chain(model.shm.iter().map(|shm| &shm.pages))
+        .map(|p| u64::from(p.pages_id))
+        .collect();
+    // Where something could not be read, what it refers to is not known.
+    let complete = model.tasks.len() == pstree.len()
+        && model.shm.len() == names.of(&magic::PAGEMAP_SHMEM).count();
+
+    for (name, (kind, number)) in &names.0 {
+        let is = |of: &'static Kind| std::ptr::eq(*kind, of);
+        let known = if is(&magic::CORE) {
+            !complete || pids.contains(number) || tids.contains(number)
+        } else if is(&magic::MM) || is(&magic::IDS) || is(&magic::FS) || is(&magic::PAGEMAP) {
+            pids.contains(number)
+        } else if is(&magic::FDINFO) {
+            !complete || tables.contains(number)
+        } else if is(&magic::PAGES) {
+            !complete || pages.contains(number)
+        } else {
+            true
+        };
+        if !known {
+            errors.inconsistent(name, None, "belongs to no task of pstree.img");
+        }
+    }
+}
+
+/// Tells shared anonymous memory from memfds.
+///
+/// CRIU dumps the mapping of any file of the kernel's own tmpfs as that of a memfd. The file behind
+/// shared anonymous memory (`mmap` with `MAP_SHARED | MAP_ANONYMOUS`) is named `/dev/zero` there.
+/// A memfd can have that name as well, but somebody has to have it open, or have had: a memfd that
+/// was created as `/dev/zero`, mapped and closed is indistinguishable from anonymous memory, in the
+/// images and for the task itself.
+fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
+    let open: BTreeSet<u32> = model
+        .tasks
+        .iter()
+        .filter_map(Task::alive)
+        .flat_map(|a| &a.fds)
+        .map(|fd| fd.ofd_id)
+        .chain(
+            model
+                .packets
+                .iter()
+                .flat_map(|packet| packet.rights.iter().copied()),
+        )
+        .collect();
+    let mut inodes_open = BTreeSet::new();
+    let mut inode_of = BTreeMap::new();
+    for ofd in &model.ofds {
+        if let OfdKind::Memfd(file) = &ofd.kind {
+            inode_of.insert(ofd.id, file.inode_id);
+            if open.contains(&ofd.id) {
+                inodes_open.insert(file.inode_id);
+            }
+        }
+    }
+    let inodes: BTreeMap<u64, &MemfdInode> = model
+        .memfds
+        .iter()
+        .map(|inode| (inode.inode_id, inode))
+        .collect();
+
+    for task in &mut model.tasks {
+        let Some(alive) = task.alive_mut() else {
+            continue;
+        };
+        for vma in &mut alive.mm.vmas {
+            let VmaKind::Memfd {
+                ofd_id,
+                inode_id,
+                offset_bytes,
+                ..
+            } = &mut vma.kind
+            else {
+                continue;
+            };
+            let Some(inode) = inode_of.get(ofd_id).and_then(|id| inodes.get(id)) else {
+                errors.inconsistent(
+                    vma.origin.image,
+                    vma.origin.entry,
+                    format!("mapping of memfd {ofd_id:#x}, which files.img or memfd.img lacks"),
+                );
+                continue;
+            };
+            *inode_id = inode.inode_id;
+            let is_shared = vma.status & super::vma::FILE_SHARED != 0;
+            if is_shared && inode.name == "/dev/zero" && !inodes_open.contains(&inode.inode_id) {
+                vma.kind = VmaKind::AnonShared {
+                    shmid: inode.shmid,
+                    offset_bytes: *offset_bytes,
+                };
+            }
+        }
+    }
+}
+
+/// That every id that an image names is there.
+fn check_references(model: &Model, errors: &mut Errors) {
+    let kinds: BTreeMap<u32, &OfdKind> = model.ofds.iter().map(|ofd| (ofd.id, &ofd.kind)).collect();
+    let inodes: BTreeSet<u64> = model.memfds.iter().map(|inode| inode.inode_id).collect();
+    for ofd in &model.ofds {
+        if let OfdKind::Memfd(file) = &ofd.kind
+            && !inodes.contains(&file.inode_id)
+        {
+            let reason = format!("memfd inode {:#x} is not in memfd.img", file.inode_id);
+            errors.inconsistent(ofd.origin.image, ofd.origin.entry, reason);
+        }
+    }
+    for task in &model.tasks {
+        if let Some(alive) = task.alive() {
+            check_task_references(alive, &kinds, errors);
+        }
+    }
+    let pipes: BTreeSet<u32> = model
+        .ofds
+        .iter()
+        .filter_map(|ofd| {
+            if let OfdKind::Pipe(pipe) = &ofd.kind {
+                Some(pipe.pipe_id)
+            } else {
+                None
+            }
+        })
+        .collect();
+    for data in model
+        .pipe_data
+        .iter()
+        .filter(|data| !pipes.contains(&data.pipe_id))
+    {
+        let reason = format!("data of pipe {:#x}, which files.img lacks", data.pipe_id);
+        errors.inconsistent(data.origin.image, data.origin.entry, reason);
+    }
+    for packet in &model.packets {
+        if !kinds.contains_key(&packet.id_for) {
+            let reason = format!("a packet for {:#x}, which files.img lacks", packet.id_for);
+            errors.inconsistent(packet.origin.image, packet.origin.entry, reason);
+        }
+        for id in packet.rights.iter().filter(|id| !kinds.contains_key(id)) {
+            let reason = format!("a descriptor in flight is {id:#x}, which files.img lacks");
+            errors.inconsistent(packet.origin.image, packet.origin.entry, reason);
+        }
+    }
+    for remap in model
+        .remaps
+        .iter()
+        .filter(|remap| !kinds.contains_key(&remap.orig_id))
+    {
+        // A remap of type procfs (2) names a path, whose file may be one of the old images.
+        let reason = format!("remaps {:#x}, which files.img lacks", remap.orig_id);
+        errors.inconsistent(remap.origin.image, remap.origin.entry, reason);
+    }
+}
+
+fn check_task_references(alive: &Alive, kinds: &BTreeMap<u32, &OfdKind>, errors: &mut Errors) {
+    let mut need = |origin: super::model::Origin, id: u32, what: &str| match kinds.get(&id) {
+        Some(kind) => Some(*kind),
+        None => {
+            errors.inconsistent(
+                origin.image,
+                origin.entry,
+                format!("{what} is {id:#x}, which files.img lacks"),
+            );
+            None
+        }
+    };
+    need(alive.fs.origin, alive.fs.cwd_id, "the working directory");
+    need(alive.fs.origin, alive.fs.root_id, "the root directory");
+    need(alive.mm.origin, alive.mm.exe_file_id, "the executable");
+    for vma in &alive.mm.vmas {
+        if let VmaKind::FilePrivate { ofd_id, .. } | VmaKind::FileShared { ofd_id, .. } = vma.kind {
+            need(
+                vma.origin,
+                ofd_id,
+                &format!("the file mapped at {:#x}", vma.start),
+            );
+        }
+    }
+    for fd in &alive.fds {
+        need(
+            fd.origin,
+            fd.ofd_id,
+            &format!("the file of descriptor {}", fd.fd),
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! What a task sets on itself, and how a zombie dies.
+
+use regrow_graph::ids::Fd;
+
+use super::Lowering;
+use crate::resolve::recipe::StepKind;
+
+/// Signal sets of the kernel have eight bytes.
+const SIGSET_SIZE: u64 = 8;
+
+impl Lowering<'_> {
+    pub(super) fn step(&mut self, kind: &StepKind, fds: &[Fd]) {
+        match kind {
+            StepKind::Bare => self.bare(),
+            StepKind::SigAction { signal, action } => {
+                let buffer = self.asm.words(&[action.handler, action.flags, action.restorer, action.mask]);
+                self.tape.call(libc::SYS_rt_sigaction, &[u64::from(*signal), buffer, 0, SIGSET_SIZE], 0);
+            }
+            // The result is the old mask.
+            StepKind::Umask(mask) => self.tape.call_ok(libc::SYS_umask, &[u64::from(*mask)]),
+            StepKind::Chdir(path) => {
+                let path = self.asm.text(path.as_bytes());
+                self.tape.call(libc::SYS_chdir, &[path], 0);
+            }
+            StepKind::Comm(name) => {
+                let name = self.asm.text(name.as_bytes());
+                self.prctl(libc::PR_SET_NAME, name);
+            }
+            // The result is the old personality.
+            StepKind::Personality(persona) => self.tape.call_ok(libc::SYS_personality, &[u64::from(*persona)]),
+            StepKind::Mmap { start, len, prot, flags, file_offset } => self.mmap(*start, *len, *prot, *flags, *file_offset, fds),
+            StepKind::MapShared { from, start, len } => self.map_shared(*from, *start, *len),
+            StepKind::Mprotect { start, len, prot } => self.tape.call(libc::SYS_mprotect, &[*start, *len, u64::from(*prot)], 0),
+            StepKind::Madvise { start, len, advice } => self.tape.call(libc::SYS_madvise, &[*start, *len, u64::from(*advice)], 0),
+            StepKind::MapVdso { start } => self.map_vdso(*start),
+            StepKind::Fill { pieces, offset } => self.fill(pieces, *offset, fds),
+            StepKind::SetMm(map) => self.set_mm(map, fds),
+            StepKind::AltStack(sas) => {
+                let buffer = self.asm.words(&[sas.sp, u64::from(sas.flags), sas.size_bytes]);
+                self.tape.call(libc::SYS_sigaltstack, &[buffer, 0], 0);
+            }
+            StepKind::RobustList { head, len } => self.tape.call(libc::SYS_set_robust_list, &[*head, *len], 0),
+            StepKind::TidAddress { address, pid } => self.tape.call(libc::SYS_set_tid_address, &[*address], u64::from(*pid)),
+            StepKind::Rseq { address, len, signature } => {
+                self.tape.call(libc::SYS_rseq, &[*address, u64::from(*len), 0, u64::from(*signature)], 0);
+            }
+            StepKind::Dumpable(value) => self.prctl(libc::PR_SET_DUMPABLE, u64::from(*value)),
+            StepKind::ThpDisable => self.prctl(libc::PR_SET_THP_DISABLE, 1),
+            StepKind::ChildSubreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
+            StepKind::ParentDeathSignal(signal) => self.prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal)),
+            StepKind::Nice(nice) => {
+                self.tape.call(libc::SYS_setpriority, &[u64::from(libc::PRIO_PROCESS), 0, i64::from(*nice) as u64], 0);
+            }
+            StepKind::Scheduler { policy, priority } => {
+                let parameters = self.asm.data(&priority.to_ne_bytes(), 4);
+                self.tape.call(libc::SYS_sched_setscheduler, &[0, u64::from(*policy), parameters], 0);
+            }
+            StepKind::Write(bytes) => {
+                let fd = fds.first().map_or(u64::MAX, |fd| u64::from(*fd));
+                let buffer = self.asm.data(bytes, 1);
+                self.tape.call(libc::SYS_write, &[fd, buffer, bytes.len() as u64], bytes.len() as u64);
+            }
+            StepKind::QueueSignal { pid, tid, signal, info } => {
+                let info = self.asm.data(info, 8);
+                let (pid, signal) = (u64::from(*pid), u64::from(*signal));
+                match tid {
+                    None => self.tape.call(libc::SYS_rt_sigqueueinfo, &[pid, signal, info], 0),
+                    Some(tid) => self.tape.call(libc::SYS_rt_tgsigqueueinfo, &[pid, u64::from(*tid), signal, info], 0),
+                }
+            }
+            StepKind::IntervalTimer { which, interval_us, value_us } => {
+                let split = |us: &u64| [us / 1_000_000, us % 1_000_000];
+                let value = self.asm.words(&[split(interval_us), split(value_us)].concat());
+                self.tape.call(libc::SYS_setitimer, &[u64::from(*which), value, 0], 0);
+            }
+            StepKind::Membarrier(commands) => {
+                for bit in (0..32).filter(|bit| commands >> bit & 1 == 1) {
+                    self.tape.call(libc::SYS_membarrier, &[1 << bit, 0, 0], 0);
+                }
+            }
+            StepKind::Credentials(credentials) => self.credentials(credentials),
+            StepKind::RLimit { resource, cur, max } => {
+                let limit = self.asm.words(&[*cur, *max]);
+                self.tape.call(libc::SYS_prlimit64, &[0, u64::from(*resource), limit, 0], 0);
+            }
+        }
+    }
+
+    pub(super) fn prctl(&mut self, option: i32, value: u64) {
+        self.tape.call(libc::SYS_prctl, &[option as u64, value, 0, 0, 0], 0);
+    }
+
+    /// A zombie's end. One that was killed dies of the same signal, without a core file: not dumpable,
+    /// the signal at its default and let through.
+    pub(super) fn exit(&mut self) {
+        let recipe = &self.recipes.tasks[self.task.index()];
+        let code = u64::from(recipe.exit_code.unwrap_or(0));
+        let signal = code & 0x7f;
+        if signal == 0 {
+            return self.tape.call(libc::SYS_exit_group, &[code >> 8 & 0xff], 0);
+        }
+        self.prctl(libc::PR_SET_DUMPABLE, 0);
+        if signal != libc::SIGKILL as u64 {
+            let default = self.asm.words(&[0, 0, 0, 0]);
+            self.tape.call(libc::SYS_rt_sigaction, &[signal, default, 0, SIGSET_SIZE], 0);
+        }
+        let pid = u64::from(recipe.pid.0);
+        let none = self.asm.words(&[0]);
+        self.tape.call(libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, none, 0, SIGSET_SIZE], 0);
+        self.tape.call(libc::SYS_kill, &[pid, signal], 0);
+        self.tape.never();
+    }
+}

@@ -1,0 +1,140 @@
+//! Operations into system calls, one file a kind of operation.
+//!
+//! The order is the plan's and the values are the recipes'; what this stage knows is how Linux is
+//! asked for each of them. Worked example: `Create { pipe, at: [3, 4] }` with five bytes in it
+//! becomes `pipe2(scratch, 0) = 0`, `write(4, "hello", 5) = 5`.
+
+mod attributes;
+mod credentials;
+mod eventfd;
+mod memory;
+mod pipe;
+mod reg;
+pub mod registers;
+mod unix;
+
+use regrow_graph::graph::OpKind;
+use regrow_graph::ids::{Fd, OpId, TaskId};
+use regrow_graph::order::{Item, Plan};
+
+use crate::resolve::recipe::ResourceKind;
+use crate::resolve::{Recipes, Window};
+use crate::runner;
+use crate::tape::Tapes;
+use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE};
+use crate::tape::assemble::{Assembler, Tape, TooLarge};
+
+/// Lowers and assembles a whole plan.
+///
+/// # Errors
+/// The tapes are larger than the window allows.
+pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
+    let mut asm = Assembler::new(window.base, plan.events.len(), runner::code());
+    let mut tapes = vec![(0, 0); plan.programs.len()];
+    // Children have higher ids than their parents, which need the addresses of their tapes.
+    for (index, program) in plan.programs.iter().enumerate().rev() {
+        let recipe = &recipes.tasks[index];
+        let mut lowering =
+            Lowering { recipes, window, asm: &mut asm, tape: Tape::default(), task: TaskId::new(index), tapes: &tapes };
+        for item in program {
+            match item {
+                Item::Op(op) => lowering.op(plan, *op),
+                Item::Post(event) => {
+                    let word = lowering.asm.event(event.0);
+                    lowering.tape.post(word);
+                }
+                Item::Wait(event) => {
+                    let word = lowering.asm.event(event.0);
+                    lowering.tape.wait(word);
+                }
+            }
+        }
+        let records = lowering.tape.records;
+        let clone_args = clone_args(&mut asm, recipe.pid.0);
+        let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
+        tapes[index] = (clone_args, tape);
+    }
+    asm.finish(window.region_len, window.len)
+}
+
+/// `struct clone_args` for a child with a pid of our choice (clone(2)).
+fn clone_args(asm: &mut Assembler, pid: u32) -> u64 {
+    let wanted = asm.data(&pid.to_ne_bytes(), 4);
+    let mut words = [0u64; 11];
+    words[CLONE_ARGS_FLAGS] = 0;
+    words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64;
+    words[CLONE_ARGS_SET_TID] = wanted;
+    words[CLONE_ARGS_SET_TID_SIZE] = 1;
+    asm.words(&words)
+}
+
+/// One task's lowering.
+struct Lowering<'a> {
+    recipes: &'a Recipes,
+    window: &'a Window,
+    asm: &'a mut Assembler,
+    tape: Tape,
+    task: TaskId,
+    /// Addresses of `clone_args` and tape of the tasks already lowered.
+    tapes: &'a [(u64, u64)],
+}
+
+impl Lowering<'_> {
+    fn op(&mut self, plan: &Plan, id: OpId) {
+        self.tape.op = id.0;
+        match &plan.graph.op(id).kind {
+            OpKind::Fork { child } => {
+                let (clone_args, tape) = self.tapes[child.index()];
+                self.tape.fork(clone_args, tape, self.recipes.tasks[child.index()].pid.0);
+            }
+            OpKind::Create { resource, at, cloexec } => {
+                let recipes = self.recipes;
+                match &recipes.resources[resource.index()].kind {
+                    ResourceKind::File { path, flags, position, purpose } => self.open(path, *flags, *position, *purpose, at, *cloexec),
+                    ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
+                    ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
+                    ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
+                    ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
+                }
+            }
+            OpKind::Dup { from, to, cloexec, .. } => {
+                let flags = if *cloexec { libc::O_CLOEXEC } else { 0 };
+                self.tape.call(libc::SYS_dup3, &[u64::from(*from), u64::from(*to), flags as u64], u64::from(*to));
+            }
+            OpKind::Close { first, last } if first == last => self.tape.call(libc::SYS_close, &[u64::from(*first)], 0),
+            OpKind::Close { first, last } => {
+                self.tape.call(libc::SYS_close_range, &[u64::from(*first), u64::from(*last), 0], 0);
+            }
+            OpKind::SetCloexec { fd, cloexec } => {
+                let flag = if *cloexec { libc::FD_CLOEXEC } else { 0 };
+                self.tape.call(libc::SYS_fcntl, &[u64::from(*fd), libc::F_SETFD as u64, flag as u64], 0);
+            }
+            OpKind::SetSid => self.tape.call(libc::SYS_setsid, &[], u64::from(self.recipes.tasks[self.task.index()].pid.0)),
+            OpKind::SetPgid { pgid } => self.tape.call(libc::SYS_setpgid, &[0, u64::from(*pgid)], 0),
+            OpKind::Step { step, fds } => {
+                let recipes = self.recipes;
+                self.step(&recipes.steps[step.index()].kind, fds);
+            }
+            OpKind::AwaitExit { child } => {
+                let pid = u64::from(self.recipes.tasks[child.index()].pid.0);
+                let options = (libc::WEXITED | libc::WNOWAIT) as u64;
+                self.tape.call(libc::SYS_waitid, &[u64::from(libc::P_PID), pid, 0, options, 0], 0);
+            }
+            OpKind::EatSigchld => {
+                let set = self.asm.words(&[1 << (libc::SIGCHLD - 1)]);
+                let now = self.asm.words(&[0, 0]);
+                self.tape.call(libc::SYS_rt_sigtimedwait, &[set, 0, now, 8], libc::SIGCHLD as u64);
+            }
+            OpKind::Exit => self.exit(),
+            OpKind::Arrive => self.tape.arrive(),
+            OpKind::Park => self.tape.park(),
+        }
+    }
+
+    /// `fcntl(F_SETFL)` where there is anything to set.
+    fn status_flags(&mut self, fd: Fd, flags: u32) {
+        if flags != 0 {
+            self.tape.call(libc::SYS_fcntl, &[u64::from(fd), libc::F_SETFL as u64, u64::from(flags)], 0);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The stages, one after another: from a directory to tapes with a certificate.
+//!
+//! Each stage's result stays here, because messages and views look back: from a record to its
+//! operation, from there to the recipe and the image entry.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use regrow_graph::ids::OpId;
+use regrow_graph::order::{self, Plan, PlanError};
+type Certificate=String; type Counterexample=String;
+use thiserror::Error;
+
+use crate::coordinator::commit::ThreadState;
+use crate::host::{self, HostFacts};
+use crate::image::{self, ImageError, Model, ReadErrors, VmaKind};
+use crate::lower::{self, registers};
+use crate::resolve::problem::{Problem, ProblemKind};
+use crate::resolve::{self, Options, Payloads, Resolved};
+use crate::tape::Tapes;
+use crate::tape::assemble::TooLarge;
+
+/// Everything that a run, a dry run and their views need.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The images.
+    pub model: Model,
+    /// This host.
+    pub facts: HostFacts,
+    /// Resources, users, recipes.
+    pub resolved: Resolved,
+    /// Graph, order, programs.
+    pub plan: Plan,
+    /// What runs.
+    pub tapes: Tapes,
+    /// That it runs right.
+    pub certificate: Certificate,
+    /// What ptrace sets in the end, in the order of the tapes' living tasks.
+    pub threads: Vec<ThreadState>,
+    /// How long each stage took.
+    pub timings: Timings,
+}
+
+/// Time a stage took.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs)]
+pub struct Timings {
+    pub read: Duration,
+    pub facts: Duration,
+    pub resolve: Duration,
+    pub plan: Duration,
+    pub lower: Duration,
+    pub certify: Duration,
+}
+
+/// Why there is nothing to run.
+#[derive(Debug, Error)]
+pub enum PrepareError {
+    /// The images cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadErrors),
+    /// Part of the images cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// They can be read, and cannot be restored here.
+    #[error("{}", list(.0))]
+    Problems(Vec<Problem>),
+    /// The tapes do not fit.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The tapes do not do what they should: a defect of regrow. Nothing has been run.
+    #[error("the plan has no certificate, so it is not run: {0}")]
+    Refuted(Box<Counterexample>),
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl PrepareError {
+    /// The problems, in the form in which `check` lists them.
+    pub fn problems(&self) -> Vec<Problem> {
+        let bad = |text: String| Problem { kind: ProblemKind::BadImages, task: None, text, origin: None };
+        match self {
+            PrepareError::Problems(problems) => problems.clone(),
+            PrepareError::Read(errors) => errors
+                .errors()
+                .iter()
+                .map(|error| Problem {
+                    kind: if error.is_unsupported() { ProblemKind::Unsupported } else { ProblemKind::BadImages },
+                    task: None,
+                    text: error.to_string(),
+                    origin: None,
+                })
+                .collect(),
+            PrepareError::Image(error) => vec![bad(error.to_string())],
+            PrepareError::TooLarge(error) => {
+                vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
+            }
+            PrepareError::Refuted(counterexample) => vec![bad(format!("no certificate: {counterexample}"))],
+        }
+    }
+}
+
+/// Reads, resolves, plans, lowers and certifies. Creates nothing.
+///
+/// # Errors
+/// Whatever keeps the directory from being restored here: all of it, as far as the stages got.
+pub fn prepare(dir: &Path, options: &Options) -> Result<Prepared, PrepareError> {
+    let (prepared, problems) = try_prepare(dir, options)?;
+    match prepared {
+        Some(prepared) if problems.is_empty() => Ok(prepared),
+        Some(_) | None => Err(PrepareError::Problems(problems)),
+    }
+}
+
+/// As [`prepare`], for a dry run: where the problems leave a plan (a pid is taken, a file is
+/// missing), it comes with them.
+///
+/// # Errors
+/// The images cannot be read, or the plan has no certificate.
+pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
+    let mut timings = Timings::default();
+    let model = timed(&mut timings.read, || image::read_model(dir))?;
+    let payloads = timed(&mut timings.read, || read_payloads(&model))?;
+    let facts = timed(&mut timings.facts, || host::gather(&model, None));
+    let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
+    let mut problems = resolution.problems;
+    problems.extend(timed(&mut timings.resolve, || compare_vdso(&model, &facts))?);
+    let threads = timed(&mut timings.lower, || thread_states(&model, &facts, &mut problems));
+    let Some(resolved) = resolution.resolved else { return Ok((None, problems)) };
+    let plan = match timed(&mut timings.plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
+            if problems.iter().all(|problem| problem.kind != ProblemKind::Unsupported && problem.kind != ProblemKind::BadImages) {
+                problems.extend(plan_problems(&error, &resolved));
+            } else if let PlanError::Family(_) = error {
+                problems.extend(plan_problems(&error, &resolved));
+            }
+            return Ok((None, problems));
+        }
+    };
+    if problems.iter().any(|problem| matches!(problem.kind, ProblemKind::Unsupported | ProblemKind::BadImages)) {
+        // A plan that leaves something out cannot have a certificate.
+        return Ok((None, problems));
+    }
+    let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
+    let certificate = String::new();
+    Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
+}
+
+fn timed<T>(sum: &mut Duration, stage: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = stage();
+    *sum += start.elapsed();
+    result
+}
+
+/// Loads what waits in pipes and sockets.
+fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
+    let read = |blob| image::open_blob(&model.dir, blob);
+    Ok(Payloads {
+        pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// The dumped code of the vDSO must be the running kernel's, byte for byte: tasks may be in it, or
+/// hold addresses in it. (A kernel's vDSO does not change; a task whose vDSO was patched by an
+/// earlier restore on another kernel shows here.)
+fn compare_vdso(model: &Model, facts: &HostFacts) -> Result<Vec<Problem>, ImageError> {
+    let Some(running) = facts.vdso.as_ref() else { return Ok(Vec::new()) };
+    let found: Vec<Option<Problem>> = model
+        .tasks
+        .par_iter()
+        .map(|task| {
+            let Some(alive) = task.alive() else { return Ok(None) };
+            let Some(vma) = alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vdso) else { return Ok(None) };
+            for extent in &alive.mm.pages.extents {
+                let end = extent.start + extent.len_pages * 4096;
+                if extent.start < vma.start || end > vma.end {
+                    continue;
+                }
+                let pages = image::Image::Pages(alive.mm.pages.pages_id);
+                let blob = image::Blob { image: pages, offset_bytes: extent.offset_bytes, len_bytes: extent.len_pages * 4096 };
+                let dumped = image::open_blob(&model.dir, &blob)?;
+                let at = (extent.start - vma.start) as usize;
+                if running.bytes.get(at..at + dumped.len()) != Some(&dumped[..]) {
+                    let text = "the vDSO of the dump is another than this kernel's: not restored yet".to_owned();
+                    return Ok(Some(Problem { kind: ProblemKind::Lacking, task: Some(task.pid), text, origin: Some(vma.origin) }));
+                }
+            }
+            Ok(None)
+        })
+        .collect::<Result<_, ImageError>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// What ptrace sets in each living task, in the order of the tasks.
+fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) -> Vec<ThreadState> {
+    let mut states = Vec::new();
+    for task in &model.tasks {
+        for thread in task.alive().iter().flat_map(|alive| &alive.threads) {
+            let xstate = match &facts.xsave {
+                Some(layout) => registers::xstate(thread.fpu.as_deref(), layout),
+                None => Ok(Vec::new()),
+            };
+            match xstate {
+                Ok(xstate) => states.push(ThreadState {
+                    tid: thread.tid.0,
+                    registers: registers::user_regs(thread),
+                    xstate,
+                    blocked: thread.blocked,
+                    is_stopped: matches!(task.state, image::TaskState::Stopped(_)),
+                }),
+                Err(error) => problems.push(Problem {
+                    kind: ProblemKind::Lacking,
+                    task: Some(task.pid),
+                    text: error.to_string(),
+                    origin: Some(thread.origin),
+                }),
+            }
+        }
+    }
+    states
+}
+
+/// What the planner cannot place, in the terms of the images.
+fn plan_problems(error: &PlanError, resolved: &Resolved) -> Vec<Problem> {
+    let of_task = |task: regrow_graph::ids::TaskId, text: String| {
+        let recipe = &resolved.recipes.tasks[task.index()];
+        Problem { kind: ProblemKind::Unsupported, task: Some(recipe.pid), text, origin: Some(recipe.origin) }
+    };
+    match error {
+        PlanError::Family(errors) => errors.iter().map(|error| of_task(error.task(), format!("{error}: not restored yet"))).collect(),
+        PlanError::Place(_) | PlanError::Cycle(_) => {
+            vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
+        }
+    }
+}
+
+impl Prepared {
+    /// What an operation is done for and the image entry it comes from, in words.
+    pub fn purpose(&self, op: u32) -> String {
+        if op as usize >= self.plan.graph.len() {
+            return "an unknown operation".to_owned();
+        }
+        crate::report::purpose(self, OpId(op))
+    }
+}

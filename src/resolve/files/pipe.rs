@@ -1,0 +1,70 @@
+//! Pipes: all descriptions with one pipe id are one resource.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regrow_graph::ids::OfdId;
+
+use super::super::numbers::{O_ACCMODE, O_SETTABLE};
+use super::super::problem::ProblemKind;
+use super::super::recipe::ResourceKind;
+use super::super::{Payloads, Resolver};
+use super::name;
+use crate::image::{OfdKind, PipeData};
+
+/// Capacity of a new pipe (pipe(7)).
+const DEFAULT_CAPACITY: u32 = 65536;
+
+pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
+    let model = resolver.model;
+    let mut pipes: BTreeMap<u32, Vec<(OfdId, u32)>> = BTreeMap::new();
+    for ofd in used {
+        let entry = &model.ofds[ofd.index()];
+        if let OfdKind::Pipe(pipe) = &entry.kind {
+            super::refuse_owner(resolver, entry, &pipe.fown);
+            pipes.entry(pipe.pipe_id).or_default().push((*ofd, pipe.flags));
+        }
+    }
+    let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> =
+        model.pipe_data.iter().zip(&payloads.pipes).map(|(entry, data)| (entry.pipe_id, (entry, data))).collect();
+    for (pipe_id, ofds) in pipes {
+        let mut ends: [Option<(OfdId, u32)>; 2] = [None, None];
+        let mut reopened = Vec::new();
+        let mut reopened_ofds = Vec::new();
+        for (ofd, flags) in ofds {
+            let end = match (flags & O_ACCMODE) as i32 {
+                libc::O_RDONLY => 0,
+                libc::O_WRONLY => 1,
+                _ => 2,
+            };
+            match ends.get_mut(end) {
+                Some(slot @ None) => *slot = Some((ofd, flags & O_SETTABLE)),
+                Some(Some(_)) | None => {
+                    reopened.push((end as u8, flags & O_SETTABLE));
+                    reopened_ofds.push(Some(ofd));
+                }
+            }
+        }
+        let origin = ends[0].or(ends[1]).map(|(ofd, _)| ofd).or(reopened_ofds.first().copied().flatten());
+        let Some(origin) = origin.map(|ofd| &model.ofds[ofd.index()]) else { continue };
+        let (mut capacity, mut data) = (None, Vec::new());
+        if let Some((entry, bytes)) = contents.get(&pipe_id) {
+            capacity = entry.capacity_bytes.filter(|capacity| *capacity != DEFAULT_CAPACITY);
+            data.clone_from(bytes);
+            if bytes.len() > capacity.unwrap_or(DEFAULT_CAPACITY) as usize {
+                let text = format!("{}: {} bytes do not fit into its capacity of {}", name(origin), bytes.len(), capacity.unwrap_or(DEFAULT_CAPACITY));
+                resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
+            }
+            if let (Some(capacity), Some(max)) = (capacity, resolver.facts.kernel.pipe_max_size_bytes)
+                && u64::from(capacity) > max
+                && !resolver.facts.own.caps.has_effective(super::super::host::CAP_SYS_RESOURCE)
+            {
+                let text = format!("{}: capacity {capacity} is above fs.pipe-max-size {max}, and CAP_SYS_RESOURCE is missing", name(origin));
+                resolver.problems.add(ProblemKind::Lacking, None, Some(entry.origin), text);
+            }
+        }
+        let flags = [ends[0].map_or(0, |(_, flags)| flags), ends[1].map_or(0, |(_, flags)| flags)];
+        let mut yields: Vec<Option<OfdId>> = ends.iter().map(|end| end.map(|(ofd, _)| ofd)).collect();
+        yields.extend(reopened_ofds);
+        resolver.add_resource(ResourceKind::Pipe { flags, reopened, capacity, data }, origin.origin, yields);
+    }
+}

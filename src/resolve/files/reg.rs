@@ -1,0 +1,85 @@
+//! Paths: regular files, directories, character devices.
+
+use regrow_graph::ids::OfdId;
+
+use super::super::Resolver;
+use super::super::numbers::{O_CREATION, O_KNOWN, O_LARGEFILE};
+use super::super::problem::ProblemKind;
+use super::super::recipe::{FilePurpose, ResourceKind};
+use super::name;
+use crate::image::{Ofd, Origin, RegFile};
+
+const S_IFMT: u32 = libc::S_IFMT;
+
+pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, file: &RegFile) {
+    if file.is_external {
+        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: external files (--external) are not restored yet", name(entry)));
+        return;
+    }
+    super::refuse_owner(resolver, entry, &file.fown);
+    let unknown = file.flags & !O_KNOWN;
+    if unknown != 0 {
+        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: unknown open flags {unknown:#x}", name(entry)));
+    }
+    if let Some(mode) = file.mode {
+        match mode & S_IFMT {
+            libc::S_IFREG | libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK => {}
+            libc::S_IFLNK if file.flags & libc::O_PATH as u32 != 0 => {}
+            other => resolver.problems.unsupported(None, Some(entry.origin), format!("{}: file type {other:#o} is not restored yet", name(entry))),
+        }
+    }
+    judge(resolver, file, entry.origin);
+    let is_path = file.flags & libc::O_PATH as u32 != 0;
+    let kind = ResourceKind::File {
+        path: file.path.clone(),
+        flags: file.flags & !(O_CREATION | O_LARGEFILE),
+        position: if is_path || file.position == u64::MAX { 0 } else { file.position },
+        purpose: FilePurpose::Descriptor,
+    };
+    super::single(resolver, ofd, kind, entry.origin);
+}
+
+/// Whether the file on this host is the one that was dumped: it must exist, with the stored type
+/// and permissions, size and build-id, as far as the images have them.
+pub(in super::super) fn judge(resolver: &mut Resolver<'_>, file: &RegFile, origin: Origin) {
+    let path = &file.path;
+    let facts = resolver.facts;
+    let (fact, build_id) = match facts.files.get(path).map(|fact| (&fact.reached, &fact.build_id)) {
+        Some((Ok(stat), build_id)) => (stat, build_id),
+        Some((Err(errno), _)) => {
+            let text = format!("{path}: {}", errno.desc());
+            return resolver.problems.add(ProblemKind::FileChanged, None, Some(origin), text);
+        }
+        None => {
+            let text = format!("{path}: was not looked at");
+            return resolver.problems.add(ProblemKind::FileChanged, None, Some(origin), text);
+        }
+    };
+    let mut differs = |text: String| resolver.problems.add(ProblemKind::FileChanged, None, Some(origin), text);
+    if let Some(mode) = file.mode
+        && mode != fact.mode
+    {
+        differs(format!("{path}: mode is {:o}, was {mode:o} at the dump", fact.mode));
+        if mode & S_IFMT != fact.mode & S_IFMT {
+            return;
+        }
+    }
+    if let Some(size) = file.size_bytes
+        && fact.mode & S_IFMT == libc::S_IFREG
+        && size != fact.size_bytes
+    {
+        differs(format!("{path}: {} bytes long, was {size} at the dump", fact.size_bytes));
+    }
+    if !file.build_id.is_empty() {
+        let was = hex(&file.build_id);
+        match build_id {
+            Some(Ok(id)) if *id != file.build_id => differs(format!("{path}: build-id is {}, was {was} at the dump", hex(id))),
+            Some(Err(why)) => differs(format!("{path}: {why}, but had build-id {was} at the dump")),
+            Some(Ok(_)) | None => {}
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,361 @@
+//! Address spaces: mappings and pages into steps, shared memory into carriers.
+//!
+//! A task maps and fills after its forks, while it has nothing but the window: first all mappings
+//! in the order of their addresses, then the pages, then the final protections and advice, last
+//! what the kernel keeps of the layout (`PR_SET_MM_MAP`).
+//!
+//! A segment of shared anonymous memory is mapped once, as a *carrier* in the window of the lowest
+//! common ancestor of its users, and inherited; a user makes each of its views by `mremap` with old
+//! size 0 (mremap(2): "a new mapping of the same pages"), which keeps the name `/dev/zero` and
+//! works at any address and offset. The carrier goes with the window.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
+
+use super::files;
+use super::numbers::{MAP_KNOWN, O_ACCMODE, PAGE};
+use super::problem::ProblemKind;
+use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
+use super::window::{TASK_SIZE, Window};
+use super::{Recipes, Resolver};
+use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, Task, Vma, VmaKind};
+
+/// A shared memory segment and where it is carried: at `at` from the start of the carriers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Carrier {
+    pub(super) resource: ResourceId,
+    pub(super) at: u64,
+    pub(super) len: u64,
+}
+
+/// Most pieces of one `preadv` (`IOV_MAX`, readv(2)).
+const MAX_PIECES: usize = 1024;
+/// Most bytes of one read; the kernel stops at 0x7ffff000 (read(2)).
+const MAX_READ: u64 = 1 << 30;
+
+/// linux/mman-common.h, since Linux 6.13.
+const MADV_GUARD_INSTALL: u32 = 102;
+
+/// Finds the shared anonymous segments, how long each is, who uses it, and what is in it.
+pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
+    let model = resolver.model;
+    let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>)> = BTreeMap::new();
+    for (index, task) in model.tasks.iter().enumerate() {
+        for vma in task.alive().iter().flat_map(|alive| &alive.mm.vmas) {
+            if let VmaKind::AnonShared { shmid, offset_bytes } = vma.kind {
+                let Some(end) = offset_bytes.checked_add(vma.end - vma.start).filter(|end| *end < TASK_SIZE) else {
+                    let text = format!("mapping {:#x}: its offset {offset_bytes:#x} is out of range", vma.start);
+                    resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(vma.origin), text);
+                    continue;
+                };
+                let segment = segments.entry(shmid).or_insert((0, vma.origin, BTreeSet::new()));
+                segment.0 = segment.0.max(end);
+                segment.2.insert(TaskId::new(index));
+            }
+        }
+    }
+    for inode in &model.memfds {
+        if let Some(segment) = segments.get_mut(&inode.shmid) {
+            segment.0 = segment.0.max(inode.size_bytes);
+        }
+    }
+    let mut at = 0;
+    for (shmid, (len, origin, users)) in segments {
+        let len = len.next_multiple_of(PAGE);
+        // The address is put in when the window is known.
+        let resource = resolver.add_resource(ResourceKind::Carrier { address: at, len }, origin, Vec::new());
+        resolver.forest.resources[resource.index()].users = users.into_iter().collect();
+        resolver.carriers.insert(shmid, Carrier { resource, at, len });
+        at += len + PAGE;
+    }
+    let contents: BTreeMap<u64, &crate::image::Shm> = model.shm.iter().map(|shm| (shm.shmid, shm)).collect();
+    for (shmid, carrier) in resolver.carriers.clone() {
+        let Some(shm) = contents.get(&shmid) else { continue };
+        if shm.pages.extents.is_empty() {
+            continue;
+        }
+        let image = Image::PagemapShmem(shmid);
+        for extent in &shm.pages.extents {
+            if extent.start.checked_add(extent.len_pages.saturating_mul(PAGE)).is_none_or(|end| end > carrier.len) {
+                let text = format!("page at {:#x} is behind the end of the segment ({:#x} bytes)", extent.start, carrier.len);
+                resolver.problems.add(ProblemKind::BadImages, None, Some(Origin::new(image, extent.entry as usize)), text);
+            }
+        }
+        let fills = fills(&shm.pages.extents, |_| true);
+        let file = pages_file(resolver, shm.pages.pages_id, Origin::new(image, 0));
+        // One step: it is the owner's, whoever that will be.
+        let pieces_at = fills.into_iter().map(|(pieces, offset)| StepKind::Fill { pieces: pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect(), offset });
+        let mut steps = Vec::new();
+        for kind in pieces_at {
+            steps.push(resolver.add_step(kind, Origin::new(image, 0), vec![file]));
+        }
+        resolver.forest.resources[carrier.resource.index()].finish = steps;
+    }
+}
+
+/// Puts the addresses of carriers into the recipes, once the window is known.
+pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window) {
+    let base = window.base + window.region_len;
+    for recipe in &mut recipes.resources {
+        if let ResourceKind::Carrier { address, .. } = &mut recipe.kind {
+            *address += base;
+        }
+    }
+    for recipe in &mut recipes.steps {
+        match &mut recipe.kind {
+            StepKind::MapShared { from, .. } => *from += base,
+            StepKind::Fill { pieces, .. } if matches!(recipe.origin.image, Image::PagemapShmem(_)) => {
+                for (address, _) in pieces {
+                    *address += base;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The steps of one task's address space, in order.
+pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepId> {
+    let mm = &alive.mm;
+    let pid = task.pid;
+    let mut steps = Vec::new();
+    let mut protections = Vec::new();
+    let mut advice = Vec::new();
+    let vdso = vdso_range(&mm.vmas);
+    if mm.aio_rings != 0 {
+        resolver.problems.unsupported(Some(pid), Some(mm.origin), "AIO rings are not restored yet");
+    }
+    if let Some((start, _)) = vdso {
+        judge_vdso(resolver, task, alive);
+        steps.push(resolver.add_step(StepKind::MapVdso { start }, vdso_origin(&mm.vmas, mm.origin), Vec::new()));
+    }
+    for vma in &mm.vmas {
+        let len = vma.end - vma.start;
+        let is_filled = has_pages(&mm.pages.extents, vma.start, vma.end);
+        // Filling writes; what is read-only at the end is writable until then.
+        let prot = if is_filled { vma.prot | libc::PROT_WRITE as u32 } else { vma.prot };
+        let kept = vma.flags & MAP_KNOWN;
+        if vma.flags & !MAP_KNOWN != 0 && !matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::Other) {
+            let text = format!("mapping {:#x}-{:#x}: flags {:#x} are not restored yet", vma.start, vma.end, vma.flags & !MAP_KNOWN);
+            resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
+        }
+        match vma.kind {
+            VmaKind::AnonPrivate => {
+                let flags = (kept | libc::MAP_PRIVATE as u32 | libc::MAP_ANONYMOUS as u32) & !(libc::MAP_SHARED as u32);
+                let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: None };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                if prot != vma.prot {
+                    protections.push(vma);
+                }
+            }
+            VmaKind::FilePrivate { ofd_id, offset_bytes, .. } | VmaKind::FileShared { ofd_id, offset_bytes, .. } => {
+                let (shared, access) = match vma.kind {
+                    VmaKind::FileShared { file_flags, .. } => {
+                        let default = if vma.prot & libc::PROT_WRITE as u32 != 0 { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+                        (true, file_flags.unwrap_or(default) & O_ACCMODE)
+                    }
+                    _ => (false, libc::O_RDONLY as u32),
+                };
+                let Some(file) = mapped_file(resolver, pid, ofd_id, access, vma.origin) else { continue };
+                let (own, other) = if shared { (libc::MAP_SHARED, libc::MAP_PRIVATE) } else { (libc::MAP_PRIVATE, libc::MAP_SHARED) };
+                let flags = (kept | own as u32) & !(other as u32 | libc::MAP_ANONYMOUS as u32);
+                let prot = if shared { vma.prot } else { prot };
+                let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
+                steps.push(resolver.add_step(kind, vma.origin, vec![file]));
+                if prot != vma.prot {
+                    protections.push(vma);
+                }
+            }
+            VmaKind::AnonShared { shmid, offset_bytes } => {
+                let Some(carrier) = resolver.carriers.get(&shmid).copied() else { continue };
+                let kind = StepKind::MapShared { from: carrier.at + offset_bytes, start: vma.start, len };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
+                    protections.push(vma);
+                }
+            }
+            VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => {}
+            VmaKind::Memfd { .. } => {
+                let text = format!("mapping {:#x}-{:#x}: a mapped memfd is not restored yet", vma.start, vma.end);
+                resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
+            }
+            VmaKind::Other => {
+                let text = format!("mapping {:#x}-{:#x}: {} is not restored yet", vma.start, vma.end, format_args!("status {:#x}", vma.status));
+                resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
+            }
+        }
+        if vma.madvise != 0 {
+            advice.push(vma);
+        }
+    }
+    check_pages(resolver, pid, alive, vdso);
+    let in_vdso = |address: u64| vdso.is_some_and(|(start, end)| (start..end).contains(&address));
+    let filled = fills(&mm.pages.extents, |address| !in_vdso(address));
+    if !filled.is_empty() {
+        let file = pages_file(resolver, mm.pages.pages_id, Origin::new(Image::Pagemap(pid.0), 0));
+        for (pieces, offset) in filled {
+            steps.push(resolver.add_step(StepKind::Fill { pieces, offset }, Origin::new(Image::Pagemap(pid.0), 0), vec![file]));
+        }
+    }
+    for vma in protections {
+        let kind = StepKind::Mprotect { start: vma.start, len: vma.end - vma.start, prot: vma.prot };
+        steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+    }
+    for &(start, end) in &mm.guards {
+        // After the pages are in: nothing can be written to a guard (madvise(2)).
+        let kind = StepKind::Madvise { start, len: end - start, advice: MADV_GUARD_INSTALL };
+        steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
+    }
+    for vma in advice {
+        for bit in (0..64).filter(|bit| vma.madvise >> bit & 1 == 1) {
+            let kind = StepKind::Madvise { start: vma.start, len: vma.end - vma.start, advice: bit };
+            steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+        }
+    }
+    if let Some(exe) = mapped_file(resolver, pid, mm.exe_file_id, libc::O_RDONLY as u32, mm.origin) {
+        let map = MmMap {
+            start_code: mm.start_code,
+            end_code: mm.end_code,
+            start_data: mm.start_data,
+            end_data: mm.end_data,
+            start_brk: mm.start_brk,
+            brk: mm.brk,
+            start_stack: mm.start_stack,
+            arg_start: mm.arg_start,
+            arg_end: mm.arg_end,
+            env_start: mm.env_start,
+            env_end: mm.env_end,
+            auxv: mm.auxv.clone(),
+        };
+        steps.push(resolver.add_step(StepKind::SetMm(Box::new(map)), mm.origin, vec![exe]));
+    }
+    steps
+}
+
+/// Start and end of the kernel-provided mappings: vvar, its relatives and the vDSO lie together.
+fn vdso_range(vmas: &[Vma]) -> Option<(u64, u64)> {
+    let mut special = vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso));
+    let first = special.next()?;
+    Some(special.fold((first.start, first.end), |(start, end), vma| (start.min(vma.start), end.max(vma.end))))
+}
+
+fn vdso_origin(vmas: &[Vma], otherwise: Origin) -> Origin {
+    vmas.iter().find(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso)).map_or(otherwise, |vma| vma.origin)
+}
+
+/// The vDSO of the dump must be the running kernel's: same parts in the same places. (Its code is
+/// compared by the caller of the planner, who has the bytes.)
+fn judge_vdso(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
+    let special: Vec<&Vma> = alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso)).collect();
+    let Some(first) = special.first() else { return };
+    // CRIU may store what the kernel shows as two mappings of vvar as one or two entries.
+    let dumped_code = special.iter().find(|vma| vma.kind == VmaKind::Vdso).map(|vma| (vma.start - first.start, vma.end - vma.start));
+    let host = resolver.facts.vdso.as_ref().and_then(|vdso| vdso.mappings.iter().find(|mapping| mapping.name == "[vdso]"));
+    let running = host.map(|mapping| (mapping.offset_bytes, mapping.size_bytes));
+    if running.is_none() || running != dumped_code {
+        let text = format!("the vDSO of the dump (offset and length {dumped_code:x?}) is laid out otherwise than this kernel's ({running:x?}): not restored yet");
+        resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(first.origin), text);
+    }
+}
+
+/// Pages must lie in mappings that can hold them.
+fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, vdso: Option<(u64, u64)>) {
+    let vmas = &alive.mm.vmas;
+    for extent in &alive.mm.pages.extents {
+        let mut at = extent.start;
+        let end = extent.start + extent.len_pages * PAGE;
+        while at < end {
+            let index = vmas.partition_point(|vma| vma.end <= at);
+            let fits = vmas.get(index).filter(|vma| vma.start <= at).filter(|vma| match vma.kind {
+                VmaKind::AnonPrivate | VmaKind::FilePrivate { .. } => true,
+                VmaKind::Vvar | VmaKind::Vdso => vdso.is_some(),
+                VmaKind::FileShared { .. } | VmaKind::AnonShared { .. } | VmaKind::Memfd { .. } | VmaKind::Vsyscall | VmaKind::Other => false,
+            });
+            let Some(vma) = fits else {
+                let text = format!("page {at:#x} is in no private mapping");
+                let origin = Origin::new(Image::Pagemap(pid.0), extent.entry as usize);
+                resolver.problems.add(ProblemKind::BadImages, Some(pid), Some(origin), text);
+                break;
+            };
+            at = vma.end;
+        }
+    }
+}
+
+fn has_pages(extents: &[Extent], start: u64, end: u64) -> bool {
+    let index = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= start);
+    extents.get(index).is_some_and(|extent| extent.start < end)
+}
+
+/// Reads that bring the wanted pages in: runs of extents that follow one another in the image.
+fn fills(extents: &[Extent], is_wanted: impl Fn(u64) -> bool) -> Vec<(Vec<(u64, u64)>, u64)> {
+    let mut reads: Vec<(Vec<(u64, u64)>, u64, u64)> = Vec::new();
+    for extent in extents.iter().filter(|extent| is_wanted(extent.start)) {
+        let (mut start, mut offset, mut len) = (extent.start, extent.offset_bytes, extent.len_pages * PAGE);
+        while len > 0 {
+            let now = len.min(MAX_READ);
+            match reads.last_mut() {
+                Some((pieces, from, total)) if *from + *total == offset && pieces.len() < MAX_PIECES && *total + now <= MAX_READ => {
+                    *total += now;
+                    match pieces.last_mut() {
+                        Some((at, size)) if *at + *size == start => *size += now,
+                        _ => pieces.push((start, now)),
+                    }
+                }
+                _ => reads.push((vec![(start, now)], offset, now)),
+            }
+            start += now;
+            offset += now;
+            len -= now;
+        }
+    }
+    reads.into_iter().map(|(pieces, offset, _)| (pieces, offset)).collect()
+}
+
+/// The description of a file that is opened to be mapped or linked as executable: one for each path
+/// and access mode in the whole tree.
+fn mapped_file(resolver: &mut Resolver<'_>, pid: NsPid, ofd_id: u32, access: u32, origin: Origin) -> Option<OfdId> {
+    let model = resolver.model;
+    let entry = resolver.ofd_of_id.get(&ofd_id).map(|ofd| &model.ofds[ofd.index()]);
+    let Some(entry) = entry else {
+        let text = format!("file {ofd_id:#x} is not in files.img");
+        resolver.problems.add(ProblemKind::BadImages, Some(pid), Some(origin), text);
+        return None;
+    };
+    if model.remaps.iter().any(|remap| remap.orig_id == ofd_id) {
+        let text = format!("{}: mapped, and its name was unlinked or replaced: not restored yet", files::name(entry));
+        resolver.problems.unsupported(Some(pid), Some(entry.origin), text);
+        return None;
+    }
+    let OfdKind::Reg(file) = &entry.kind else {
+        let text = format!("{}: cannot be mapped yet", files::name(entry));
+        resolver.problems.unsupported(Some(pid), Some(entry.origin), text);
+        return None;
+    };
+    let key = (file.path.clone(), access);
+    if let Some(ofd) = resolver.mapped_files.get(&key) {
+        return Some(*ofd);
+    }
+    if file.is_external {
+        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: external files (--external) are not restored yet", files::name(entry)));
+    }
+    files::judge(resolver, file, entry.origin);
+    let ofd = resolver.new_ofd();
+    let kind = ResourceKind::File { path: file.path.clone(), flags: access, position: 0, purpose: FilePurpose::Mapping };
+    resolver.add_resource(kind, entry.origin, vec![Some(ofd)]);
+    resolver.mapped_files.insert(key, ofd);
+    Some(ofd)
+}
+
+fn pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> OfdId {
+    if let Some(ofd) = resolver.pages_files.get(&pages_id) {
+        return *ofd;
+    }
+    let ofd = resolver.new_ofd();
+    let path = resolver.model.dir.join(Image::Pages(pages_id).to_string()).to_string_lossy().into_owned();
+    let kind = ResourceKind::File { path, flags: libc::O_RDONLY as u32, position: 0, purpose: FilePurpose::Pages };
+    resolver.add_resource(kind, origin, vec![Some(ofd)]);
+    resolver.pages_files.insert(pages_id, ofd);
+    ofd
+}

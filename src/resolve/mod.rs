@@ -1,0 +1,202 @@
+//! From the model and the facts of this host to resources, their users and the recipes that make
+//! them, and to *all* problems found. No I/O happens here.
+//!
+//! Worked example: two tasks that share a pipe in which "hello" waits become one
+//! [`ResourceKind::Pipe`] with the data, that yields two descriptions, and two [`TaskSpec`]s with
+//! the numbers at which the tasks hold them. Who creates the pipe is for `regrow-graph` to say.
+//!
+//! One file a kind of resource, with the names of `image/files`.
+
+pub mod memory;
+pub mod problem;
+pub mod recipe;
+
+mod files;
+mod host;
+mod numbers;
+mod task;
+mod tree;
+mod window;
+
+use std::collections::BTreeMap;
+
+use regrow_graph::family::Cradle;
+use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
+use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
+
+use crate::host::HostFacts;
+use crate::image::{Model, NsPid, Origin};
+use problem::{Problem, Problems};
+use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
+
+pub use window::Window;
+
+/// What the user allows or asks for (`criu restore`'s options of the same names).
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `--shell-job`: the root belongs to the session of the caller.
+    pub shell_job: bool,
+    /// `--file-locks`.
+    pub file_locks: bool,
+    /// `--tcp-established`.
+    pub tcp_established: bool,
+    /// `--tcp-close`.
+    pub tcp_close: bool,
+    /// `--ext-unix-sk`.
+    pub ext_unix_sk: bool,
+    /// `--link-remap`.
+    pub link_remap: bool,
+    /// `--root`.
+    pub root: Option<std::path::PathBuf>,
+    /// `--external`.
+    pub external: Vec<String>,
+    /// `--manage-cgroups`: `None` is not given.
+    pub manage_cgroups: Option<String>,
+}
+
+/// Bytes that wait in pipes and sockets, loaded: parallel to [`Model::pipe_data`] and
+/// [`Model::packets`].
+#[derive(Debug, Clone, Default)]
+pub struct Payloads {
+    /// Of pipes.
+    pub pipes: Vec<Vec<u8>>,
+    /// Of sockets.
+    pub packets: Vec<Vec<u8>>,
+}
+
+/// What `resolve` hands on.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// What the planner sees.
+    pub forest: Forest,
+    /// Where the root is born.
+    pub cradle: Cradle,
+    /// What the operations do.
+    pub recipes: Recipes,
+    /// Where the tapes and the carriers can be in every task.
+    pub window: Window,
+}
+
+/// What the operations of a plan do.
+#[derive(Debug, Clone, Default)]
+pub struct Recipes {
+    /// One for each step.
+    pub steps: Vec<StepRecipe>,
+    /// One for each resource.
+    pub resources: Vec<ResourceRecipe>,
+    /// One for each task.
+    pub tasks: Vec<TaskRecipe>,
+}
+
+/// What the planner need not know of a task.
+#[derive(Debug, Clone)]
+pub struct TaskRecipe {
+    /// Its pid.
+    pub pid: NsPid,
+    /// Its name, for messages.
+    pub comm: String,
+    /// Exit status of a zombie, as `wait4(2)` gives it.
+    pub exit_code: Option<u32>,
+    /// Its entry in `pstree.img`.
+    pub origin: Origin,
+    /// Its entry in `core-PID.img`.
+    pub core_origin: Origin,
+}
+
+/// The outcome: every reason why the model cannot be restored here, and (as far as they leave one)
+/// what a dry run shows all the same.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    /// What the planner takes; complete only where there are no problems.
+    pub resolved: Option<Resolved>,
+    /// Every reason.
+    pub problems: Vec<Problem>,
+}
+
+/// Resolves a model on this host.
+pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &Options) -> Resolution {
+    let mut resolver = Resolver::new(model, facts, options);
+    host::find_problems(&mut resolver);
+    tree::resolve(&mut resolver);
+    files::resolve(&mut resolver, payloads);
+    memory::resolve_shared(&mut resolver);
+    for index in 0..model.tasks.len() {
+        task::resolve(&mut resolver, TaskId::new(index));
+    }
+    let cradle = tree::cradle(&mut resolver);
+    let window = window::find(&mut resolver, payloads);
+    let Resolver { forest, mut recipes, problems, .. } = resolver;
+    let resolved = window.map(|window| {
+        memory::place_carriers(&mut recipes, &window);
+        Resolved { forest, cradle, recipes, window }
+    });
+    Resolution { resolved, problems: problems.into_vec() }
+}
+
+/// The state of a resolution.
+struct Resolver<'a> {
+    model: &'a Model,
+    facts: &'a HostFacts,
+    options: &'a Options,
+    problems: Problems,
+    forest: Forest,
+    recipes: Recipes,
+    /// The description of each image id.
+    ofd_of_id: BTreeMap<u32, OfdId>,
+    /// Files that are opened for mapping only, by path and access mode.
+    mapped_files: BTreeMap<(String, u32), OfdId>,
+    /// Pages images, by number.
+    pages_files: BTreeMap<u32, OfdId>,
+    /// The carrier of each shared memory segment.
+    carriers: BTreeMap<u64, memory::Carrier>,
+}
+
+impl<'a> Resolver<'a> {
+    fn new(model: &'a Model, facts: &'a HostFacts, options: &'a Options) -> Resolver<'a> {
+        let mut forest = Forest { ofds: model.ofds.len(), ..Forest::default() };
+        let mut recipes = Recipes::default();
+        for task in &model.tasks {
+            forest.tasks.push(TaskSpec { pid: task.pid.0, pgid: task.pgid.0, sid: task.sid.0, ..TaskSpec::default() });
+            let (comm, exit_code) = match &task.state {
+                crate::image::TaskState::Alive(alive) | crate::image::TaskState::Stopped(alive) => (alive.comm.clone(), None),
+                crate::image::TaskState::Zombie { exit_code, comm } => (comm.clone(), Some(*exit_code)),
+            };
+            recipes.tasks.push(TaskRecipe {
+                pid: task.pid,
+                comm,
+                exit_code,
+                origin: task.origin,
+                core_origin: task.core_origin,
+            });
+        }
+        Resolver {
+            model,
+            facts,
+            options,
+            problems: Problems::default(),
+            forest,
+            recipes,
+            ofd_of_id: model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect(),
+            mapped_files: BTreeMap::new(),
+            pages_files: BTreeMap::new(),
+            carriers: BTreeMap::new(),
+        }
+    }
+
+    fn new_ofd(&mut self) -> OfdId {
+        self.forest.ofds += 1;
+        OfdId::new(self.forest.ofds - 1)
+    }
+
+    fn add_resource(&mut self, kind: ResourceKind, origin: Origin, yields: Vec<Option<OfdId>>) -> ResourceId {
+        self.forest.resources.push(ResourceSpec { yields, ..ResourceSpec::default() });
+        self.recipes.resources.push(ResourceRecipe { kind, origin });
+        ResourceId::new(self.forest.resources.len() - 1)
+    }
+
+    fn add_step(&mut self, kind: StepKind, origin: Origin, needs: Vec<OfdId>) -> StepId {
+        self.forest.steps.push(StepSpec { needs });
+        self.recipes.steps.push(StepRecipe { kind, origin });
+        StepId::new(self.forest.steps.len() - 1)
+    }
+}

@@ -1,0 +1,281 @@
+//! Recipes: what makes each resource and what each step does, as plain values.
+//!
+//! They are what `resolve` hands to `lower`: everything an operation needs, in the field's own
+//! terms (paths, addresses, flags), and nothing of images but the [`Origin`] for messages.
+
+use crate::image::{Creds, Origin, SigAction, SigAltStack, SocketOptions};
+
+/// A step of one task, with where it comes from.
+#[derive(Debug, Clone)]
+pub struct StepRecipe {
+    /// What is done.
+    pub kind: StepKind,
+    /// The image entry that asks for it.
+    pub origin: Origin,
+}
+
+/// What a step does. Addresses and lengths in bytes.
+#[derive(Debug, Clone)]
+pub enum StepKind {
+    /// Drop everything that the launcher left: all mappings but the window, all descriptors.
+    Bare,
+    /// `rt_sigaction(2)`.
+    SigAction {
+        /// Signal number.
+        signal: u32,
+        /// What to do.
+        action: SigAction,
+    },
+    /// `umask(2)`.
+    Umask(u32),
+    /// `chdir(2)`.
+    Chdir(String),
+    /// `prctl(PR_SET_NAME)`.
+    Comm(String),
+    /// `personality(2)`.
+    Personality(u32),
+    /// `mmap(2)` of anonymous memory, or (`file_offset`) of the file that the step needs.
+    Mmap {
+        /// First address.
+        start: u64,
+        /// Length.
+        len: u64,
+        /// Protection while restoring.
+        prot: u32,
+        /// `MAP_*` without MAP_FIXED.
+        flags: u32,
+        /// Offset in the needed file; `None`: anonymous.
+        file_offset: Option<u64>,
+    },
+    /// A view of a carrier: `mremap(2)` with old size 0.
+    MapShared {
+        /// Address in the carrier.
+        from: u64,
+        /// First address.
+        start: u64,
+        /// Length.
+        len: u64,
+    },
+    /// `mprotect(2)`.
+    Mprotect {
+        /// First address.
+        start: u64,
+        /// Length.
+        len: u64,
+        /// Final protection.
+        prot: u32,
+    },
+    /// `madvise(2)`.
+    Madvise {
+        /// First address.
+        start: u64,
+        /// Length.
+        len: u64,
+        /// `MADV_*`.
+        advice: u32,
+    },
+    /// The running kernel's vDSO and its data, from this address on.
+    MapVdso {
+        /// Address of the first of them.
+        start: u64,
+    },
+    /// Read pages from the needed pages image.
+    Fill {
+        /// Where the bytes go: address and length, in the order of the image.
+        pieces: Vec<(u64, u64)>,
+        /// Offset of the first byte in the image.
+        offset: u64,
+    },
+    /// `prctl(PR_SET_MM, PR_SET_MM_MAP)` with the needed executable.
+    SetMm(Box<MmMap>),
+    /// `sigaltstack(2)`.
+    AltStack(SigAltStack),
+    /// `set_robust_list(2)`.
+    RobustList {
+        /// Head.
+        head: u64,
+        /// Length.
+        len: u64,
+    },
+    /// `set_tid_address(2)`.
+    TidAddress {
+        /// Address.
+        address: u64,
+        /// What the call returns: the pid.
+        pid: u32,
+    },
+    /// `rseq(2)`.
+    Rseq {
+        /// Address of the area.
+        address: u64,
+        /// Length of the area.
+        len: u32,
+        /// Signature.
+        signature: u32,
+    },
+    /// `prctl(PR_SET_DUMPABLE)`.
+    Dumpable(u32),
+    /// `prctl(PR_SET_THP_DISABLE)`.
+    ThpDisable,
+    /// `prctl(PR_SET_CHILD_SUBREAPER)`.
+    ChildSubreaper,
+    /// `prctl(PR_SET_PDEATHSIG)`.
+    ParentDeathSignal(u32),
+    /// `setpriority(2)`.
+    Nice(i32),
+    /// `sched_setscheduler(2)`.
+    Scheduler {
+        /// `SCHED_*`.
+        policy: u32,
+        /// Static priority.
+        priority: u32,
+    },
+    /// Write this to the needed file, from its start.
+    Write(Vec<u8>),
+    /// A pending signal, put back with its `siginfo_t`: `rt_sigqueueinfo(2)` or, to the thread alone,
+    /// `rt_tgsigqueueinfo(2)`.
+    QueueSignal {
+        /// Whose.
+        pid: u32,
+        /// The thread, where it is the thread's own.
+        tid: Option<u32>,
+        /// Signal number.
+        signal: u32,
+        /// `siginfo_t`, 128 bytes.
+        info: Vec<u8>,
+    },
+    /// `setitimer(2)`.
+    IntervalTimer {
+        /// `ITIMER_*`.
+        which: u32,
+        /// Interval, in microseconds.
+        interval_us: u64,
+        /// Time left, in microseconds.
+        value_us: u64,
+    },
+    /// `membarrier(2)`: register these commands, one bit each.
+    Membarrier(u32),
+    /// All ids, groups and capabilities.
+    Credentials(Box<Credentials>),
+    /// `prlimit64(2)` of the task itself.
+    RLimit {
+        /// `RLIMIT_*`.
+        resource: u32,
+        /// Soft limit.
+        cur: u64,
+        /// Hard limit.
+        max: u64,
+    },
+}
+
+/// The credentials a task ends with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// All of them.
+    pub wanted: Creds,
+    /// Capabilities to drop from the bounding set that is inherited.
+    pub dropped_bounding: u64,
+}
+
+/// `struct prctl_mm_map` (linux/prctl.h) without the executable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct MmMap {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+    pub auxv: Vec<u64>,
+}
+
+/// What makes a resource, with where it comes from.
+#[derive(Debug, Clone)]
+pub struct ResourceRecipe {
+    /// How it is made.
+    pub kind: ResourceKind,
+    /// The image entry that asks for it.
+    pub origin: Origin,
+}
+
+/// How a resource is made.
+#[derive(Debug, Clone)]
+pub enum ResourceKind {
+    /// `openat(2)`. Yields one description.
+    File {
+        /// Path.
+        path: String,
+        /// `O_*`.
+        flags: u32,
+        /// File position, 0 where there is none.
+        position: u64,
+        /// What it is opened for.
+        purpose: FilePurpose,
+    },
+    /// `pipe2(2)`. Yields the reading end, the writing end, then the reopened descriptions.
+    Pipe {
+        /// Status flags of the reading and the writing end.
+        flags: [u32; 2],
+        /// Further descriptions: of which end (0 reading, 1 writing; 2: both), and their flags.
+        reopened: Vec<(u8, u32)>,
+        /// Capacity, where it is not the default.
+        capacity: Option<u32>,
+        /// What it holds.
+        data: Vec<u8>,
+    },
+    /// `eventfd2(2)`. Yields one description.
+    Eventfd {
+        /// Counter.
+        counter: u64,
+        /// Status flags and EFD_SEMAPHORE.
+        flags: u32,
+    },
+    /// `socketpair(2)`. Yields both ends.
+    SocketPair {
+        /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+        sock_type: u32,
+        /// The two ends.
+        ends: Box<[SocketEnd; 2]>,
+    },
+    /// Shared anonymous memory, mapped at `address` in the window for everyone below.
+    Carrier {
+        /// Address.
+        address: u64,
+        /// Length, a multiple of the page size.
+        len: u64,
+    },
+}
+
+/// Why a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilePurpose {
+    /// It is in descriptor tables.
+    Descriptor,
+    /// It is only mapped.
+    Mapping,
+    /// It is an executable to be linked as `/proc/PID/exe`.
+    Executable,
+    /// It holds pages.
+    Pages,
+    /// Writing to it sets an attribute of the task.
+    Attribute,
+}
+
+/// One end of a socket pair.
+#[derive(Debug, Clone, Default)]
+pub struct SocketEnd {
+    /// Status flags.
+    pub flags: u32,
+    /// Socket options; `None` for an end that no task has.
+    pub options: Option<SocketOptions>,
+    /// `shutdown(2)`: bit 0 reading, bit 1 writing.
+    pub shutdown: u32,
+    /// What waits to be read here: packets, or pieces of the stream.
+    pub queue: Vec<Vec<u8>>,
+}

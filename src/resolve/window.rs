@@ -1,0 +1,77 @@
+//! Where tapes and carriers can be: one address range that is a hole in every task's layout and in
+//! the launcher's.
+
+use super::numbers::PAGE;
+use super::problem::ProblemKind;
+use super::{Payloads, Resolver};
+
+/// The window: the region for tapes at its start, carriers of shared memory behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// First address.
+    pub base: u64,
+    /// Length of the part kept for the region.
+    pub region_len: u64,
+    /// Length of all of it.
+    pub len: u64,
+}
+
+/// Below this nothing is placed: programs without PIE, and 32-bit code, live there.
+const LOWEST: u64 = 4 << 30;
+/// The end of user space on x86-64 with four page table levels (Documentation/arch/x86/x86_64/mm.rst).
+pub(crate) const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+const ALIGN: u64 = 2 << 20;
+
+/// Finds a window that is large enough, in the lowest hole that is.
+pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<Window> {
+    let region_len = region_bound(resolver, payloads).next_multiple_of(ALIGN);
+    let carriers: u64 = resolver.carriers.values().map(|carrier| carrier.len + PAGE).sum();
+    let len = (region_len + carriers).next_multiple_of(ALIGN);
+    let mut taken: Vec<(u64, u64)> = resolver
+        .model
+        .tasks
+        .iter()
+        .filter_map(|task| task.alive())
+        .flat_map(|alive| alive.mm.vmas.iter().map(|vma| (vma.start, vma.end)))
+        .chain(resolver.facts.address_space.in_use.iter().copied())
+        .collect();
+    taken.sort_unstable();
+    let mut from = LOWEST;
+    for (start, end) in taken.into_iter().chain([(TASK_SIZE, TASK_SIZE)]) {
+        // A hole's worth of distance to what lies above: a stack there may grow while we restore.
+        if start >= from && start - from >= len + ALIGN {
+            return Some(Window { base: from, region_len, len });
+        }
+        from = from.max(end.next_multiple_of(ALIGN).saturating_add(ALIGN));
+    }
+    resolver.problems.add(
+        ProblemKind::Lacking,
+        None,
+        None,
+        format!("no range of {len} bytes is free in the address spaces of all tasks at once"),
+    );
+    None
+}
+
+/// More bytes than the region can take: records, buffers and payloads of every task.
+fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
+    let payload: usize = payloads.pipes.iter().chain(&payloads.packets).map(|data| data.len() + 512).sum();
+    let steps = resolver.forest.steps.len() as u64;
+    let slots: usize = resolver.forest.tasks.iter().map(|task| task.table.len()).sum();
+    let pieces: u64 = resolver
+        .recipes
+        .steps
+        .iter()
+        .map(|step| match &step.kind {
+            super::recipe::StepKind::Fill { pieces, .. } => pieces.len() as u64,
+            _ => 0,
+        })
+        .sum();
+    (4 << 20)
+        + payload as u64
+        + steps * 4096
+        + pieces * 16
+        + slots as u64 * 1024
+        + resolver.forest.tasks.len() as u64 * 16384
+        + resolver.forest.resources.len() as u64 * 8192
+}

@@ -1,0 +1,266 @@
+//! The runner for x86-64.
+//!
+//! # Sources
+//! `syscall(2)` for the calling convention (number in rax, arguments in rdi, rsi, rdx, r10, r8,
+//! r9; rcx and r11 are lost), `clone(2)` for clone3, `futex(2)`.
+
+use std::mem::offset_of;
+
+use crate::tape::abi::{Control, wake};
+
+// rbx: the record; r13: the control block. The offsets in records are those of `abi::Record`,
+// which asserts them.
+std::arch::global_asm!(
+    ".pushsection .text.regrow_runner, \"ax\", @progbits",
+    ".balign 64",
+    ".hidden regrow_runner_start",
+    ".globl regrow_runner_start",
+    "regrow_runner_start:",
+    "19:", // dispatch
+    "movzx eax, byte ptr [rbx]",
+    "test eax, eax",
+    "jz 20f",
+    "cmp eax, 1",
+    "je 30f",
+    "cmp eax, 2",
+    "je 40f",
+    "cmp eax, 3",
+    "je 50f",
+    "cmp eax, 4",
+    "je 60f",
+    "cmp eax, 5",
+    "je 70f",
+    "mov rax, [rbx + 56]", // No such verb: a failure that was put there.
+    "jmp 90f",
+    // A system call.
+    "20:",
+    "movzx eax, word ptr [rbx + 2]",
+    "mov rdi, [rbx + 8]",
+    "mov rsi, [rbx + 16]",
+    "mov rdx, [rbx + 24]",
+    "mov r10, [rbx + 32]",
+    "mov r8, [rbx + 40]",
+    "mov r9, [rbx + 48]",
+    "syscall",
+    "movzx ecx, byte ptr [rbx + 1]",
+    "cmp ecx, 1",
+    "ja 25f",
+    "je 24f",
+    "cmp rax, [rbx + 56]",
+    "jne 90f",
+    "25:",
+    "add rbx, 64",
+    "jmp 19b",
+    "24:",
+    "cmp rax, -4096",
+    "ja 90f",
+    "jmp 25b",
+    // Fork.
+    "30:",
+    "cmp dword ptr [r13 + {abort}], 0",
+    "jne 80f",
+    "mov eax, 435", // clone3
+    "mov rdi, [rbx + 8]",
+    "mov rsi, [rbx + 16]",
+    "syscall",
+    "test rax, rax",
+    "jz 31f",
+    "cmp rax, [rbx + 56]",
+    "jne 90f",
+    "jmp 25b",
+    "31:",
+    "mov rbx, [rbx + 24]",
+    "cmp dword ptr [r13 + {abort}], 0",
+    "jne 81f",
+    "jmp 19b",
+    // Post an event.
+    "40:",
+    "mov rdi, [rbx + 8]",
+    "lock inc dword ptr [rdi]",
+    "mov eax, 202", // futex
+    "mov esi, 1",   // FUTEX_WAKE
+    "mov edx, 0x7fffffff",
+    "syscall",
+    "jmp 25b",
+    // Wait for an event.
+    "50:",
+    "mov rdi, [rbx + 8]",
+    "cmp dword ptr [rdi], 0",
+    "jne 25b",
+    "mov eax, 202",
+    "xor esi, esi", // FUTEX_WAIT
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "syscall",
+    "jmp 50b",
+    // Arrive at the barrier.
+    "60:",
+    "mov eax, 1",
+    "lock xadd [r13 + {arrived}], eax",
+    "inc eax",
+    "cmp eax, [r13 + {total}]",
+    "jne 61f",
+    "lock or dword ptr [r13 + {wake}], {ARRIVED}",
+    "lea rdi, [r13 + {wake}]",
+    "mov eax, 202",
+    "mov esi, 1",
+    "mov edx, 0x7fffffff",
+    "syscall",
+    "61:",
+    "cmp dword ptr [r13 + {release}], 0",
+    "jne 25b",
+    "lea rdi, [r13 + {release}]",
+    "mov eax, 202",
+    "xor esi, esi",
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "syscall",
+    "jmp 61b",
+    // Park.
+    "70:",
+    "mov eax, 1",
+    "lock xadd [r13 + {parked}], eax",
+    "inc eax",
+    "cmp eax, [r13 + {total}]",
+    "jne 80f",
+    "lock or dword ptr [r13 + {wake}], {PARKED}",
+    "lea rdi, [r13 + {wake}]",
+    "mov eax, 202",
+    "mov esi, 1",
+    "mov edx, 0x7fffffff",
+    "syscall",
+    // Wait for ever.
+    "80:",
+    "lea rdi, [r13 + {never}]",
+    "mov eax, 202",
+    "xor esi, esi",
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "syscall",
+    "jmp 80b",
+    // Born after an abort: die.
+    "81:",
+    "mov edi, 1",
+    "mov eax, 231", // exit_group
+    "syscall",
+    "jmp 81b",
+    // A failure: the first one is kept. rax is the result.
+    "90:",
+    "mov r8, rax",
+    "xor eax, eax",
+    "mov ecx, 1",
+    "lock cmpxchg [r13 + {failed}], ecx",
+    "jne 80b",
+    "mov [r13 + {failed_record}], rbx",
+    "mov [r13 + {failed_result}], r8",
+    "mov eax, 39", // getpid
+    "syscall",
+    "mov [r13 + {failed_pid}], rax",
+    "lock or dword ptr [r13 + {wake}], {FAILED}",
+    "lea rdi, [r13 + {wake}]",
+    "mov eax, 202",
+    "mov esi, 1",
+    "mov edx, 0x7fffffff",
+    "syscall",
+    "jmp 80b",
+    // A lone system call, for the commit to borrow.
+    ".balign 16",
+    ".hidden regrow_runner_syscall",
+    ".globl regrow_runner_syscall",
+    "regrow_runner_syscall:",
+    "syscall",
+    "ud2",
+    ".hidden regrow_runner_end",
+    ".globl regrow_runner_end",
+    "regrow_runner_end:",
+    ".popsection",
+    arrived = const offset_of!(Control, arrived),
+    total = const offset_of!(Control, total),
+    release = const offset_of!(Control, release),
+    abort = const offset_of!(Control, abort),
+    failed = const offset_of!(Control, failed),
+    parked = const offset_of!(Control, parked),
+    wake = const offset_of!(Control, wake),
+    never = const offset_of!(Control, never),
+    failed_record = const offset_of!(Control, failed_record),
+    failed_result = const offset_of!(Control, failed_result),
+    failed_pid = const offset_of!(Control, failed_pid),
+    ARRIVED = const wake::ARRIVED,
+    FAILED = const wake::FAILED,
+    PARKED = const wake::PARKED,
+);
+
+unsafe extern "C" {
+    static regrow_runner_start: u8;
+    static regrow_runner_syscall: u8;
+    static regrow_runner_end: u8;
+}
+
+/// The runner's code, to be copied to a 64-byte aligned address.
+pub fn code() -> &'static [u8] {
+    let start = &raw const regrow_runner_start;
+    let end = &raw const regrow_runner_end;
+    // SAFETY: both symbols are defined by the assembly above, in one section and in this order, and
+    // what lies between them is read-only for the life of the program.
+    unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
+}
+
+/// Offset in [`code`] of a `syscall` instruction that the commit may point a stopped task at.
+pub fn syscall_offset() -> u64 {
+    ((&raw const regrow_runner_syscall).addr() - (&raw const regrow_runner_start).addr()) as u64
+}
+
+/// `clone3` whose child plays the tape at `tape`; returns what the kernel returned to the parent.
+///
+/// # Safety
+/// `clone_args` (of `size` bytes) must describe a clone without `CLONE_VM`, and the region must be
+/// mapped so that `code` is the runner, `control` the control block and `tape` a record: nothing of
+/// this program runs in the child.
+pub unsafe fn enter(clone_args: u64, size: u64, tape: u64, control: u64, code: u64) -> i64 {
+    let result: i64;
+    // SAFETY: the caller vouches for the addresses. The child leaves for `code` without touching
+    // the stack; the parent goes on behind the assembly with only the declared registers changed.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov rbx, r8",
+            "mov r13, r9",
+            "xor esp, esp",
+            "xor ebp, ebp",
+            "jmp r10",
+            "2:",
+            in("r8") tape,
+            in("r9") control,
+            in("r10") code,
+            inlateout("rax") 435_i64 => result,
+            in("rdi") clone_args,
+            in("rsi") size,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The runner must stay what its name says: a few hundred bytes without relocations. Absolute
+    /// addresses in code need either a relocation or a 64-bit immediate (`movabs`).
+    #[test]
+    fn small_and_position_independent() {
+        let code = code();
+        assert!(code.len() <= 640, "{} bytes", code.len());
+        assert!(!code.windows(2).any(|w| w[0] == 0x48 && (0xb8..=0xbf).contains(&w[1])), "movabs");
+        // Copied elsewhere it must not refer to where it was: no 8-byte word is an address of ours.
+        let here = code.as_ptr().addr();
+        for word in code.windows(8) {
+            let value = usize::from_ne_bytes(std::array::from_fn(|i| word[i]));
+            assert!(value.abs_diff(here) > 1 << 20, "an absolute address in the runner");
+        }
+        assert_eq!(&code[syscall_offset() as usize..][..2], &[0x0f, 0x05]);
+    }
+}

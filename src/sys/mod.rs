@@ -1,0 +1,9 @@
+//! Thin typed wrappers over raw system calls that neither `nix` nor `std` wraps.
+//!
+//! Beside the runner and the tape's ABI the only home of `unsafe`. Nothing here decides anything.
+#![allow(unsafe_code)]
+
+pub mod futex;
+pub mod process;
+pub mod ptrace;
+pub mod region;

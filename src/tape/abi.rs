@@ -1,0 +1,187 @@
+//! The layout that the runner, the assembler, the lifter and the coordinator share, defined once.
+//!
+//! The *region* is one memfd, mapped shared at the same address in every task:
+//!
+//! ```text
+//! base                    base+rw_len              base+rw_len+ro_len
+//!  │ Control │ events │ scratch │ runner │ tapes │ buffers │ … carriers (not of the memfd) …
+//!  └──────── read, write ───────┘└──── read, execute ──────┘
+//! ```
+//!
+//! All pointers in it are absolute. The *window* is the region and, behind it, the carriers of
+//! shared memory; one munmap at the commit takes all of it away.
+#![allow(unsafe_code)]
+
+use std::mem::{offset_of, size_of};
+
+/// One record of a tape. 64 bytes: a cache line.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// What the runner does: one of [`Verb`].
+    pub verb: u8,
+    /// How the result is judged: one of [`Check`].
+    pub check: u8,
+    /// Number of the system call (`verb` [`Verb::Syscall`]).
+    pub nr: u16,
+    /// The operation this record belongs to: an index into the plan's table of origins.
+    pub op: u32,
+    /// Arguments of the system call, or of the verb.
+    pub args: [u64; 6],
+    /// The expected result. Where `verb` is no verb: the error that the record fails with, negated.
+    pub expect: u64,
+}
+
+/// What a record does.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// A raw system call: number and six arguments.
+    Syscall = 0,
+    /// `clone3(args[0], args[1])`; the child goes on at the tape at `args[2]`. Expects its pid.
+    Fork = 1,
+    /// Adds one to the event word at `args[0]` and wakes all who wait for it.
+    Post = 2,
+    /// Waits until the event word at `args[0]` is not 0.
+    Wait = 3,
+    /// The barrier: counts this task as arrived and waits for the release.
+    Arrive = 4,
+    /// Counts this task as parked and waits to be given its registers.
+    Park = 5,
+}
+
+/// How the result of a system call is judged.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// It must equal `expect`.
+    Equal = 0,
+    /// Anything but an error.
+    Success = 1,
+    /// Anything.
+    Any = 2,
+}
+
+impl Record {
+    /// The verb, if it is one.
+    pub fn verb(&self) -> Option<Verb> {
+        [Verb::Syscall, Verb::Fork, Verb::Post, Verb::Wait, Verb::Arrive, Verb::Park]
+            .into_iter()
+            .find(|verb| *verb as u8 == self.verb)
+    }
+
+    /// The judgement, if it is one.
+    pub fn check(&self) -> Option<Check> {
+        [Check::Equal, Check::Success, Check::Any].into_iter().find(|check| *check as u8 == self.check)
+    }
+
+    /// A record that fails with `errno` when it is reached.
+    pub fn failing(op: u32, errno: i32) -> Record {
+        Record { verb: u8::MAX, check: 0, nr: 0, op, args: [0; 6], expect: i64::from(-errno) as u64 }
+    }
+
+    /// Its bytes.
+    pub fn to_bytes(self) -> [u8; size_of::<Record>()] {
+        let mut bytes = [0; size_of::<Record>()];
+        bytes[0] = self.verb;
+        bytes[1] = self.check;
+        bytes[2..4].copy_from_slice(&self.nr.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.op.to_ne_bytes());
+        for (index, arg) in self.args.iter().enumerate() {
+            bytes[8 + index * 8..16 + index * 8].copy_from_slice(&arg.to_ne_bytes());
+        }
+        bytes[56..64].copy_from_slice(&self.expect.to_ne_bytes());
+        bytes
+    }
+
+    /// The record in the first 64 bytes of `bytes`, if there are as many.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Record> {
+        let bytes: &[u8; size_of::<Record>()] = bytes.get(..size_of::<Record>())?.try_into().ok()?;
+        let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+        Some(Record {
+            verb: bytes[0],
+            check: bytes[1],
+            nr: u16::from_ne_bytes([bytes[2], bytes[3]]),
+            op: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+            args: std::array::from_fn(|i| word(8 + 8 * i)),
+            expect: word(56),
+        })
+    }
+}
+
+/// The head of the region: what tasks and coordinator tell each other. All words start as 0 but
+/// `total`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Control {
+    /// How many have arrived at the barrier.
+    pub arrived: u32,
+    /// How many there are to arrive, and to park.
+    pub total: u32,
+    /// Set to 1 by the coordinator: all go on into their tails (a futex).
+    pub release: u32,
+    /// Set to 1 by the coordinator: no more forks; who is born dies at once.
+    pub abort: u32,
+    /// Claimed by the first record that fails.
+    pub failed: u32,
+    /// How many have parked.
+    pub parked: u32,
+    /// Bits of [`wake`] for the coordinator (a futex).
+    pub wake: u32,
+    /// Never written: parked and failed tasks wait here (a futex).
+    pub never: u32,
+    /// Address of the record that failed.
+    pub failed_record: u64,
+    /// What it returned.
+    pub failed_result: i64,
+    /// The task, by its pid as `getpid` gives it.
+    pub failed_pid: u64,
+    /// Unused.
+    pub reserved: [u64; 1],
+}
+
+/// Bits of [`Control::wake`].
+pub mod wake {
+    /// All have arrived.
+    pub const ARRIVED: u32 = 1;
+    /// A record failed.
+    pub const FAILED: u32 = 2;
+    /// All have parked.
+    pub const PARKED: u32 = 4;
+}
+
+/// Where the event words start, from the base of the region; each is a `u32`.
+pub const EVENTS_OFFSET: u64 = 128;
+/// `struct clone_args` of `clone3(2)`, version 2 (linux/sched.h): 88 bytes, eleven 64-bit words.
+pub const CLONE_ARGS_SIZE: u64 = 88;
+/// The word of `clone_args` with the flags.
+pub const CLONE_ARGS_FLAGS: usize = 0;
+/// The word of `clone_args` with the exit signal.
+pub const CLONE_ARGS_EXIT_SIGNAL: usize = 4;
+/// The word of `clone_args` with the address of the wanted pid, a `pid_t`.
+pub const CLONE_ARGS_SET_TID: usize = 8;
+/// The word of `clone_args` with the number of wanted pids.
+pub const CLONE_ARGS_SET_TID_SIZE: usize = 9;
+
+const _: () = {
+    assert!(size_of::<Record>() == 64);
+    assert!(offset_of!(Record, nr) == 2);
+    assert!(offset_of!(Record, op) == 4);
+    assert!(offset_of!(Record, args) == 8);
+    assert!(offset_of!(Record, expect) == 56);
+    assert!(size_of::<Control>() == 64);
+    assert!(size_of::<Control>() as u64 <= EVENTS_OFFSET);
+    assert!(offset_of!(Control, failed_record) == 32);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_back() {
+        let record = Record { verb: 1, check: 2, nr: 300, op: 77, args: [1, 2, 3, 4, 5, u64::MAX], expect: 9 };
+        assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record));
+        assert_eq!(Record::from_bytes(&[0; 63]), None);
+    }
+}

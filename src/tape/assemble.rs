@@ -1,0 +1,184 @@
+//! From system calls and buffers to bytes at fixed addresses.
+//!
+//! The assembler hands out addresses at once (the base of the region and the length of its written
+//! part are known before), so a record can hold the address of a buffer as soon as the buffer
+//! exists. Equal buffers are stored once. Worked example: `data(b"/dev/null\0", 1)` twice gives the
+//! same address twice.
+
+use std::collections::HashMap;
+
+use thiserror::Error;
+
+use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
+use super::{TaskTape, Tapes};
+
+const PAGE: u64 = 4096;
+/// Room behind the events where calls may write what nobody reads.
+const SCRATCH: u64 = 256;
+
+/// The region has grown out of its place.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("tapes of {need} bytes do not fit into the {room} bytes kept for them")]
+pub struct TooLarge {
+    /// What is needed.
+    pub need: u64,
+    /// What there is.
+    pub room: u64,
+}
+
+/// Builds [`Tapes`].
+#[derive(Debug)]
+pub struct Assembler {
+    base: u64,
+    rw_len: u64,
+    scratch: u64,
+    ro: Vec<u8>,
+    code: u64,
+    known: HashMap<Box<[u8]>, u64>,
+    tasks: Vec<TaskTape>,
+}
+
+impl Assembler {
+    /// An assembler for a region at `base` with `events` event words, that plays on `runner`.
+    pub fn new(base: u64, events: usize, runner: &[u8]) -> Assembler {
+        let scratch = (EVENTS_OFFSET + 4 * events as u64).next_multiple_of(64);
+        let rw_len = (scratch + SCRATCH).next_multiple_of(PAGE);
+        let code = base + rw_len;
+        Assembler { base, rw_len, scratch, ro: runner.to_vec(), code, known: HashMap::new(), tasks: Vec::new() }
+    }
+
+    /// Address of event word `index`.
+    pub fn event(&self, index: u32) -> u64 {
+        self.base + EVENTS_OFFSET + 4 * u64::from(index)
+    }
+
+    /// Address of a place that calls may write to and nobody reads.
+    pub fn scratch(&self) -> u64 {
+        self.base + self.scratch
+    }
+
+    /// Address of a copy of `bytes`, aligned to `align` (a power of two up to 4096).
+    pub fn data(&mut self, bytes: &[u8], align: u64) -> u64 {
+        if let Some(address) = self.known.get(bytes)
+            && address.is_multiple_of(align)
+        {
+            return *address;
+        }
+        let address = self.append(bytes, align);
+        // Long buffers are contents, hardly ever alike.
+        if bytes.len() <= 256 {
+            self.known.insert(bytes.into(), address);
+        }
+        address
+    }
+
+    /// Address of a copy of `text` with a zero byte behind it.
+    pub fn text(&mut self, text: &[u8]) -> u64 {
+        let mut bytes = Vec::with_capacity(text.len() + 1);
+        bytes.extend_from_slice(text);
+        bytes.push(0);
+        self.data(&bytes, 1)
+    }
+
+    /// Address of 64-bit words.
+    pub fn words(&mut self, words: &[u64]) -> u64 {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.data(&bytes, 8)
+    }
+
+    fn append(&mut self, bytes: &[u8], align: u64) -> u64 {
+        let at = (self.ro.len() as u64).next_multiple_of(align);
+        self.ro.resize(at as usize, 0);
+        self.ro.extend_from_slice(bytes);
+        self.base + self.rw_len + at
+    }
+
+    /// Lays down one task's tape and returns its address. Children before their parents, which need
+    /// that address.
+    pub fn tape(&mut self, pid: u32, lives: bool, clone_args: u64, records: &[Record]) -> u64 {
+        let bytes: Vec<u8> = records.iter().flat_map(|record| record.to_bytes()).collect();
+        let tape = self.append(&bytes, 64);
+        self.tasks.push(TaskTape { pid, lives, tape, records: records.len() as u32, clone_args });
+        tape
+    }
+
+    /// The finished region in a window of `window_len` bytes, of which `region_len` may be used.
+    ///
+    /// # Errors
+    /// The region is larger than `region_len`.
+    pub fn finish(mut self, region_len: u64, window_len: u64) -> Result<Tapes, TooLarge> {
+        self.tasks.reverse();
+        self.ro.resize((self.ro.len() as u64).next_multiple_of(PAGE) as usize, 0);
+        let need = self.rw_len + self.ro.len() as u64;
+        if need > region_len {
+            return Err(TooLarge { need, room: region_len });
+        }
+        let mut rw = vec![0; self.rw_len as usize];
+        let total = self.tasks.iter().filter(|task| task.lives).count() as u32;
+        let at = std::mem::offset_of!(super::abi::Control, total);
+        rw[at..at + 4].copy_from_slice(&total.to_ne_bytes());
+        Ok(Tapes { base: self.base, window_len, rw, ro: self.ro, code: self.code, tasks: self.tasks })
+    }
+}
+
+/// The records of one task while they are written.
+#[derive(Debug, Default)]
+pub struct Tape {
+    /// The records so far.
+    pub records: Vec<Record>,
+    /// The operation that the next records belong to.
+    pub op: u32,
+}
+
+impl Tape {
+    fn push(&mut self, verb: Verb, nr: u16, check: Check, args: &[u64], expect: u64) {
+        let mut all = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        self.records.push(Record { verb: verb as u8, check: check as u8, nr, op: self.op, args: all, expect });
+    }
+
+    /// A system call that must return `expect`.
+    pub fn call(&mut self, nr: libc::c_long, args: &[u64], expect: u64) {
+        self.push(Verb::Syscall, nr as u16, Check::Equal, args, expect);
+    }
+
+    /// A system call that must not fail.
+    pub fn call_ok(&mut self, nr: libc::c_long, args: &[u64]) {
+        self.push(Verb::Syscall, nr as u16, Check::Success, args, 0);
+    }
+
+    /// A system call whose result does not matter.
+    pub fn call_any(&mut self, nr: libc::c_long, args: &[u64]) {
+        self.push(Verb::Syscall, nr as u16, Check::Any, args, 0);
+    }
+
+    /// A fork of `pid`, which goes on at `tape`.
+    pub fn fork(&mut self, clone_args: u64, tape: u64, pid: u32) {
+        self.push(Verb::Fork, 0, Check::Equal, &[clone_args, super::abi::CLONE_ARGS_SIZE, tape], u64::from(pid));
+    }
+
+    /// Posts the event at `word`.
+    pub fn post(&mut self, word: u64) {
+        self.push(Verb::Post, 0, Check::Any, &[word], 0);
+    }
+
+    /// Waits for the event at `word`.
+    pub fn wait(&mut self, word: u64) {
+        self.push(Verb::Wait, 0, Check::Any, &[word], 0);
+    }
+
+    /// The barrier.
+    pub fn arrive(&mut self) {
+        self.push(Verb::Arrive, 0, Check::Any, &[], 0);
+    }
+
+    /// The end of a living task's tape.
+    pub fn park(&mut self) {
+        self.push(Verb::Park, 0, Check::Any, &[], 0);
+    }
+
+    /// A record that fails if it is ever reached.
+    pub fn never(&mut self) {
+        self.records.push(Record::failing(self.op, libc::ENOSYS));
+    }
+}

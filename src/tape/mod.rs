@@ -1,0 +1,98 @@
+//! Tapes: what runs, as plain bytes.
+//!
+//! [`assemble`] turns the calls of lowered programs into records and buffers at fixed addresses;
+//! [`disasm`] prints them as one reads `strace`; [`lift`] turns them back into effects for the
+//! checker. None of them knows what an operation is: a record only remembers its number.
+
+pub mod abi;
+pub mod assemble;
+pub mod disasm;
+//pub mod lift;
+
+use abi::Record;
+
+/// Assembled tapes: the whole region, ready to be copied into a memfd and played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tapes {
+    /// Address of the region in every task, a multiple of the page size.
+    pub base: u64,
+    /// Length of the window from `base` on: the region and the carriers behind it. At the commit
+    /// one munmap of the window takes all of it away.
+    pub window_len: u64,
+    /// The part that tasks write: control block, events, scratch. A multiple of the page size.
+    pub rw: Vec<u8>,
+    /// The part that tasks only read and execute: runner, tapes, buffers. A multiple of the page
+    /// size.
+    pub ro: Vec<u8>,
+    /// Address of the runner.
+    pub code: u64,
+    /// The tape of each task, in the order of the tasks: the root first.
+    pub tasks: Vec<TaskTape>,
+}
+
+/// Where one task's tape is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskTape {
+    /// The task's pid.
+    pub pid: u32,
+    /// Whether it lives on (its tape ends in park) or dies.
+    pub lives: bool,
+    /// Address of its first record.
+    pub tape: u64,
+    /// Number of its records.
+    pub records: u32,
+    /// Address of the `struct clone_args` it is born by.
+    pub clone_args: u64,
+}
+
+impl Tapes {
+    /// Address of the read-only part.
+    pub fn ro_base(&self) -> u64 {
+        self.base + self.rw.len() as u64
+    }
+
+    /// The bytes at `address`, `len` of them, if all lie in one part of the region.
+    pub fn bytes(&self, address: u64, len: u64) -> Option<&[u8]> {
+        let part = |base: u64, bytes: &'_ [u8]| {
+            let from = usize::try_from(address.checked_sub(base)?).ok()?;
+            let to = from.checked_add(usize::try_from(len).ok()?)?;
+            (to <= bytes.len()).then_some((from, to))
+        };
+        if let Some((from, to)) = part(self.base, &self.rw) {
+            return self.rw.get(from..to);
+        }
+        part(self.ro_base(), &self.ro).and_then(|(from, to)| self.ro.get(from..to))
+    }
+
+    /// The record at `address`.
+    pub fn record(&self, address: u64) -> Option<Record> {
+        self.bytes(address, size_of::<Record>() as u64).and_then(Record::from_bytes)
+    }
+
+    /// All records of a task, with their addresses.
+    pub fn records(&self, task: &TaskTape) -> impl Iterator<Item = (u64, Record)> + '_ {
+        let tape = task.tape;
+        (0..u64::from(task.records)).filter_map(move |index| {
+            let address = tape.checked_add(index * size_of::<Record>() as u64)?;
+            Some((address, self.record(address)?))
+        })
+    }
+
+    /// Lets a record fail with `errno` when it is reached; says whether there is such a record.
+    pub fn inject_fault(&mut self, pid: u32, record: u32, errno: i32) -> bool {
+        let Some(task) = self.tasks.iter().find(|task| task.pid == pid && record < task.records) else { return false };
+        let address = task.tape + u64::from(record) * size_of::<Record>() as u64;
+        let Some(old) = self.record(address) else { return false };
+        let at = (address - self.ro_base()) as usize;
+        let failing = Record::failing(old.op, errno).to_bytes();
+        self.ro[at..at + failing.len()].copy_from_slice(&failing);
+        true
+    }
+
+    /// The text that ends with a zero byte at `address`.
+    pub fn c_string(&self, address: u64) -> Option<&[u8]> {
+        let (base, part) = if address >= self.ro_base() { (self.ro_base(), &self.ro) } else { (self.base, &self.rw) };
+        let from = part.get(usize::try_from(address.checked_sub(base)?).ok()?..)?;
+        from.iter().position(|byte| *byte == 0).map(|end| &from[..end])
+    }
+}

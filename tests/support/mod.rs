@@ -1,0 +1,483 @@
+//! The harness of the integration tests: [`Scenario`] takes a self-checking program through dump and
+//! restore and demands that nothing can be told apart.
+//!
+//! In fresh pid and mount namespaces, under an init that reaps:
+//!
+//! ```text
+//! start ─ ready ─ snapshot ─ criu dump ─ all gone ─ regrow restore ─ snapshot, equal? ─┐
+//!                               ▲                                                      │ once more
+//!                               └──────────────────────────────────────────────────────┘
+//! go ─ the program checks itself ─ exit status 0 ─ nothing left
+//! ```
+//!
+//! Environment:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `REGROW_CRIU` | the CRIU to dump with; else the newest of `target/criu/*/criu` (`scripts/provide-criu`) |
+//! | `REGROW_NO_SKIP=1` | a test that cannot run fails |
+//! | `REGROW_SKIP_FILE` | a file that skipped tests are appended to |
+//! | `REGROW_TEST_RESTORER=criu` | control run: CRIU restores too, and what it is known to change is only printed |
+//! | `REGROW_TEST_ROUNDS` | how often to dump and restore, for all tests; 0 only runs the programs |
+//! | `REGROW_TEST_STRICT=1` | compare also what no program can see (VM flag `ac`) |
+//! | `REGROW_KEEP=1` | keep the directories of the tests, and say where they are |
+
+#![allow(dead_code, reason = "each test binary uses its part of the harness")]
+
+pub(crate) mod diff;
+pub(crate) mod namespace;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use self::namespace::Namespace;
+
+/// No step of a scenario takes longer than this, also on a slow machine.
+const STEP: Duration = Duration::from_secs(120);
+
+/// The pid before that of a program's root: far from what CRIU and regrow get for themselves.
+const PID_BEFORE_ROOT: i64 = 999;
+
+/// What stands under a test: a failure is a text, because all that happens to it is that it is printed.
+type Outcome<T> = Result<T, String>;
+
+/// Who restores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Restorer {
+    Regrow,
+    Criu,
+}
+
+impl Restorer {
+    fn chosen() -> Restorer {
+        match std::env::var("REGROW_TEST_RESTORER").as_deref() {
+            Ok("criu") => Restorer::Criu,
+            Ok("regrow" | "") | Err(_) => Restorer::Regrow,
+            Ok(other) => panic!("REGROW_TEST_RESTORER={other}: it is `regrow` or `criu`"),
+        }
+    }
+}
+
+/// What CRIU's own restore is known to change: pieces of a line of the difference, and why. Only control
+/// runs look here; regrow's restores must be identical.
+const CRIU_CHANGES: &[(&[&str], &str)] =
+    &[(&["namespaces.time", "became"], "CRIU restores into a time namespace of its own")];
+
+/// A program, and how it is taken through dump and restore.
+pub(crate) struct Scenario {
+    command: Vec<String>,
+    is_script: bool,
+    rounds: u32,
+    moves_memory: bool,
+    criu_changes: Vec<(Vec<&'static str>, &'static str)>,
+    criu_cannot: Option<&'static str>,
+}
+
+impl Scenario {
+    /// One of `tests/programs`, by name. It gets its directory as the first argument.
+    #[must_use]
+    pub(crate) fn program(name: &str, arguments: &[&str]) -> Scenario {
+        Scenario::new(name, arguments, false)
+    }
+
+    /// A script of `tests/programs`, by file name, run by bash. It gets its directory as the first argument.
+    #[must_use]
+    pub(crate) fn script(name: &str, arguments: &[&str]) -> Scenario {
+        Scenario::new(name, arguments, true)
+    }
+
+    fn new(name: &str, arguments: &[&str], is_script: bool) -> Scenario {
+        let command = std::iter::once(name).chain(arguments.iter().copied()).map(str::to_owned).collect();
+        Scenario {
+            command,
+            is_script,
+            rounds: 2,
+            moves_memory: false,
+            criu_changes: Vec::new(),
+            criu_cannot: None,
+        }
+    }
+
+    /// How often the tree is dumped and restored; twice unless said.
+    #[must_use]
+    pub(crate) fn rounds(mut self, rounds: u32) -> Scenario {
+        self.rounds = rounds;
+        self
+    }
+
+    /// The tasks are at work while they wait, so the content of their memory is not compared.
+    #[must_use]
+    pub(crate) fn with_moving_memory(mut self) -> Scenario {
+        self.moves_memory = true;
+        self
+    }
+
+    /// For control runs: CRIU cannot restore this; only the program is run, without dump and restore.
+    #[must_use]
+    pub(crate) fn criu_cannot(mut self, why: &'static str) -> Scenario {
+        self.criu_cannot = Some(why);
+        self
+    }
+
+    /// For control runs: lines that contain all these pieces, of the difference or of what the program
+    /// finds, are CRIU's doing.
+    #[must_use]
+    pub(crate) fn criu_changes(mut self, pieces: &[&'static str], why: &'static str) -> Scenario {
+        self.criu_changes.push((pieces.to_vec(), why));
+        self
+    }
+
+    /// Runs the scenario.
+    ///
+    /// # Panics
+    ///
+    /// If anything is not as it was, with all that is known about it.
+    pub(crate) fn run(self) {
+        let Some(ground) = Ground::find() else { return };
+        let directory =
+            tempfile::Builder::new().prefix("regrow-test-").tempdir().expect("a directory for the test");
+        let outcome = self.play(ground, directory.path());
+        if std::env::var_os("REGROW_KEEP").is_some() {
+            say(&format!("kept: {}", directory.keep().display()));
+        }
+        if let Err(failure) = outcome {
+            panic!("{}: {failure}", self.command.join(" "));
+        }
+    }
+
+    fn play(&self, ground: &Ground, directory: &Path) -> Outcome<()> {
+        let state = directory.join("state");
+        fs::create_dir(&state).map_err(|error| error.to_string())?;
+        let mut namespace = Namespace::start(&ground.program("nsinit"))?;
+        namespace.ask(json!({ "op": "last_pid", "pid": PID_BEFORE_ROOT }), STEP)?;
+
+        let mut argv = if self.is_script {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(&self.command[0]);
+            vec!["bash".to_owned(), shown(&script)]
+        } else {
+            vec![shown(&ground.program(&self.command[0]))]
+        };
+        argv.push(shown(&state));
+        argv.extend_from_slice(&self.command[1..]);
+        let log = directory.join("program.log");
+        let root = namespace.start_detached(&argv, &log)?;
+        wait_for(&state.join("ready"), &mut namespace, root, &log)?;
+
+        let mut stage = Stage { namespace, ground, directory, root, restorer: Restorer::chosen() };
+        let mut before = stage.snapshot("original")?;
+        let rounds = match (stage.restorer, self.criu_cannot) {
+            (Restorer::Criu, Some(why)) => {
+                say(&format!("{}: not restored in this control run: {why}", self.command.join(" ")));
+                0
+            }
+            _ => match std::env::var("REGROW_TEST_ROUNDS") {
+                Ok(text) => text.parse().map_err(|error| format!("REGROW_TEST_ROUNDS={text}: {error}"))?,
+                Err(_) => self.rounds,
+            },
+        };
+        for round in 1..=rounds {
+            stage.dump(round, &before)?;
+            stage.restore(round)?;
+            let after = stage.snapshot(&format!("restored{round}"))?;
+            self.compare(&before, &after, stage.restorer)
+                .map_err(|text| format!("after restore {round}:\n{text}"))?;
+            // With a tolerant control run, the next round starts from what there is.
+            before = after;
+        }
+
+        fs::write(state.join("go"), "").map_err(|error| error.to_string())?;
+        let status = stage.namespace.wait(root, STEP)?;
+        let result =
+            fs::read_to_string(state.join("result")).unwrap_or_else(|error| format!("no result: {error}\n"));
+        let failures = result.lines().filter(|line| *line != "ok").map(str::to_owned).collect();
+        let failures = self.without_criu_changes(failures, stage.restorer);
+        // The status says nothing else, but it must have come through.
+        if !failures.is_empty() || (status == 0) != (result == "ok\n") {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let failures = failures.join("\n");
+            return Err(format!(
+                "the program's own checks ({}):\n{failures}\n{}",
+                ended(status),
+                tail(&log, 20)
+            ));
+        }
+        let answer = stage.namespace.ask(json!({ "op": "pids" }), STEP)?;
+        if answer["pids"] != json!([]) {
+            return Err(format!("tasks are left: {answer}"));
+        }
+        stage.namespace.end()
+    }
+
+    fn compare(&self, before: &Value, after: &Value, restorer: Restorer) -> Outcome<()> {
+        let mut lines = self.without_criu_changes(diff::lines(before, after), restorer);
+        if self.moves_memory {
+            lines.retain(|line| !line.contains(".pages."));
+        }
+        if lines.is_empty() { Ok(()) } else { Err(diff::readable(&lines)) }
+    }
+
+    /// In control runs, says which lines CRIU is known for, and gives the others.
+    fn without_criu_changes(&self, mut lines: Vec<String>, restorer: Restorer) -> Vec<String> {
+        if restorer == Restorer::Criu {
+            let own = self.criu_changes.iter().map(|(pieces, why)| (pieces.as_slice(), *why));
+            for (pieces, why) in CRIU_CHANGES.iter().copied().chain(own) {
+                let is_known = |line: &String| pieces.iter().all(|piece| line.contains(piece));
+                let (known, rest): (Vec<String>, Vec<String>) = lines.into_iter().partition(is_known);
+                lines = rest;
+                if let Some(example) = known.first() {
+                    say(&format!(
+                        "{}: {why}: {} lines, such as {example}",
+                        self.command.join(" "),
+                        known.len()
+                    ));
+                }
+            }
+        }
+        lines
+    }
+}
+
+/// A running scenario.
+struct Stage<'a> {
+    namespace: Namespace,
+    ground: &'a Ground,
+    directory: &'a Path,
+    root: i64,
+    restorer: Restorer,
+}
+
+impl Stage<'_> {
+    fn snapshot(&mut self, name: &str) -> Outcome<Value> {
+        let output = self.directory.join(format!("{name}.json"));
+        let program = shown(&self.ground.program("snapshot"));
+        let mut argv = vec![program, self.root.to_string()];
+        if std::env::var("REGROW_TEST_STRICT").as_deref() == Ok("1") {
+            argv.push("--strict".to_owned());
+        }
+        let status = self.namespace.run(&argv, &output, STEP)?;
+        let text = fs::read_to_string(&output).map_err(|error| error.to_string())?;
+        if status != 0 {
+            return Err(format!("snapshot `{name}`: {}", tail(&text, 3)));
+        }
+        serde_json::from_str(&text).map_err(|error| format!("snapshot `{name}`: {error}"))
+    }
+
+    fn images(&self, round: u32) -> String {
+        shown(&self.directory.join(format!("images{round}")))
+    }
+
+    /// Dumps the tree, which ends it, and waits until none of its pids is taken.
+    fn dump(&mut self, round: u32, snapshot: &Value) -> Outcome<()> {
+        let images = self.images(round);
+        fs::create_dir(&images).map_err(|error| error.to_string())?;
+        let root = self.root.to_string();
+        let argv = [&shown(&self.ground.criu), "dump", "-t", &root, "-D", &images, "-o", "dump.log", "-v4"]
+            .map(str::to_owned);
+        let output = self.directory.join(format!("dump{round}.out"));
+        let status = self.namespace.run(&argv, &output, STEP)?;
+        if status != 0 {
+            return Err(format!(
+                "criu dump {round}: {}\n{}",
+                ended(status),
+                complaint(&Path::new(&images).join("dump.log"), &output)
+            ));
+        }
+        let pids: Vec<i64> = snapshot["tasks"]
+            .as_object()
+            .map(|tasks| tasks.keys().filter_map(|pid| pid.parse().ok()).collect())
+            .unwrap_or_default();
+        let answer = self.namespace.ask(json!({ "op": "gone", "pids": pids, "timeout_ms": 20_000 }), STEP)?;
+        if answer["left"] != json!([]) {
+            return Err(format!("tasks survived dump {round}: {answer}"));
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, round: u32) -> Outcome<()> {
+        let images = self.images(round);
+        let work = self.directory.join(format!("restore{round}"));
+        fs::create_dir(&work).map_err(|error| error.to_string())?;
+        let pidfile = work.join("pid");
+        let program = match self.restorer {
+            Restorer::Regrow => PathBuf::from(env!("CARGO_BIN_EXE_regrow")),
+            Restorer::Criu => self.ground.criu.clone(),
+        };
+        let argv = [
+            &shown(&program),
+            "restore",
+            "-D",
+            &images,
+            "-W",
+            &shown(&work),
+            "-o",
+            "restore.log",
+            "-v4",
+            "-d",
+            "--pidfile",
+            &shown(&pidfile),
+        ]
+        .map(str::to_owned);
+        let output = self.directory.join(format!("restore{round}.out"));
+        let status = self.namespace.run(&argv, &output, STEP)?;
+        if status != 0 {
+            return Err(format!(
+                "{:?} restore {round}: {}\n{}",
+                self.restorer,
+                ended(status),
+                complaint(&work.join("restore.log"), &output)
+            ));
+        }
+        let pid = fs::read_to_string(&pidfile)
+            .map_err(|error| format!("no pid file after restore {round}: {error}"))?;
+        if pid.trim() != self.root.to_string() {
+            return Err(format!("the pid file says {pid:?}, not {}", self.root));
+        }
+        Ok(())
+    }
+}
+
+/// What the tests stand on.
+struct Ground {
+    criu: PathBuf,
+    programs: PathBuf,
+}
+
+impl Ground {
+    /// `None` if the test was skipped, which has been said then.
+    fn find() -> Option<&'static Ground> {
+        static GROUND: OnceLock<Outcome<Ground>> = OnceLock::new();
+        match GROUND.get_or_init(Ground::look) {
+            Ok(ground) => Some(ground),
+            Err(why) => {
+                skip(why);
+                None
+            }
+        }
+    }
+
+    fn look() -> Outcome<Ground> {
+        // SAFETY: geteuid has no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            return Err("only root can restore pids".to_owned());
+        }
+        let profile =
+            Path::new(env!("CARGO_BIN_EXE_regrow")).parent().expect("a binary is in a directory").to_owned();
+        let criu = find_criu(&profile)?;
+        build_programs(&profile);
+        Ok(Ground { criu, programs: profile })
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+}
+
+fn find_criu(profile: &Path) -> Outcome<PathBuf> {
+    let criu = if let Some(path) = std::env::var_os("REGROW_CRIU") {
+        PathBuf::from(path)
+    } else {
+        let mut found: Vec<PathBuf> =
+            [profile.parent().unwrap_or(profile), &Path::new(env!("CARGO_MANIFEST_DIR")).join("target")]
+                .iter()
+                .filter_map(|target| fs::read_dir(target.join("criu")).ok())
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.path().join("criu")))
+                .filter(|path| path.is_file())
+                .collect();
+        // The oldest: the images that most users have.
+        found.sort();
+        found.into_iter().next().ok_or("no CRIU to dump with: run scripts/provide-criu or set REGROW_CRIU")?
+    };
+    let check =
+        Command::new(&criu).arg("check").output().map_err(|error| format!("{}: {error}", criu.display()))?;
+    if !check.status.success() {
+        let text = String::from_utf8_lossy(&check.stderr).into_owned();
+        return Err(format!("{} check: {}", criu.display(), tail(&text, 3)));
+    }
+    Ok(criu)
+}
+
+/// Cargo builds a package's own binaries for its tests, but not those of another member.
+fn build_programs(profile: &Path) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "--quiet", "--package", "regrow-test-programs", "--bins"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.env("CARGO_TARGET_DIR", profile.parent().unwrap_or(profile));
+    if profile.file_name().is_some_and(|name| name == "release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo runs");
+    assert!(status.success(), "building the test programs: {status}");
+}
+
+/// Says that the running test was skipped, loudly; a failure where no test may be.
+fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(std::env::var("REGROW_NO_SKIP").as_deref() != Ok("1"), "{name} may not be skipped: {why}");
+    say(&format!("SKIPPED: {name}: {why}"));
+    if let Some(path) = std::env::var_os("REGROW_SKIP_FILE") {
+        let line = format!("{name}: {why}\n");
+        let written = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut it| it.write_all(line.as_bytes()));
+        written.expect("REGROW_SKIP_FILE can be written");
+    }
+}
+
+/// Past the capturing of test output, which would hide it when the test passes.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+fn shown(path: &Path) -> String {
+    path.to_str().expect("the tests' paths are UTF-8").to_owned()
+}
+
+/// Waits for a file that the program writes, as long as the program lives.
+fn wait_for(path: &Path, namespace: &mut Namespace, root: i64, log: &Path) -> Outcome<()> {
+    let start = Instant::now();
+    while !path.exists() {
+        let pids = namespace.ask(json!({ "op": "pids" }), STEP)?;
+        let is_alive = pids["pids"].as_array().is_some_and(|pids| pids.contains(&json!(root)));
+        if !is_alive || start.elapsed() > STEP {
+            let log = fs::read_to_string(log).unwrap_or_default();
+            return Err(format!("{} did not appear\n{}", path.display(), tail(&log, 10)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A wait status in words.
+fn ended(status: i64) -> String {
+    i32::try_from(status).map_or_else(|_| status.to_string(), |raw| ExitStatus::from_raw(raw).to_string())
+}
+
+fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// The errors of a log, or its end, and what was printed.
+fn complaint(log: &Path, output: &Path) -> String {
+    let mut text = String::new();
+    for path in [log, output] {
+        let content = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let errors: Vec<&str> = content.lines().filter(|line| line.contains("rror")).collect();
+        let part =
+            if errors.is_empty() { tail(&content, 8) } else { errors[..errors.len().min(30)].join("\n") };
+        let _ = writeln!(text, "--- {}\n{part}", path.display());
+    }
+    text
+}
