@@ -210,10 +210,14 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
             match xstate {
                 Ok(xstate) => states.push(ThreadState {
                     tid: thread.tid.0,
+                    is_leader: thread.tid == task.pid,
                     registers: registers::user_regs(thread),
                     xstate,
                     blocked: thread.blocked,
-                    is_stopped: matches!(task.state, image::TaskState::Stopped(_)),
+                    stop_signal: match &task.state {
+                        image::TaskState::Stopped(alive) if thread.tid == task.pid => Some(alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32)),
+                        image::TaskState::Stopped(_) | image::TaskState::Alive(_) | image::TaskState::Zombie { .. } => None,
+                    },
                 }),
                 Err(error) => problems.push(Problem {
                     kind: ProblemKind::Lacking,

@@ -30,6 +30,6 @@ fn an_orphan_of_a_subreaper() {
 #[test]
 fn members_of_a_siblings_session() {
     Scenario::program("sessions", &["siblings"])
-        .criu_cannot("CRIU gives orphans to the namespace's init instead of the subreaper")
+        .criu_cannot("CRIU gives them to the namespace's init instead of the subreaper")
         .run();
 }

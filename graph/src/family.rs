@@ -11,7 +11,7 @@
 
 use thiserror::Error;
 
-use crate::forest::Forest;
+use crate::forest::{Forest, Life};
 use crate::ids::TaskId;
 
 /// How a task comes into its process group.
@@ -99,6 +99,9 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
     let mut born_in: Vec<Option<u32>> = vec![None; count];
     for index in (0..count).rev() {
         let task = &forest.tasks[index];
+        if task.life == Life::Thread {
+            continue;
+        }
         let leads = task.sid == task.pid;
         family.leads_session[index] = leads;
         if leads && task.pgid != task.pid {
@@ -134,6 +137,9 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
     let mut at_forks: Vec<Option<u32>> = vec![None; count];
     for index in 0..count {
         let task = &forest.tasks[index];
+        if task.life == Life::Thread {
+            continue;
+        }
         let id = TaskId::new(index);
         at_birth[index] = match task.parent {
             None => cradle.pgid,

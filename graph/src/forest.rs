@@ -21,7 +21,8 @@ use crate::ids::{Fd, OfdId, ResourceId, StepId, TaskId};
 /// All tasks and all that they share.
 #[derive(Debug, Clone, Default)]
 pub struct Forest {
-    /// Tasks: the root first, parents before their children.
+    /// Tasks: the root first, parents before their children. Further threads of a task stand here,
+    /// too, as [`Life::Thread`].
     pub tasks: Vec<TaskSpec>,
     /// How many open file descriptions there are; ids run from 0.
     pub ofds: usize,
@@ -41,6 +42,9 @@ pub enum Life {
     Lives,
     /// It dies at once and stays for its parent to reap.
     Zombie,
+    /// It is a further thread of its parent, which starts it when it is complete itself. It has no
+    /// table, session or group of its own.
+    Thread,
 }
 
 /// What one task must become.
@@ -111,14 +115,25 @@ impl Forest {
         of
     }
 
-    /// The children of each task, in the order of the tasks.
+    /// The children of each task, in the order of the tasks. Threads are not children.
     pub fn children(&self) -> Vec<Vec<TaskId>> {
-        let mut children = vec![Vec::new(); self.tasks.len()];
+        self.by_parent(|task| task.life != Life::Thread)
+    }
+
+    /// The further threads of each task, in their order.
+    pub fn threads(&self) -> Vec<Vec<TaskId>> {
+        self.by_parent(|task| task.life == Life::Thread)
+    }
+
+    fn by_parent(&self, is_wanted: impl Fn(&TaskSpec) -> bool) -> Vec<Vec<TaskId>> {
+        let mut lists = vec![Vec::new(); self.tasks.len()];
         for (index, task) in self.tasks.iter().enumerate() {
-            if let Some(parent) = task.parent {
-                children[parent.index()].push(TaskId::new(index));
+            if let Some(parent) = task.parent
+                && is_wanted(task)
+            {
+                lists[parent.index()].push(TaskId::new(index));
             }
         }
-        children
+        lists
     }
 }

@@ -20,6 +20,11 @@ pub enum OpKind {
         /// The task that is born.
         child: TaskId,
     },
+    /// Start a further thread.
+    StartThread {
+        /// The thread.
+        thread: TaskId,
+    },
     /// Make a resource. Its descriptors appear at the numbers `at`, which the kernel chooses as the
     /// lowest free ones.
     Create {
@@ -99,8 +104,9 @@ impl OpKind {
             OpKind::AwaitExit { .. } => 8,
             OpKind::EatSigchld => 9,
             OpKind::Step { .. } => 10,
-            OpKind::Arrive => 11,
-            OpKind::Park => 12,
+            OpKind::StartThread { .. } => 11,
+            OpKind::Arrive => 12,
+            OpKind::Park => 13,
         }
     }
 }

@@ -57,6 +57,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         forest,
         family,
         children: forest.children(),
+        threads: forest.threads(),
         graph: Graph::new(forest.tasks.len()),
         numbers: Numbers::choose(forest, &needs),
         born: vec![None; forest.tasks.len()],
@@ -228,9 +229,9 @@ fn common_ancestor(forest: &Forest, depth: &[u32], mut a: TaskId, mut b: TaskId)
 
 /// The numbers at which descriptions travel.
 struct Numbers {
-    /// The number that most tasks want each description at; for those in no table a number that no
-    /// table uses.
-    wanted: Vec<Fd>,
+    /// The number that most tasks want each description at; for those in no table, and carried below
+    /// their owner, a number that no table uses.
+    wanted: Vec<Option<Fd>>,
     /// A number that no table uses, handed out on demand.
     aside: BTreeMap<OfdId, Fd>,
     used: BTreeSet<Fd>,
@@ -252,12 +253,12 @@ impl Numbers {
                 *slot = Some((count, fd));
             }
         }
-        let mut numbers = Numbers { wanted: vec![0; forest.ofds], aside: BTreeMap::new(), used, next: 0 };
+        let mut numbers = Numbers { wanted: vec![None; forest.ofds], aside: BTreeMap::new(), used, next: 0 };
         for (index, best) in best.iter().enumerate() {
             if let Some((_, fd)) = best {
-                numbers.wanted[index] = *fd;
+                numbers.wanted[index] = Some(*fd);
             } else if needs.of_ofd[index].is_some_and(|r| needs.is_carried(r)) {
-                numbers.wanted[index] = numbers.aside(OfdId::new(index));
+                numbers.wanted[index] = Some(numbers.aside(OfdId::new(index)));
             }
         }
         numbers
@@ -291,6 +292,7 @@ struct Placer<'a> {
     forest: &'a Forest,
     family: &'a Family,
     children: Vec<Vec<TaskId>>,
+    threads: Vec<Vec<TaskId>>,
     graph: Graph,
     needs: Needs,
     numbers: Numbers,
@@ -329,6 +331,7 @@ impl Placer<'_> {
         }
         match spec.life {
             Life::Zombie => self.zombie(task),
+            Life::Thread => self.thread(task),
             Life::Lives => self.living(task, table),
         }
         // The first operation of a task comes after the fork that makes it.
@@ -337,6 +340,27 @@ impl Placer<'_> {
         {
             self.graph.require(fork, OpId::new(first), Reason::BornBy { parent });
         }
+    }
+
+    /// A further thread: what it sets on itself, the barrier, its tail.
+    fn thread(&mut self, task: TaskId) {
+        let forest = self.forest;
+        for step in &forest.tasks[task.index()].steps {
+            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, Reason::Sequence);
+        }
+        self.end(task);
+    }
+
+    /// The barrier, the tail, the end.
+    fn end(&mut self, task: TaskId) {
+        let forest = self.forest;
+        self.graph.push(task, OpKind::Arrive, Reason::Complete);
+        let mut why = Reason::AllArrived;
+        for step in &forest.tasks[task.index()].tail {
+            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
+            why = Reason::Sequence;
+        }
+        self.graph.push(task, OpKind::Park, why);
     }
 
     fn zombie(&mut self, task: TaskId) {
@@ -356,10 +380,10 @@ impl Placer<'_> {
             Desk { task, table, desired, desired_ofds, carried: BTreeMap::new(), carried_fds: BTreeSet::new() };
 
         let by_child = self.creations_by_child(task);
-        let in_steps: BTreeSet<OfdId> = spec
-            .steps
-            .iter()
-            .chain(&spec.tail)
+        let in_steps: BTreeSet<OfdId> = self
+            .finish(task)
+            .chain(spec.steps.iter().copied())
+            .chain(spec.tail.iter().copied())
             .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
             .collect();
         self.forks(&mut desk, &in_steps, &by_child);
@@ -378,13 +402,11 @@ impl Placer<'_> {
         self.steps(&mut desk, &own_temporary);
         let wanted = desk.desired.clone();
         self.move_to(&mut desk, &wanted, Reason::NotWanted);
-        self.graph.push(task, OpKind::Arrive, Reason::Complete);
-        let mut why = Reason::AllArrived;
-        for step in &spec.tail {
-            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
-            why = Reason::Sequence;
+        for thread in std::mem::take(&mut self.threads[task.index()]) {
+            let start = self.graph.push(task, OpKind::StartThread { thread }, Reason::Complete);
+            self.born[thread.index()] = Some((Table::new(), Some(start)));
         }
-        self.graph.push(task, OpKind::Park, why);
+        self.end(task);
     }
 
     /// Forks the children: those first that must be born before setsid.
@@ -507,11 +529,7 @@ impl Placer<'_> {
     fn steps(&mut self, desk: &mut Desk, temporary: &[ResourceId]) {
         let forest = self.forest;
         let task = desk.task;
-        let finish = self
-            .through(task)
-            .filter(|(resource, _)| self.owns(task, *resource))
-            .flat_map(|(resource, _)| forest.resources[resource.index()].finish.iter().copied());
-        let steps: Vec<StepId> = finish.chain(forest.tasks[task.index()].steps.iter().copied()).collect();
+        let steps: Vec<StepId> = self.finish(task).chain(forest.tasks[task.index()].steps.iter().copied()).collect();
         let mut last_need: BTreeMap<OfdId, usize> = BTreeMap::new();
         for (at, step) in steps.iter().enumerate() {
             for ofd in &forest.steps[step.index()].needs {
@@ -548,6 +566,12 @@ impl Placer<'_> {
         self.needs.through[task.index()].iter().copied()
     }
 
+    /// The work on what the task owns that it does after its forks.
+    fn finish(&self, task: TaskId) -> impl Iterator<Item = StepId> + use<'_> {
+        let owned = self.through(task).map(|(resource, _)| resource).filter(move |resource| self.owns(task, *resource));
+        owned.flat_map(|resource| self.forest.resources[resource.index()].finish.iter().copied())
+    }
+
     fn owns(&self, task: TaskId, resource: ResourceId) -> bool {
         self.needs.owners[resource.index()] == Some(task)
     }
@@ -574,7 +598,7 @@ impl Placer<'_> {
         let rank = |placer: &Self, resource: ResourceId| {
             let lowest = placer.yields(resource).map(|ofd| {
                 let here = desk.desired.iter().find(|(_, entry)| entry.ofd == Some(ofd)).map(|(fd, _)| *fd);
-                here.filter(|_| desk.desired_ofds.contains(&ofd)).unwrap_or(placer.numbers.wanted[ofd.index()])
+                here.filter(|_| desk.desired_ofds.contains(&ofd)).or(placer.numbers.wanted[ofd.index()]).unwrap_or(0)
             });
             (lowest.min().unwrap_or(0), resource)
         };
@@ -584,7 +608,7 @@ impl Placer<'_> {
             resources.sort_by_cached_key(|resource| {
                 let lowest = self
                     .yields(*resource)
-                    .map(|ofd| first_slot.get(&ofd).copied().unwrap_or(self.numbers.wanted[ofd.index()]));
+                    .map(|ofd| first_slot.get(&ofd).copied().or(self.numbers.wanted[ofd.index()]).unwrap_or(0));
                 (lowest.min().unwrap_or(0), *resource)
             });
         } else {
@@ -640,11 +664,8 @@ impl Placer<'_> {
                 Some(fd) => *fd,
                 None => {
                     let favourite = self.numbers.wanted[ofd.index()];
-                    let fd = if desk.desired.contains_key(&favourite) || desk.carried_fds.contains(&favourite) {
-                        self.numbers.aside(ofd)
-                    } else {
-                        favourite
-                    };
+                    let is_free = |fd: &Fd| !desk.desired.contains_key(fd) && !desk.carried_fds.contains(fd);
+                    let fd = favourite.filter(is_free).unwrap_or_else(|| self.numbers.aside(ofd));
                     desk.carried.insert(ofd, fd);
                     desk.carried_fds.insert(fd);
                     fd

@@ -1,1 +1,25 @@
-//! Properties of plans for random forests.
+//! Random forests of tasks that share resources, and a model of the kernel that plays their plans.
+//!
+//! ```text
+//!   history ──▶ forests ──▶ regrow_graph::order::plan_in ──▶ play ──▶ is everything as the forest says?
+//!                  └──▶ shuffle (the same forest by other names)       └─ kernel (what Linux would do)
+//! ```
+//!
+//! | module | turns |
+//! |---|---|
+//! | [`history`] | random events (fork, setsid, setpgid, exit) into a tree whose sessions and groups are possible |
+//! | [`forests`] | that tree and random genes into a [`regrow_graph::forest::Forest`] |
+//! | [`shuffle`] | a forest into the same forest under other ids |
+//! | [`kernel`] | calls into what Linux does with tables, sessions, groups and zombies |
+//! | [`play`] | a plan and a schedule into the end of all programs, or the first thing that went wrong |
+//! | [`oracle`] | a forest into who uses and who must own each resource, by the definition |
+//!
+//! Architecture invariant: [`kernel`], [`play`] and [`oracle`] use of the planner only its input
+//! ([`regrow_graph::forest`]) and its output (operations and programs): no table, no placement.
+
+pub mod forests;
+pub mod history;
+pub mod kernel;
+pub mod oracle;
+pub mod play;
+pub mod shuffle;

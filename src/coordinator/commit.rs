@@ -27,14 +27,16 @@ use crate::tape::abi::wake;
 pub struct ThreadState {
     /// The thread.
     pub tid: u32,
+    /// Whether it is its task's first: the one that unmaps the window for all of them.
+    pub is_leader: bool,
     /// General registers.
     pub registers: libc::user_regs_struct,
     /// Extended state, as `NT_X86_XSTATE` wants it; empty: as it is.
     pub xstate: Vec<u8>,
     /// Blocked signals.
     pub blocked: u64,
-    /// Whether its task was stopped, and is to stop again.
-    pub is_stopped: bool,
+    /// The signal that had stopped its task, and that is to stop it again.
+    pub stop_signal: Option<i32>,
 }
 
 /// A stop at the entry or the exit of a system call, with PTRACE_O_TRACESYSGOOD.
@@ -68,21 +70,27 @@ pub fn commit(run: &Run<'_>, channel: &Channel, shared: &Shared, before_release:
         gs_base: 0,
         ..thread.registers
     };
+    let leaders = || all().filter(|(thread, _)| thread.is_leader);
+    // All threads of a task must have stopped before its first unmaps what they run on.
     for (thread, pid) in all() {
         await_event_stop(thread, pid)?;
+    }
+    for (thread, pid) in leaders() {
         ptrace::set_registers(pid, &unmap(thread)).map_err(failed(thread, "PTRACE_SETREGS"))?;
         ptrace::to_syscall(pid).map_err(failed(thread, "PTRACE_SYSCALL"))?;
     }
-    for (thread, pid) in all() {
+    for (thread, pid) in leaders() {
         await_syscall_stop(thread, pid)?;
         ptrace::to_syscall(pid).map_err(failed(thread, "PTRACE_SYSCALL"))?;
     }
-    for (thread, pid) in all() {
+    for (thread, pid) in leaders() {
         await_syscall_stop(thread, pid)?;
         let result = ptrace::result(pid).map_err(failed(thread, "PTRACE_PEEKUSER"))?;
         if result != 0 {
             return Err(RunError::Ptrace { pid: thread.tid, what: "munmap of the window", errno: Errno::from_raw(-result as i32) });
         }
+    }
+    for (thread, pid) in all() {
         ptrace::set_registers(pid, &thread.registers).map_err(failed(thread, "PTRACE_SETREGS"))?;
         if !thread.xstate.is_empty() {
             ptrace::set_xstate(pid, &thread.xstate).map_err(failed(thread, "PTRACE_SETREGSET (NT_X86_XSTATE)"))?;
@@ -92,8 +100,11 @@ pub fn commit(run: &Run<'_>, channel: &Channel, shared: &Shared, before_release:
     before_release()?;
     channel.send(Order::Committed, None).map_err(RunError::Channel)?;
     for (thread, pid) in all() {
-        if run.leave_stopped || thread.is_stopped {
-            kill(pid, Signal::SIGSTOP).map_err(failed(thread, "SIGSTOP"))?;
+        if let Some(signal) = thread.stop_signal.or(run.leave_stopped.then_some(libc::SIGSTOP)) {
+            let signal = Signal::try_from(signal).unwrap_or(Signal::SIGSTOP);
+            if let Err(errno) = kill(pid, signal) {
+                tracing::error!(pid = thread.tid, %errno, %signal, "stopping it again");
+            }
         }
         // From here on the tree lives: a thread that is gone now was killed by somebody else, and the
         // others must be let go all the same.

@@ -38,6 +38,8 @@ pub struct KernelFacts {
     pub map_vdso_64: Probe,
     /// `close_range(2)`.
     pub close_range: Probe,
+    /// `prctl(PR_TIMER_CREATE_RESTORE_IDS)`: POSIX timers with the ids of our choice.
+    pub timer_restore_ids: Probe,
 }
 
 /// Whether the kernel has a feature and lets this process use it.
@@ -79,6 +81,7 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         set_mm_map: raw::try_set_mm_map().map_or_else(Probe::Absent, |_| Probe::Present),
         map_vdso_64: if has_vdso { Probe::from_refusal(raw::try_map_vdso(), Errno::EEXIST) } else { Probe::Unknown },
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
+        timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),
     }
 }
 

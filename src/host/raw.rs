@@ -112,6 +112,16 @@ pub(super) fn try_close_range() -> Errno {
     refusal(result)
 }
 
+/// Whether timers can be created with the ids of our choice: asking for the state changes nothing.
+pub(super) fn try_timer_restore_ids() -> Result<(), Errno> {
+    // uapi/linux/prctl.h
+    const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
+    const GET: libc::c_ulong = 2;
+    // SAFETY: takes no pointer.
+    let result = unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, GET, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) };
+    Errno::result(result).map(drop)
+}
+
 /// Why a call that must fail has failed; `UnknownErrno` if it has not.
 fn refusal(result: libc::c_long) -> Errno {
     if result == -1 { Errno::last() } else { Errno::UnknownErrno }

@@ -3,12 +3,46 @@
 use regrow_graph::ids::Fd;
 
 use super::Lowering;
-use crate::resolve::recipe::StepKind;
+use crate::image::PosixTimer;
+use crate::resolve::Recipes;
+use crate::resolve::recipe::{StepKind, StepRecipe};
 
 /// Signal sets of the kernel have eight bytes.
 const SIGSET_SIZE: u64 = 8;
 
+/// `PR_TIMER_CREATE_RESTORE_IDS` (uapi/linux/prctl.h, since Linux 6.15).
+const RESTORE_IDS: i32 = 77;
+
+/// How many words that calls write to the steps take: the kernel reads and writes each timer's id.
+pub(super) fn cells(recipes: &Recipes) -> usize {
+    let count = |step: &StepRecipe| match &step.kind {
+        StepKind::PosixTimers(timers) => timers.len(),
+        _ => 0,
+    };
+    recipes.steps.iter().map(count).sum()
+}
+
 impl Lowering<'_> {
+    /// `timer_create(2)` with the ids of our choice, then all are armed.
+    fn posix_timers(&mut self, timers: &[PosixTimer]) {
+        self.prctl(RESTORE_IDS, 1);
+        for timer in timers {
+            let id = self.asm.cell(u64::from(timer.id));
+            // struct sigevent: value; signal and kind of notice; thread.
+            let notice = u64::from(timer.signo) | u64::from(timer.notify) << 32;
+            let mut event = [0; 8];
+            event[..3].copy_from_slice(&[timer.sival_ptr, notice, timer.notify_tid.unwrap_or(0) as u64]);
+            let event = self.asm.words(&event);
+            self.tape.call(libc::SYS_timer_create, &[u64::from(timer.clock_id), event, id], 0);
+        }
+        self.prctl(RESTORE_IDS, 0);
+        for timer in timers.iter().filter(|timer| timer.value_ns != 0) {
+            let split = |ns: u64| [ns / 1_000_000_000, ns % 1_000_000_000];
+            let value = self.asm.words(&[split(timer.interval_ns), split(timer.value_ns)].concat());
+            self.tape.call(libc::SYS_timer_settime, &[u64::from(timer.id), 0, value, 0], 0);
+        }
+    }
+
     pub(super) fn step(&mut self, kind: &StepKind, fds: &[Fd]) {
         match kind {
             StepKind::Bare => self.bare(),
@@ -73,6 +107,7 @@ impl Lowering<'_> {
                 let value = self.asm.words(&[split(interval_us), split(value_us)].concat());
                 self.tape.call(libc::SYS_setitimer, &[u64::from(*which), value, 0], 0);
             }
+            StepKind::PosixTimers(timers) => self.posix_timers(timers),
             StepKind::Membarrier(commands) => {
                 for bit in (0..32).filter(|bit| commands >> bit & 1 == 1) {
                     self.tape.call(libc::SYS_membarrier, &[1 << bit, 0, 0], 0);

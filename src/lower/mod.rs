@@ -29,7 +29,7 @@ use crate::tape::assemble::{Assembler, Tape, TooLarge};
 /// # Errors
 /// The tapes are larger than the window allows.
 pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
-    let mut asm = Assembler::new(window.base, plan.events.len(), runner::code());
+    let mut asm = Assembler::new(window.base, plan.events.len(), attributes::cells(recipes), runner::code());
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Children have higher ids than their parents, which need the addresses of their tapes.
     for (index, program) in plan.programs.iter().enumerate().rev() {
@@ -50,19 +50,27 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             }
         }
         let records = lowering.tape.records;
-        let clone_args = clone_args(&mut asm, recipe.pid.0);
+        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.is_thread);
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
     }
     asm.finish(window.region_len, window.len)
 }
 
-/// `struct clone_args` for a child with a pid of our choice (clone(2)).
-fn clone_args(asm: &mut Assembler, pid: u32) -> u64 {
+/// What a thread shares with the others of its task (clone(2)). Its registers, and with them its
+/// stack and TLS, are set at the commit; until then it needs neither.
+const THREAD: i32 =
+    libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+
+/// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)).
+fn clone_args(asm: &mut Assembler, pid: u32, is_thread: bool) -> u64 {
     let wanted = asm.data(&pid.to_ne_bytes(), 4);
     let mut words = [0u64; 11];
-    words[CLONE_ARGS_FLAGS] = 0;
-    words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64;
+    if is_thread {
+        words[CLONE_ARGS_FLAGS] = THREAD as u64;
+    } else {
+        words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64;
+    }
     words[CLONE_ARGS_SET_TID] = wanted;
     words[CLONE_ARGS_SET_TID_SIZE] = 1;
     asm.words(&words)
@@ -83,7 +91,7 @@ impl Lowering<'_> {
     fn op(&mut self, plan: &Plan, id: OpId) {
         self.tape.op = id.0;
         match &plan.graph.op(id).kind {
-            OpKind::Fork { child } => {
+            OpKind::Fork { child } | OpKind::StartThread { thread: child } => {
                 let (clone_args, tape) = self.tapes[child.index()];
                 self.tape.fork(clone_args, tape, self.recipes.tasks[child.index()].pid.0);
             }

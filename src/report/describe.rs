@@ -10,7 +10,7 @@ use crate::image::Origin;
 use crate::pipeline::Prepared;
 use crate::resolve::recipe::{ResourceKind, StepKind};
 
-/// The pid of a task.
+/// The pid of a task, the tid of a thread.
 pub fn pid(prepared: &Prepared, task: TaskId) -> u32 {
     prepared.resolved.recipes.tasks[task.index()].pid.0
 }
@@ -20,10 +20,15 @@ pub fn what(prepared: &Prepared, op: OpId) -> String {
     let recipes = &prepared.resolved.recipes;
     match &prepared.plan.graph.op(op).kind {
         OpKind::Fork { child } => format!("fork task {}", pid(prepared, *child)),
+        OpKind::StartThread { thread } => format!("start thread {}", pid(prepared, *thread)),
         OpKind::Create { resource, at, .. } => {
             let numbers: Vec<String> = at.iter().map(ToString::to_string).collect();
             let at = if numbers.is_empty() { String::new() } else { format!("fd {}: ", numbers.join(", ")) };
-            format!("{at}make {}", resource_name(prepared, *resource))
+            let verb = match recipes.resources[resource.index()].kind {
+                ResourceKind::File { .. } => "open",
+                _ => "make",
+            };
+            format!("{at}{verb} {}", resource_name(prepared, *resource))
         }
         OpKind::Dup { from, to, .. } => format!("fd {to}: copy of fd {from}"),
         OpKind::Close { first, last } if first == last => format!("fd {first}: close"),
@@ -107,8 +112,9 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Nice(nice) => format!("nice {nice}"),
         StepKind::Scheduler { policy, priority } => format!("scheduling policy {policy}, priority {priority}"),
         StepKind::Write(bytes) => format!("write \"{}\"", bytes.escape_ascii()),
-        StepKind::QueueSignal { signal, .. } => format!("pending signal {signal}"),
+        StepKind::QueueSignal { signal, .. } => format!("pending {}", words::signal(*signal)),
         StepKind::IntervalTimer { which, .. } => format!("interval timer {which}"),
+        StepKind::PosixTimers(timers) => format!("{} POSIX timers", timers.len()),
         StepKind::Membarrier(_) => "membarrier registrations".to_owned(),
         StepKind::Credentials(_) => "credentials".to_owned(),
         StepKind::RLimit { resource, .. } => format!("resource limit {}", words::limit(*resource)),
@@ -120,7 +126,7 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
     let recipes = &prepared.resolved.recipes;
     let node = prepared.plan.graph.op(op);
     match &node.kind {
-        OpKind::Fork { child } | OpKind::AwaitExit { child } => recipes.tasks[child.index()].origin,
+        OpKind::Fork { child } | OpKind::StartThread { thread: child } | OpKind::AwaitExit { child } => recipes.tasks[child.index()].origin,
         OpKind::Create { resource, .. } => recipes.resources[resource.index()].origin,
         OpKind::Step { step, .. } => recipes.steps[step.index()].origin,
         OpKind::Dup { ofd: Some(ofd), .. } => {

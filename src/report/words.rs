@@ -151,12 +151,12 @@ pub(super) fn numbers(numbers: &[u32], most: usize) -> String {
 }
 
 /// Rows as aligned columns, each line behind `indent` blanks and without blanks at its end. No column is
-/// padded to more than 48 characters.
+/// padded to more than 72 characters.
 pub(super) fn table(rows: &[Vec<String>], indent: usize) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
         for (column, cell) in row.iter().enumerate() {
-            let width = cell.chars().count().min(48);
+            let width = cell.chars().count().min(72);
             match widths.get_mut(column) {
                 Some(most) => *most = width.max(*most),
                 None => widths.push(width),

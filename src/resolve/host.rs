@@ -8,6 +8,8 @@ use crate::host::{Holder, Probe, Whose};
 /// linux/capability.h
 pub(super) const CAP_SYS_RESOURCE: u32 = 24;
 /// linux/capability.h
+pub(super) const CAP_AUDIT_CONTROL: u32 = 30;
+/// linux/capability.h
 const CAP_SYS_ADMIN: u32 = 21;
 /// linux/capability.h
 const CAP_CHECKPOINT_RESTORE: u32 = 40;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
 use super::files;
-use super::numbers::{MAP_KNOWN, O_ACCMODE, PAGE};
+use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
@@ -142,7 +142,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         }
         match vma.kind {
             VmaKind::AnonPrivate => {
-                let flags = (kept | libc::MAP_PRIVATE as u32 | libc::MAP_ANONYMOUS as u32) & !(libc::MAP_SHARED as u32);
+                // MAP_DROPPABLE is a type of its own beside MAP_SHARED and MAP_PRIVATE.
+                let kind = if vma.flags & MAP_TYPE == MAP_DROPPABLE { MAP_DROPPABLE } else { libc::MAP_PRIVATE as u32 };
+                let flags = kept & !MAP_TYPE | kind | libc::MAP_ANONYMOUS as u32;
                 let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: None };
                 steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
                 if prot != vma.prot {

@@ -15,6 +15,7 @@ mod files;
 mod host;
 mod numbers;
 mod task;
+mod threads;
 mod tree;
 mod window;
 
@@ -97,6 +98,8 @@ pub struct TaskRecipe {
     pub comm: String,
     /// Exit status of a zombie, as `wait4(2)` gives it.
     pub exit_code: Option<u32>,
+    /// Whether it is a further thread of another task.
+    pub is_thread: bool,
     /// Its entry in `pstree.img`.
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
@@ -122,6 +125,9 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     memory::resolve_shared(&mut resolver);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
+    }
+    for index in 0..model.tasks.len() {
+        threads::resolve(&mut resolver, TaskId::new(index));
     }
     let cradle = tree::cradle(&mut resolver);
     let window = window::find(&mut resolver, payloads);
@@ -165,6 +171,7 @@ impl<'a> Resolver<'a> {
                 pid: task.pid,
                 comm,
                 exit_code,
+                is_thread: false,
                 origin: task.origin,
                 core_origin: task.core_origin,
             });

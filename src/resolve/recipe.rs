@@ -3,7 +3,7 @@
 //! They are what `resolve` hands to `lower`: everything an operation needs, in the field's own
 //! terms (paths, addresses, flags), and nothing of images but the [`Origin`] for messages.
 
-use crate::image::{Creds, Origin, SigAction, SigAltStack, SocketOptions};
+use crate::image::{Creds, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
 
 /// A step of one task, with where it comes from.
 #[derive(Debug, Clone)]
@@ -153,6 +153,8 @@ pub enum StepKind {
         /// Time left, in microseconds.
         value_us: u64,
     },
+    /// POSIX timers with their ids: `timer_create(2)`, `timer_settime(2)`.
+    PosixTimers(Vec<PosixTimer>),
     /// `membarrier(2)`: register these commands, one bit each.
     Membarrier(u32),
     /// All ids, groups and capabilities.

@@ -8,10 +8,10 @@
 use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
-use super::recipe::{Credentials, FilePurpose, ResourceKind, StepKind};
-use super::{Resolver, host, memory};
-use crate::host::OwnFacts;
-use crate::image::{Alive, Creds, Origin, RLimit, SigAction, Task, TaskState, Thread};
+use super::recipe::{FilePurpose, ResourceKind, StepKind};
+use super::{Resolver, host, memory, threads};
+use crate::host::Probe;
+use crate::image::{Alive, RLimit, SigAction, Task, TaskState, Thread};
 
 const SIGCHLD: usize = libc::SIGCHLD as usize;
 const SA_NOCLDWAIT: u64 = libc::SA_NOCLDWAIT as u64;
@@ -26,7 +26,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
         resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(task.origin), "it has no thread");
         return;
     };
-    refuse(resolver, task, alive, leader);
+    refuse(resolver, task, alive);
+    threads::refuse(resolver, task, alive, leader);
     let mut steps = memory::resolve(resolver, task, alive);
     steps.extend(own(resolver, id, task, alive, leader));
     resolver.forest.tasks[id.index()].steps = steps;
@@ -134,48 +135,24 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
 }
 
 /// What is not restored yet, by name.
-fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread) {
+fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
     let pid = Some(task.pid);
     let core = Some(task.core_origin);
     let mut no = |text: String| resolver.problems.unsupported(pid, core, text);
-    if !alive.timers.posix.is_empty() {
-        no(format!("{} POSIX timers are not restored yet", alive.timers.posix.len()));
-    }
-    if leader.seccomp_mode != 0 {
-        no(format!("seccomp (mode {}) is not restored yet", leader.seccomp_mode));
-    }
-    if leader.regs.compat || leader.gdt_tls != 0 || alive.sigactions.iter().any(|action| action.compat) {
+    if alive.sigactions.iter().any(|action| action.compat) {
         no("32-bit tasks are not restored yet".to_owned());
     }
     if alive.rlimits.is_empty() {
         no("images without resource limits".to_owned());
-    }
-    if leader.sched.policy == libc::SCHED_DEADLINE as u32 {
-        no("SCHED_DEADLINE: the images do not hold its parameters".to_owned());
-    }
-    let facts = &resolver.facts.own;
-    if let (Some(want), Some(have)) = (alive.loginuid, facts.loginuid)
-        && want != have
-    {
-        // Audit's login uid can be set once, by who has CAP_AUDIT_CONTROL; CRIU leaves it, too, where it
-        // cannot be set. It is no part of what a program can see but in /proc.
-        tracing::warn!(task = task.pid.0, want, have, "the login uid stays that of the restorer");
     }
     let root = path_of(resolver, alive.fs.root_id);
     if root != Some("/") {
         let text = format!("its root directory is {}: not restored yet", root.unwrap_or("not in files.img"));
         resolver.problems.unsupported(pid, Some(alive.fs.origin), text);
     }
-    if let (Some(set), Some(outer)) = (leader.cg_set, resolver.model.inventory.root_cg_set)
-        && set != outer
-        && resolver.options.manage_cgroups.as_deref() != Some("ignore")
-    {
-        let text = format!("it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's");
-        resolver.problems.unsupported(pid, core, text);
-    }
 }
 
-/// Steps of the task itself that need no file.
+/// Steps of the task itself.
 fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
     let core = task.core_origin;
     let mut kinds = Vec::new();
@@ -191,82 +168,74 @@ fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lead
     if alive.membarrier != 0 {
         kinds.push(StepKind::Membarrier(alive.membarrier));
     }
-    kinds.push(StepKind::AltStack(leader.sas));
-    if leader.robust_list.1 != 0 {
-        kinds.push(StepKind::RobustList { head: leader.robust_list.0, len: leader.robust_list.1 });
-    }
-    kinds.push(StepKind::TidAddress { address: leader.clear_tid_addr, pid: task.pid.0 });
-    if let Some(rseq) = leader.rseq.filter(|rseq| rseq.address != 0) {
-        if rseq.critical_section != 0 {
-            resolver.problems.unsupported(Some(task.pid), Some(core), "it was inside a restartable sequence that may not be restarted: not restored yet");
-        }
-        // Last: from here on the kernel writes to the area.
-        kinds.push(StepKind::Rseq { address: rseq.address, len: rseq.size_bytes, signature: rseq.signature });
-    }
-    let mut steps = Vec::new();
-    if resolver.facts.own.oom_score_adj != Some(alive.oom_score_adj) {
-        steps.push(oom_score(resolver, task, alive));
-    }
+    let mut steps = proc_attributes(resolver, task, alive);
     steps.extend(kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())));
+    steps.extend(threads::own(resolver, task, leader));
     steps
 }
 
-/// `oom_score_adj` is set by writing to a file (proc_pid_oom_score_adj(5)).
-fn oom_score(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> StepId {
+/// Attributes that are set by writing to files of `/proc/self`.
+fn proc_attributes(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepId> {
     let core = task.core_origin;
-    let own = resolver.facts.own.oom_score_adj.unwrap_or(0);
-    if alive.oom_score_adj < own && !resolver.facts.own.caps.has_effective(host::CAP_SYS_RESOURCE) {
-        let text = format!("oom_score_adj {} is below ours ({own}), and CAP_SYS_RESOURCE is missing", alive.oom_score_adj);
-        resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
+    let own = &resolver.facts.own;
+    let mut wanted = Vec::new();
+    if own.oom_score_adj != Some(alive.oom_score_adj) {
+        // proc_pid_oom_score_adj(5): lowering it below what it was once set to takes CAP_SYS_RESOURCE.
+        let have = own.oom_score_adj.unwrap_or(0);
+        if alive.oom_score_adj < have && !own.caps.has_effective(host::CAP_SYS_RESOURCE) {
+            let text = format!("oom_score_adj {} is below ours ({have}), and CAP_SYS_RESOURCE is missing", alive.oom_score_adj);
+            resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
+        }
+        wanted.push(("oom_score_adj", alive.oom_score_adj.to_string()));
     }
-    let ofd = resolver.new_ofd();
-    let path = "/proc/self/oom_score_adj".to_owned();
-    let kind = ResourceKind::File { path, flags: libc::O_WRONLY as u32, position: 0, purpose: FilePurpose::Attribute };
-    resolver.add_resource(kind, core, vec![Some(ofd)]);
-    resolver.add_step(StepKind::Write(alive.oom_score_adj.to_string().into_bytes()), core, vec![ofd])
+    if let (Some(want), Some(have)) = (alive.loginuid, own.loginuid)
+        && want != have
+    {
+        // proc_pid_loginuid(5): with auditing it takes CAP_AUDIT_CONTROL.
+        if !own.caps.has_effective(host::CAP_AUDIT_CONTROL) {
+            let text = format!("the login uid is {want}, ours is {have}, and CAP_AUDIT_CONTROL is missing");
+            resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
+        }
+        wanted.push(("loginuid", want.to_string()));
+    }
+    let mut steps = Vec::new();
+    for (name, value) in wanted {
+        let ofd = resolver.new_ofd();
+        let path = format!("/proc/self/{name}");
+        let kind = ResourceKind::File { path, flags: libc::O_WRONLY as u32, position: 0, purpose: FilePurpose::Attribute };
+        resolver.add_resource(kind, core, vec![Some(ofd)]);
+        steps.push(resolver.add_step(StepKind::Write(value.into_bytes()), core, vec![ofd]));
+    }
+    steps
 }
 
 fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
     let core = task.core_origin;
     let mut kinds = Vec::new();
     limits(resolver, task, alive, &mut kinds);
-    let own = &resolver.facts.own;
-    if (own.sched_policy, own.sched_priority) != (Some(leader.sched.policy), Some(leader.sched.priority)) {
-        kinds.push(StepKind::Scheduler { policy: leader.sched.policy, priority: leader.sched.priority });
-    }
-    if own.nice != Some(leader.sched.nice) {
-        kinds.push(StepKind::Nice(leader.sched.nice));
-    }
     // All signals are blocked until the very end: what is put back stays pending, what a timer sends
     // becomes so.
-    for (info, tid) in alive.pending_shared.iter().map(|info| (info, None)).chain(leader.pending.iter().map(|info| (info, Some(leader.tid.0)))) {
-        let Some(signal) = info.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)).filter(|signal| (1..=64).contains(signal)) else {
-            resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(core), "a pending signal without a number");
-            continue;
-        };
-        kinds.push(StepKind::QueueSignal { pid: task.pid.0, tid, signal, info: info.clone() });
+    for info in &alive.pending_shared {
+        kinds.extend(threads::queue_signal(resolver, task, None, info, core));
     }
     for (which, (interval_us, value_us)) in (0..).zip(alive.timers.itimers) {
         if value_us != 0 {
             kinds.push(StepKind::IntervalTimer { which, interval_us, value_us });
         }
     }
-    let mut changes_creds = false;
-    if let Some(creds) = &leader.creds {
-        changes_creds = credentials(resolver, task, creds, core, &mut kinds);
+    if !alive.timers.posix.is_empty() {
+        if let Probe::Absent(errno) = resolver.facts.kernel.timer_restore_ids {
+            let text = format!("{} POSIX timers: PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) is missing: {errno}", alive.timers.posix.len());
+            resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
+        }
+        kinds.push(StepKind::PosixTimers(alive.timers.posix.clone()));
     }
     if alive.child_subreaper {
         kinds.push(StepKind::ChildSubreaper);
     }
-    if leader.pdeath_sig != 0 {
-        kinds.push(StepKind::ParentDeathSignal(leader.pdeath_sig));
-    }
-    // A change of credentials resets it (prctl(2)); 2 cannot be set, and is what the change leaves.
-    match alive.mm.dumpable {
-        Some(value @ 0..=1) if changes_creds || value == 0 => kinds.push(StepKind::Dumpable(value as u32)),
-        _ => {}
-    }
-    kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())).collect()
+    let mut steps: Vec<StepId> = kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())).collect();
+    steps.extend(threads::tail(resolver, task, alive, leader));
+    steps
 }
 
 /// Limits that differ from what is inherited from the launcher, which has raised its soft limit of
@@ -287,65 +256,4 @@ fn limits(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, kinds: &mut V
             kinds.push(StepKind::RLimit { resource: resource as u32, cur: limit.cur, max: limit.max });
         }
     }
-}
-
-/// Our own credentials, which the tasks inherit, in the terms of the images.
-fn own_credentials(own: &OwnFacts) -> Creds {
-    let uids = own.uids.unwrap_or_default();
-    let gids = own.gids.unwrap_or_default();
-    Creds {
-        uid: uids.real,
-        gid: gids.real,
-        euid: uids.effective,
-        egid: gids.effective,
-        suid: uids.saved,
-        sgid: gids.saved,
-        fsuid: uids.fs,
-        fsgid: gids.fs,
-        cap_inh: own.caps.inheritable,
-        cap_prm: own.caps.permitted,
-        cap_eff: own.caps.effective,
-        cap_bnd: own.caps.bounding,
-        cap_amb: own.caps.ambient,
-        securebits: own.securebits.unwrap_or(0),
-        groups: own.groups.clone().unwrap_or_default(),
-        no_new_privs: own.no_new_privs.unwrap_or(false),
-        lsm_profile: None,
-        lsm_sockcreate: None,
-    }
-}
-
-/// Whether anything must change to get from our credentials to these.
-fn credentials(resolver: &mut Resolver<'_>, task: &Task, creds: &Creds, core: Origin, kinds: &mut Vec<StepKind>) -> bool {
-    let own = &own_credentials(&resolver.facts.own);
-    if creds.lsm_profile.is_some() || creds.lsm_sockcreate.is_some() {
-        resolver.problems.unsupported(Some(task.pid), Some(core), "LSM labels are not restored yet");
-    }
-    let mut lacking = |text: String| resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
-    for (what, want, have) in [
-        ("bounding", creds.cap_bnd, own.cap_bnd),
-        ("permitted", creds.cap_prm, own.cap_prm),
-        ("inheritable", creds.cap_inh, own.cap_inh | own.cap_bnd),
-    ] {
-        if want & !have != 0 {
-            lacking(format!("{what} capabilities {:#x} are not ours to give", want & !have));
-        }
-    }
-    if own.no_new_privs && !creds.no_new_privs {
-        lacking("no_new_privs is set here and cannot be cleared".to_owned());
-    }
-    if own.securebits != 0 && own.securebits != creds.securebits {
-        lacking(format!("securebits are {:#x} here", own.securebits));
-    }
-    let mut groups = creds.groups.clone();
-    groups.sort_unstable();
-    let mut own_groups = own.groups.clone();
-    own_groups.sort_unstable();
-    let same = Creds { groups, lsm_profile: None, lsm_sockcreate: None, ..creds.clone() };
-    let ours = Creds { groups: own_groups, lsm_profile: None, lsm_sockcreate: None, ..own.clone() };
-    if same == ours {
-        return false;
-    }
-    kinds.push(StepKind::Credentials(Box::new(Credentials { wanted: creds.clone(), dropped_bounding: own.cap_bnd & !creds.cap_bnd })));
-    true
 }

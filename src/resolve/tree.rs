@@ -32,12 +32,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>) {
             resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(task.origin), text);
         }
         match &task.state {
-            TaskState::Alive(alive) | TaskState::Stopped(alive) => {
-                if alive.threads.len() != 1 {
-                    let text = format!("{} threads: tasks with several threads are not restored yet", alive.threads.len());
-                    resolver.problems.unsupported(Some(task.pid), Some(task.origin), text);
-                }
-            }
+            TaskState::Alive(_) | TaskState::Stopped(_) => {}
             TaskState::Zombie { exit_code, .. } => {
                 resolver.forest.tasks[index].life = Life::Zombie;
                 if exit_code & 0x80 != 0 {

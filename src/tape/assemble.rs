@@ -32,6 +32,8 @@ pub struct Assembler {
     base: u64,
     rw_len: u64,
     scratch: u64,
+    cells: Vec<u64>,
+    cell_room: usize,
     ro: Vec<u8>,
     code: u64,
     known: HashMap<Box<[u8]>, u64>,
@@ -39,12 +41,30 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// An assembler for a region at `base` with `events` event words, that plays on `runner`.
-    pub fn new(base: u64, events: usize, runner: &[u8]) -> Assembler {
+    /// An assembler for a region at `base` with `events` event words and room for `cells` cells, that
+    /// plays on `runner`.
+    pub fn new(base: u64, events: usize, cells: usize, runner: &[u8]) -> Assembler {
         let scratch = (EVENTS_OFFSET + 4 * events as u64).next_multiple_of(64);
-        let rw_len = (scratch + SCRATCH).next_multiple_of(PAGE);
-        let code = base + rw_len;
-        Assembler { base, rw_len, scratch, ro: runner.to_vec(), code, known: HashMap::new(), tasks: Vec::new() }
+        let rw_len = (scratch + SCRATCH + 8 * cells as u64).next_multiple_of(PAGE);
+        Assembler {
+            base,
+            rw_len,
+            scratch,
+            cells: Vec::new(),
+            cell_room: cells,
+            ro: runner.to_vec(),
+            code: base + rw_len,
+            known: HashMap::new(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Address of a word of its own that starts as `value` and may be written by calls. No more of
+    /// them may be asked for than were announced.
+    pub fn cell(&mut self, value: u64) -> u64 {
+        assert!(self.cells.len() < self.cell_room, "more cells than were announced");
+        self.cells.push(value);
+        self.base + self.scratch + SCRATCH + 8 * (self.cells.len() as u64 - 1)
     }
 
     /// Address of event word `index`.
@@ -117,6 +137,10 @@ impl Assembler {
         let total = self.tasks.iter().filter(|task| task.lives).count() as u32;
         let at = std::mem::offset_of!(super::abi::Control, total);
         rw[at..at + 4].copy_from_slice(&total.to_ne_bytes());
+        let cells = (self.scratch + SCRATCH) as usize;
+        for (slot, value) in rw[cells..].chunks_exact_mut(8).zip(&self.cells) {
+            slot.copy_from_slice(&value.to_ne_bytes());
+        }
         Ok(Tapes { base: self.base, window_len, rw, ro: self.ro, code: self.code, tasks: self.tasks })
     }
 }

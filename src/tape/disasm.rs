@@ -32,6 +32,7 @@ const PROT: &[(u64, &str)] = &[(1, "PROT_READ"), (2, "PROT_WRITE"), (4, "PROT_EX
 const MAP: &[(u64, &str)] = &[
     (0x01, "MAP_SHARED"),
     (0x02, "MAP_PRIVATE"),
+    (0x08, "MAP_DROPPABLE"),
     (0x10, "MAP_FIXED"),
     (0x20, "MAP_ANONYMOUS"),
     (0x100, "MAP_GROWSDOWN"),
@@ -123,6 +124,7 @@ const PRCTL: &[(u64, &str)] = &[
     (38, "PR_SET_NO_NEW_PRIVS"),
     (41, "PR_SET_THP_DISABLE"),
     (47, "PR_CAP_AMBIENT"),
+    (77, "PR_TIMER_CREATE_RESTORE_IDS"),
 ];
 const SOCKET: &[(u64, &str)] = &[
     (2, "SO_REUSEADDR"),
@@ -203,6 +205,8 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_sched_setscheduler => ("sched_setscheduler", &[Int, Int, Hex]),
         libc::SYS_rt_sigqueueinfo => ("rt_sigqueueinfo", &[Int, Name(SIGNALS), Hex]),
         libc::SYS_rt_tgsigqueueinfo => ("rt_tgsigqueueinfo", &[Int, Int, Name(SIGNALS), Hex]),
+        libc::SYS_timer_create => ("timer_create", &[Int, Words(3), Words(1)]),
+        libc::SYS_timer_settime => ("timer_settime", &[Int, Int, Words(4), Hex]),
         libc::SYS_setitimer => ("setitimer", &[Int, Words(4), Hex]),
         libc::SYS_waitid => ("waitid", &[Name(P_PID), Int, Hex, Flags(WAIT), Hex]),
         libc::SYS_kill => ("kill", &[Int, Name(SIGNALS)]),
@@ -321,7 +325,7 @@ mod tests {
     use crate::tape::assemble::{Assembler, Tape};
 
     fn check(build: impl FnOnce(&mut Assembler, &mut Tape), expected: &str) {
-        let mut asm = Assembler::new(0x1_0000_0000, 1, b"runner");
+        let mut asm = Assembler::new(0x1_0000_0000, 1, 0, b"runner");
         let mut tape = Tape::default();
         build(&mut asm, &mut tape);
         let records = tape.records;

@@ -15,6 +15,7 @@
 //! The man page of each call; `struct clone_args` (linux/sched.h), `prctl_mm_map` (linux/prctl.h),
 //! `sigaction` as the kernel has it (asm/signal.h), `cap_user_data_t` (linux/capability.h).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
@@ -38,6 +39,8 @@ const IOV_MAX: u64 = 1024;
 /// Most groups (NGROUPS_MAX).
 const GROUPS_MAX: u64 = 65536;
 const PAGE: u64 = 4096;
+/// Calls may name the same buffers again and again; they are not read for ever.
+const READ_TIMES: u64 = 16;
 
 /// A record that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -86,6 +89,8 @@ struct Lifter<'a> {
     /// Behind the region.
     end: u64,
     total: u32,
+    /// How many bytes may still be read.
+    budget: Cell<u64>,
 }
 
 /// One system call.
@@ -105,6 +110,11 @@ impl<'a> Lifter<'a> {
         if !aligned || window_end < end {
             return Err("the window and its parts are no ranges of pages".to_owned());
         }
+        // Tapes that all lie in the region and do not overlap are no longer than it.
+        let records = tapes.tasks.iter().fold(0u64, |sum, task| sum.saturating_add(task.records.into()));
+        if records.saturating_mul(size_of::<Record>() as u64) > tapes.ro.len() as u64 {
+            return Err("tapes that overlap or lie outside the region".to_owned());
+        }
         let mut tape_of = BTreeMap::new();
         let mut events_end = tapes.base.saturating_add(EVENTS_OFFSET);
         for task in &tapes.tasks {
@@ -123,14 +133,20 @@ impl<'a> Lifter<'a> {
         if !is_clean {
             return Err("control words or events that do not start as 0".to_owned());
         }
-        Ok(Lifter { tapes, tape_of, events_end, end, total: total.unwrap_or(0) })
+        Ok(Lifter { tapes, tape_of, events_end, end, total: total.unwrap_or(0), budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)) })
+    }
+
+    fn spend(&self, len: u64) -> Lift<()> {
+        let rest = self.budget.get().checked_sub(len).ok_or("the calls read more than the tapes could hold")?;
+        self.budget.set(rest);
+        Ok(())
     }
 
     fn task(&self, task: &TaskTape) -> Result<LiftedTask, LiftError> {
         let whole = |what: &str| LiftError { pid: task.pid, record: None, what: what.to_owned() };
         let size = size_of::<Record>() as u64;
         let len = u64::from(task.records) * size;
-        if task.tape % 8 != 0 || self.input(task.tape, len).is_err() {
+        if !task.tape.is_multiple_of(8) || self.input(task.tape, len).is_err() {
             return Err(whole("its tape is not in the read-only part of the region"));
         }
         let mut effects = Vec::with_capacity(task.records as usize);
@@ -229,7 +245,9 @@ impl<'a> Lifter<'a> {
         if address < self.tapes.ro_base() {
             return Err(format!("reads {len} bytes at {address:#x}, which are not in the read-only part of the region"));
         }
-        self.tapes.bytes(address, len).ok_or_else(|| format!("reads {len} bytes at {address:#x}, outside the region"))
+        let bytes = self.tapes.bytes(address, len).ok_or_else(|| format!("reads {len} bytes at {address:#x}, outside the region"))?;
+        self.spend(len)?;
+        Ok(bytes)
     }
 
     /// What a call writes and nobody reads.
@@ -260,7 +278,9 @@ impl<'a> Lifter<'a> {
         if address < self.tapes.ro_base() {
             return Err(format!("reads text at {address:#x}, which is not in the read-only part of the region"));
         }
-        self.tapes.c_string(address).ok_or_else(|| format!("reads text at {address:#x}, outside the region"))
+        let text = self.tapes.c_string(address).ok_or_else(|| format!("reads text at {address:#x}, outside the region"))?;
+        self.spend(text.len() as u64)?;
+        Ok(text)
     }
 
     fn absolute_path(&self, address: u64) -> Lift<Vec<u8>> {
@@ -387,7 +407,7 @@ impl Call<'_, '_> {
             }
             libc::SYS_close_range => {
                 self.gives_zero()?;
-                let (unshare, mark) = (libc::CLOSE_RANGE_UNSHARE as u32, libc::CLOSE_RANGE_CLOEXEC as u32);
+                let (unshare, mark) = (libc::CLOSE_RANGE_UNSHARE, libc::CLOSE_RANGE_CLOEXEC);
                 let flags = self.low(2);
                 if flags & !(unshare | mark) != 0 {
                     return Err(format!("flags {flags:#x}"));
@@ -593,7 +613,12 @@ impl Call<'_, '_> {
     fn setsockopt(&self) -> Lift<Effect> {
         self.gives_zero()?;
         let (level, name, len) = (self.low(1) as i32, self.low(2) as i32, self.arg(4));
-        let number = || Ok::<u64, String>(u64::from(self.lifter.u32s(self.arg(3), if len == 4 { 1 } else { u64::MAX })?[0]));
+        let number = || {
+            if len != 4 {
+                return Err(format!("a value of {len} bytes"));
+            }
+            Ok(u64::from(self.lifter.u32s(self.arg(3), 1)?[0]))
+        };
         let microseconds = || {
             let [seconds, micros] = self.lifter.array::<2>(self.arg(3))?;
             let total = seconds.checked_mul(1_000_000).and_then(|sum| sum.checked_add(micros));
@@ -621,7 +646,7 @@ impl Call<'_, '_> {
             libc::SO_BROADCAST => (SocketOption::Broadcast, number()?, false),
             libc::SO_KEEPALIVE => (SocketOption::KeepAlive, number()?, false),
             libc::SO_OOBINLINE => (SocketOption::OobInline, number()?, false),
-            libc::SO_LINGER => {
+            libc::SO_LINGER if len == 8 => {
                 let linger = self.lifter.u32s(self.arg(3), 2)?;
                 (SocketOption::Linger, if linger[0] == 0 { 0 } else { u64::from(linger[1]) + 1 }, false)
             }
@@ -818,6 +843,8 @@ impl Call<'_, '_> {
                     value_ns: time(value_s, value, 1_000_000_000)?,
                 })
             }),
+            libc::SYS_rt_sigqueueinfo => self.queue_signal(None, 1),
+            libc::SYS_rt_tgsigqueueinfo => self.queue_signal(Some(self.low(1)), 2),
             libc::SYS_setpriority => self.gives_zero().and_then(|()| {
                 if self.low(0) != libc::PRIO_PROCESS || self.low(1) != 0 && self.low(1) != self.pid {
                     return Err(format!("which {}, who {}", self.low(0), self.low(1)));
@@ -833,6 +860,13 @@ impl Call<'_, '_> {
             _ => return None,
         };
         Some(attribute.map(Effect::Attribute))
+    }
+
+    /// The signal is argument `at`, the `siginfo_t` the one behind it.
+    fn queue_signal(&self, tid: Option<u32>, at: usize) -> Lift<Attribute> {
+        self.gives_zero()?;
+        let info = self.lifter.input(self.arg(at + 1), 128)?.to_vec();
+        Ok(Attribute::QueueSignal { pid: self.low(0), tid, signal: self.low(at), info })
     }
 
     fn eat_signal(&self) -> Lift<Attribute> {
@@ -902,6 +936,11 @@ fn name(nr: u16) -> String {
         libc::SYS_sigaltstack => "sigaltstack",
         libc::SYS_rseq => "rseq",
         libc::SYS_membarrier => "membarrier",
+        libc::SYS_rt_sigqueueinfo => "rt_sigqueueinfo",
+        libc::SYS_rt_tgsigqueueinfo => "rt_tgsigqueueinfo",
+        libc::SYS_sched_setscheduler => "sched_setscheduler",
+        libc::SYS_setpriority => "setpriority",
+        libc::SYS_setitimer => "setitimer",
         _ => return format!("system call {nr}"),
     };
     name.to_owned()

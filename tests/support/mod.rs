@@ -14,7 +14,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `REGROW_CRIU` | the CRIU to dump with; else the newest of `target/criu/*/criu` (`scripts/provide-criu`) |
+//! | `REGROW_CRIU` | the CRIU to dump with; else the oldest of `target/criu/*/criu` (`scripts/provide-criu`) |
 //! | `REGROW_NO_SKIP=1` | a test that cannot run fails |
 //! | `REGROW_SKIP_FILE` | a file that skipped tests are appended to |
 //! | `REGROW_TEST_RESTORER=criu` | control run: CRIU restores too, and what it is known to change is only printed |

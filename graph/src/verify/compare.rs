@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::expected::{Expected, ExpectedOfd, ExpectedTask, Life, OfdSpec, Owner, Slot, SocketSpec};
 use super::object::{NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name};
 use super::outcome::{Certificate, Counterexample, Wrong};
-use super::run::{Phase, Run};
+use super::run::{Phase, Role, Run};
 use super::table::{Desc, Entry};
 use crate::ids::{Fd, OfdId};
 
@@ -93,9 +93,8 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
     }
     for (pid, index) in &run.by_pid {
-        let task = &run.tasks[*index];
-        if !expected.tasks.iter().any(|want| want.pid == *pid) {
-            if task.phase != Phase::Reaped {
+        if let Role::Helper = run.roles[*index] {
+            if run.tasks[*index].phase != Phase::Reaped {
                 return Err(Counterexample { task: *pid, record: None, wrong: Wrong::HelperLeft });
             }
             compare.certificate.helpers += 1;
@@ -119,7 +118,15 @@ impl<'a> Compare<'a, '_> {
             return Err(Wrong::WrongGroup { is: task.pgid, wanted: want.pgid });
         }
         match (want.life, task.phase) {
-            (Life::Alive, Phase::Parked) => self.certificate.tasks += 1,
+            (Life::Alive, Phase::Parked) => {
+                for tid in &want.threads {
+                    if run.by_pid.get(tid).is_none_or(|index| run.tasks[*index].phase != Phase::Parked) {
+                        return Err(Wrong::ThreadMissing { tid: *tid });
+                    }
+                    self.certificate.threads += 1;
+                }
+                self.certificate.tasks += 1;
+            }
             (Life::Alive, Phase::Unborn | Phase::Running | Phase::Arrived | Phase::Tail | Phase::Dead { .. } | Phase::Reaped) => {
                 return Err(Wrong::NeverArrives);
             }

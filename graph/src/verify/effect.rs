@@ -35,10 +35,10 @@ pub struct Region {
     pub window_end: u64,
 }
 
-/// One tape.
+/// One tape: of a task's first thread, or of a further one.
 #[derive(Debug, Clone, Default)]
 pub struct LiftedTask {
-    /// The task's pid.
+    /// The task's pid, the thread's tid.
     pub pid: u32,
     /// What its records do, in their order.
     pub effects: Vec<Lifted>,
@@ -67,7 +67,7 @@ pub struct Birth {
 /// What a record does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Forks a task.
+    /// Forks a task, or starts a thread.
     Fork(Birth),
     /// Posts an event.
     Post(u32),
@@ -468,6 +468,17 @@ pub enum Attribute {
         /// First expiry in nanoseconds.
         value_ns: u64,
     },
+    /// `rt_sigqueueinfo(2)`, `rt_tgsigqueueinfo(2)`.
+    QueueSignal {
+        /// The task.
+        pid: u32,
+        /// The thread; `None`: any.
+        tid: Option<u32>,
+        /// The signal.
+        signal: u32,
+        /// `siginfo_t`.
+        info: Vec<u8>,
+    },
     /// `setpriority(2)`.
     Nice(i32),
     /// `sched_setscheduler(2)`.
@@ -596,6 +607,7 @@ impl Effect {
                 Attribute::IntervalTimer { .. } => "setitimer",
                 Attribute::TimerCreate { .. } => "timer_create",
                 Attribute::TimerSet { .. } => "timer_settime",
+                Attribute::QueueSignal { .. } => "rt_sigqueueinfo",
                 Attribute::Nice(_) => "setpriority",
                 Attribute::Scheduler { .. } => "sched_setscheduler",
             },

@@ -12,6 +12,8 @@ use crate::ids::Fd;
 pub struct Certificate {
     /// Living tasks.
     pub tasks: u64,
+    /// Their threads beside the first ones.
+    pub threads: u64,
     /// Zombies.
     pub zombies: u64,
     /// Helper tasks, born and reaped before the barrier.
@@ -48,8 +50,8 @@ impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "certified: {} records of {} tasks, {} zombies, {} helpers",
-            self.records, self.tasks, self.zombies, self.helpers
+            "certified: {} records of {} tasks, {} further threads, {} zombies, {} helpers",
+            self.records, self.tasks, self.threads, self.zombies, self.helpers
         )?;
         writeln!(
             f,
@@ -214,8 +216,16 @@ pub enum Wrong {
     HelperLeft,
     #[error("ignores SIGCHLD while task {pid} dies: nothing would be left of it")]
     ZombieVanishes { pid: u32 },
-    #[error("thread {tid} is never created")]
+    #[error("its thread {tid} is never created")]
     ThreadMissing { tid: u32 },
+    #[error("is a thread of task {wanted}, and task {is} starts it")]
+    ThreadOfOther { is: u32, wanted: u32 },
+    #[error("is a thread in the images and a task of its own in the tapes")]
+    NotAThread,
+    #[error("{call} of a thread that is not its task's first")]
+    ByThread { call: &'static str },
+    #[error("queues signal {signal} {why}")]
+    BadSignal { signal: u32, why: &'static str },
 
     // 5: privileges.
     #[error("{call} needs a privilege that {dropped_by} in record {dropped_in} gives up")]
@@ -281,7 +291,11 @@ impl Wrong {
             | Wrong::ZombieNotAwaited
             | Wrong::HelperLeft
             | Wrong::ZombieVanishes { .. }
-            | Wrong::ThreadMissing { .. } => 4,
+            | Wrong::ThreadMissing { .. }
+            | Wrong::ThreadOfOther { .. }
+            | Wrong::NotAThread
+            | Wrong::ByThread { .. }
+            | Wrong::BadSignal { .. } => 4,
             Wrong::AfterDrop { .. } => 5,
         }
     }

@@ -142,7 +142,8 @@ impl Privileges {
                 | Attribute::Membarrier(_)
                 | Attribute::IntervalTimer { .. }
                 | Attribute::TimerCreate { .. }
-                | Attribute::TimerSet { .. } => Need::Nothing,
+                | Attribute::TimerSet { .. }
+                | Attribute::QueueSignal { .. } => Need::Nothing,
             },
             Effect::Privilege(effect) => match effect {
                 PrivilegeEffect::Uids(ids) if ids.iter().flatten().all(|id| self.uids.contains(id)) => Need::Nothing,

@@ -22,9 +22,12 @@ use super::table::{Desc, Table};
 use crate::ids::Fd;
 
 const CLONE_FILES: u64 = 0x400;
+/// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
+const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
 const CLONE_PARENT: u64 = 0x8000;
 const SIGKILL: u32 = 9;
 const SIGCHLD: u32 = 17;
+const SIGSTOP: u32 = 19;
 const SA_NOCLDWAIT: u64 = 2;
 const MAP_SHARED: u32 = 1;
 const MAP_ANONYMOUS: u32 = 0x20;
@@ -48,6 +51,38 @@ pub(super) enum Phase {
     Parked,
     Dead { status: u32 },
     Reaped,
+}
+
+/// What a tape is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Role<'a> {
+    /// A task of the images.
+    Task(&'a ExpectedTask),
+    /// A further thread of one.
+    Thread(&'a ExpectedTask),
+    /// None of them.
+    Helper,
+}
+
+impl<'a> Role<'a> {
+    /// What the images say of the task, of its first thread.
+    fn task(self) -> Option<&'a ExpectedTask> {
+        match self {
+            Role::Task(want) => Some(want),
+            Role::Thread(_) | Role::Helper => None,
+        }
+    }
+
+    fn is_alive(self) -> bool {
+        match self {
+            Role::Task(want) | Role::Thread(want) => want.life == Life::Alive,
+            Role::Helper => false,
+        }
+    }
+
+    fn is_zombie(self) -> bool {
+        self.task().is_some_and(|want| want.life != Life::Alive)
+    }
 }
 
 /// What is known of a task's signals.
@@ -98,8 +133,8 @@ pub(super) struct Run<'a> {
     pub(super) tasks: Vec<Task>,
     /// Tapes by pid.
     pub(super) by_pid: BTreeMap<u32, usize>,
-    /// What the images say of each tape's task; `None`: a helper.
-    want: Vec<Option<&'a ExpectedTask>>,
+    /// What each tape is for.
+    pub(super) roles: Vec<Role<'a>>,
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
     groups: BTreeMap<u32, Group>,
@@ -142,13 +177,13 @@ impl<'a> Run<'a> {
     /// What can be seen without running: births, posts, numbers.
     fn prepare(tree: &'a LiftedTree, expected: &'a Expected) -> Result<Run<'a>, Counterexample> {
         let whole = |pid: u32, wrong: Wrong| Counterexample { task: pid, record: None, wrong };
-        let mut wanted: BTreeMap<u32, &ExpectedTask> = BTreeMap::new();
+        let mut wanted: BTreeMap<u32, Role<'a>> = BTreeMap::new();
         for task in &expected.tasks {
-            if wanted.insert(task.pid, task).is_some() {
-                return Err(whole(task.pid, Wrong::PidTwice { pid: task.pid }));
-            }
-            if let Some(tid) = task.threads.first() {
-                return Err(whole(task.pid, Wrong::ThreadMissing { tid: *tid }));
+            let roles = std::iter::once((task.pid, Role::Task(task)));
+            for (pid, role) in roles.chain(task.threads.iter().map(|tid| (*tid, Role::Thread(task)))) {
+                if wanted.insert(pid, role).is_some() {
+                    return Err(whole(task.pid, Wrong::PidTwice { pid }));
+                }
             }
         }
         let mut by_pid = BTreeMap::new();
@@ -157,11 +192,6 @@ impl<'a> Run<'a> {
                 return Err(whole(task.pid, Wrong::BornTwice { child: task.pid }));
             }
         }
-        let alive = expected.tasks.iter().filter(|task| task.life == Life::Alive).count() as u32;
-        if tree.total != alive {
-            return Err(whole(tree.root.pid, Wrong::WrongTotal { is: tree.total, wanted: alive }));
-        }
-
         let mut posts: BTreeMap<u32, At> = BTreeMap::new();
         let mut forks: BTreeMap<u32, At> = BTreeMap::new();
         let mut waits: BTreeMap<u32, At> = BTreeMap::new();
@@ -201,8 +231,15 @@ impl<'a> Run<'a> {
         }
         for pid in wanted.keys().chain(by_pid.keys()) {
             if *pid != tree.root.pid && !forks.contains_key(pid) || !by_pid.contains_key(pid) {
-                return Err(whole(*pid, Wrong::NeverBorn));
+                return Err(match wanted.get(pid) {
+                    Some(Role::Thread(task)) => whole(task.pid, Wrong::ThreadMissing { tid: *pid }),
+                    Some(Role::Task(_) | Role::Helper) | None => whole(*pid, Wrong::NeverBorn),
+                });
             }
+        }
+        let alive = wanted.values().filter(|role| role.is_alive()).count() as u32;
+        if tree.total != alive {
+            return Err(whole(tree.root.pid, Wrong::WrongTotal { is: tree.total, wanted: alive }));
         }
 
         let count = tree.tasks.len();
@@ -223,7 +260,7 @@ impl<'a> Run<'a> {
             tree,
             expected,
             tasks: vec![unborn; count],
-            want: tree.tasks.iter().map(|task| wanted.get(&task.pid).copied()).collect(),
+            roles: tree.tasks.iter().map(|task| wanted.get(&task.pid).copied().unwrap_or(Role::Helper)).collect(),
             by_pid,
             tables: vec![Table::unknown()],
             objects: Objects::default(),
@@ -314,6 +351,10 @@ impl<'a> Run<'a> {
             .privileges
             .step(at.record, effect)
             .map_err(|TooLate { dropped_in, dropped_by }| Wrong::AfterDrop { call, dropped_by, dropped_in })?;
+        let is_thread = matches!(self.roles[task], Role::Thread(_));
+        if is_thread && matches!(effect, Effect::Fork(_) | Effect::SetSid | Effect::SetPgid { .. } | Effect::AwaitExit { .. }) {
+            return Err(Wrong::ByThread { call });
+        }
         match effect {
             Effect::Fork(birth) => self.fork(at, birth)?,
             Effect::Post(event) => {
@@ -330,14 +371,14 @@ impl<'a> Run<'a> {
                 self.before.add_wait(at, source);
             }
             Effect::Arrive => {
-                if self.want[task].is_none_or(|want| want.life != Life::Alive) {
-                    return Err(if self.want[task].is_some() { Wrong::ShouldDie } else { Wrong::HelperLeft });
+                if !self.roles[task].is_alive() {
+                    return Err(if self.roles[task].is_zombie() { Wrong::ShouldDie } else { Wrong::HelperLeft });
                 }
                 self.tasks[task].phase = Phase::Arrived;
             }
             Effect::Park => {
                 if self.tasks[task].phase != Phase::Tail {
-                    return Err(if self.want[task].is_some_and(|want| want.life != Life::Alive) { Wrong::ShouldDie } else { Wrong::ParksEarly });
+                    return Err(if self.roles[task].is_zombie() { Wrong::ShouldDie } else { Wrong::ParksEarly });
                 }
                 self.tasks[task].phase = Phase::Parked;
                 return Ok(Flow::Ended);
@@ -353,7 +394,7 @@ impl<'a> Run<'a> {
             Effect::Fd(effect) => self.change_table(at, call, effect)?,
             Effect::Object { fd, change } => self.change_object(at, call, *fd, change)?,
             Effect::Memory(effect) => self.change_memory(at, call, effect)?,
-            Effect::Attribute(attribute) => self.set_attribute(task, attribute),
+            Effect::Attribute(attribute) => self.set_attribute(task, attribute)?,
             Effect::Privilege(_) => self.certificate.privilege_drops += 1,
         }
         Ok(Flow::Next)
@@ -363,14 +404,10 @@ impl<'a> Run<'a> {
 
     /// A task comes to life: it has its table, session and group already.
     fn bear(&mut self, task: usize, parent: u32, exit_signal: u64) -> Result<(), Wrong> {
-        let wanted_signal = match self.want[task] {
-            Some(want) => {
-                if want.ppid != parent {
-                    return Err(Wrong::WrongParent { is: parent, wanted: want.ppid });
-                }
-                SIGCHLD.into()
-            }
-            None => 0,
+        let wanted_signal = match self.roles[task] {
+            Role::Task(want) if want.ppid != parent => return Err(Wrong::WrongParent { is: parent, wanted: want.ppid }),
+            Role::Task(_) => SIGCHLD.into(),
+            Role::Thread(_) | Role::Helper => 0,
         };
         if exit_signal != wanted_signal {
             return Err(Wrong::WrongExitSignal { is: exit_signal, wanted: wanted_signal });
@@ -385,7 +422,8 @@ impl<'a> Run<'a> {
     }
 
     fn fork(&mut self, at: At, birth: &Birth) -> Result<(), Wrong> {
-        if birth.flags & !(CLONE_FILES | CLONE_PARENT) != 0 {
+        let is_thread = birth.flags == CLONE_THREAD_ALL;
+        if !is_thread && birth.flags & !(CLONE_FILES | CLONE_PARENT) != 0 {
             return Err(Wrong::NotModelled { call: "clone3", what: format!("flags {:#x}", birth.flags) });
         }
         let Some(child) = self.by_pid.get(&birth.pid).copied() else {
@@ -393,6 +431,15 @@ impl<'a> Run<'a> {
         };
         if self.tasks[child].phase != Phase::Unborn {
             return Err(Wrong::BornTwice { child: birth.pid });
+        }
+        match (self.roles[child], is_thread) {
+            (Role::Thread(of), true) if of.pid == self.pid(at.task) => {}
+            (Role::Thread(of), true) => return Err(Wrong::ThreadOfOther { is: self.pid(at.task), wanted: of.pid }),
+            (Role::Thread(_), false) => return Err(Wrong::NotAThread),
+            (Role::Task(_) | Role::Helper, true) => {
+                return Err(Wrong::NotModelled { call: "clone3", what: format!("task {} as a thread", birth.pid) });
+            }
+            (Role::Task(_) | Role::Helper, false) => {}
         }
         let forker = self.tasks[at.task].clone();
         let (parent, exit_signal) = if birth.flags & CLONE_PARENT == 0 {
@@ -402,7 +449,7 @@ impl<'a> Run<'a> {
         } else {
             return Err(Wrong::Refused { call: "clone3", what: "CLONE_PARENT with an exit signal".to_owned() });
         };
-        if forker.signals.children_vanish && self.want[child].is_some_and(|want| want.life != Life::Alive) {
+        if forker.signals.children_vanish && self.roles[child].is_zombie() {
             return Err(Wrong::ZombieVanishes { pid: birth.pid });
         }
         let table = if birth.flags & CLONE_FILES != 0 {
@@ -443,10 +490,13 @@ impl<'a> Run<'a> {
 
     fn die(&mut self, at: At, status: u32, what: impl FnOnce() -> String) -> Result<Flow, Wrong> {
         let task = at.task;
-        match self.want[task].map(|want| want.life) {
-            Some(Life::Alive) => return Err(Wrong::Dies { what: what() }),
-            Some(Life::Zombie { status: wanted }) if wanted != status => return Err(Wrong::WrongStatus { is: status, wanted }),
-            Some(Life::Zombie { .. }) | None => {}
+        match self.roles[task] {
+            Role::Task(want) | Role::Thread(want) => match want.life {
+                Life::Alive => return Err(Wrong::Dies { what: what() }),
+                Life::Zombie { status: wanted } if wanted != status => return Err(Wrong::WrongStatus { is: status, wanted }),
+                Life::Zombie { .. } => {}
+            },
+            Role::Helper => {}
         }
         self.tasks[task].phase = Phase::Dead { status };
         self.tasks[task].died = Some(at);
@@ -459,7 +509,7 @@ impl<'a> Run<'a> {
     fn await_exit(&mut self, at: At, pid: u32, reap: bool) -> Result<Flow, Wrong> {
         let nobody = |why| Err(Wrong::AwaitsNobody { pid, why });
         let Some(child) = self.by_pid.get(&pid).copied() else { return nobody("is not in the tree") };
-        if self.want[child].is_some_and(|want| want.life == Life::Alive) {
+        if self.roles[child].is_alive() {
             return nobody("lives on");
         }
         let certainly_born = self.forks.get(&pid).is_some_and(|fork| self.before.holds(*fork, at));
@@ -474,7 +524,7 @@ impl<'a> Run<'a> {
         if !certainly_born {
             return nobody("is not certainly created before");
         }
-        if reap && self.want[child].is_some() {
+        if reap && self.roles[child].is_zombie() {
             return Err(Wrong::ReapsZombie { pid });
         }
         if self.tasks[at.task].signals.children_vanish && !reap {
@@ -504,7 +554,7 @@ impl<'a> Run<'a> {
     }
 
     fn found(&mut self, at: At, sid: u32) -> Result<(), Wrong> {
-        if self.want[at.task].is_none() {
+        if self.roles[at.task].task().is_none() {
             return Err(Wrong::NotModelled { call: "setpgid", what: "a group led by a helper".to_owned() });
         }
         self.groups.insert(self.pid(at.task), Group { founded: at, sid });
@@ -532,7 +582,8 @@ impl<'a> Run<'a> {
                 group.sid
             }
             Some(_) => return Err(Wrong::NoSuchGroup { pgid }),
-            None if cradle.pgid == pgid && pgid != 0 => cradle.sid,
+            // The invoker's own group, and that of its session's leader.
+            None if pgid != 0 && (cradle.pgid == pgid || cradle.sid == pgid) => cradle.sid,
             None => return Err(Wrong::NoSuchGroup { pgid }),
         };
         if group_sid != sid {
@@ -543,7 +594,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn set_attribute(&mut self, task: usize, attribute: &Attribute) {
+    fn set_attribute(&mut self, task: usize, attribute: &Attribute) -> Result<(), Wrong> {
+        let own = self.pid(task);
+        let whole = match self.roles[task] {
+            Role::Thread(of) => of.pid,
+            Role::Task(_) | Role::Helper => own,
+        };
         let signals = &mut self.tasks[task].signals;
         match attribute {
             Attribute::SigAction { signal, handler, flags, .. } => {
@@ -560,6 +616,19 @@ impl<'a> Run<'a> {
                 _ => signals.unblocked = !set,
             },
             Attribute::Dumpable(value) => signals.dumps_nothing = *value == 0,
+            Attribute::QueueSignal { pid, tid, signal, .. } => {
+                let bad = |why| Err(Wrong::BadSignal { signal: *signal, why });
+                if *pid != whole || tid.is_some_and(|tid| tid != own) {
+                    return bad("to another task");
+                }
+                let bit = signal.checked_sub(1).and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0);
+                if bit == 0 {
+                    return bad("which does not exist");
+                }
+                if signals.unblocked & bit != 0 || matches!(*signal, SIGKILL | SIGSTOP) {
+                    return bad("which is not blocked");
+                }
+            }
             // They end as the images say by a later demand; nothing here depends on them.
             Attribute::Name(_)
             | Attribute::Umask(_)
@@ -582,6 +651,7 @@ impl<'a> Run<'a> {
             | Attribute::Nice(_)
             | Attribute::Scheduler { .. } => {}
         }
+        Ok(())
     }
 
     // Descriptor tables.

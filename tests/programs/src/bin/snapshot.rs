@@ -270,9 +270,17 @@ impl Snapshot {
         for name in ["cwd", "root", "exe"] {
             task.insert(name.into(), json!(link(&format!("{proc}/{name}"))?));
         }
-        for name in ["oom_score_adj", "timerslack_ns", "personality", "cgroup", "coredump_filter"] {
+        for name in ["oom_score_adj", "timerslack_ns", "personality", "coredump_filter"] {
             task.insert(name.into(), json!(text(&format!("{proc}/{name}"))?.trim_end()));
         }
+        // Hierarchies come and go with whoever mounts them, and every task is in the root of each.
+        let groups = text(&format!("{proc}/cgroup"))?;
+        let groups: Vec<_> = groups
+            .lines()
+            .filter_map(|line| line.split_once(':').map(|(_, group)| group))
+            .filter(|group| !group.ends_with(":/"))
+            .collect();
+        task.insert("cgroups".into(), json!(groups));
         let limits = text(&format!("{proc}/limits"))?;
         task.insert("limits".into(), json!(limits.lines().skip(1).map(squeeze).collect::<Vec<_>>()));
         let auxv = fs::read(format!("{proc}/auxv"))?;

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, fork, getpgid, getsid, setpgid, setsid};
+use nix::unistd::{ForkResult, Pid, chdir, fork, getsid, setpgid, setsid};
 use regrow_test_programs::Task;
 
 fn main() {
@@ -92,9 +92,7 @@ fn follows(task: &mut Task, group: Pid) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     task.park();
-    let leader = task.check_ok("the leader's group", getpgid(Some(group)));
-    task.check_eq("the leader's group", leader, Some(group));
-    // Signal 0 asks whether the group has a living member.
+    // Signal 0 asks whether there is such a group. (Its leader may have finished by now.)
     let _ = task.check_ok("the group", kill(Pid::from_raw(-group.as_raw()), None));
 }
 

@@ -1,0 +1,273 @@
+//! Whether the tapes do what the images say, checked by [`regrow_graph::verify`].
+//!
+//! Both of the checker's inputs are made here without what makes the plan: [`expected`] reads the
+//! model itself, not what `resolve` makes of it; [`crate::tape::lift`] reads the finished records.
+//! What the checker cannot judge yet is not certified: a description of such a kind in any table
+//! is a counterexample.
+//!
+//! Worked example: a task with /dev/null at 0 becomes one expected task, one slot and
+//! `OfdSpec::Path { path: "/dev/null", position: Some(0) }`; a tape that opens /dev/zero instead is
+//! answered with `task 7: descriptor 0 ends as file /dev/zero, the images say file 0x1 (/dev/null)`.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+
+use regrow_graph::ids::OfdId;
+pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
+use regrow_graph::verify::{
+    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Life, OfdSpec, Owner, Slot,
+    SocketOption, SocketSpec, Wrong, verify,
+};
+
+use crate::image::{Blob, Fown, Model, Ofd, OfdKind, RegFile, TaskState, UnixSocket, open_blob};
+use crate::runner;
+use crate::tape::Tapes;
+use crate::tape::lift::{LiftError, lift};
+
+/// `TCP_ESTABLISHED` and `TCP_LISTEN`, as unix sockets have them, too.
+const ESTABLISHED: u32 = 1;
+const LISTEN: u32 = 10;
+
+/// A session and a group of the images that are to be those of the invoker (`--shell-job`): what
+/// the images call it, and what it is to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cradle {
+    /// Session: old and new.
+    pub sid: Option<(u32, u32)>,
+    /// Process group: old and new.
+    pub pgid: Option<(u32, u32)>,
+}
+
+/// Checks that `tapes` do what the images say, on a kernel with the usual defaults.
+///
+/// # Errors
+/// The first step at which they part.
+pub fn certify(model: &Model, tapes: &Tapes) -> Result<Certificate, Counterexample> {
+    certify_in(model, tapes, Cradle::default(), Facts::default())
+}
+
+/// Checks that `tapes` do what the images say, where the root is born in `cradle`, on a host with
+/// these defaults.
+///
+/// # Errors
+/// The first step at which they part.
+pub fn certify_in(model: &Model, tapes: &Tapes, cradle: Cradle, facts: Facts) -> Result<Certificate, Counterexample> {
+    let lifted = lift(tapes).map_err(|LiftError { pid, record, what }| Counterexample {
+        task: pid,
+        record,
+        wrong: Wrong::NotUnderstood { what },
+    })?;
+    // The effects of records are those of this runner, no other.
+    let code = runner::code();
+    let plays = tapes.code >= tapes.ro_base() && tapes.bytes(tapes.code, code.len() as u64) == Some(code);
+    if !plays {
+        let wrong = Wrong::NotUnderstood { what: "the tapes come with another runner".to_owned() };
+        return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
+    }
+    verify(&lifted, &expected(model, cradle, facts)?)
+}
+
+/// What the images say, for the checker.
+///
+/// # Errors
+/// What a pipe or a socket holds cannot be read.
+pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected, Counterexample> {
+    let moved = |id: u32, to: &[Option<(u32, u32)>]| to.iter().flatten().find(|(old, _)| *old == id).map_or(id, |(_, new)| *new);
+    let index_of: BTreeMap<u32, OfdId> = model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect();
+    let mut tasks = Vec::with_capacity(model.tasks.len());
+    for task in &model.tasks {
+        let life = match &task.state {
+            TaskState::Alive(_) | TaskState::Stopped(_) => Life::Alive,
+            TaskState::Zombie { exit_code, .. } => Life::Zombie { status: *exit_code },
+        };
+        let mut wanted = ExpectedTask {
+            pid: task.pid.0,
+            ppid: task.ppid.0,
+            sid: moved(task.sid.0, &[cradle.sid]),
+            // The group that the session's leader leads has its number.
+            pgid: moved(task.pgid.0, &[cradle.pgid, cradle.sid]),
+            life,
+            ..ExpectedTask::default()
+        };
+        if let Some(alive) = task.alive() {
+            wanted.threads = alive.threads.iter().skip(1).map(|thread| thread.tid.0).collect();
+            wanted.table_id = Some(alive.ids.files).filter(|id| *id != 0);
+            for entry in &alive.fds {
+                let Some(ofd) = index_of.get(&entry.ofd_id).copied() else {
+                    return Err(unusable(task.pid.0, format!("descriptor {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id)));
+                };
+                wanted.table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
+            }
+            wanted.table.sort_by_key(|slot| slot.fd);
+        }
+        tasks.push(wanted);
+    }
+    let root = tasks.first().map_or(0, |task| task.pid);
+    let read = |blob: &Blob| open_blob(&model.dir, blob).map_err(|error| unusable(root, error.to_string()));
+
+    let mut pipes = BTreeMap::new();
+    for pipe in &model.pipe_data {
+        pipes.insert(pipe.pipe_id, ExpectedPipe { capacity: pipe.capacity_bytes, data: read(&pipe.data)? });
+    }
+    let mut queues: BTreeMap<u32, Vec<ExpectedPacket>> = BTreeMap::new();
+    let mut strange: BTreeMap<u32, &'static str> = BTreeMap::new();
+    for packet in &model.packets {
+        let rights: Option<Vec<OfdId>> = packet.rights.iter().map(|id| index_of.get(id).copied()).collect();
+        if packet.control_messages as usize > packet.rights.len() || rights.is_none() {
+            strange.insert(packet.id_for, "control messages in its queue");
+        }
+        let packet_data = ExpectedPacket { data: read(&packet.data)?, rights: rights.unwrap_or_default() };
+        queues.entry(packet.id_for).or_default().push(packet_data);
+    }
+    for remap in &model.remaps {
+        strange.insert(remap.orig_id, "its name was unlinked or replaced");
+    }
+
+    let sockets: BTreeMap<u32, (OfdId, &UnixSocket)> = model
+        .ofds
+        .iter()
+        .enumerate()
+        .filter_map(|(index, ofd)| match &ofd.kind {
+            OfdKind::Unix(socket) => Some((socket.inode, (OfdId::new(index), &**socket))),
+            OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => None,
+        })
+        .collect();
+    let ofds = model
+        .ofds
+        .iter()
+        .map(|ofd| {
+            let mut wanted = expected_ofd(ofd, &sockets, queues.remove(&ofd.id).unwrap_or_default());
+            if let Some(what) = strange.get(&ofd.id) {
+                wanted.spec = OfdSpec::Unmodelled((*what).to_owned());
+            }
+            wanted
+        })
+        .collect();
+    let paths = model.ofds.iter().filter_map(|ofd| match &ofd.kind {
+        OfdKind::Reg(file) => Some(file.path.as_bytes().to_vec()),
+        OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Unix(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => None,
+    });
+    Ok(Expected {
+        tasks,
+        ofds,
+        pipes,
+        cradle: Birthplace { sid: cradle.sid.map_or(0, |(_, new)| new), pgid: cradle.pgid.map_or(0, |(_, new)| new) },
+        paths: paths.collect(),
+        images: model.dir.as_os_str().as_bytes().to_vec(),
+        facts,
+    })
+}
+
+fn unusable(task: u32, what: String) -> Counterexample {
+    Counterexample { task, record: None, wrong: Wrong::Images { what } }
+}
+
+fn expected_ofd(
+    ofd: &Ofd,
+    sockets: &BTreeMap<u32, (OfdId, &UnixSocket)>,
+    queue: Vec<ExpectedPacket>,
+) -> ExpectedOfd {
+    let id = ofd.id;
+    let (name, spec, flags, fown) = match &ofd.kind {
+        OfdKind::Reg(file) => (format!("file {id:#x} ({})", file.path), path(file), file.flags, file.fown),
+        OfdKind::Pipe(pipe) => {
+            let end = match (pipe.flags as i32) & libc::O_ACCMODE {
+                libc::O_RDONLY => "reading end",
+                libc::O_WRONLY => "writing end",
+                _ => "reading and writing end",
+            };
+            (format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id), OfdSpec::Pipe { pipe: pipe.pipe_id }, pipe.flags, pipe.fown)
+        }
+        OfdKind::Eventfd(eventfd) => {
+            // EFD_SEMAPHORE is not among the flags of the images (criu/eventfd.c stores F_GETFL).
+            let spec = OfdSpec::Eventfd { counter: eventfd.counter, semaphore: false };
+            (format!("file {id:#x} (eventfd)"), spec, eventfd.flags, eventfd.fown)
+        }
+        OfdKind::Unix(unix) => {
+            let spec = socket(unix, sockets, queue);
+            (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
+        }
+        OfdKind::Memfd(memfd) => {
+            let spec = OfdSpec::Unmodelled("a memfd".to_owned());
+            (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
+        }
+        OfdKind::Other(kind) => (format!("file {id:#x} ({kind})"), OfdSpec::Unmodelled(format!("a file of kind {kind}")), 0, Fown::default()),
+    };
+    let owner = Owner { pid_type: fown.pid_type, pid: fown.pid, signal: fown.signum };
+    ExpectedOfd { name, spec, flags, owner }
+}
+
+fn path(file: &RegFile) -> OfdSpec {
+    if file.is_external {
+        return OfdSpec::Unmodelled("an external file".to_owned());
+    }
+    // Descriptions without a position have -1, or are O_PATH.
+    let has_position = file.flags & libc::O_PATH as u32 == 0 && file.position != u64::MAX;
+    OfdSpec::Path { path: file.path.as_bytes().to_vec(), position: has_position.then_some(file.position) }
+}
+
+fn socket(
+    socket: &UnixSocket,
+    sockets: &BTreeMap<u32, (OfdId, &UnixSocket)>,
+    queue: Vec<ExpectedPacket>,
+) -> OfdSpec {
+    let unmodelled = |what: &str| OfdSpec::Unmodelled(what.to_owned());
+    let is_dgram = socket.sock_type == libc::SOCK_DGRAM as u32;
+    if !socket.name.is_empty() {
+        return unmodelled("a socket with a name");
+    }
+    if socket.state == LISTEN {
+        return unmodelled("a listening socket");
+    }
+    if socket.uflags != 0 {
+        return unmodelled("an external, inherited or unlinked socket");
+    }
+    if !socket.options.filter.is_empty() || socket.options.bound_dev.is_some() {
+        return unmodelled("a socket with a filter or bound to a device");
+    }
+    let peer = match sockets.get(&socket.peer) {
+        // A peer that sits only in a queue is open, too; the checker finds it there.
+        Some((_, peer)) if peer.peer == socket.inode => Some(peer.inode),
+        Some(_) => return unmodelled("a socket whose peer is connected elsewhere"),
+        None if socket.peer != 0 => return unmodelled("a socket whose peer is outside the tree"),
+        None if socket.state == ESTABLISHED || is_dgram && !queue.is_empty() => None,
+        None => return unmodelled("a socket that is not one of a pair"),
+    };
+    OfdSpec::Socket(Box::new(SocketSpec {
+        socket: socket.inode,
+        peer,
+        sock_type: socket.sock_type,
+        shutdown: socket.shutdown,
+        queue,
+        options: options(socket),
+    }))
+}
+
+/// The options that the images give, as `getsockopt(2)` would.
+fn options(socket: &UnixSocket) -> BTreeMap<SocketOption, u64> {
+    let options = &socket.options;
+    let mut wanted = BTreeMap::from([
+        (SocketOption::SendBuffer, u64::from(options.sndbuf_bytes)),
+        (SocketOption::ReceiveBuffer, u64::from(options.rcvbuf_bytes)),
+        (SocketOption::SendTimeout, options.snd_timeout_us),
+        (SocketOption::ReceiveTimeout, options.rcv_timeout_us),
+        (SocketOption::ReuseAddr, options.reuseaddr.into()),
+        (SocketOption::ReusePort, options.reuseport.into()),
+        (SocketOption::PassCred, options.passcred.into()),
+        (SocketOption::PassSec, options.passsec.into()),
+        (SocketOption::DontRoute, options.dontroute.into()),
+        (SocketOption::NoCheck, options.no_check.into()),
+        (SocketOption::Broadcast, options.broadcast.into()),
+        (SocketOption::KeepAlive, options.keepalive.into()),
+        (SocketOption::OobInline, options.oobinline.into()),
+        (SocketOption::Linger, options.linger_s.map_or(0, |seconds| u64::from(seconds) + 1)),
+    ]);
+    let stored = [
+        (SocketOption::Priority, options.priority),
+        (SocketOption::ReceiveLowat, options.rcvlowat),
+        (SocketOption::Mark, options.mark),
+        (SocketOption::BufferLock, options.buf_lock),
+    ];
+    wanted.extend(stored.into_iter().filter_map(|(option, value)| Some((option, u64::from(value?)))));
+    wanted
+}

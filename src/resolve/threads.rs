@@ -1,0 +1,190 @@
+//! What every thread has of its own: names, stacks for signals, futex lists, scheduling, pending
+//! signals, credentials. A task's first thread has them, too.
+
+use regrow_graph::forest::{Life, TaskSpec};
+use regrow_graph::ids::{StepId, TaskId};
+
+use super::problem::ProblemKind;
+use super::recipe::{Credentials, StepKind};
+use super::{Resolver, TaskRecipe};
+use crate::host::OwnFacts;
+use crate::image::{Alive, Creds, Origin, Task, Thread};
+
+/// Resolves the further threads of a task: each becomes a task of the forest that its own starts.
+pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
+    let model = resolver.model;
+    let task = &model.tasks[id.index()];
+    let Some(alive) = task.alive() else { return };
+    for thread in alive.threads.iter().skip(1) {
+        refuse(resolver, task, alive, thread);
+        let mut steps = Vec::new();
+        let comm = thread.comm.as_ref().unwrap_or(&alive.comm);
+        if *comm != alive.comm {
+            steps.push(resolver.add_step(StepKind::Comm(comm.clone()), thread.origin, Vec::new()));
+        }
+        steps.extend(own(resolver, task, thread));
+        let tail = tail(resolver, task, alive, thread);
+        resolver.forest.tasks.push(TaskSpec {
+            pid: thread.tid.0,
+            parent: Some(id),
+            pgid: task.pgid.0,
+            sid: task.sid.0,
+            life: Life::Thread,
+            steps,
+            tail,
+            ..TaskSpec::default()
+        });
+        resolver.recipes.tasks.push(TaskRecipe {
+            pid: thread.tid,
+            comm: comm.clone(),
+            exit_code: None,
+            is_thread: true,
+            origin: task.origin,
+            core_origin: thread.origin,
+        });
+    }
+}
+
+/// What is not restored yet, by name.
+pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thread: &Thread) {
+    let pid = Some(task.pid);
+    let core = Some(thread.origin);
+    let mut no = |text: String| resolver.problems.unsupported(pid, core, text);
+    if thread.seccomp_mode != 0 {
+        no(format!("seccomp (mode {}) is not restored yet", thread.seccomp_mode));
+    }
+    if thread.regs.compat || thread.gdt_tls != 0 {
+        no("32-bit tasks are not restored yet".to_owned());
+    }
+    if thread.sched.policy == libc::SCHED_DEADLINE as u32 {
+        no("SCHED_DEADLINE: the images do not hold its parameters".to_owned());
+    }
+    if thread.rseq.is_some_and(|rseq| rseq.critical_section != 0) {
+        no("it was inside a restartable sequence that may not be restarted: not restored yet".to_owned());
+    }
+    let leader = alive.threads.first();
+    if let (Some(set), Some(outer)) = (thread.cg_set.or(leader.and_then(|leader| leader.cg_set)), resolver.model.inventory.root_cg_set)
+        && set != outer
+        && resolver.options.manage_cgroups.as_deref() != Some("ignore")
+    {
+        let text = format!("it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's");
+        resolver.problems.unsupported(pid, core, text);
+    }
+}
+
+/// Steps of a thread itself, before the barrier.
+pub(super) fn own(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) -> Vec<StepId> {
+    let mut kinds = vec![StepKind::AltStack(thread.sas)];
+    if thread.robust_list.1 != 0 {
+        kinds.push(StepKind::RobustList { head: thread.robust_list.0, len: thread.robust_list.1 });
+    }
+    kinds.push(StepKind::TidAddress { address: thread.clear_tid_addr, pid: thread.tid.0 });
+    if let Some(rseq) = thread.rseq.filter(|rseq| rseq.address != 0) {
+        // Last: from here on the kernel writes to the area.
+        kinds.push(StepKind::Rseq { address: rseq.address, len: rseq.size_bytes, signature: rseq.signature });
+    }
+    let origin = if thread.tid == task.pid { task.core_origin } else { thread.origin };
+    kinds.into_iter().map(|kind| resolver.add_step(kind, origin, Vec::new())).collect()
+}
+
+/// Steps of a thread after the barrier: scheduling, pending signals, then credentials and what they
+/// reset.
+pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thread: &Thread) -> Vec<StepId> {
+    let origin = if thread.tid == task.pid { task.core_origin } else { thread.origin };
+    let mut kinds = Vec::new();
+    let own = &resolver.facts.own;
+    if (own.sched_policy, own.sched_priority) != (Some(thread.sched.policy), Some(thread.sched.priority)) {
+        kinds.push(StepKind::Scheduler { policy: thread.sched.policy, priority: thread.sched.priority });
+    }
+    if own.nice != Some(thread.sched.nice) {
+        kinds.push(StepKind::Nice(thread.sched.nice));
+    }
+    for info in &thread.pending {
+        kinds.extend(queue_signal(resolver, task, Some(thread.tid.0), info, origin));
+    }
+    let mut changes_creds = false;
+    if let Some(creds) = &thread.creds {
+        changes_creds = credentials(resolver, task, creds, origin, &mut kinds);
+    }
+    if thread.pdeath_sig != 0 {
+        kinds.push(StepKind::ParentDeathSignal(thread.pdeath_sig));
+    }
+    // A change of credentials resets it for the whole task (prctl(2)), so each thread that makes one
+    // sets it after. 2 cannot be set, and is what the change leaves.
+    match alive.mm.dumpable {
+        Some(value @ 0..=1) if changes_creds || value == 0 => kinds.push(StepKind::Dumpable(value as u32)),
+        _ => {}
+    }
+    kinds.into_iter().map(|kind| resolver.add_step(kind, origin, Vec::new())).collect()
+}
+
+/// Puts a pending signal back: to the thread `tid`, or to the whole task.
+pub(super) fn queue_signal(resolver: &mut Resolver<'_>, task: &Task, tid: Option<u32>, info: &[u8], origin: Origin) -> Option<StepKind> {
+    let signal = info.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)).filter(|signal| (1..=64).contains(signal));
+    let Some(signal) = signal else {
+        resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(origin), "a pending signal without a number");
+        return None;
+    };
+    Some(StepKind::QueueSignal { pid: task.pid.0, tid, signal, info: info.to_vec() })
+}
+
+/// Our own credentials, which the tasks inherit, in the terms of the images.
+fn own_credentials(own: &OwnFacts) -> Creds {
+    let uids = own.uids.unwrap_or_default();
+    let gids = own.gids.unwrap_or_default();
+    Creds {
+        uid: uids.real,
+        gid: gids.real,
+        euid: uids.effective,
+        egid: gids.effective,
+        suid: uids.saved,
+        sgid: gids.saved,
+        fsuid: uids.fs,
+        fsgid: gids.fs,
+        cap_inh: own.caps.inheritable,
+        cap_prm: own.caps.permitted,
+        cap_eff: own.caps.effective,
+        cap_bnd: own.caps.bounding,
+        cap_amb: own.caps.ambient,
+        securebits: own.securebits.unwrap_or(0),
+        groups: own.groups.clone().unwrap_or_default(),
+        no_new_privs: own.no_new_privs.unwrap_or(false),
+        lsm_profile: None,
+        lsm_sockcreate: None,
+    }
+}
+
+/// Whether anything must change to get from our credentials to these.
+fn credentials(resolver: &mut Resolver<'_>, task: &Task, creds: &Creds, core: Origin, kinds: &mut Vec<StepKind>) -> bool {
+    let own = &own_credentials(&resolver.facts.own);
+    if creds.lsm_profile.is_some() || creds.lsm_sockcreate.is_some() {
+        resolver.problems.unsupported(Some(task.pid), Some(core), "LSM labels are not restored yet");
+    }
+    let mut lacking = |text: String| resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
+    for (what, want, have) in [
+        ("bounding", creds.cap_bnd, own.cap_bnd),
+        ("permitted", creds.cap_prm, own.cap_prm),
+        ("inheritable", creds.cap_inh, own.cap_inh | own.cap_bnd),
+    ] {
+        if want & !have != 0 {
+            lacking(format!("{what} capabilities {:#x} are not ours to give", want & !have));
+        }
+    }
+    if own.no_new_privs && !creds.no_new_privs {
+        lacking("no_new_privs is set here and cannot be cleared".to_owned());
+    }
+    if own.securebits != 0 && own.securebits != creds.securebits {
+        lacking(format!("securebits are {:#x} here", own.securebits));
+    }
+    let mut groups = creds.groups.clone();
+    groups.sort_unstable();
+    let mut own_groups = own.groups.clone();
+    own_groups.sort_unstable();
+    let same = Creds { groups, lsm_profile: None, lsm_sockcreate: None, ..creds.clone() };
+    let ours = Creds { groups: own_groups, lsm_profile: None, lsm_sockcreate: None, ..own.clone() };
+    if same == ours {
+        return false;
+    }
+    kinds.push(StepKind::Credentials(Box::new(Credentials { wanted: creds.clone(), dropped_bounding: own.cap_bnd & !creds.cap_bnd })));
+    true
+}
