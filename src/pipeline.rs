@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use regrow_graph::ids::OpId;
 use regrow_graph::order::{self, Plan, PlanError};
-type Certificate=String; type Counterexample=String;
+use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
+use crate::certify;
 use crate::coordinator::commit::ThreadState;
 use crate::host::{self, HostFacts};
 use crate::image::{self, ImageError, Model, ReadErrors, VmaKind};
@@ -147,8 +148,20 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
         return Ok((None, problems));
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
-    let certificate = String::new();
+    let cradle = cradle_of(&model, resolved.cradle);
+    let defaults = certify::Facts::default();
+    let certificate = timed(&mut timings.certify, || certify::certify_in(&model, &tapes, cradle, defaults))
+        .map_err(|error| PrepareError::Refuted(Box::new(error)))?;
     Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
+}
+
+/// Which session and group of the images become those of the caller (`--shell-job`).
+fn cradle_of(model: &Model, cradle: regrow_graph::family::Cradle) -> certify::Cradle {
+    let root = &model.tasks[0];
+    certify::Cradle {
+        sid: cradle.sid.map(|sid| (root.sid.0, sid)),
+        pgid: cradle.pgid.filter(|_| root.pgid != root.pid).map(|pgid| (root.pgid.0, pgid)),
+    }
 }
 
 fn timed<T>(sum: &mut Duration, stage: impl FnOnce() -> T) -> T {

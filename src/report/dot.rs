@@ -17,8 +17,8 @@ use super::plan::is_shown;
 use super::{describe, run};
 use crate::pipeline::Prepared;
 
-/// Runs of operations on descriptors longer than this are told by their first and last.
-const RUN_SHOWN: usize = 4;
+/// Lines of a label: what is more is told by its first and last.
+const LINES_SHOWN: usize = 12;
 /// Characters of a line of a label.
 const LINE_SHOWN: usize = 56;
 
@@ -78,19 +78,22 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
 /// What a run is made of.
 #[derive(PartialEq, Eq)]
 enum Sort {
+    /// Steps, and files that are opened for one.
     Steps,
     Create,
     Place,
+    Close,
     Other,
 }
 
 fn sort(prepared: &Prepared, op: OpId) -> Sort {
-    if run::is_step(prepared, op) {
-        return Sort::Steps;
-    }
-    match prepared.plan.graph.op(op).kind {
+    let node = prepared.plan.graph.op(op);
+    match node.kind {
+        OpKind::Step { .. } => Sort::Steps,
+        OpKind::Create { .. } if matches!(node.why, Reason::NeededBy { .. }) => Sort::Steps,
         OpKind::Create { .. } => Sort::Create,
-        OpKind::Dup { .. } | OpKind::Close { .. } | OpKind::SetCloexec { .. } => Sort::Place,
+        OpKind::Dup { .. } | OpKind::SetCloexec { .. } => Sort::Place,
+        OpKind::Close { .. } => Sort::Close,
         _ => Sort::Other,
     }
 }
@@ -98,8 +101,8 @@ fn sort(prepared: &Prepared, op: OpId) -> Sort {
 fn is_told_together(prepared: &Prepared, a: OpId, b: OpId) -> bool {
     let graph = &prepared.plan.graph;
     match (sort(prepared, a), sort(prepared, b)) {
-        (Sort::Other, _) => false,
-        (Sort::Steps, Sort::Steps) | (Sort::Place, Sort::Place) => true,
+        (Sort::Steps | Sort::Close, Sort::Steps | Sort::Close) => true,
+        (Sort::Place | Sort::Close, Sort::Place | Sort::Close) => true,
         (Sort::Create, Sort::Create) => graph.op(a).why == graph.op(b).why,
         _ => false,
     }
@@ -108,18 +111,16 @@ fn is_told_together(prepared: &Prepared, a: OpId, b: OpId) -> bool {
 fn label_of(prepared: &Prepared, run: &[OpId]) -> String {
     let mut lines: Vec<String> =
         run::cut(run, |a, b| run::is_alike(prepared, a, b)).into_iter().map(|alike| run::what(prepared, alike)).collect();
-    if lines.len() > RUN_SHOWN + 2 {
-        let hidden = lines.len() - RUN_SHOWN;
-        lines.splice(RUN_SHOWN - 1..lines.len() - 1, [format!("… {hidden} more …")]);
+    if lines.len() > LINES_SHOWN {
+        let hidden = lines.len() - LINES_SHOWN + 1;
+        lines.splice(LINES_SHOWN - 2..lines.len() - 1, [format!("… {hidden} more …")]);
     }
-    let why = match run.first().map(|op| prepared.plan.graph.op(*op).why) {
-        Some(why @ (Reason::InheritedBy { .. } | Reason::BeforeSetsid { .. } | Reason::NotWanted)) => {
-            format!("({})", describe::why(prepared, why))
-        }
-        _ => String::new(),
-    };
-    if !why.is_empty() {
-        lines.push(why);
+    let why = |op: &OpId| prepared.plan.graph.op(*op).why;
+    if let Some(first) = run.first()
+        && run.iter().all(|op| why(op) == why(first))
+        && matches!(why(first), Reason::InheritedBy { .. } | Reason::BeforeSetsid { .. } | Reason::NotWanted)
+    {
+        lines.push(format!("({})", describe::why(prepared, why(first))));
     }
     lines.iter().map(|line| escape(&shortened(line))).collect::<Vec<_>>().join("\\n")
 }

@@ -50,11 +50,6 @@ pub(super) fn is_alike(prepared: &Prepared, a: OpId, b: OpId) -> bool {
     sort_of(a).is_some_and(|sort| Some(sort) == sort_of(b)) && graph.op(a).why == graph.op(b).why
 }
 
-/// Whether the operation is a step.
-pub(super) fn is_step(prepared: &Prepared, op: OpId) -> bool {
-    step(prepared, op).is_some()
-}
-
 /// Cuts operations into runs: `joins` says of two neighbours whether they stay together.
 pub(super) fn cut(ops: &[OpId], joins: impl Fn(OpId, OpId) -> bool) -> Vec<&[OpId]> {
     ops.chunk_by(|a, b| joins(*a, *b)).collect()

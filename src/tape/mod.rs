@@ -7,7 +7,7 @@
 pub mod abi;
 pub mod assemble;
 pub mod disasm;
-//pub mod lift;
+pub mod lift;
 
 use abi::Record;
 
