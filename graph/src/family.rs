@@ -124,10 +124,19 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
         }
         born_in[index] = need;
     }
-    if let (Some(Some(sid)), Some(root)) = (born_in.first(), forest.tasks.first())
-        && cradle.sid != Some(*sid)
+    if let Some(&Some(sid)) = born_in.first()
+        && cradle.sid != Some(sid)
     {
-        errors.push(FamilyError::SessionUnreachable { task: TaskId(0), pid: root.pid, sid: *sid });
+        // Those that are to stay in it, not those that would have to be born in it for them.
+        let mut heirs = vec![0];
+        while let Some(index) = heirs.pop() {
+            if !family.leads_session[index] {
+                errors.push(FamilyError::SessionUnreachable { task: TaskId::new(index), pid: forest.tasks[index].pid, sid });
+                continue;
+            }
+            let early = children[index].iter().map(|child| child.index()).filter(|child| family.early[*child]);
+            heirs.extend(early.filter(|child| born_in[*child] == Some(sid)));
+        }
     }
 
     let by_pid: std::collections::BTreeMap<u32, usize> =

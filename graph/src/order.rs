@@ -1,13 +1,13 @@
 //! One topological order of the whole graph, and from it a program a task.
 //!
 //! The order is deterministic: of all operations that could come next the one with the lowest
-//! (kind, id) does. Every task's program is that order restricted to the task; an edge between two
+//! (kind, id) does; what is behind the barrier comes after everything before it. Every task's program is that order restricted to the task; an edge between two
 //! tasks becomes a post behind the first operation and a wait before the second, except where the
 //! kernel itself makes one wait for the other (a birth, waiting for a death). Every wait is thus
 //! for something earlier in one common order: the earliest unfinished operation can always run.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use petgraph::Direction;
 use petgraph::graph::NodeIndex;
@@ -160,20 +160,26 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
     for edge in inner.raw_edges() {
         missing[edge.target().index()] += 1;
     }
-    let mut ready: BinaryHeap<Reverse<(u8, OpId)>> = graph
-        .ops()
-        .filter(|(op, _)| missing[op.index()] == 0)
-        .map(|(op, node)| Reverse((node.kind.rank(), op)))
-        .collect();
+    // The barrier is no edge (it would be one from every task to every other), so it is part of the key.
+    let mut arrived: BTreeSet<TaskId> = BTreeSet::new();
+    let mut is_behind = Vec::with_capacity(graph.len());
+    for (_, node) in graph.ops() {
+        is_behind.push(arrived.contains(&node.task));
+        if node.kind == OpKind::Arrive {
+            arrived.insert(node.task);
+        }
+    }
+    let key = |op: OpId| Reverse((is_behind[op.index()], graph.op(op).kind.rank(), op));
+    let mut ready: BinaryHeap<Reverse<(bool, u8, OpId)>> =
+        graph.ops().map(|(op, _)| op).filter(|op| missing[op.index()] == 0).map(key).collect();
     let mut order = Vec::with_capacity(graph.len());
-    while let Some(Reverse((_, op))) = ready.pop() {
+    while let Some(Reverse((_, _, op))) = ready.pop() {
         order.push(op);
         for edge in inner.edges_directed(NodeIndex::new(op.index()), Direction::Outgoing) {
             let after = edge.target();
             missing[after.index()] -= 1;
             if missing[after.index()] == 0 {
-                let id = OpId::new(after.index());
-                ready.push(Reverse((inner[after].kind.rank(), id)));
+                ready.push(key(OpId::new(after.index())));
             }
         }
     }

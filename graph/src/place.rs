@@ -33,6 +33,12 @@ pub enum PlaceError {
     /// Two resources claim the same description.
     #[error("{ofd} is made twice: by {first} and {second}")]
     MadeTwice { ofd: OfdId, first: ResourceId, second: ResourceId },
+    /// A step that is given no descriptors: at birth, behind the barrier, of a thread or a zombie.
+    #[error("{task}: {step} needs descriptions where none are given")]
+    NeedsNothing { task: TaskId, step: StepId },
+    /// Its parent forks nobody: it is dead, a thread, or comes later.
+    #[error("{task}: its parent {parent} cannot fork it")]
+    Unborn { task: TaskId, parent: TaskId },
     /// The table does not fit below the limit while it is built.
     #[error("{task}: descriptor {fd} is needed while restoring, and the limit is {limit}")]
     TableTooLarge { task: TaskId, fd: Fd, limit: Fd },
@@ -113,6 +119,14 @@ impl Needs {
                     Some(slot @ None) => *slot = Some(second),
                     Some(Some(first)) => errors.push(PlaceError::MadeTwice { ofd: *ofd, first: *first, second }),
                     None => errors.push(PlaceError::Unmade { task: TaskId(0), ofd: *ofd }),
+                }
+            }
+        }
+        for (index, task) in forest.tasks.iter().enumerate() {
+            let own = task.steps.iter().filter(|_| task.life != Life::Lives);
+            for step in task.birth.iter().chain(own).chain(&task.tail) {
+                if !forest.steps[step.index()].needs.is_empty() {
+                    errors.push(PlaceError::NeedsNothing { task: TaskId::new(index), step: *step });
                 }
             }
         }
@@ -323,7 +337,10 @@ impl Placer<'_> {
     fn task(&mut self, task: TaskId) {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
-        let Some((table, fork)) = self.born[task.index()].take() else { return };
+        let Some((table, fork)) = self.born[task.index()].take() else {
+            self.errors.extend(spec.parent.map(|parent| PlaceError::Unborn { task, parent }));
+            return;
+        };
         let first = self.graph.len();
         for step in &spec.birth {
             let why = spec.parent.map_or(Reason::Sequence, |parent| Reason::BornBy { parent });
@@ -383,16 +400,16 @@ impl Placer<'_> {
         let in_steps: BTreeSet<OfdId> = self
             .finish(task)
             .chain(spec.steps.iter().copied())
-            .chain(spec.tail.iter().copied())
             .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
             .collect();
         self.forks(&mut desk, &in_steps, &by_child);
 
         // What only this task wants.
         let own: Vec<ResourceId> = self.through(task).filter(|(r, span)| span.is_none() && self.owns(task, *r)).map(|(r, _)| r).collect();
-        let (own_table, own_temporary): (Vec<_>, Vec<_>) =
-            own.into_iter().partition(|r| self.yields(*r).any(|ofd| desk.desired_ofds.contains(&ofd)) || forest.resources[r.index()].yields.is_empty());
-        self.create_all(&mut desk, own_table, Reason::AfterForks);
+        let (own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
+            self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.desired_ofds.contains(&ofd))
+        });
+        self.create_all(&mut desk, own_lasting, Reason::AfterForks);
         let wanted = self.wanted(&mut desk, &|ofd| in_steps.contains(&ofd));
         self.move_to(&mut desk, &wanted, Reason::AfterForks);
         if let Join::JoinLater { .. } = self.family.join[task.index()] {

@@ -62,12 +62,12 @@ pub fn histories() -> impl Strategy<Value = History> {
     let event = prop_oneof![
         10 => any::<u16>().prop_map(Event::Fork),
         2 => any::<u16>().prop_map(Event::SetSid),
-        2 => any::<u16>().prop_map(Event::Found),
-        2 => any::<(u16, u16)>().prop_map(|(who, whom)| Event::Join(who, whom)),
-        1 => any::<u16>().prop_map(Event::Die),
+        3 => any::<u16>().prop_map(Event::Found),
+        6 => any::<(u16, u16)>().prop_map(|(who, whom)| Event::Join(who, whom)),
+        2 => any::<u16>().prop_map(Event::Die),
     ];
     let shape = prop_oneof![2 => Just(Shape::Any), 1 => Just(Shape::Deep), 1 => Just(Shape::Wide)];
-    let events = prop_oneof![3 => prop::collection::vec(event.clone(), 0..25), 1 => prop::collection::vec(event, 25..80)];
+    let events = prop_oneof![3 => prop::collection::vec(event.clone(), 0..30), 1 => prop::collection::vec(event, 30..110)];
     (shape, any::<bool>(), any::<u16>(), events)
         .prop_map(|(shape, has_cradle, renumber, events)| History { shape, has_cradle, renumber, events })
 }

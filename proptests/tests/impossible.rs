@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::FileFailurePersistence;
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Life, ResourceSpec, Slot};
-use regrow_graph::ids::{OfdId, ResourceId};
+use regrow_graph::forest::{Life, ResourceSpec, Slot, StepSpec, TaskSpec};
+use regrow_graph::ids::{OfdId, ResourceId, StepId};
 use regrow_graph::order::{PlanError, plan_in};
 use regrow_graph::place::PlaceError;
 use regrow_proptests::forests::cases;
@@ -111,6 +111,33 @@ proptest! {
         prop_assert!(is_named, "{errors:?}");
     }
 
+    /// Steps that are given no descriptors cannot need any.
+    #[test]
+    fn needs_out_of_place_are_refused(mut case in cases(), who in any::<Index>(), in_tail: bool) {
+        let ofds: Vec<OfdId> = case.forest.resources.iter().flat_map(|resource| &resource.yields).flatten().copied().collect();
+        prop_assume!(!ofds.is_empty());
+        let added = StepId::new(case.forest.steps.len());
+        case.forest.steps.push(StepSpec { needs: vec![ofds[0]] });
+        let at = who.index(case.forest.tasks.len());
+        let spec = &mut case.forest.tasks[at];
+        if in_tail { spec.tail.push(added) } else { spec.birth.push(added) }
+        let Err(PlanError::Place(errors)) = plan_in(&case.forest, case.cradle) else { panic!("a plan") };
+        let is_named = errors.iter().all(|error| matches!(error, PlaceError::NeedsNothing { step, .. } if *step == added));
+        prop_assert!(is_named, "{errors:?}");
+    }
+
+    /// The dead and threads fork nobody.
+    #[test]
+    fn children_of_the_dead_are_refused(mut case in cases(), who in any::<Index>(), life in prop_oneof![Just(Life::Zombie), Just(Life::Thread)]) {
+        let parents: Vec<usize> = case.forest.tasks.iter().filter(|task| task.life != Life::Thread).filter_map(|task| task.parent).map(|id| id.index()).collect();
+        prop_assume!(!parents.is_empty());
+        let at = parents[who.index(parents.len())];
+        prop_assume!(at != 0);
+        case.forest.tasks[at] = TaskSpec { life, table: Vec::new(), steps: Vec::new(), tail: Vec::new(), ..case.forest.tasks[at].clone() };
+        let result = plan_in(&case.forest, case.cradle);
+        prop_assert!(result.is_err(), "{result:?}");
+    }
+
     /// Finishing a resource may not need a resource before it, nor itself.
     #[test]
     fn finish_looks_behind(mut case in cases(), which in any::<Index>()) {
@@ -124,8 +151,8 @@ proptest! {
         let at = used[which.index(used.len())];
         let own = case.forest.resources[..=at].iter().flat_map(|resource| &resource.yields).flatten().next().copied();
         let Some(own) = own else { return Ok(()) };
-        let step = regrow_graph::ids::StepId::new(case.forest.steps.len());
-        case.forest.steps.push(regrow_graph::forest::StepSpec { needs: vec![own] });
+        let step = StepId::new(case.forest.steps.len());
+        case.forest.steps.push(StepSpec { needs: vec![own] });
         case.forest.resources[ResourceId::new(at).index()].finish.push(step);
         let result = plan_in(&case.forest, case.cradle);
         let is_refused = matches!(result, Err(PlanError::Place(_)));

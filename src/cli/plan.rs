@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use regrow::{pipeline, report};
+use regrow::pipeline::{self, PrepareError, Prepared};
+use regrow::report;
 
 use super::{Features, Images, print};
 
@@ -37,21 +38,28 @@ enum Format {
 
 impl Plan {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let prepared = match pipeline::prepare(&self.images.dir(), &self.features.options()) {
-            Ok(prepared) => prepared,
+        let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &self.features.options()) {
+            Ok(outcome) => outcome,
             Err(error) => return super::refuse(&error),
         };
+        if let Some(prepared) = prepared {
+            self.show(&prepared)?;
+        }
+        // A plan for a host on which a pid is taken or a file missing is shown, and is no success.
+        super::refuse(&PrepareError::Problems(problems))
+    }
+
+    fn show(&self, prepared: &Prepared) -> anyhow::Result<()> {
         if let Some(pid) = self.task
             && !prepared.model.tasks.iter().any(|task| task.pid.0 == pid)
         {
             anyhow::bail!("no task {pid} in {}", prepared.model.dir.display());
         }
         let text = match self.format {
-            Format::Text => report::plan::text(&prepared, self.task, self.verbose),
-            Format::Json => serde_json::to_string_pretty(&report::plan::view(&prepared, self.task)?)? + "\n",
-            Format::Dot => report::dot::dot(&prepared, self.task),
+            Format::Text => report::plan::text(prepared, self.task, self.verbose),
+            Format::Json => serde_json::to_string_pretty(&report::plan::view(prepared, self.task)?)? + "\n",
+            Format::Dot => report::dot::dot(prepared, self.task),
         };
-        print(&text)?;
-        Ok(ExitCode::SUCCESS)
+        print(&text)
     }
 }

@@ -93,8 +93,10 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Personality(persona) => format!("personality {persona:#x}"),
         StepKind::Mmap { start, len, .. } => format!("map {}", range(*start, *len)),
         StepKind::MapShared { start, len, .. } => format!("map shared memory {}", range(*start, *len)),
-        StepKind::Mprotect { start, len, prot } => format!("protect {} {}", range(*start, *len), words::protection(*prot)),
-        StepKind::Madvise { start, len, advice } => format!("advice {advice} for {}", range(*start, *len)),
+        StepKind::Mprotect { start, len, prot } => {
+            format!("protect {} {}", range(*start, *len), words::protection(*prot))
+        }
+        StepKind::Madvise { start, len, advice } => format!("{} {}", words::advice(*advice), range(*start, *len)),
         StepKind::MapVdso { start } => format!("map the vDSO at {start:#x}"),
         StepKind::Fill { pieces, .. } => {
             let pages: u64 = pieces.iter().map(|(_, len)| len / 4096).sum();
@@ -126,7 +128,9 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
     let recipes = &prepared.resolved.recipes;
     let node = prepared.plan.graph.op(op);
     match &node.kind {
-        OpKind::Fork { child } | OpKind::StartThread { thread: child } | OpKind::AwaitExit { child } => recipes.tasks[child.index()].origin,
+        OpKind::Fork { child } | OpKind::StartThread { thread: child } | OpKind::AwaitExit { child } => {
+            recipes.tasks[child.index()].origin
+        }
         OpKind::Create { resource, .. } => recipes.resources[resource.index()].origin,
         OpKind::Step { step, .. } => recipes.steps[step.index()].origin,
         OpKind::Dup { ofd: Some(ofd), .. } => {

@@ -50,13 +50,17 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
         let what = if recipe.is_thread { "thread" } else { "task" };
         let label = escape(&format!("{what} {} {}", recipe.pid, recipe.comm));
         let _ = writeln!(text, "  subgraph cluster_{} {{", task.0);
-        let _ = writeln!(text, "    label=\"{label}\"; style=\"filled,rounded\"; fillcolor=\"#f4f4f4\"; color=\"#d0d0d0\";");
+        let _ = writeln!(
+            text,
+            "    label=\"{label}\"; style=\"filled,rounded\"; fillcolor=\"#f4f4f4\"; color=\"#d0d0d0\";"
+        );
         let joins = |a: OpId, b: OpId| !ends.contains(&a) && !starts.contains(&b) && is_told_together(prepared, a, b);
         let runs = run::cut(ops, joins);
         for run in &runs {
             let Some(first) = run.first() else { continue };
             node_of.extend(run.iter().map(|op| (*op, *first)));
-            let _ = writeln!(text, "    {first} [label=\"{}\"{}];", label_of(prepared, run), looks(&graph.op(*first).kind));
+            let _ =
+                writeln!(text, "    {first} [label=\"{}\"{}];", label_of(prepared, run), looks(&graph.op(*first).kind));
         }
         for pair in runs.windows(2) {
             if let (Some(before), Some(after)) = (pair[0].first(), pair[1].first()) {
@@ -109,8 +113,10 @@ fn is_told_together(prepared: &Prepared, a: OpId, b: OpId) -> bool {
 }
 
 fn label_of(prepared: &Prepared, run: &[OpId]) -> String {
-    let mut lines: Vec<String> =
-        run::cut(run, |a, b| run::is_alike(prepared, a, b)).into_iter().map(|alike| run::what(prepared, alike)).collect();
+    let mut lines: Vec<String> = run::cut(run, |a, b| run::is_alike(prepared, a, b))
+        .into_iter()
+        .map(|alike| run::what(prepared, alike))
+        .collect();
     if lines.len() > LINES_SHOWN {
         let hidden = lines.len() - LINES_SHOWN + 1;
         lines.splice(LINES_SHOWN - 2..lines.len() - 1, [format!("… {hidden} more …")]);
@@ -170,7 +176,9 @@ fn escape(text: &str) -> String {
         match letter {
             '"' | '\\' => escaped.extend(['\\', letter]),
             '\n' => escaped.push_str("\\n"),
-            letter if letter.is_control() => escaped.extend(letter.escape_default().flat_map(|l| if l == '\\' { vec!['\\', '\\'] } else { vec![l] })),
+            letter if letter.is_control() => {
+                escaped.extend(letter.escape_default().flat_map(|l| if l == '\\' { vec!['\\', '\\'] } else { vec![l] }))
+            }
             letter => escaped.push(letter),
         }
     }

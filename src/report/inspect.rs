@@ -518,7 +518,9 @@ impl<'a> Collector<'a> {
             | VmaKind::Memfd { ofd_id, offset_bytes, .. } => (self.path(ofd_id), Some(offset_bytes)),
             VmaKind::AnonShared { shmid, offset_bytes } => (format!("segment {shmid:#x}"), Some(offset_bytes)),
             VmaKind::AnonPrivate if vma.status & vma::AREA_HEAP != 0 => ("heap".to_owned(), None),
-            VmaKind::AnonPrivate if vma.status & vma::AREA_STACK != 0 || vma.flags & libc::MAP_GROWSDOWN as u32 != 0 => {
+            VmaKind::AnonPrivate
+                if vma.status & vma::AREA_STACK != 0 || vma.flags & libc::MAP_GROWSDOWN as u32 != 0 =>
+            {
                 ("stack".to_owned(), None)
             }
             VmaKind::Other => (format!("status {:#x}", vma.status), None),
@@ -578,7 +580,12 @@ impl<'a> Collector<'a> {
             OfdKind::Unix(socket) => unix_socket(socket),
             OfdKind::Memfd(memfd) => Detail::Memfd {
                 inode_id: memfd.inode_id,
-                name: self.model.memfds.iter().find(|inode| inode.inode_id == memfd.inode_id).map(|inode| inode.name.clone()),
+                name: self
+                    .model
+                    .memfds
+                    .iter()
+                    .find(|inode| inode.inode_id == memfd.inode_id)
+                    .map(|inode| inode.name.clone()),
             },
             OfdKind::Other(kind) => Detail::Unread { criu_kind: kind },
         }
@@ -586,8 +593,7 @@ impl<'a> Collector<'a> {
 
     fn segments(&self) -> Vec<Segment> {
         let mut segments: BTreeMap<u64, Segment> = BTreeMap::new();
-        let empty =
-            |id| Segment { id, memfd: None, size_bytes: 0, stored_pages: Stored::default(), users: Vec::new() };
+        let empty = |id| Segment { id, memfd: None, size_bytes: 0, stored_pages: Stored::default(), users: Vec::new() };
         let shmid_of_inode: BTreeMap<u64, u64> =
             self.model.memfds.iter().map(|inode| (inode.inode_id, inode.shmid)).collect();
         for shm in &self.model.shm {
@@ -812,7 +818,12 @@ fn head(inspection: &Inspection) -> String {
         words::count(totals.mappings, "mapping"),
         words::bytes(totals.mapped_bytes),
     );
-    let _ = write!(text, "{} of private pages stored, {} of shared", words::bytes(totals.private_pages_bytes), words::bytes(totals.shared_pages_bytes));
+    let _ = write!(
+        text,
+        "{} of private pages stored, {} of shared",
+        words::bytes(totals.private_pages_bytes),
+        words::bytes(totals.shared_pages_bytes)
+    );
     if let Some(bytes) = totals.images_bytes {
         let _ = write!(text, "; {} of images", words::bytes(bytes));
     }
@@ -885,7 +896,8 @@ fn notes(task: &TaskView, parent: Option<&TaskView>, depth: usize) -> String {
 
 fn living_text(pid: u32, living: &Living, descriptions: &BTreeMap<u32, &Description>, with_maps: bool) -> String {
     let mut text = String::new();
-    let name = |id: u32| descriptions.get(&id).map_or_else(|| format!("{id:#x}"), |description| description.detail.target());
+    let name =
+        |id: u32| descriptions.get(&id).map_or_else(|| format!("{id:#x}"), |description| description.detail.target());
     let _ = writeln!(
         text,
         "  executable {}, working directory {}, root {}",
@@ -924,7 +936,8 @@ fn living_text(pid: u32, living: &Living, descriptions: &BTreeMap<u32, &Descript
 }
 
 fn descriptor_row(pid: u32, descriptor: &Descriptor, descriptions: &BTreeMap<u32, &Description>) -> Vec<String> {
-    let mut row = vec![format!("{:>3}", descriptor.fd), if descriptor.cloexec { "cloexec".to_owned() } else { String::new() }];
+    let mut row =
+        vec![format!("{:>3}", descriptor.fd), if descriptor.cloexec { "cloexec".to_owned() } else { String::new() }];
     let Some(description) = descriptions.get(&descriptor.description) else {
         row.push(format!("description {:#x}, not in files.img", descriptor.description));
         return row;
@@ -936,14 +949,12 @@ fn descriptor_row(pid: u32, descriptor: &Descriptor, descriptions: &BTreeMap<u32
         Some(position) if position != 0 => format!("at {position}"),
         Some(_) | None => String::new(),
     });
-    let others: Vec<&Holder> =
-        description.holders.iter().filter(|holder| (holder.pid, holder.fd) != (pid, descriptor.fd)).collect();
-    let (own, foreign): (Vec<&Holder>, Vec<&Holder>) = others.iter().partition(|holder| holder.pid == pid);
-    let name = |holder: &&Holder| {
-        if holder.pid == pid { format!("fd {}", holder.fd) } else { format!("{} fd {}", holder.pid, holder.fd) }
-    };
-    let mut shown: Vec<String> = own.iter().chain(&foreign).take(HOLDERS_SHOWN).map(name).collect();
-    let more = others.len().saturating_sub(HOLDERS_SHOWN);
+    // A description may have very many holders, so nothing is collected but what is shown.
+    let others = || description.holders.iter().filter(|holder| (holder.pid, holder.fd) != (pid, descriptor.fd));
+    let own = others().filter(|holder| holder.pid == pid).map(|holder| format!("fd {}", holder.fd));
+    let foreign = others().filter(|holder| holder.pid != pid).map(|holder| format!("{} fd {}", holder.pid, holder.fd));
+    let mut shown: Vec<String> = own.chain(foreign).take(HOLDERS_SHOWN).collect();
+    let more = description.holders.len().saturating_sub(1 + HOLDERS_SHOWN);
     if more > 0 {
         shown.push(format!("{more} more"));
     }
@@ -973,12 +984,17 @@ fn shared(inspection: &Inspection, descriptions: &BTreeMap<u32, &Description>) -
                 segment.memfd.as_ref().map_or("anonymous".to_owned(), |name| format!("memfd:{name}")),
                 words::bytes(segment.size_bytes),
                 format!("{} stored", words::count(segment.stored_pages.pages, "page")),
-                if segment.users.is_empty() { "no users".to_owned() } else { format!("used by {}", words::numbers(&segment.users, 8)) },
+                if segment.users.is_empty() {
+                    "no users".to_owned()
+                } else {
+                    format!("used by {}", words::numbers(&segment.users, 8))
+                },
             ]
         };
         text.push_str(&words::table(&inspection.shared_memory.iter().map(row).collect::<Vec<_>>(), 2));
     }
-    let in_flight: BTreeSet<u32> = inspection.socket_queues.iter().flat_map(|queue| queue.in_flight.iter().copied()).collect();
+    let in_flight: BTreeSet<u32> =
+        inspection.socket_queues.iter().flat_map(|queue| queue.in_flight.iter().copied()).collect();
     let holders = |id: u32| match descriptions.get(&id).map(|description| description.holders.as_slice()) {
         Some([first, rest @ ..]) => {
             let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
@@ -1001,17 +1017,25 @@ fn shared(inspection: &Inspection, descriptions: &BTreeMap<u32, &Description>) -
                 if who.is_empty() { format!("{verb} nobody") } else { format!("{verb} {who}") }
             };
             let [write, read] = ends.map(named);
-            let capacity = pipe.capacity_bytes.map_or(String::new(), |capacity| format!("of {}", words::bytes(capacity.into())));
-            vec![format!("{:#x}", pipe.pipe_id), format!("{} queued", words::bytes(pipe.queued_bytes)), capacity, write, read]
+            let capacity =
+                pipe.capacity_bytes.map_or(String::new(), |capacity| format!("of {}", words::bytes(capacity.into())));
+            vec![
+                format!("{:#x}", pipe.pipe_id),
+                format!("{} queued", words::bytes(pipe.queued_bytes)),
+                capacity,
+                write,
+                read,
+            ]
         };
         text.push_str(&words::table(&inspection.pipes.iter().map(row).collect::<Vec<_>>(), 2));
     }
     if !inspection.socket_queues.is_empty() {
         text.push_str("\nsocket queues\n");
         let row = |queue: &SocketQueue| {
-            let name = descriptions
-                .get(&queue.description)
-                .map_or_else(|| format!("description {:#x}", queue.description), |d| format!("{} {}", d.detail.kind(), d.detail.target()));
+            let name = descriptions.get(&queue.description).map_or_else(
+                || format!("description {:#x}", queue.description),
+                |d| format!("{} {}", d.detail.kind(), d.detail.target()),
+            );
             let flight = match queue.in_flight.len() {
                 0 => String::new(),
                 number => format!("{} in flight", words::count(number, "descriptor")),

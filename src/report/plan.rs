@@ -318,7 +318,12 @@ fn event(prepared: &Prepared, id: EventId) -> PlanEvent {
         why: *why,
         because: describe::why(prepared, *why),
     };
-    PlanEvent { event: id, after: event.after, pid: pid(event.after), waiters: event.waiters.iter().map(waiter).collect() }
+    PlanEvent {
+        event: id,
+        after: event.after,
+        pid: pid(event.after),
+        waiters: event.waiters.iter().map(waiter).collect(),
+    }
 }
 
 /// All resources with their users, found as placement finds them: by descriptor tables, by the needs of
@@ -611,8 +616,11 @@ fn wait(prepared: &Prepared, task: TaskId, event: EventId) -> String {
 
 fn post(prepared: &Prepared, event: EventId) -> String {
     let plan = &prepared.plan;
-    let mut pids: Vec<u32> =
-        plan.events[event.index()].waiters.iter().map(|(op, _)| describe::pid(prepared, plan.graph.op(*op).task)).collect();
+    let mut pids: Vec<u32> = plan.events[event.index()]
+        .waiters
+        .iter()
+        .map(|(op, _)| describe::pid(prepared, plan.graph.op(*op).task))
+        .collect();
     pids.sort_unstable();
     pids.dedup();
     let verb = if pids.len() == 1 { "waits" } else { "wait" };

@@ -78,7 +78,12 @@ fn summary(sort: Sort, steps: &[&StepKind]) -> String {
         Sort::Protect => format!("protect {count}, {span}"),
         Sort::Advise => format!("advice for {count}, {span}"),
         Sort::Fill => {
-            format!("fill {} in {} by {} reads", words::count(size / 4096, "page"), words::count(ranges.len(), "piece"), steps.len())
+            format!(
+                "fill {} in {} by {} reads",
+                words::count(size / 4096, "page"),
+                words::count(ranges.len(), "piece"),
+                steps.len()
+            )
         }
         Sort::Handle => {
             let signals: Vec<u32> = steps
@@ -94,7 +99,9 @@ fn summary(sort: Sort, steps: &[&StepKind]) -> String {
         Sort::Limit => {
             let limits: Vec<String> = steps
                 .iter()
-                .filter_map(|step| if let StepKind::RLimit { resource, .. } = step { Some(words::limit(*resource)) } else { None })
+                .filter_map(|step| {
+                    if let StepKind::RLimit { resource, .. } = step { Some(words::limit(*resource)) } else { None }
+                })
                 .collect();
             if limits.len() <= 3 {
                 return format!("resource limits {}", limits.join(", "));

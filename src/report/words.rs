@@ -28,8 +28,35 @@ const OPEN: &[(u32, &str)] = &[
 
 /// Resource limits by number (asm-generic/resource.h).
 const LIMITS: [&str; 16] = [
-    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
-    "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// `MADV_*` (asm-generic/mman-common.h).
+const ADVICE: &[(u32, &str)] = &[
+    (1, "MADV_RANDOM"),
+    (2, "MADV_SEQUENTIAL"),
+    (10, "MADV_DONTFORK"),
+    (12, "MADV_MERGEABLE"),
+    (14, "MADV_HUGEPAGE"),
+    (15, "MADV_NOHUGEPAGE"),
+    (16, "MADV_DONTDUMP"),
+    (18, "MADV_WIPEONFORK"),
+    (102, "MADV_GUARD_INSTALL"),
 ];
 
 /// The names of open flags, the access mode first.
@@ -67,6 +94,12 @@ pub(super) fn signal(number: u32) -> String {
         Some(signal) => signal.as_str().to_owned(),
         None => format!("signal {number}"),
     }
+}
+
+/// Advice to `madvise(2)` by its name.
+pub(super) fn advice(number: u32) -> String {
+    let known = ADVICE.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| format!("advice {number}"), |(_, name)| (*name).to_owned())
 }
 
 /// A resource limit by its name.

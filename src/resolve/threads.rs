@@ -1,6 +1,8 @@
 //! What every thread has of its own: names, stacks for signals, futex lists, scheduling, pending
 //! signals, credentials. A task's first thread has them, too.
 
+use std::collections::BTreeSet;
+
 use regrow_graph::forest::{Life, TaskSpec};
 use regrow_graph::ids::{StepId, TaskId};
 
@@ -64,12 +66,22 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
     }
     let leader = alive.threads.first();
     if let (Some(set), Some(outer)) = (thread.cg_set.or(leader.and_then(|leader| leader.cg_set)), resolver.model.inventory.root_cg_set)
-        && set != outer
+        && !same_cgroups(resolver, set, outer)
         && resolver.options.manage_cgroups.as_deref() != Some("ignore")
     {
         let text = format!("it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's");
         resolver.problems.unsupported(pid, core, text);
     }
+}
+
+/// Whether two cgroup sets are the same place: equal, or apart only in hierarchies at whose roots both
+/// are or that only one of them lists (mounted while the tree was dumped).
+fn same_cgroups(resolver: &Resolver<'_>, a: u32, b: u32) -> bool {
+    let places = |id: u32| -> Option<BTreeSet<(&str, &str)>> {
+        let set = resolver.model.cgroup_sets.iter().find(|set| set.id == id)?;
+        Some(set.members.iter().map(|(name, path)| (name.as_str(), path.as_str())).filter(|(_, path)| *path != "/").collect())
+    };
+    a == b || places(a).is_some_and(|places_a| Some(places_a) == places(b))
 }
 
 /// Steps of a thread itself, before the barrier.

@@ -197,6 +197,9 @@ impl<'a> Compare<'a, '_> {
         let fd = place.fd;
         match (self.of_desc.get(&desc), self.of_ofd.get(&ofd)) {
             (Some((matched, _)), _) if *matched == ofd => return Ok(()),
+            (Some(_), _) if !self.is_kind(desc, want) => {
+                return Err(Wrong::WrongDescription { fd, is: self.describe(desc), wanted: want.name.clone() });
+            }
             (Some((_, other)), _) => {
                 let (is, wanted) = (self.describe(desc), want.name.clone());
                 return Err(Wrong::SharedDescription { fd, is, other: other.task, other_fd: other.fd, wanted });

@@ -1,0 +1,572 @@
+//! A small tree that has a certificate, and what loses it.
+//!
+//! Task 10 leads the session and makes a pipe, a socket pair and an eventfd; 11 leads a group and
+//! has the pipe's writing end and one socket; 12 joins that group, has files of its own and a
+//! thread 14; 13 is a zombie.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::ids::{Fd, OfdId};
+
+const SIGCHLD: u64 = 17;
+const THREAD: u64 = 0x50f00;
+const NONBLOCK: u32 = 0o4000;
+
+type Tapes = BTreeMap<u32, Vec<Effect>>;
+
+fn close_all() -> Effect {
+    Effect::Fd(FdEffect::CloseRange { first: 0, last: Fd::MAX, only_mark: false, unshare: false })
+}
+
+fn open(path: &str, flags: u32, fd: Fd) -> Effect {
+    Effect::Fd(FdEffect::Open { path: path.into(), flags, fd })
+}
+
+fn close(fd: Fd) -> Effect {
+    Effect::Fd(FdEffect::Close { fd })
+}
+
+fn dup(from: Fd, to: Fd) -> Effect {
+    Effect::Fd(FdEffect::Dup { from, to, cloexec: false })
+}
+
+fn pipe() -> Effect {
+    Effect::Fd(FdEffect::Pipe { flags: 0 })
+}
+
+fn on(fd: Fd, change: Change) -> Effect {
+    Effect::Object { fd, change }
+}
+
+fn write(fd: Fd, data: &[u8]) -> Effect {
+    on(fd, Change::Write { data: data.to_vec() })
+}
+
+fn fork(pid: u32) -> Effect {
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD })
+}
+
+fn map(at: u64, len: u64) -> Effect {
+    Effect::Memory(MemoryEffect::Map { at, len, prot: 3, flags: 0x32, file: None })
+}
+
+fn uids(id: u32) -> Effect {
+    Effect::Privilege(PrivilegeEffect::Uids([Some(id); 3]))
+}
+
+fn tapes() -> Tapes {
+    let root = vec![
+        Effect::Memory(MemoryEffect::Unmap { at: 0, len: 0x1_0000_0000 }),
+        close_all(),
+        Effect::SetSid,
+        open("/dev/null", 2, 0),
+        pipe(),
+        write(2, b"hello"),
+        Effect::Fd(FdEffect::SocketPair { sock_type: 1, flags: 0 }),
+        on(4, Change::Send { data: b"greetings".to_vec(), rights: Vec::new(), never_blocks: true }),
+        fork(11),
+        fork(12),
+        close(2),
+        close(4),
+        Effect::Fd(FdEffect::Eventfd { counter: 5, flags: NONBLOCK, fd: 2 }),
+        fork(13),
+        Effect::AwaitExit { pid: 13, reap: false },
+        map(0x10000, 0x1000),
+        Effect::Arrive,
+        Effect::Privilege(PrivilegeEffect::Groups(Vec::new())),
+        Effect::Privilege(PrivilegeEffect::Gids([Some(1000); 3])),
+        uids(1000),
+        Effect::Attribute(Attribute::Dumpable(1)),
+        Effect::Park,
+    ];
+    let leader = vec![
+        Effect::SetPgid { pgid: 11 },
+        Effect::Post(0),
+        close(1),
+        close(3),
+        Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: true }),
+        Effect::Arrive,
+        Effect::Park,
+    ];
+    let member = vec![
+        close_all(),
+        open("/dev/null", 2, 0),
+        open("/data", 0, 1),
+        on(1, Change::Seek { position: 100 }),
+        Effect::Wait(0),
+        Effect::SetPgid { pgid: 11 },
+        Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0 }),
+        Effect::Arrive,
+        Effect::Park,
+    ];
+    let zombie = vec![Effect::Exit { code: 3 }];
+    let thread = vec![Effect::Attribute(Attribute::TidAddress(0x10000)), Effect::Arrive, Effect::Park];
+    BTreeMap::from([(10, root), (11, leader), (12, member), (13, zombie), (14, thread)])
+}
+
+fn path(name: &str, path: &str, flags: u32, position: u64) -> ExpectedOfd {
+    let spec = OfdSpec::Path { path: path.into(), position: Some(position) };
+    ExpectedOfd { name: name.into(), spec, flags, ..ExpectedOfd::default() }
+}
+
+fn socket(name: &str, socket: u32, peer: u32, queue: &[u8]) -> ExpectedOfd {
+    let queue = if queue.is_empty() { Vec::new() } else { vec![ExpectedPacket { data: queue.to_vec(), rights: Vec::new() }] };
+    let options = BTreeMap::from([(SocketOption::SendBuffer, 212_992), (SocketOption::PassCred, 0)]);
+    let spec = SocketSpec { socket, peer: Some(peer), sock_type: 1, shutdown: 0, queue, options };
+    ExpectedOfd { name: name.into(), spec: OfdSpec::Socket(Box::new(spec)), flags: 2, ..ExpectedOfd::default() }
+}
+
+fn expected() -> Expected {
+    let slot = |fd: Fd, ofd: u32| Slot { fd, ofd: OfdId(ofd), cloexec: false };
+    let task = |pid: u32, ppid: u32, pgid: u32, table: Vec<Slot>| ExpectedTask {
+        pid,
+        ppid,
+        sid: 10,
+        pgid,
+        table,
+        table_id: Some(pid),
+        ..ExpectedTask::default()
+    };
+    let end = |name: &str, flags: u32| ExpectedOfd { name: name.into(), spec: OfdSpec::Pipe { pipe: 0x1f }, flags, ..ExpectedOfd::default() };
+    Expected {
+        tasks: vec![
+            task(10, 0, 10, vec![slot(0, 0), slot(1, 1), slot(2, 3), slot(3, 4)]),
+            task(11, 10, 11, vec![slot(0, 0), Slot { cloexec: true, ..slot(2, 2) }, slot(4, 5)]),
+            ExpectedTask { threads: vec![14], ..task(12, 10, 11, vec![slot(0, 6), slot(1, 7)]) },
+            ExpectedTask { life: Life::Zombie { status: 0x300 }, table_id: None, ..task(13, 10, 10, Vec::new()) },
+        ],
+        ofds: vec![
+            path("file 0x1 (/dev/null)", "/dev/null", 2, 0),
+            end("file 0x2 (pipe 0x1f, reading end)", 0),
+            end("file 0x3 (pipe 0x1f, writing end)", 1),
+            ExpectedOfd {
+                name: "file 0x4 (eventfd)".into(),
+                spec: OfdSpec::Eventfd { counter: 5, semaphore: false },
+                flags: 2 | NONBLOCK,
+                ..ExpectedOfd::default()
+            },
+            socket("file 0x5 (unix socket 0xa)", 0xa, 0xb, b"greetings"),
+            socket("file 0x6 (unix socket 0xb)", 0xb, 0xa, b""),
+            path("file 0x7 (/dev/null)", "/dev/null", 2, 0),
+            path("file 0x8 (/data)", "/data", 0, 100),
+        ],
+        pipes: BTreeMap::from([(0x1f, ExpectedPipe { capacity: Some(65536), data: b"hello".to_vec() })]),
+        paths: ["/dev/null", "/data", "/bin/true"].map(|path| path.as_bytes().to_vec()).into(),
+        images: b"/images".to_vec(),
+        ..Expected::default()
+    }
+}
+
+fn tree(tapes: &Tapes) -> LiftedTree {
+    let tasks = tapes.iter().map(|(pid, effects)| LiftedTask {
+        pid: *pid,
+        effects: effects.iter().cloned().zip(0..).map(|(effect, record)| Lifted { record, effect }).collect(),
+    });
+    LiftedTree {
+        region: Region { start: 0x1_0000_0000, rw_end: 0x1_0000_1000, end: 0x1_0001_0000, window_end: 0x1_0010_0000 },
+        total: 4,
+        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
+        tasks: tasks.collect(),
+    }
+}
+
+/// The certificate is lost with a message that has these words in it.
+#[track_caller]
+fn check(change: impl FnOnce(&mut Tapes), demand: u32, words: &str) {
+    check_all(|tapes, _, _| change(tapes), demand, words);
+}
+
+#[track_caller]
+fn check_all(change: impl FnOnce(&mut Tapes, &mut LiftedTree, &mut Expected), demand: u32, words: &str) {
+    let (mut tapes, mut lifted, mut expected) = (tapes(), LiftedTree::default(), expected());
+    change(&mut tapes, &mut lifted, &mut expected);
+    let mut whole = tree(&tapes);
+    if lifted.total != 0 {
+        whole.total = lifted.total;
+    }
+    if lifted.root != Birth::default() {
+        whole.root = lifted.root;
+    }
+    let counterexample = match verify(&whole, &expected) {
+        Ok(certificate) => panic!("a certificate, expected: {words}\n{certificate}"),
+        Err(counterexample) => counterexample,
+    };
+    let text = counterexample.to_string();
+    assert!(text.contains(words), "{text}\nexpected: {words}");
+    assert_eq!(counterexample.wrong.demand(), demand, "{text}");
+}
+
+/// Changes the model and must keep the certificate.
+#[track_caller]
+fn passes(change: impl FnOnce(&mut Tapes, &mut Expected)) -> Certificate {
+    let (mut tapes, mut expected) = (tapes(), expected());
+    change(&mut tapes, &mut expected);
+    match verify(&tree(&tapes), &expected) {
+        Ok(certificate) => certificate,
+        Err(counterexample) => panic!("{counterexample}"),
+    }
+}
+
+/// Where the first effect is that `is` accepts.
+#[track_caller]
+fn find(tape: &[Effect], is: impl Fn(&Effect) -> bool) -> usize {
+    tape.iter().position(is).expect("such an effect")
+}
+
+/// The tape of `pid`.
+fn of(tapes: &mut Tapes, pid: u32) -> &mut Vec<Effect> {
+    tapes.get_mut(&pid).expect("such a tape")
+}
+
+#[track_caller]
+fn remove(tapes: &mut Tapes, pid: u32, effect: &Effect) {
+    let at = find(&tapes[&pid], |other| other == effect);
+    of(tapes, pid).remove(at);
+}
+
+#[track_caller]
+fn replace(tapes: &mut Tapes, pid: u32, effect: &Effect, by: Vec<Effect>) {
+    let at = find(&tapes[&pid], |other| other == effect);
+    of(tapes, pid).splice(at..=at, by);
+}
+
+/// Puts effects before the barrier.
+fn last(tapes: &mut Tapes, pid: u32, effects: Vec<Effect>) {
+    let at = find(&tapes[&pid], |other| *other == Effect::Arrive);
+    of(tapes, pid).splice(at..at, effects);
+}
+
+#[test]
+fn the_tree_has_a_certificate() {
+    let certificate = passes(|_, _| ());
+    let text = certificate.to_string();
+    assert_eq!((certificate.tasks, certificate.threads, certificate.zombies), (3, 1, 1), "{text}");
+    assert_eq!((certificate.descriptors, certificate.descriptions, certificate.objects), (9, 8, 3), "{text}");
+    assert_eq!((certificate.posts, certificate.waits, certificate.deaths_awaited), (1, 1, 1), "{text}");
+    assert_eq!(certificate.queued_bytes, 5 + 5 + 9, "{text}");
+    assert_eq!(certificate.births, 5, "{text}");
+    assert!(text.starts_with("certified: 42 records of 3 tasks"), "{text}");
+}
+
+#[test]
+fn demand_1_waits_and_posts() {
+    check(|t| remove(t, 11, &Effect::Post(0)), 1, "task 12, record 4: waits for event 0, which nobody posts");
+    check(|t| of(t, 11).insert(1, Effect::Post(0)), 1, "task 11, record 2: posts event 0, which task 11 posts, too");
+    check(|t| last(t, 10, vec![Effect::Wait(9)]), 1, "waits for event 9");
+    let circle = |t: &mut Tapes| {
+        of(t, 11).insert(0, Effect::Wait(1));
+        of(t, 12).push(Effect::Post(1));
+        of(t, 12).swap(8, 9);
+    };
+    check(circle, 1, "task 11 waits in record 0 for event 1, which task 12 posts in record 8; task 12 waits in record 4 for event 0");
+    check(
+        |t| {
+            of(t, 10).insert(8, Effect::Wait(1));
+            last(t, 12, vec![Effect::Post(1)]);
+        },
+        1,
+        "task 12 is created by task 10",
+    );
+    check(|t| of(t, 13).insert(0, Effect::Wait(7)), 1, "task 13, record 0: waits for event 7, which nobody posts");
+}
+
+#[test]
+fn demand_1_the_barrier() {
+    let behind = |effect: Effect| {
+        move |t: &mut Tapes| {
+            let end = t[&11].len() - 1;
+            of(t, 11).insert(end, effect);
+        }
+    };
+    check(behind(Effect::Wait(0)), 1, "wait after the barrier");
+    check(behind(open("/dev/null", 2, 1)), 1, "openat after the barrier");
+    check(behind(close(4)), 1, "close after the barrier");
+    check(behind(Effect::Arrive), 4, "arrives at the barrier a second time");
+    check(|t| remove(t, 11, &Effect::Arrive), 4, "parks before it has arrived");
+    check(|t| remove(t, 14, &Effect::Arrive), 4, "parks before it has arrived");
+    check(|t| remove(t, 11, &Effect::Park), 4, "ends without parking or dying");
+    check(|t| of(t, 11).push(close(4)), 4, "goes on behind its end");
+    check_all(|_, tree, _| tree.total = 5, 4, "the barrier waits for 5 tasks, and 4 live");
+}
+
+#[test]
+fn demand_1_blocking() {
+    check(|t| replace(t, 10, &write(2, b"hello"), vec![write(2, &[0; 65537])]), 1, "write would block");
+    let full = |t: &mut Tapes| replace(t, 10, &write(2, b"hello"), vec![write(2, &[1; 4096]); 17]);
+    check(full, 1, "write would block: the writing end of the pipe that task 10 makes in record 4 holds 65536 of 65536 bytes");
+    let send = on(3, Change::Send { data: vec![0; 300_000], rights: Vec::new(), never_blocks: false });
+    check(|t| of(t, 10).insert(8, send), 1, "send would block");
+    check(|t| of(t, 10).insert(5, Effect::AwaitExit { pid: 11, reap: false }), 1, "which lives on");
+    check(|t| of(t, 10).insert(5, Effect::AwaitExit { pid: 13, reap: false }), 1, "which is not created before");
+}
+
+#[test]
+fn demand_1_orders() {
+    // Two tasks move the position of a description that they share.
+    let seek = |fd| on(fd, Change::Seek { position: 7 });
+    check(
+        |t| {
+            last(t, 10, vec![seek(0)]);
+            last(t, 11, vec![seek(0)]);
+        },
+        1,
+        "lseek on file /dev/null is not ordered with record",
+    );
+    let ordered = |t: &mut Tapes, e: &mut Expected| {
+        last(t, 10, vec![seek(0), Effect::Post(5)]);
+        last(t, 11, vec![Effect::Wait(5), seek(0)]);
+        e.ofds[0] = path("file 0x1 (/dev/null)", "/dev/null", 2, 7);
+    };
+    assert_eq!(passes(ordered).orders_proved, 2);
+}
+
+#[test]
+fn demand_2_tables() {
+    let swap = vec![dup(1, 9), dup(3, 1), dup(9, 3), close(9)];
+    check(|t| last(t, 10, swap), 2, "task 10: descriptor 1 ends as a socket of the pair that task 10 makes in record 6, the images say file 0x2");
+    check(|t| remove(t, 11, &close(3)), 2, "task 11: descriptor 3 (socket 0xa) is open at the end; the images have nothing there");
+    check(|t| remove(t, 10, &close(4)), 2, "task 10: descriptor 4 (");
+    check(|t| last(t, 12, vec![open("/data", 0, 2)]), 2, "task 12: descriptor 2 (file /data) is open at the end");
+    check(|t| last(t, 10, vec![close(3)]), 2, "descriptor 3 is missing at the end; the images say file 0x5");
+    check(|t| replace(t, 12, &open("/data", 0, 1), vec![open("/data", 0, 2)]), 2, "openat gives descriptor 1, the record expects 2");
+    check(|t| last(t, 11, vec![Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: false })]), 2, "close-on-exec off, the images say on");
+    check(|t| last(t, 10, vec![close(9)]), 2, "close: descriptor 9 is not open");
+    check(|t| last(t, 10, vec![dup(9, 10)]), 2, "dup3: descriptor 9 is not open");
+    check(|t| last(t, 10, vec![dup(1, 1)]), 2, "onto itself");
+    check(|t| last(t, 10, vec![dup(1, 1 << 30)]), 2, "beyond every limit");
+    check(|t| remove(t, 10, &close_all()), 2, "openat while descriptors of the launcher may still be open");
+    // A child that inherits more than it knows of.
+    check(
+        |t| {
+            of(t, 10).insert(8, dup(0, 20));
+            last(t, 10, vec![close(20)]);
+        },
+        2,
+        "task 11: descriptor 20 (file /dev/null) is open at the end",
+    );
+}
+
+#[test]
+fn demand_2_one_to_one() {
+    let shared = |t: &mut Tapes| {
+        replace(t, 12, &close_all(), (1..=4).map(close).collect());
+        remove(t, 12, &open("/dev/null", 2, 0));
+    };
+    check(shared, 2, "task 12: descriptor 0 ends as the same description as descriptor 0 of task 10 (file /dev/null), the images say file 0x7");
+    check(
+        |t| last(t, 11, vec![close(0), open("/dev/null", 2, 0)]),
+        2,
+        "task 11: descriptor 0 ends as a description of its own (file /dev/null), the images say that it shares file 0x1 (/dev/null) with descriptor 0 of task 10",
+    );
+    // 11 gets the writing end of another pipe, and the socket of another pair.
+    let crossed = |t: &mut Tapes| {
+        let more = vec![pipe(), dup(3, 2), close(1), close(3), Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: true })];
+        last(t, 11, more);
+    };
+    check(crossed, 2, "task 11: descriptor 2 ends as the writing end of the pipe that task 11 makes");
+    let other_pair = vec![Effect::Fd(FdEffect::SocketPair { sock_type: 1, flags: 0 }), dup(3, 4), close(1), close(3)];
+    check(|t| last(t, 11, other_pair), 2, "the other end ends as closed, the images say open");
+    check(|t| last(t, 10, vec![dup(0, 1)]), 2, "descriptor 1 ends as file /dev/null, the images say file 0x2 (pipe 0x1f, reading end)");
+    // Opening again by way of /proc gives a new description of the same pipe.
+    let again = |t: &mut Tapes, e: &mut Expected| {
+        last(t, 10, vec![open("/proc/self/fd/1", 0, 4)]);
+        e.ofds.push(ExpectedOfd { name: "again".into(), spec: OfdSpec::Pipe { pipe: 0x1f }, ..ExpectedOfd::default() });
+        e.tasks[0].table.push(Slot { fd: 4, ofd: OfdId(8), cloexec: false });
+    };
+    assert_eq!(passes(again).descriptions, 9);
+    check_all(
+        |t, _, e| {
+            again(t, e);
+            replace(t, 10, &open("/proc/self/fd/1", 0, 4), vec![dup(1, 4)]);
+        },
+        2,
+        "the same description",
+    );
+}
+
+#[test]
+fn demand_2_attributes() {
+    check(|t| remove(t, 10, &write(2, b"hello")), 2, "data ends as 0 bytes, the images say 5 bytes");
+    check(|t| replace(t, 10, &write(2, b"hello"), vec![write(2, b"help!")]), 2, "data ends as 5 bytes with 0x70 at 3");
+    check(|t| of(t, 10).insert(6, on(2, Change::SetPipeSize { bytes: 131_072 })), 2, "capacity in bytes ends as 131072");
+    check(|t| of(t, 10).insert(6, on(2, Change::SetPipeSize { bytes: 100_000 })), 2, "refuses");
+    check(|t| remove(t, 12, &on(1, Change::Seek { position: 100 })), 2, "file 0x8 (/data)): position ends as 0, the images say 100");
+    check(|t| last(t, 12, vec![on(1, Change::SetStatus { flags: NONBLOCK })]), 2, "status flags ends as 0o4000, the images say 0o0");
+    check(|t| last(t, 10, vec![write(2, &1u64.to_ne_bytes())]), 2, "counter ends as 6, the images say 5");
+    let pass = Change::SetOption { option: SocketOption::PassCred, value: 1, force: false };
+    check(|t| last(t, 10, vec![on(3, pass)]), 2, "a socket option ends as PassCred 1, the images say PassCred 0");
+    check(|t| last(t, 10, vec![on(3, Change::Shutdown { bits: 2 })]), 2, "shutdown ends as 2, the images say 0");
+    check(|t| last(t, 11, vec![write(4, b"!")]), 2, "queued data ends as 10 bytes, the images say 9 bytes");
+    let owner = Change::SetOwner { pid_type: 1, pid: 10 };
+    check(|t| last(t, 10, vec![on(1, owner)]), 2, "the owner ends as 10, the images say 0");
+    check_all(|_, _, e| e.ofds[7].spec = OfdSpec::Unmodelled("a lease".into()), 2, "file 0x8 (/data): a lease cannot be checked yet");
+    check_all(|_, _, e| e.tasks[1].table_id = Some(10), 2, "its descriptor table is its own, the images say shared");
+}
+
+#[test]
+fn demand_2_files() {
+    check(|t| last(t, 12, vec![open("/etc/shadow", 0, 2), close(2)]), 2, "opens /etc/shadow, which the images do not mention");
+    check(|t| last(t, 12, vec![open("/images/../x", 0, 2), close(2)]), 2, "which the images do not mention");
+    check(|t| last(t, 12, vec![open("/images/pages-1.img", 1, 2), close(2)]), 2, "which the images do not mention");
+    check(|t| last(t, 12, vec![open("/data", 0o1001, 2), close(2)]), 2, "may create or truncate");
+    check(|t| last(t, 12, vec![open("/data", 1, 2), write(2, b"x"), close(2)]), 2, "write changes file /data");
+    check(|t| last(t, 12, vec![write(1, b"x")]), 2, "the kernel refuses that");
+    check(|t| last(t, 10, vec![pipe(), close(4), write(5, b"x"), close(5)]), 2, "write into a pipe, which nobody can read any more");
+    let read = Change::Read { into: vec![(0x10000, 4096)], offset: Some(0) };
+    passes(|t, _| last(t, 12, vec![open("/images/pages-1.img", 0, 2), on(2, read), close(2)]));
+}
+
+#[test]
+fn demand_3_in_part() {
+    check(|t| last(t, 11, vec![map(0x1_0000_0000, 0x1000)]), 3, "mmap of 0x100000000..0x100001000: in the tapes");
+    let unmap = Effect::Memory(MemoryEffect::Unmap { at: 0, len: 0x1_0000_1000 });
+    check(|t| last(t, 11, vec![unmap]), 3, "munmap of 0x0..0x100001000: in the tapes");
+    check(|t| last(t, 11, vec![map(0x10001, 0x1000)]), 3, "not a multiple of the page size");
+    check(|t| last(t, 11, vec![map(0x7fff_ffff_f000, 0x1000)]), 3, "beyond user space");
+    check(|t| last(t, 11, vec![map(u64::MAX & !0xfff, 0x1000)]), 3, "beyond user space");
+    let carrier = Effect::Memory(MemoryEffect::Map { at: 0x1_0008_0000, len: 0x1000, prot: 3, flags: 0x100021, file: None });
+    passes(|t, _| of(t, 10).insert(5, carrier.clone()));
+    check(|t| last(t, 11, vec![carrier.clone(), carrier]), 3, "a carrier of shared memory made twice");
+    let read = on(1, Change::Read { into: vec![(0x1_0000_2000, 64)], offset: Some(0) });
+    check(|t| last(t, 12, vec![read]), 3, "in the tapes");
+}
+
+#[test]
+fn demand_4_births() {
+    check(|t| of(t, 10).insert(9, fork(11)), 4, "task 10, record 9: task 11 is created a second time");
+    check(|t| remove(t, 10, &fork(12)), 4, "task 12: is never created");
+    check(|t| of(t, 10).insert(9, fork(99)), 4, "creates task 99, which is neither in the images nor has a tape");
+    let by_other = |t: &mut Tapes| {
+        remove(t, 10, &fork(12));
+        last(t, 11, vec![fork(12)]);
+    };
+    check(by_other, 4, "its parent is 11, the images say 10");
+    let sibling = Effect::Fork(Birth { pid: 12, flags: 0x8000, exit_signal: 0 });
+    let by_sibling = |t: &mut Tapes, _: &mut Expected| {
+        remove(t, 10, &fork(12));
+        last(t, 11, vec![sibling]);
+    };
+    passes(by_sibling);
+    let silent = Effect::Fork(Birth { pid: 12, flags: 0, exit_signal: 0 });
+    check(|t| replace(t, 10, &fork(12), vec![silent]), 4, "its death is told by signal 0, must be by 17");
+    let sharing = Effect::Fork(Birth { pid: 12, flags: 0x100, exit_signal: SIGCHLD });
+    check(|t| replace(t, 10, &fork(12), vec![sharing]), 0, "unknown effect: clone3: flags 0x100 is not modelled");
+    let thread = Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0 });
+    check(|t| remove(t, 12, &thread), 4, "task 12: its thread 14 is never created");
+    check(
+        |t| {
+            remove(t, 12, &thread);
+            last(t, 11, vec![thread.clone()]);
+        },
+        4,
+        "is a thread of task 12, and task 11 starts it",
+    );
+    check(|t| of(t, 14).insert(0, Effect::SetSid), 4, "setsid of a thread that is not its task's first");
+}
+
+#[test]
+fn demand_4_family() {
+    check(|t| remove(t, 12, &Effect::Wait(0)), 4, "task 12, record 4: setpgid to group 11, which does not exist then");
+    check(|t| of(t, 12).swap(4, 5), 4, "setpgid to group 11, which does not exist then");
+    check(|t| remove(t, 12, &Effect::SetPgid { pgid: 11 }), 4, "task 12: ends in process group 10, the images say 11");
+    check(|t| last(t, 11, vec![Effect::SetSid]), 4, "setsid by the leader of a process group");
+    check(|t| of(t, 12).insert(0, Effect::SetSid), 4, "task 12");
+    check(|t| remove(t, 10, &Effect::SetSid), 4, "task 10: ends in session of the launcher, the images say 10");
+    check(|t| last(t, 10, vec![Effect::SetPgid { pgid: 10 }]), 4, "setpgid by a session leader");
+    check(
+        |t| {
+            remove(t, 12, &Effect::SetPgid { pgid: 11 });
+            of(t, 12).splice(0..0, [Effect::SetSid, Effect::Post(3)]);
+            last(t, 11, vec![Effect::Wait(3)]);
+        },
+        4,
+        "task 12: ends in session 12",
+    );
+}
+
+#[test]
+fn demand_4_zombies() {
+    check(|t| of(t, 13)[0] = Effect::Exit { code: 4 }, 4, "dies with status 0x400, the images say 0x300");
+    check(|t| of(t, 13)[0] = Effect::Kill { signal: 9 }, 4, "dies with status 0x9, the images say 0x300");
+    check(|t| of(t, 13)[0] = Effect::Kill { signal: 15 }, 4, "dies by signal 15, whose disposition may not be the default");
+    check(|t| *of(t, 13) = vec![Effect::Arrive, Effect::Park], 4, "lives on, and the images say that it is a zombie");
+    check(|t| last(t, 11, vec![Effect::Exit { code: 0 }]), 4, "exits with code 0, and should live on");
+    check(|t| remove(t, 10, &Effect::AwaitExit { pid: 13, reap: false }), 4, "task 13: nobody makes sure that it has died");
+    let reap = vec![Effect::AwaitExit { pid: 13, reap: true }];
+    check(|t| replace(t, 10, &Effect::AwaitExit { pid: 13, reap: false }, reap), 4, "reaps task 13, which the images have as a zombie");
+    let sigaction = |signal, handler| Effect::Attribute(Attribute::SigAction { signal, handler, flags: 0, restorer: 0, mask: 0 });
+    check(|t| of(t, 10).insert(4, sigaction(17, 1)), 4, "ignores SIGCHLD while task 13 dies");
+    let killed = |t: &mut Tapes, e: &mut Expected| {
+        let mask = Effect::Attribute(Attribute::SigMask { how: 2, set: 0 });
+        *of(t, 13) = vec![Effect::Attribute(Attribute::Dumpable(0)), sigaction(11, 0), mask, Effect::Kill { signal: 11 }];
+        e.tasks[3].life = Life::Zombie { status: 11 };
+    };
+    passes(killed);
+    check_all(
+        |t, _, e| {
+            killed(t, e);
+            of(t, 13).remove(0);
+        },
+        4,
+        "dies by signal 11, which dumps core unless dumpable is 0",
+    );
+}
+
+#[test]
+fn demand_4_helpers() {
+    let helper = |t: &mut Tapes| {
+        of(t, 10).insert(12, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 }));
+        t.insert(50, vec![Effect::Exit { code: 0 }]);
+    };
+    check(helper, 4, "task 50: is a helper and is not reaped before the barrier");
+    let reaped = |t: &mut Tapes, _: &mut Expected| {
+        helper(t);
+        last(t, 10, vec![Effect::AwaitExit { pid: 50, reap: true }]);
+    };
+    assert_eq!(passes(reaped).helpers, 1);
+}
+
+#[test]
+fn demand_5_privileges() {
+    check(|t| of(t, 12).insert(1, uids(1000)), 5, "task 12, record 2: openat needs a privilege that setresuid in record 1 gives up");
+    check(|t| of(t, 10).insert(8, uids(1000)), 5, "clone3 needs a privilege");
+    let tail_order = |t: &mut Tapes| {
+        let at = find(&t[&10], |effect| *effect == uids(1000));
+        of(t, 10).swap(at, at - 1);
+    };
+    check(tail_order, 5, "setresgid needs a privilege that setgroups in record 17 gives up");
+    // With NO_SETUID_FIXUP the ids take nothing away, until the sets are set.
+    let kept = |t: &mut Tapes, _: &mut Expected| {
+        tail_order(t);
+        let at = find(&t[&10], |effect| *effect == uids(1000));
+        of(t, 10).insert(at, Effect::Privilege(PrivilegeEffect::Securebits(4)));
+    };
+    passes(kept);
+    let limit = |hard| Effect::Privilege(PrivilegeEffect::Limit { resource: 7, soft: hard, hard });
+    check(|t| of(t, 10).insert(8, limit(64)), 5, "clone3 needs a privilege that prlimit64 in record 8 gives up");
+}
+
+#[test]
+fn descriptions_in_flight() {
+    // 11 sends its pipe end to 10 and closes it; the images have it in the queue only.
+    let sent = |t: &mut Tapes, e: &mut Expected| {
+        let send = on(4, Change::Send { data: b"x".to_vec(), rights: vec![2], never_blocks: true });
+        last(t, 11, vec![send, close(2)]);
+        e.tasks[1].table.remove(1);
+        if let OfdSpec::Socket(spec) = &mut e.ofds[4].spec {
+            spec.queue.push(ExpectedPacket { data: b"x".to_vec(), rights: vec![OfdId(2)] });
+        }
+    };
+    assert_eq!(passes(sent).descriptions, 8);
+    check_all(
+        |t, _, e| {
+            sent(t, e);
+            if let OfdSpec::Socket(spec) = &mut e.ofds[4].spec {
+                spec.queue[1].rights = vec![OfdId(1)];
+            }
+        },
+        2,
+        "descriptor 3 ends as",
+    );
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::ids::OfdId;
 
-use super::super::numbers::{O_ACCMODE, O_SETTABLE};
+use super::super::numbers::{O_ACCMODE, O_LARGEFILE, O_SETTABLE};
 use super::super::problem::ProblemKind;
 use super::super::recipe::ResourceKind;
 use super::super::{Payloads, Resolver};
@@ -13,6 +13,13 @@ use crate::image::{OfdKind, PipeData};
 
 /// Capacity of a new pipe (pipe(7)).
 const DEFAULT_CAPACITY: u32 = 65536;
+
+/// open(2) sets O_LARGEFILE and pipe(2) does not, so it tells which description of an end was made by
+/// opening `/proc/PID/fd/N`: those come last, and none of them is `pipe2`'s own.
+fn in_order(mut ofds: Vec<(OfdId, u32)>) -> Vec<(OfdId, u32)> {
+    ofds.sort_by_key(|(ofd, flags)| (flags & O_LARGEFILE, *ofd));
+    ofds
+}
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
@@ -30,15 +37,15 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         let mut ends: [Option<(OfdId, u32)>; 2] = [None, None];
         let mut reopened = Vec::new();
         let mut reopened_ofds = Vec::new();
-        for (ofd, flags) in ofds {
+        for (ofd, flags) in in_order(ofds) {
             let end = match (flags & O_ACCMODE) as i32 {
                 libc::O_RDONLY => 0,
                 libc::O_WRONLY => 1,
                 _ => 2,
             };
             match ends.get_mut(end) {
-                Some(slot @ None) => *slot = Some((ofd, flags & O_SETTABLE)),
-                Some(Some(_)) | None => {
+                Some(slot @ None) if flags & O_LARGEFILE == 0 => *slot = Some((ofd, flags & O_SETTABLE)),
+                Some(_) | None => {
                     reopened.push((end as u8, flags & O_SETTABLE));
                     reopened_ofds.push(Some(ofd));
                 }

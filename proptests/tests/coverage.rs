@@ -1,0 +1,91 @@
+//! The generators reach what the properties are about: otherwise the properties say little.
+
+use std::collections::BTreeMap;
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use regrow_graph::family::{Join, arrange};
+use regrow_graph::forest::Life;
+use regrow_graph::graph::OpKind;
+use regrow_graph::ids::{ResourceId, TaskId};
+use regrow_graph::order::{Item, plan_in};
+use regrow_proptests::forests::{Case, cases};
+use regrow_proptests::oracle::path;
+
+/// Of this many forests
+const FORESTS: usize = 600;
+/// at least this many have each trait.
+const ENOUGH: usize = 6;
+
+#[test]
+fn everything_is_reached() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..FORESTS {
+        let case = cases().new_tree(&mut runner).expect("a forest").current();
+        for (what, is_there) in traits(&case) {
+            *seen.entry(what).or_default() += usize::from(is_there);
+        }
+    }
+    let rare: Vec<_> = seen.iter().filter(|(_, count)| **count < ENOUGH).collect();
+    assert!(rare.is_empty(), "too rare among {FORESTS}: {rare:?} of {seen:?}");
+}
+
+fn traits(case: &Case) -> Vec<(&'static str, bool)> {
+    let forest = &case.forest;
+    let family = arrange(forest, case.cradle).expect("a possible history");
+    let plan = plan_in(forest, case.cradle).expect("a plan");
+    let children = forest.children();
+    let is_any = |kind: fn(&OpKind) -> bool| plan.graph.ops().any(|(_, op)| kind(&op.kind));
+    let tasks = &forest.tasks;
+    let is_carrier = |index: usize| forest.resources[index].yields.is_empty() && plan.owner(ResourceId::new(index)).is_some();
+    let table_of = |task: TaskId| &tasks[task.index()].table;
+    // A child with two of its parent's descriptions at each other's numbers.
+    let is_swapped = tasks.iter().any(|task| {
+        task.parent.is_some_and(|parent| {
+            let there = |fd| table_of(parent).iter().find(|slot| slot.fd == fd).map(|slot| slot.ofd);
+            task.table.iter().any(|a| {
+                task.table.iter().any(|b| a.ofd != b.ofd && there(a.fd) == Some(b.ofd) && there(b.fd) == Some(a.ofd))
+            })
+        })
+    });
+    let needed: Vec<usize> = (0..forest.ofds)
+        .map(|ofd| tasks.iter().filter(|task| task.steps.iter().any(|step| forest.steps[step.index()].needs.iter().any(|it| it.index() == ofd))).count())
+        .collect();
+    vec![
+        ("alone", tasks.len() == 1),
+        ("30 tasks", tasks.len() >= 30),
+        ("10 deep", (0..tasks.len()).any(|at| path(forest, TaskId::new(at)).len() >= 10)),
+        ("10 wide", children.iter().any(|children| children.len() >= 10)),
+        ("zombie", is_any(|kind| matches!(kind, OpKind::Exit))),
+        ("thread", is_any(|kind| matches!(kind, OpKind::StartThread { .. }))),
+        ("zombie in another's group", (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && matches!(family.join[at], Join::JoinLater { .. }))),
+        ("leader of a group is a zombie", (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && family.join[at] == Join::Found)),
+        ("child born before setsid", family.early.contains(&true)),
+        (
+            "children forked out of order",
+            children.iter().any(|children| children.windows(2).any(|pair| !family.early[pair[0].index()] && family.early[pair[1].index()])),
+        ),
+        ("born in the cradle's session", tasks[0].sid != tasks[0].pid),
+        ("join at birth", family.join.contains(&Join::JoinAtBirth)),
+        ("join later", family.join.iter().any(|join| matches!(join, Join::JoinLater { .. }))),
+        ("wait", plan.programs.iter().flatten().any(|item| matches!(item, Item::Wait(_)))),
+        ("swap", is_swapped),
+        ("dup", is_any(|kind| matches!(kind, OpKind::Dup { .. }))),
+        ("close-on-exec", is_any(|kind| matches!(kind, OpKind::SetCloexec { .. }))),
+        ("three yields", forest.resources.iter().any(|resource| resource.yields.iter().flatten().count() >= 3)),
+        ("one end of a pair", forest.resources.iter().any(|resource| resource.yields.len() == 2 && resource.yields.contains(&None) && resource.yields != [None, None])),
+        ("carrier", (0..forest.resources.len()).any(is_carrier)),
+        (
+            "carrier that is finished with a file",
+            (0..forest.resources.len()).any(|index| is_carrier(index) && forest.resources[index].finish.iter().any(|step| !forest.steps[step.index()].needs.is_empty())),
+        ),
+        ("file of one task's steps", needed.contains(&1)),
+        ("file of many tasks' steps", needed.iter().any(|count| *count > 1)),
+        ("owner below the root, with users below it", plan.owners.iter().enumerate().any(|(index, owner)| {
+            owner.is_some_and(|owner| {
+                owner != TaskId(0) && tasks.iter().any(|task| task.parent == Some(owner) && task.table.iter().any(|slot| forest.resources[index].yields.contains(&Some(slot.ofd))))
+            })
+        })),
+    ]
+}
