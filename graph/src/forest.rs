@@ -66,6 +66,8 @@ pub struct TaskSpec {
     pub birth: Vec<StepId>,
     /// Steps after the last fork, in this order.
     pub steps: Vec<StepId>,
+    /// Steps after the start of its further threads.
+    pub with_threads: Vec<StepId>,
     /// Steps after the barrier. None of them waits.
     pub tail: Vec<StepId>,
 }

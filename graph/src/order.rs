@@ -194,3 +194,84 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
     ops.sort_unstable();
     Err(PlanError::Cycle(ops))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forest::{Life, StepSpec, TaskSpec};
+    use crate::ids::StepId;
+
+    /// Tasks as (parent, group, life), all in the root's session, each with one step in its tail.
+    fn forest(tasks: &[(Option<u32>, u32, Life)]) -> Forest {
+        let mut forest = Forest { steps: vec![StepSpec::default(); tasks.len()], ..Forest::default() };
+        for (index, (parent, pgid, life)) in tasks.iter().enumerate() {
+            let tail = if *life == Life::Zombie { Vec::new() } else { vec![StepId::new(index)] };
+            let pid = index as u32 + 10;
+            forest.tasks.push(TaskSpec { pid, parent: parent.map(TaskId), pgid: *pgid, sid: 10, life: *life, tail, ..TaskSpec::default() });
+        }
+        forest
+    }
+
+    /// Expects each program, without what every task does at its end.
+    fn check(forest: &Forest, expected: &[&str]) {
+        let plan = plan(forest).expect("a plan");
+        let shown = |item: &Item| match item {
+            Item::Op(op) => match &plan.graph.op(*op).kind {
+                OpKind::Fork { child } => Some(format!("fork {child}")),
+                OpKind::SetPgid { pgid } => Some(format!("setpgid {pgid}")),
+                OpKind::AwaitExit { child } => Some(format!("await {child}")),
+                OpKind::Exit => Some("exit".to_owned()),
+                OpKind::Arrive | OpKind::Park | OpKind::Step { .. } | OpKind::EatSigchld | OpKind::SetSid => None,
+                other => Some(format!("{other:?}")),
+            },
+            Item::Wait(event) => Some(format!("wait {event}")),
+            Item::Post(event) => Some(format!("post {event}")),
+        };
+        let programs: Vec<String> =
+            plan.programs.iter().map(|program| program.iter().filter_map(shown).collect::<Vec<_>>().join(", ")).collect();
+        assert_eq!(programs, expected);
+    }
+
+    #[test]
+    fn a_group_is_waited_for() {
+        check(
+            &forest(&[(None, 10, Life::Lives), (Some(0), 12, Life::Lives), (Some(0), 12, Life::Lives)]),
+            &["fork t1, fork t2", "wait e0, setpgid 12", "setpgid 12, post e0"],
+        );
+    }
+
+    #[test]
+    fn one_post_serves_all() {
+        let zombie = Life::Zombie;
+        check(
+            &forest(&[(None, 10, Life::Lives), (Some(0), 11, zombie), (Some(0), 11, Life::Lives), (Some(0), 11, zombie)]),
+            &["fork t1, fork t2, fork t3, await t1, await t3", "setpgid 11, post e0, exit", "wait e0, setpgid 11", "wait e0, setpgid 11, exit"],
+        );
+    }
+
+    #[test]
+    fn births_and_deaths_need_no_event() {
+        check(&forest(&[(None, 10, Life::Lives), (Some(0), 10, Life::Zombie)]), &["fork t1, await t1", "exit"]);
+    }
+
+    /// Found by the property tests: a task's tail stood before another's arrival.
+    #[test]
+    fn the_barrier_parts_the_order() {
+        let plan = plan(&forest(&[(None, 10, Life::Lives), (Some(0), 10, Life::Lives), (Some(1), 10, Life::Lives)])).expect("a plan");
+        let kinds: Vec<&OpKind> = plan.order.iter().map(|op| &plan.graph.op(*op).kind).collect();
+        let last_arrival = kinds.iter().rposition(|kind| **kind == OpKind::Arrive);
+        let first_behind = kinds.iter().position(|kind| matches!(kind, OpKind::Step { .. } | OpKind::Park));
+        assert!(last_arrival < first_behind, "{kinds:?}");
+    }
+
+    #[test]
+    fn a_circle_is_named() {
+        let mut graph = Graph::new(2);
+        let one = graph.push(TaskId(0), OpKind::Arrive, Reason::Complete);
+        let two = graph.push(TaskId(1), OpKind::Arrive, Reason::Complete);
+        graph.require(one, two, Reason::Sequence);
+        graph.require(two, one, Reason::Sequence);
+        let error = order_graph(graph, Vec::new(), 2).expect_err("a circle");
+        assert_eq!(error.to_string(), "operations wait for one another: op0 -> op1");
+    }
+}

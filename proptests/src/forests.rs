@@ -64,6 +64,7 @@ enum Inherit {
 enum StepGene {
     Birth(u16),
     Own(u16, Vec<Need>),
+    WithThreads(u16),
     Tail(u16),
 }
 
@@ -95,6 +96,7 @@ fn step_genes() -> impl Strategy<Value = StepGene> {
     prop_oneof![
         1 => any::<u16>().prop_map(StepGene::Birth),
         4 => (any::<u16>(), prop::collection::vec(any::<Need>(), 0..4)).prop_map(|(task, needs)| StepGene::Own(task, needs)),
+        1 => any::<u16>().prop_map(StepGene::WithThreads),
         1 => any::<u16>().prop_map(StepGene::Tail),
     ]
 }
@@ -156,6 +158,10 @@ fn build(history: &History, genes: &[ResourceGene], inherits: &[Inherit], steps:
             StepGene::Own(task, needs) => {
                 let step = builder.step(needs, 0);
                 builder.living(*task).steps.push(step);
+            }
+            StepGene::WithThreads(task) => {
+                let step = builder.step(&[], 0);
+                builder.living(*task).with_threads.push(step);
             }
             StepGene::Tail(task) => {
                 let step = builder.step(&[], 0);

@@ -303,6 +303,9 @@ impl<'a> Player<'a> {
         if !spec.birth.contains(&step) && self.forked[task.index()] != self.forest.children()[task.index()].len() {
             return Err("before the last fork".to_owned());
         }
+        if spec.with_threads.contains(&step) && !self.forest.threads()[task.index()].iter().all(|thread| self.born[thread.index()]) {
+            return Err("before the last thread".to_owned());
+        }
         if spec.birth.contains(&step) && self.forked[task.index()] != 0 {
             return Err("after a fork".to_owned());
         }
@@ -344,6 +347,7 @@ impl<'a> Player<'a> {
             let task = TaskId::new(index);
             let mut steps = self.wanted_steps(task);
             if spec.life != Life::Zombie {
+                steps.extend(spec.with_threads.iter().map(|step| Some(*step)));
                 steps.push(None);
                 steps.extend(spec.tail.iter().map(|step| Some(*step)));
             }
@@ -357,7 +361,7 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
-    /// The steps of a task before the barrier.
+    /// The steps of a task before its threads start.
     fn wanted_steps(&self, task: TaskId) -> Vec<Option<StepId>> {
         let spec = &self.forest.tasks[task.index()];
         let finish = (0..self.forest.resources.len())

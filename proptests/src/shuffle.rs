@@ -41,7 +41,7 @@ pub fn shuffle(forest: &Forest, seed: u64) -> Forest {
         for slot in &mut spec.table {
             slot.ofd = ofd(slot.ofd);
         }
-        for list in [&mut spec.birth, &mut spec.steps, &mut spec.tail] {
+        for list in [&mut spec.birth, &mut spec.steps, &mut spec.with_threads, &mut spec.tail] {
             *list = list.iter().map(step).collect();
         }
         result.tasks[task_of_old[old]] = spec;

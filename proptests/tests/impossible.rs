@@ -113,14 +113,14 @@ proptest! {
 
     /// Steps that are given no descriptors cannot need any.
     #[test]
-    fn needs_out_of_place_are_refused(mut case in cases(), who in any::<Index>(), in_tail: bool) {
+    fn needs_out_of_place_are_refused(mut case in cases(), who in any::<Index>(), place in 0u8..3) {
         let ofds: Vec<OfdId> = case.forest.resources.iter().flat_map(|resource| &resource.yields).flatten().copied().collect();
         prop_assume!(!ofds.is_empty());
         let added = StepId::new(case.forest.steps.len());
         case.forest.steps.push(StepSpec { needs: vec![ofds[0]] });
         let at = who.index(case.forest.tasks.len());
         let spec = &mut case.forest.tasks[at];
-        if in_tail { spec.tail.push(added) } else { spec.birth.push(added) }
+        [&mut spec.birth, &mut spec.with_threads, &mut spec.tail][usize::from(place)].push(added);
         let Err(PlanError::Place(errors)) = plan_in(&case.forest, case.cradle) else { panic!("a plan") };
         let is_named = errors.iter().all(|error| matches!(error, PlaceError::NeedsNothing { step, .. } if *step == added));
         prop_assert!(is_named, "{errors:?}");
@@ -133,7 +133,7 @@ proptest! {
         prop_assume!(!parents.is_empty());
         let at = parents[who.index(parents.len())];
         prop_assume!(at != 0);
-        case.forest.tasks[at] = TaskSpec { life, table: Vec::new(), steps: Vec::new(), tail: Vec::new(), ..case.forest.tasks[at].clone() };
+        case.forest.tasks[at] = TaskSpec { life, table: Vec::new(), steps: Vec::new(), with_threads: Vec::new(), tail: Vec::new(), ..case.forest.tasks[at].clone() };
         let result = plan_in(&case.forest, case.cradle);
         prop_assert!(result.is_err(), "{result:?}");
     }

@@ -23,7 +23,7 @@ pub(super) fn cells(recipes: &Recipes) -> usize {
 }
 
 impl Lowering<'_> {
-    /// `timer_create(2)` with the ids of our choice, then all are armed.
+    /// `timer_create(2)` with the ids of our choice.
     fn posix_timers(&mut self, timers: &[PosixTimer]) {
         self.prctl(RESTORE_IDS, 1);
         for timer in timers {
@@ -36,11 +36,6 @@ impl Lowering<'_> {
             self.tape.call(libc::SYS_timer_create, &[u64::from(timer.clock_id), event, id], 0);
         }
         self.prctl(RESTORE_IDS, 0);
-        for timer in timers.iter().filter(|timer| timer.value_ns != 0) {
-            let split = |ns: u64| [ns / 1_000_000_000, ns % 1_000_000_000];
-            let value = self.asm.words(&[split(timer.interval_ns), split(timer.value_ns)].concat());
-            self.tape.call(libc::SYS_timer_settime, &[u64::from(timer.id), 0, value, 0], 0);
-        }
     }
 
     pub(super) fn step(&mut self, kind: &StepKind, fds: &[Fd]) {
@@ -108,6 +103,11 @@ impl Lowering<'_> {
                 self.tape.call(libc::SYS_setitimer, &[u64::from(*which), value, 0], 0);
             }
             StepKind::PosixTimers(timers) => self.posix_timers(timers),
+            StepKind::ArmTimer(timer) => {
+                let split = |ns: u64| [ns / 1_000_000_000, ns % 1_000_000_000];
+                let value = self.asm.words(&[split(timer.interval_ns), split(timer.value_ns)].concat());
+                self.tape.call(libc::SYS_timer_settime, &[u64::from(timer.id), 0, value, 0], 0);
+            }
             StepKind::Membarrier(commands) => {
                 for bit in (0..32).filter(|bit| commands >> bit & 1 == 1) {
                     self.tape.call(libc::SYS_membarrier, &[1 << bit, 0, 0], 0);

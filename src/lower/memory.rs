@@ -16,6 +16,10 @@ impl Lowering<'_> {
     /// Everything that the launcher left, but for the window.
     pub(super) fn bare(&mut self) {
         let end = self.window.base + self.window.len;
+        // The launcher's C library keeps two signals for itself and never blocks them (nptl(7)); a
+        // timer or a pending signal of the images may be one of them.
+        let all = self.asm.words(&[u64::MAX]);
+        self.tape.call(libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, all, 0, 8], 0);
         self.tape.call(libc::SYS_munmap, &[0, self.window.base], 0);
         self.tape.call(libc::SYS_munmap, &[end, TASK_SIZE - end], 0);
         self.tape.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0], 0);

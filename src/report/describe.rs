@@ -116,6 +116,7 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Write(bytes) => format!("write \"{}\"", bytes.escape_ascii()),
         StepKind::QueueSignal { signal, .. } => format!("pending {}", words::signal(*signal)),
         StepKind::IntervalTimer { which, .. } => format!("interval timer {which}"),
+        StepKind::ArmTimer(timer) => format!("arm POSIX timer {}", timer.id),
         StepKind::PosixTimers(timers) => format!("{} POSIX timers", timers.len()),
         StepKind::Membarrier(_) => "membarrier registrations".to_owned(),
         StepKind::Credentials(_) => "credentials".to_owned(),

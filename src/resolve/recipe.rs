@@ -153,8 +153,10 @@ pub enum StepKind {
         /// Time left, in microseconds.
         value_us: u64,
     },
-    /// POSIX timers with their ids: `timer_create(2)`, `timer_settime(2)`.
+    /// POSIX timers with their ids, not armed: `timer_create(2)`.
     PosixTimers(Vec<PosixTimer>),
+    /// Arm a POSIX timer: `timer_settime(2)`.
+    ArmTimer(PosixTimer),
     /// `membarrier(2)`: register these commands, one bit each.
     Membarrier(u32),
     /// All ids, groups and capabilities.

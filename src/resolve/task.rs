@@ -31,7 +31,21 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     let mut steps = memory::resolve(resolver, task, alive);
     steps.extend(own(resolver, id, task, alive, leader));
     resolver.forest.tasks[id.index()].steps = steps;
+    resolver.forest.tasks[id.index()].with_threads = timers(resolver, task, alive);
     resolver.forest.tasks[id.index()].tail = tail(resolver, task, alive, leader);
+}
+
+/// POSIX timers may be for one thread, which must exist. They are armed in the tail.
+fn timers(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepId> {
+    let timers = &alive.timers.posix;
+    if timers.is_empty() {
+        return Vec::new();
+    }
+    if let Probe::Absent(errno) = resolver.facts.kernel.timer_restore_ids {
+        let text = format!("{} POSIX timers: PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) is missing: {errno}", timers.len());
+        resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(task.core_origin), text);
+    }
+    vec![resolver.add_step(StepKind::PosixTimers(timers.clone()), task.core_origin, Vec::new())]
 }
 
 /// What a living task's children see of it when they are forked.
@@ -223,13 +237,7 @@ fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread
             kinds.push(StepKind::IntervalTimer { which, interval_us, value_us });
         }
     }
-    if !alive.timers.posix.is_empty() {
-        if let Probe::Absent(errno) = resolver.facts.kernel.timer_restore_ids {
-            let text = format!("{} POSIX timers: PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) is missing: {errno}", alive.timers.posix.len());
-            resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
-        }
-        kinds.push(StepKind::PosixTimers(alive.timers.posix.clone()));
-    }
+    kinds.extend(alive.timers.posix.iter().filter(|timer| timer.value_ns != 0).map(|timer| StepKind::ArmTimer(*timer)));
     if alive.child_subreaper {
         kinds.push(StepKind::ChildSubreaper);
     }

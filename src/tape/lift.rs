@@ -15,8 +15,8 @@
 //! The man page of each call; `struct clone_args` (linux/sched.h), `prctl_mm_map` (linux/prctl.h),
 //! `sigaction` as the kernel has it (asm/signal.h), `cap_user_data_t` (linux/capability.h).
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 
 use regrow_graph::ids::Fd;
@@ -32,6 +32,8 @@ use super::abi::{
 };
 use super::{TaskTape, Tapes};
 
+/// uapi/linux/prctl.h, since Linux 6.15.
+const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
 /// The largest number of bytes that one call reads or writes (linux/fs.h, MAX_RW_COUNT).
 const RW_MAX: u64 = 0x7fff_f000;
 /// Most vectors a call takes (UIO_MAXIOV).
@@ -72,6 +74,7 @@ pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
     for task in &tapes.tasks {
         tasks.push(lifter.task(task)?);
     }
+    lifter.check_cells().map_err(whole(0))?;
     let window_end = tapes.base.saturating_add(tapes.window_len);
     let region = Region { start: tapes.base, rw_end: tapes.ro_base(), end: lifter.end, window_end };
     Ok(LiftedTree { region, total: lifter.total, root: birth, tasks })
@@ -91,6 +94,10 @@ struct Lifter<'a> {
     total: u32,
     /// How many bytes may still be read.
     budget: Cell<u64>,
+    /// What calls write and nobody reads: first address, and behind the last.
+    outputs: RefCell<BTreeSet<(u64, u64)>>,
+    /// What one call reads and writes.
+    cells: RefCell<BTreeSet<(u64, u64)>>,
 }
 
 /// One system call.
@@ -133,7 +140,7 @@ impl<'a> Lifter<'a> {
         if !is_clean {
             return Err("control words or events that do not start as 0".to_owned());
         }
-        Ok(Lifter { tapes, tape_of, events_end, end, total: total.unwrap_or(0), budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)) })
+        Ok(Lifter { tapes, tape_of, events_end, end, total: total.unwrap_or(0), budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)), outputs: RefCell::default(), cells: RefCell::default() })
     }
 
     fn spend(&self, len: u64) -> Lift<()> {
@@ -252,11 +259,45 @@ impl<'a> Lifter<'a> {
 
     /// What a call writes and nobody reads.
     fn output(&self, address: u64, len: u64) -> Lift<()> {
-        let end = address.checked_add(len);
-        if address >= self.events_end && end.is_some_and(|end| end <= self.tapes.ro_base()) {
-            return Ok(());
+        let range = self.scratch(address, len)?;
+        self.outputs.borrow_mut().insert(range);
+        Ok(())
+    }
+
+    /// A word of four bytes that the call reads and writes, and no other call uses: its value.
+    fn cell(&self, address: u64) -> Lift<u32> {
+        let range = self.scratch(address, 4)?;
+        if !self.cells.borrow_mut().insert(range) {
+            return Err(format!("reads {address:#x}, which another call writes"));
         }
-        Err(format!("writes {len} bytes at {address:#x}, which are not in the scratch part of the region"))
+        let bytes = self.tapes.bytes(address, 4).and_then(|bytes| bytes.first_chunk::<4>());
+        bytes.map(|bytes| u32::from_ne_bytes(*bytes)).ok_or_else(|| format!("reads {address:#x}, outside the region"))
+    }
+
+    fn scratch(&self, address: u64, len: u64) -> Lift<(u64, u64)> {
+        match address.checked_add(len) {
+            Some(end) if address >= self.events_end && end <= self.tapes.ro_base() => Ok((address, end)),
+            Some(_) | None => {
+                Err(format!("writes {len} bytes at {address:#x}, which are not in the scratch part of the region"))
+            }
+        }
+    }
+
+    /// Nothing else writes what a call reads.
+    fn check_cells(&self) -> Lift<()> {
+        let (outputs, cells) = (self.outputs.borrow(), self.cells.borrow());
+        let ranges = outputs.iter().map(|range| (*range, false)).chain(cells.iter().map(|range| (*range, true)));
+        let mut ranges: Vec<((u64, u64), bool)> = ranges.collect();
+        ranges.sort_unstable();
+        let (mut outputs_end, mut cells_end) = (0, 0);
+        for ((start, end), is_cell) in ranges {
+            if start < cells_end || is_cell && start < outputs_end {
+                return Err(format!("what a call reads at {start:#x} is written by another"));
+            }
+            let last = if is_cell { &mut cells_end } else { &mut outputs_end };
+            *last = end.max(*last);
+        }
+        Ok(())
     }
 
     fn words(&self, address: u64, count: u64) -> Lift<Vec<u64>> {
@@ -699,6 +740,7 @@ impl Call<'_, '_> {
                 Attribute::ThpDisable(value != 0)
             }
             libc::PR_SET_TIMERSLACK => Attribute::TimerSlack(value),
+            PR_TIMER_CREATE_RESTORE_IDS => Attribute::TimerIds(flag()?),
             libc::PR_SET_MM => return self.set_mm(),
             libc::PR_CAPBSET_DROP => return Ok(Effect::Privilege(PrivilegeEffect::DropBounding(value))),
             libc::PR_SET_SECUREBITS => return Ok(Effect::Privilege(PrivilegeEffect::Securebits(value))),
@@ -829,9 +871,9 @@ impl Call<'_, '_> {
                 })
             }),
             libc::SYS_timer_create => self.gives_zero().and_then(|()| {
-                region.output(self.arg(2), 4)?;
+                let id = region.cell(self.arg(2))?;
                 let event = if self.arg(1) == 0 { Vec::new() } else { region.input(self.arg(1), 64)?.to_vec() };
-                Ok(Attribute::TimerCreate { clock: self.low(0), event })
+                Ok(Attribute::TimerCreate { clock: self.low(0), event, id })
             }),
             libc::SYS_timer_settime => self.gives_zero().and_then(|()| {
                 self.must_be_zero(&[3])?;
@@ -941,6 +983,10 @@ fn name(nr: u16) -> String {
         libc::SYS_sched_setscheduler => "sched_setscheduler",
         libc::SYS_setpriority => "setpriority",
         libc::SYS_setitimer => "setitimer",
+        libc::SYS_timer_create => "timer_create",
+        libc::SYS_timer_settime => "timer_settime",
+        libc::SYS_set_robust_list => "set_robust_list",
+        libc::SYS_set_tid_address => "set_tid_address",
         _ => return format!("system call {nr}"),
     };
     name.to_owned()

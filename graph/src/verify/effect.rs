@@ -385,6 +385,8 @@ pub enum Attribute {
     ThpDisable(bool),
     /// `PR_SET_TIMERSLACK`.
     TimerSlack(u64),
+    /// Whether timers are created with the ids that are asked for.
+    TimerIds(bool),
     /// `rt_sigaction(2)`.
     SigAction {
         /// The signal.
@@ -456,6 +458,8 @@ pub enum Attribute {
         clock: u32,
         /// `struct sigevent`.
         event: Vec<u8>,
+        /// The wanted id.
+        id: u32,
     },
     /// `timer_settime(2)`.
     TimerSet {
@@ -595,6 +599,7 @@ impl Effect {
                 Attribute::ParentDeathSignal(_) => "prctl(PR_SET_PDEATHSIG)",
                 Attribute::Subreaper(_) => "prctl(PR_SET_CHILD_SUBREAPER)",
                 Attribute::ThpDisable(_) => "prctl(PR_SET_THP_DISABLE)",
+                Attribute::TimerIds(_) => "prctl(PR_TIMER_CREATE_RESTORE_IDS)",
                 Attribute::TimerSlack(_) => "prctl(PR_SET_TIMERSLACK)",
                 Attribute::SigAction { .. } => "rt_sigaction",
                 Attribute::SigMask { .. } => "rt_sigprocmask",

@@ -141,6 +141,7 @@ impl Privileges {
                 | Attribute::Rseq { .. }
                 | Attribute::Membarrier(_)
                 | Attribute::IntervalTimer { .. }
+                | Attribute::TimerIds(_)
                 | Attribute::TimerCreate { .. }
                 | Attribute::TimerSet { .. }
                 | Attribute::QueueSignal { .. } => Need::Nothing,

@@ -96,6 +96,8 @@ struct Signals {
     children_vanish: bool,
     /// Dumpable is certainly 0.
     dumps_nothing: bool,
+    /// New timers get the ids that are asked for.
+    timer_ids: bool,
 }
 
 /// One task of the model.
@@ -470,7 +472,7 @@ impl<'a> Run<'a> {
         state.table = table;
         state.sid = forker.sid;
         state.pgid = forker.pgid;
-        state.signals = forker.signals;
+        state.signals = Signals { timer_ids: false, ..forker.signals };
         state.privileges = forker.privileges;
         self.bear(child, parent, exit_signal)
     }
@@ -628,6 +630,10 @@ impl<'a> Run<'a> {
                 if signals.unblocked & bit != 0 || matches!(*signal, SIGKILL | SIGSTOP) {
                     return bad("which is not blocked");
                 }
+            }
+            Attribute::TimerIds(chosen) => signals.timer_ids = *chosen,
+            Attribute::TimerCreate { .. } if !signals.timer_ids => {
+                return Err(Wrong::NotModelled { call: "timer_create", what: "an id that the kernel chooses".to_owned() });
             }
             // They end as the images say by a later demand; nothing here depends on them.
             Attribute::Name(_)
