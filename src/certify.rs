@@ -15,8 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
-    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Life, OfdSpec, Owner, Slot,
-    SocketOption, SocketSpec, Wrong, verify,
+    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Life, OfdSpec,
+    Owner, Slot, SocketOption, SocketSpec, Wrong, verify,
 };
 
 use crate::image::{Blob, Fown, Model, Ofd, OfdKind, RegFile, TaskState, UnixSocket, open_blob};
@@ -51,17 +51,31 @@ pub fn certify(model: &Model, tapes: &Tapes) -> Result<Certificate, Counterexamp
 ///
 /// # Errors
 /// The first step at which they part.
-pub fn certify_in(model: &Model, tapes: &Tapes, cradle: Cradle, facts: Facts) -> Result<Certificate, Counterexample> {
+pub fn certify_in(
+    model: &Model,
+    tapes: &Tapes,
+    cradle: Cradle,
+    facts: Facts,
+) -> Result<Certificate, Counterexample> {
     let lifted = lift(tapes).map_err(|LiftError { pid, record, what }| Counterexample {
         task: pid,
         record,
         wrong: Wrong::NotUnderstood { what },
     })?;
     // The effects of records are those of this runner, no other.
-    let code = runner::code();
-    let plays = tapes.code >= tapes.ro_base() && tapes.bytes(tapes.code, code.len() as u64) == Some(code);
-    if !plays {
-        let wrong = Wrong::NotUnderstood { what: "the tapes come with another runner".to_owned() };
+    let reads = |address: u64, bytes: &[u8]| {
+        address >= tapes.ro_base() && tapes.bytes(address, bytes.len() as u64) == Some(bytes)
+    };
+    let sigchld = 1u64 << (libc::SIGCHLD - 1);
+    let strange = if !reads(tapes.code, runner::code()) {
+        Some("the tapes come with another runner")
+    } else if !reads(tapes.sigchld_set, &sigchld.to_ne_bytes()) || !reads(tapes.no_time, &[0; 16]) {
+        Some("what the commit reads is not a set of SIGCHLD and no time")
+    } else {
+        None
+    };
+    if let Some(what) = strange {
+        let wrong = Wrong::NotUnderstood { what: what.to_owned() };
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
     verify(&lifted, &expected(model, cradle, facts)?)
@@ -72,8 +86,11 @@ pub fn certify_in(model: &Model, tapes: &Tapes, cradle: Cradle, facts: Facts) ->
 /// # Errors
 /// What a pipe or a socket holds cannot be read.
 pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected, Counterexample> {
-    let moved = |id: u32, to: &[Option<(u32, u32)>]| to.iter().flatten().find(|(old, _)| *old == id).map_or(id, |(_, new)| *new);
-    let index_of: BTreeMap<u32, OfdId> = model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect();
+    let moved = |id: u32, to: &[Option<(u32, u32)>]| {
+        to.iter().flatten().find(|(old, _)| *old == id).map_or(id, |(_, new)| *new)
+    };
+    let index_of: BTreeMap<u32, OfdId> =
+        model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect();
     let mut tasks = Vec::with_capacity(model.tasks.len());
     for task in &model.tasks {
         let life = match &task.state {
@@ -94,7 +111,10 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
             wanted.table_id = Some(alive.ids.files).filter(|id| *id != 0);
             for entry in &alive.fds {
                 let Some(ofd) = index_of.get(&entry.ofd_id).copied() else {
-                    return Err(unusable(task.pid.0, format!("descriptor {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id)));
+                    return Err(unusable(
+                        task.pid.0,
+                        format!("descriptor {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id),
+                    ));
                 };
                 wanted.table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
             }
@@ -129,7 +149,11 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         .enumerate()
         .filter_map(|(index, ofd)| match &ofd.kind {
             OfdKind::Unix(socket) => Some((socket.inode, (OfdId::new(index), &**socket))),
-            OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => None,
+            OfdKind::Reg(_)
+            | OfdKind::Pipe(_)
+            | OfdKind::Eventfd(_)
+            | OfdKind::Memfd(_)
+            | OfdKind::Other(_) => None,
         })
         .collect();
     let ofds = model
@@ -145,13 +169,18 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         .collect();
     let paths = model.ofds.iter().filter_map(|ofd| match &ofd.kind {
         OfdKind::Reg(file) => Some(file.path.as_bytes().to_vec()),
-        OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Unix(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => None,
+        OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Unix(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => {
+            None
+        }
     });
     Ok(Expected {
         tasks,
         ofds,
         pipes,
-        cradle: Birthplace { sid: cradle.sid.map_or(0, |(_, new)| new), pgid: cradle.pgid.map_or(0, |(_, new)| new) },
+        cradle: Birthplace {
+            sid: cradle.sid.map_or(0, |(_, new)| new),
+            pgid: cradle.pgid.map_or(0, |(_, new)| new),
+        },
         paths: paths.collect(),
         images: model.dir.as_os_str().as_bytes().to_vec(),
         facts,
@@ -176,7 +205,12 @@ fn expected_ofd(
                 libc::O_WRONLY => "writing end",
                 _ => "reading and writing end",
             };
-            (format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id), OfdSpec::Pipe { pipe: pipe.pipe_id }, pipe.flags, pipe.fown)
+            (
+                format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id),
+                OfdSpec::Pipe { pipe: pipe.pipe_id },
+                pipe.flags,
+                pipe.fown,
+            )
         }
         OfdKind::Eventfd(eventfd) => {
             // EFD_SEMAPHORE is not among the flags of the images (criu/eventfd.c stores F_GETFL).
@@ -191,7 +225,12 @@ fn expected_ofd(
             let spec = OfdSpec::Unmodelled("a memfd".to_owned());
             (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
         }
-        OfdKind::Other(kind) => (format!("file {id:#x} ({kind})"), OfdSpec::Unmodelled(format!("a file of kind {kind}")), 0, Fown::default()),
+        OfdKind::Other(kind) => (
+            format!("file {id:#x} ({kind})"),
+            OfdSpec::Unmodelled(format!("a file of kind {kind}")),
+            0,
+            Fown::default(),
+        ),
     };
     let owner = Owner { pid_type: fown.pid_type, pid: fown.pid, signal: fown.signum };
     ExpectedOfd { name, spec, flags, owner }
@@ -270,4 +309,219 @@ fn options(socket: &UnixSocket) -> BTreeMap<SocketOption, u64> {
     ];
     wanted.extend(stored.into_iter().filter_map(|(option, value)| Some((option, u64::from(value?)))));
     wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::image::read_model;
+    use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, Record};
+    use crate::tape::assemble::{Assembler, Tape};
+
+    const BASE: u64 = 0x1_0000_0000;
+    const AT_CWD: u64 = libc::AT_FDCWD as u64;
+    const CLOEXEC: u64 = libc::O_CLOEXEC as u64;
+
+    fn pair() -> Model {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images");
+        read_model(&dir).expect("the images are good")
+    }
+
+    fn clone_args(asm: &mut Assembler, pid: u32) -> u64 {
+        let mut words = [0; 11];
+        words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64;
+        words[CLONE_ARGS_SET_TID] = asm.data(&pid.to_ne_bytes(), 4);
+        words[CLONE_ARGS_SET_TID_SIZE] = 1;
+        asm.words(&words)
+    }
+
+    /// Tapes for the pair's descriptors, by hand: `change` sees each task's records before they are
+    /// laid down.
+    fn tapes(model: &Model, change: impl Fn(u32, &mut Vec<Record>)) -> Tapes {
+        let mut asm = Assembler::new(BASE, 0, 0, runner::code());
+        let payload = |blob: &Blob| open_blob(&model.dir, blob).expect("the payload is there");
+        let (pipe, packets) = (payload(&model.pipe_data[0].data), &model.packets);
+
+        let mut child = Tape::default();
+        child.call(libc::SYS_close, &[4], 0);
+        child.call(libc::SYS_close, &[5], 0);
+        child.arrive();
+        child.park();
+        change(4713, &mut child.records);
+        let child_args = clone_args(&mut asm, 4713);
+        let child_tape = asm.tape(4713, true, child_args, &child.records);
+
+        let mut parent = Tape::default();
+        let null = asm.text(b"/dev/null");
+        let scratch = asm.scratch();
+        parent.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0], 0);
+        parent.call(libc::SYS_setsid, &[], 4711);
+        parent.call(libc::SYS_openat, &[AT_CWD, null, libc::O_RDONLY as u64, 0], 0);
+        parent.call(libc::SYS_openat, &[AT_CWD, null, libc::O_WRONLY as u64, 0], 1);
+        parent.call(libc::SYS_dup3, &[1, 2, 0], 2);
+        parent.call(libc::SYS_pipe2, &[scratch, CLOEXEC], 0);
+        let data = asm.data(&pipe, 1);
+        parent.call(libc::SYS_write, &[4, data, pipe.len() as u64], pipe.len() as u64);
+        parent.call(libc::SYS_socketpair, &[libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, scratch], 0);
+        for packet in packets {
+            // Description 6 is descriptor 5 of the parent: what waits there is sent from the other end.
+            let (bytes, from) = (payload(&packet.data), if packet.id_for == 6 { 6 } else { 5 });
+            let data = asm.data(&bytes, 1);
+            let args = [from, data, bytes.len() as u64, libc::MSG_DONTWAIT as u64];
+            parent.call(libc::SYS_sendto, &args, bytes.len() as u64);
+        }
+        parent.fork(child_args, child_tape, 4713);
+        parent.call(libc::SYS_close, &[6], 0);
+        parent.arrive();
+        parent.park();
+        change(4711, &mut parent.records);
+        let args = clone_args(&mut asm, 4711);
+        asm.tape(4711, true, args, &parent.records);
+        asm.finish(1 << 20, 1 << 21).expect("they fit")
+    }
+
+    #[track_caller]
+    fn check(model: &Model, tapes: &Tapes, expected: &str) {
+        match certify(model, tapes) {
+            Ok(certificate) => panic!("a certificate, expected: {expected}\n{certificate}"),
+            Err(counterexample) => assert_eq!(counterexample.to_string(), expected),
+        }
+    }
+
+    #[test]
+    fn a_real_tree() {
+        let model = pair();
+        let certificate = certify(&model, &tapes(&model, |_, _| ())).expect("a certificate");
+        assert_eq!((certificate.tasks, certificate.descriptors, certificate.descriptions), (2, 11, 6));
+        assert_eq!(certificate.queued_bytes, 2 * 11 + 10 + 11);
+    }
+
+    #[test]
+    fn records_that_lose_the_certificate() {
+        let model = pair();
+        let lost = |pid: u32, at: usize, by: Option<Record>, expected: &str| {
+            let tapes = tapes(&model, |task, records| {
+                if task == pid {
+                    records.splice(at..=at, by);
+                }
+            });
+            check(&model, &tapes, expected);
+        };
+        let call = |nr: libc::c_long, args: &[u64], expect: u64| {
+            let mut tape = Tape::default();
+            tape.call(nr, args, expect);
+            tape.records.pop()
+        };
+        let pipe = "file 0x4 (pipe 0x10012f, reading end)";
+        lost(
+            4711,
+            6,
+            None,
+            &format!("task 4711: descriptor 3 ({pipe}): data ends as 0 bytes, the images say 11 bytes"),
+        );
+        lost(
+            4713,
+            0,
+            None,
+            "task 4713: descriptor 4 (the writing end of pipe 0x10012f) is open at the end; the images have nothing there",
+        );
+        lost(
+            4713,
+            0,
+            call(libc::SYS_reboot, &[], 0),
+            "task 4713, record 0: unknown effect: system call 169: not modelled",
+        );
+        lost(
+            4711,
+            4,
+            call(libc::SYS_dup3, &[0, 2, 0], 2),
+            "task 4711: descriptor 2 ends as the same description as descriptor 0 of task 4711 (file /dev/null), the images say file 0x3 (/dev/null)",
+        );
+        lost(
+            4711,
+            11,
+            None,
+            "task 4711: descriptor 6 (socket 0x100131) is open at the end; the images have nothing there",
+        );
+    }
+
+    #[test]
+    fn models_that_lose_the_certificate() {
+        let good = pair();
+        let tapes = tapes(&good, |_, _| ());
+        let lost = |change: &dyn Fn(&mut Model), expected: &str| {
+            let mut model = good.clone();
+            change(&mut model);
+            check(&model, &tapes, expected);
+        };
+        let alive =
+            |model: &mut Model, change: &dyn Fn(&mut crate::image::Alive)| match &mut model.tasks[1].state {
+                TaskState::Alive(alive) | TaskState::Stopped(alive) => change(alive),
+                TaskState::Zombie { .. } => panic!("it lives"),
+            };
+        lost(
+            &|model| alive(model, &|alive| alive.fds[0].cloexec = true),
+            "task 4713: descriptor 0 ends with close-on-exec off, the images say on",
+        );
+        lost(
+            &|model| {
+                alive(model, &|alive| {
+                    alive.threads.push(crate::image::Thread {
+                        tid: crate::image::NsPid(4714),
+                        ..alive.threads[0].clone()
+                    })
+                })
+            },
+            "task 4713: its thread 4714 is never created",
+        );
+        lost(
+            &|model| alive(model, &|alive| alive.fds[4].ofd_id = 6),
+            "task 4713: descriptor 6 ends as a description of its own (socket 0x100131), the images say that it shares file 0x6 (unix socket 0x100130) with descriptor 5 of task 4711",
+        );
+        lost(
+            &|model| model.tasks[1].pgid = crate::image::NsPid(4713),
+            "task 4713: ends in process group 4711, the images say 4713",
+        );
+        lost(
+            &|model| model.ofds[3].kind = OfdKind::Other("TTY"),
+            "task 4711: descriptor 3: file 0x4 (TTY): a file of kind TTY cannot be checked yet",
+        );
+        lost(
+            &|model| model.packets[0].control_messages = 1,
+            "task 4711: descriptor 5: file 0x6 (unix socket 0x100130): control messages in its queue cannot be checked yet",
+        );
+        lost(
+            &|model| model.pipe_data[0].data.len_bytes = 1 << 40,
+            "task 4711: the images cannot be used to check it: pipes-data.img: truncated: 1099511627776 bytes wanted at offset 22, 11 there",
+        );
+    }
+
+    #[test]
+    fn another_runner() {
+        let model = pair();
+        let mut tapes = tapes(&model, |_, _| ());
+        tapes.ro[0] ^= 1;
+        check(&model, &tapes, "task 4711: unknown effect: the tapes come with another runner");
+    }
+
+    /// Bits that flip in what the tapes are made of: no panic, and never a certificate for another
+    /// number of records.
+    #[test]
+    fn hostile_tapes() {
+        let model = pair();
+        let good = tapes(&model, |_, _| ());
+        let records = certify(&model, &good).expect("a certificate").records;
+        let start = runner::code().len();
+        for at in start..good.ro.len().min(start + 4096) {
+            for bit in [0, 3, 7] {
+                let mut tapes = good.clone();
+                tapes.ro[at] ^= 1 << bit;
+                if let Ok(certificate) = certify(&model, &tapes) {
+                    assert_eq!(certificate.records, records);
+                }
+            }
+        }
+    }
 }

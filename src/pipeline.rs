@@ -3,6 +3,7 @@
 //! Each stage's result stays here, because messages and views look back: from a record to its
 //! operation, from there to the recipe and the image entry.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -214,6 +215,12 @@ fn compare_vdso(model: &Model, facts: &HostFacts) -> Result<Vec<Problem>, ImageE
 /// What ptrace sets in each living task, in the order of the tasks.
 fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) -> Vec<ThreadState> {
     let mut states = Vec::new();
+    let parents_of_stopped: BTreeSet<_> = model
+        .tasks
+        .iter()
+        .filter(|task| matches!(task.state, image::TaskState::Stopped(_)))
+        .map(|task| task.ppid)
+        .collect();
     for task in &model.tasks {
         for thread in task.alive().iter().flat_map(|alive| &alive.threads) {
             let xstate = match &facts.xsave {
@@ -227,6 +234,7 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
                     registers: registers::user_regs(thread),
                     xstate,
                     blocked: thread.blocked,
+                    eats_sigchld: thread.tid == task.pid && parents_of_stopped.contains(&task.pid) && !has_sigchld(task),
                     stop_signal: match &task.state {
                         image::TaskState::Stopped(alive) if thread.tid == task.pid => Some(alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32)),
                         image::TaskState::Stopped(_) | image::TaskState::Alive(_) | image::TaskState::Zombie { .. } => None,
@@ -242,6 +250,12 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
         }
     }
     states
+}
+
+/// Whether a SIGCHLD of the images waits for the task.
+fn has_sigchld(task: &image::Task) -> bool {
+    let is_sigchld = |info: &Vec<u8>| info.first().is_some_and(|signal| i32::from(*signal) == libc::SIGCHLD);
+    task.alive().is_some_and(|alive| alive.pending_shared.iter().any(is_sigchld))
 }
 
 /// What the planner cannot place, in the terms of the images.

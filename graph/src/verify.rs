@@ -64,10 +64,12 @@ mod table;
 mod tests;
 
 pub use effect::{
-    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect, PrivilegeEffect, Region, SocketOption,
+    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
+    PrivilegeEffect, Region, SocketOption,
 };
 pub use expected::{
-    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Life, OfdSpec, Owner, Slot, SocketSpec,
+    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Life, OfdSpec, Owner,
+    Slot, SocketSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
 

@@ -19,14 +19,14 @@ mod threads;
 mod tree;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::family::Cradle;
 use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
 use crate::host::HostFacts;
-use crate::image::{Model, NsPid, Origin};
+use crate::image::{Model, NsPid, Origin, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
@@ -147,6 +147,8 @@ struct Resolver<'a> {
     problems: Problems,
     forest: Forest,
     recipes: Recipes,
+    /// Tasks with children that are zombies.
+    zombie_parents: BTreeSet<NsPid>,
     /// The description of each image id.
     ofd_of_id: BTreeMap<u32, OfdId>,
     /// Files that are opened for mapping only, by path and access mode.
@@ -164,8 +166,8 @@ impl<'a> Resolver<'a> {
         for task in &model.tasks {
             forest.tasks.push(TaskSpec { pid: task.pid.0, pgid: task.pgid.0, sid: task.sid.0, ..TaskSpec::default() });
             let (comm, exit_code) = match &task.state {
-                crate::image::TaskState::Alive(alive) | crate::image::TaskState::Stopped(alive) => (alive.comm.clone(), None),
-                crate::image::TaskState::Zombie { exit_code, comm } => (comm.clone(), Some(*exit_code)),
+                TaskState::Alive(alive) | TaskState::Stopped(alive) => (alive.comm.clone(), None),
+                TaskState::Zombie { exit_code, comm } => (comm.clone(), Some(*exit_code)),
             };
             recipes.tasks.push(TaskRecipe {
                 pid: task.pid,
@@ -183,6 +185,12 @@ impl<'a> Resolver<'a> {
             problems: Problems::default(),
             forest,
             recipes,
+            zombie_parents: model
+                .tasks
+                .iter()
+                .filter(|task| matches!(task.state, TaskState::Zombie { .. }))
+                .map(|task| task.ppid)
+                .collect(),
             ofd_of_id: model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect(),
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),

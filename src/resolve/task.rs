@@ -82,10 +82,7 @@ fn discards_children(action: &SigAction) -> bool {
 }
 
 fn keeps_zombies(resolver: &Resolver<'_>, id: TaskId) -> bool {
-    let model = resolver.model;
-    resolver.forest.tasks.iter().enumerate().skip(id.index()).any(|(index, task)| {
-        task.parent == Some(id) && matches!(model.tasks[index].state, TaskState::Zombie { .. })
-    })
+    resolver.zombie_parents.contains(&resolver.model.tasks[id.index()].pid)
 }
 
 fn cwd<'a>(resolver: &Resolver<'a>, alive: &Alive) -> Option<&'a str> {

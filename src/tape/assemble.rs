@@ -128,6 +128,8 @@ impl Assembler {
     /// The region is larger than `region_len`.
     pub fn finish(mut self, region_len: u64, window_len: u64) -> Result<Tapes, TooLarge> {
         self.tasks.reverse();
+        let sigchld_set = self.words(&[1 << (libc::SIGCHLD - 1)]);
+        let no_time = self.words(&[0, 0]);
         self.ro.resize((self.ro.len() as u64).next_multiple_of(PAGE) as usize, 0);
         let need = self.rw_len + self.ro.len() as u64;
         if need > region_len {
@@ -141,7 +143,16 @@ impl Assembler {
         for (slot, value) in rw[cells..].chunks_exact_mut(8).zip(&self.cells) {
             slot.copy_from_slice(&value.to_ne_bytes());
         }
-        Ok(Tapes { base: self.base, window_len, rw, ro: self.ro, code: self.code, tasks: self.tasks })
+        Ok(Tapes {
+            base: self.base,
+            window_len,
+            rw,
+            ro: self.ro,
+            code: self.code,
+            sigchld_set,
+            no_time,
+            tasks: self.tasks,
+        })
     }
 }
 

@@ -21,16 +21,16 @@ use std::mem::offset_of;
 
 use regrow_graph::ids::Fd;
 use regrow_graph::verify::{
-    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect, PrivilegeEffect, Region,
-    SocketOption,
+    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
+    PrivilegeEffect, Region, SocketOption,
 };
 use thiserror::Error;
 
 use super::abi::{
-    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE, Check, Control,
-    EVENTS_OFFSET, Record, Verb,
+    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE,
+    Check, Control, EVENTS_OFFSET, Record, Verb,
 };
-use super::{TaskTape, Tapes};
+use super::{Tapes, TaskTape};
 
 /// uapi/linux/prctl.h, since Linux 6.15.
 const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
@@ -111,9 +111,15 @@ struct Call<'a, 'b> {
 impl<'a> Lifter<'a> {
     fn new(tapes: &'a Tapes) -> Lift<Lifter<'a>> {
         let lengths = (tapes.rw.len() as u64).checked_add(tapes.ro.len() as u64);
-        let end = lengths.and_then(|len| tapes.base.checked_add(len)).ok_or("the region does not fit into an address space")?;
-        let window_end = tapes.base.checked_add(tapes.window_len).ok_or("the window does not fit into an address space")?;
-        let aligned = [tapes.base, tapes.ro_base(), end, window_end].iter().all(|address| address.is_multiple_of(PAGE));
+        let end = lengths
+            .and_then(|len| tapes.base.checked_add(len))
+            .ok_or("the region does not fit into an address space")?;
+        let window_end = tapes
+            .base
+            .checked_add(tapes.window_len)
+            .ok_or("the window does not fit into an address space")?;
+        let aligned =
+            [tapes.base, tapes.ro_base(), end, window_end].iter().all(|address| address.is_multiple_of(PAGE));
         if !aligned || window_end < end {
             return Err("the window and its parts are no ranges of pages".to_owned());
         }
@@ -135,16 +141,28 @@ impl<'a> Lifter<'a> {
         let total_at = offset_of!(Control, total);
         let head_len = usize::try_from(events_end - tapes.base).unwrap_or(usize::MAX);
         let head = tapes.rw.get(..head_len).ok_or("events outside the written part of the region")?;
-        let total = head.get(total_at..total_at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-        let is_clean = head.iter().enumerate().all(|(at, byte)| *byte == 0 || (total_at..total_at + 4).contains(&at));
+        let total =
+            head.get(total_at..total_at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let is_clean =
+            head.iter().enumerate().all(|(at, byte)| *byte == 0 || (total_at..total_at + 4).contains(&at));
         if !is_clean {
             return Err("control words or events that do not start as 0".to_owned());
         }
-        Ok(Lifter { tapes, tape_of, events_end, end, total: total.unwrap_or(0), budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)), outputs: RefCell::default(), cells: RefCell::default() })
+        Ok(Lifter {
+            tapes,
+            tape_of,
+            events_end,
+            end,
+            total: total.unwrap_or(0),
+            budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)),
+            outputs: RefCell::default(),
+            cells: RefCell::default(),
+        })
     }
 
     fn spend(&self, len: u64) -> Lift<()> {
-        let rest = self.budget.get().checked_sub(len).ok_or("the calls read more than the tapes could hold")?;
+        let rest =
+            self.budget.get().checked_sub(len).ok_or("the calls read more than the tapes could hold")?;
         self.budget.set(rest);
         Ok(())
     }
@@ -184,7 +202,11 @@ impl<'a> Lifter<'a> {
 
     fn ends(&self, task: &TaskTape, effects: Vec<Lifted>, parks: bool) -> Result<LiftedTask, LiftError> {
         if parks != task.lives {
-            let what = if parks { "it parks, and is listed as one that dies" } else { "it does not park, and is listed as one that lives" };
+            let what = if parks {
+                "it parks, and is listed as one that dies"
+            } else {
+                "it does not park, and is listed as one that lives"
+            };
             return Err(LiftError { pid: task.pid, record: None, what: what.to_owned() });
         }
         Ok(LiftedTask { pid: task.pid, effects })
@@ -217,9 +239,13 @@ impl<'a> Lifter<'a> {
     }
 
     fn event(&self, address: u64) -> Lift<u32> {
-        let offset = address.checked_sub(self.tapes.base).and_then(|offset| offset.checked_sub(EVENTS_OFFSET));
-        let index = offset.filter(|offset| offset % 4 == 0 && address < self.events_end).map(|offset| offset / 4);
-        index.and_then(|index| u32::try_from(index).ok()).ok_or_else(|| format!("{address:#x} is not an event"))
+        let offset =
+            address.checked_sub(self.tapes.base).and_then(|offset| offset.checked_sub(EVENTS_OFFSET));
+        let index =
+            offset.filter(|offset| offset % 4 == 0 && address < self.events_end).map(|offset| offset / 4);
+        index
+            .and_then(|index| u32::try_from(index).ok())
+            .ok_or_else(|| format!("{address:#x} is not an event"))
     }
 
     fn birth(&self, address: u64, size: u64) -> Lift<Birth> {
@@ -228,7 +254,8 @@ impl<'a> Lifter<'a> {
         }
         let words = self.words(address, CLONE_ARGS_SIZE / 8)?;
         for (index, word) in words.iter().enumerate() {
-            let known = [CLONE_ARGS_FLAGS, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE];
+            let known =
+                [CLONE_ARGS_FLAGS, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE];
             if !known.contains(&index) && *word != 0 {
                 return Err(format!("clone_args: word {index} is {word:#x}"));
             }
@@ -250,9 +277,14 @@ impl<'a> Lifter<'a> {
             return Ok(&[]);
         }
         if address < self.tapes.ro_base() {
-            return Err(format!("reads {len} bytes at {address:#x}, which are not in the read-only part of the region"));
+            return Err(format!(
+                "reads {len} bytes at {address:#x}, which are not in the read-only part of the region"
+            ));
         }
-        let bytes = self.tapes.bytes(address, len).ok_or_else(|| format!("reads {len} bytes at {address:#x}, outside the region"))?;
+        let bytes = self
+            .tapes
+            .bytes(address, len)
+            .ok_or_else(|| format!("reads {len} bytes at {address:#x}, outside the region"))?;
         self.spend(len)?;
         Ok(bytes)
     }
@@ -271,22 +303,25 @@ impl<'a> Lifter<'a> {
             return Err(format!("reads {address:#x}, which another call writes"));
         }
         let bytes = self.tapes.bytes(address, 4).and_then(|bytes| bytes.first_chunk::<4>());
-        bytes.map(|bytes| u32::from_ne_bytes(*bytes)).ok_or_else(|| format!("reads {address:#x}, outside the region"))
+        bytes
+            .map(|bytes| u32::from_ne_bytes(*bytes))
+            .ok_or_else(|| format!("reads {address:#x}, outside the region"))
     }
 
     fn scratch(&self, address: u64, len: u64) -> Lift<(u64, u64)> {
         match address.checked_add(len) {
             Some(end) if address >= self.events_end && end <= self.tapes.ro_base() => Ok((address, end)),
-            Some(_) | None => {
-                Err(format!("writes {len} bytes at {address:#x}, which are not in the scratch part of the region"))
-            }
+            Some(_) | None => Err(format!(
+                "writes {len} bytes at {address:#x}, which are not in the scratch part of the region"
+            )),
         }
     }
 
     /// Nothing else writes what a call reads.
     fn check_cells(&self) -> Lift<()> {
         let (outputs, cells) = (self.outputs.borrow(), self.cells.borrow());
-        let ranges = outputs.iter().map(|range| (*range, false)).chain(cells.iter().map(|range| (*range, true)));
+        let ranges =
+            outputs.iter().map(|range| (*range, false)).chain(cells.iter().map(|range| (*range, true)));
         let mut ranges: Vec<((u64, u64), bool)> = ranges.collect();
         ranges.sort_unstable();
         let (mut outputs_end, mut cells_end) = (0, 0);
@@ -317,9 +352,14 @@ impl<'a> Lifter<'a> {
 
     fn text(&self, address: u64) -> Lift<&'a [u8]> {
         if address < self.tapes.ro_base() {
-            return Err(format!("reads text at {address:#x}, which is not in the read-only part of the region"));
+            return Err(format!(
+                "reads text at {address:#x}, which is not in the read-only part of the region"
+            ));
         }
-        let text = self.tapes.c_string(address).ok_or_else(|| format!("reads text at {address:#x}, outside the region"))?;
+        let text = self
+            .tapes
+            .c_string(address)
+            .ok_or_else(|| format!("reads text at {address:#x}, outside the region"))?;
         self.spend(text.len() as u64)?;
         Ok(text)
     }
@@ -426,9 +466,11 @@ impl Call<'_, '_> {
                 let (sock_type, flags) = (self.low(1) & 0xf, self.low(1) & !0xf);
                 Ok(Effect::Fd(FdEffect::SocketPair { sock_type, flags }))
             }
-            libc::SYS_eventfd2 => {
-                Ok(Effect::Fd(FdEffect::Eventfd { counter: self.low(0), flags: self.low(1), fd: self.number()? }))
-            }
+            libc::SYS_eventfd2 => Ok(Effect::Fd(FdEffect::Eventfd {
+                counter: self.low(0),
+                flags: self.low(1),
+                fd: self.number()?,
+            })),
             libc::SYS_dup3 => {
                 let (from, to, flags) = (self.fd(0)?, self.fd(1)?, self.low(2));
                 if flags & !(libc::O_CLOEXEC as u32) != 0 {
@@ -511,7 +553,10 @@ impl Call<'_, '_> {
                 let [from, old_len, new_len, flags, to, _] = self.record.args;
                 self.gives(to)?;
                 let flags = flags as u32;
-                if flags & libc::MREMAP_FIXED as u32 == 0 || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as u32 != 0 {
+                if flags & libc::MREMAP_FIXED as u32 == 0
+                    || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as u32
+                        != 0
+                {
                     return Err(format!("flags {flags:#x}"));
                 }
                 Ok(Effect::Memory(MemoryEffect::Remap { from, old_len, to, new_len, flags }))
@@ -522,11 +567,19 @@ impl Call<'_, '_> {
             }
             libc::SYS_mprotect => {
                 self.gives_zero()?;
-                Ok(Effect::Memory(MemoryEffect::Protect { at: self.arg(0), len: self.arg(1), prot: self.low(2) }))
+                Ok(Effect::Memory(MemoryEffect::Protect {
+                    at: self.arg(0),
+                    len: self.arg(1),
+                    prot: self.low(2),
+                }))
             }
             libc::SYS_madvise => {
                 self.gives_zero()?;
-                Ok(Effect::Memory(MemoryEffect::Advise { at: self.arg(0), len: self.arg(1), advice: self.low(2) }))
+                Ok(Effect::Memory(MemoryEffect::Advise {
+                    at: self.arg(0),
+                    len: self.arg(1),
+                    advice: self.low(2),
+                }))
             }
             libc::SYS_arch_prctl => {
                 /// ARCH_MAP_VDSO_64 (asm/prctl.h).
@@ -573,7 +626,10 @@ impl Call<'_, '_> {
             }
 
             libc::SYS_prctl => self.prctl(),
-            _ => self.privilege().or_else(|| self.attribute()).unwrap_or_else(|| Err("not modelled".to_owned())),
+            _ => self
+                .privilege()
+                .or_else(|| self.attribute())
+                .unwrap_or_else(|| Err("not modelled".to_owned())),
         }
     }
 
@@ -590,7 +646,12 @@ impl Call<'_, '_> {
             }
             dup @ (libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
                 let cloexec = dup == libc::F_DUPFD_CLOEXEC;
-                return Ok(Effect::Fd(FdEffect::DupLowest { from: fd, least: self.fd(2)?, to: self.number()?, cloexec }));
+                return Ok(Effect::Fd(FdEffect::DupLowest {
+                    from: fd,
+                    least: self.fd(2)?,
+                    to: self.number()?,
+                    cloexec,
+                }));
             }
             libc::F_SETPIPE_SZ => {
                 self.gives_exactly(u64::from(value))?;
@@ -646,7 +707,10 @@ impl Call<'_, '_> {
                 return Err("control messages other than one of SCM_RIGHTS".to_owned());
             }
             let numbers = bytes.get(16..len as usize).unwrap_or_default();
-            rights = numbers.chunks_exact(4).map(|word| u32::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect();
+            rights = numbers
+                .chunks_exact(4)
+                .map(|word| u32::from_ne_bytes(std::array::from_fn(|i| word[i])))
+                .collect();
         }
         self.object(Change::Send { data, rights, never_blocks })
     }
@@ -718,7 +782,11 @@ impl Call<'_, '_> {
             return Err("the kernel would choose the address".to_owned());
         }
         // An old kernel takes MAP_FIXED_NOREPLACE for a hint.
-        if flags & fixed == 0 { self.gives_exactly(at)? } else { self.gives(at)? }
+        if flags & fixed == 0 {
+            self.gives_exactly(at)?
+        } else {
+            self.gives(at)?
+        }
         let file = if flags & libc::MAP_ANONYMOUS as u32 == 0 { Some((self.fd(4)?, offset)) } else { None };
         Ok(Effect::Memory(MemoryEffect::Map { at, len, prot: prot as u32, flags, file }))
     }
@@ -745,8 +813,12 @@ impl Call<'_, '_> {
             libc::PR_CAPBSET_DROP => return Ok(Effect::Privilege(PrivilegeEffect::DropBounding(value))),
             libc::PR_SET_SECUREBITS => return Ok(Effect::Privilege(PrivilegeEffect::Securebits(value))),
             libc::PR_SET_KEEPCAPS => return Ok(Effect::Privilege(PrivilegeEffect::KeepCaps(flag()?))),
-            libc::PR_SET_NO_NEW_PRIVS if value == 1 => return Ok(Effect::Privilege(PrivilegeEffect::NoNewPrivs)),
-            libc::PR_SET_SECCOMP => return Ok(Effect::Privilege(PrivilegeEffect::Seccomp { operation: value })),
+            libc::PR_SET_NO_NEW_PRIVS if value == 1 => {
+                return Ok(Effect::Privilege(PrivilegeEffect::NoNewPrivs));
+            }
+            libc::PR_SET_SECCOMP => {
+                return Ok(Effect::Privilege(PrivilegeEffect::Seccomp { operation: value }));
+            }
             libc::PR_CAP_AMBIENT if value == libc::PR_CAP_AMBIENT_RAISE as u64 => {
                 return Ok(Effect::Privilege(PrivilegeEffect::RaiseAmbient(self.arg(2))));
             }
@@ -790,10 +862,17 @@ impl Call<'_, '_> {
                 self.lifter.u32s(self.arg(1), count).map(PrivilegeEffect::Groups)
             }),
             libc::SYS_capset => self.gives_zero().and_then(|()| self.capset()),
-            libc::SYS_seccomp => self.gives_zero().map(|()| PrivilegeEffect::Seccomp { operation: self.arg(0) }),
+            libc::SYS_seccomp => {
+                self.gives_zero().map(|()| PrivilegeEffect::Seccomp { operation: self.arg(0) })
+            }
             libc::SYS_prlimit64 => self.gives_zero().and_then(|()| {
                 if self.low(0) != 0 && self.low(0) != self.pid || self.arg(2) == 0 || self.arg(3) != 0 {
-                    return Err(format!("of task {}, new at {:#x}, old at {:#x}", self.low(0), self.arg(2), self.arg(3)));
+                    return Err(format!(
+                        "of task {}, new at {:#x}, old at {:#x}",
+                        self.low(0),
+                        self.arg(2),
+                        self.arg(3)
+                    ));
                 }
                 let [soft, hard] = self.lifter.array::<2>(self.arg(2))?;
                 Ok(PrivilegeEffect::Limit { resource: self.low(1), soft, hard })
@@ -811,7 +890,8 @@ impl Call<'_, '_> {
             return Err(format!("version {:#x}, pid {}", header[0], header[1]));
         }
         let sets = self.lifter.u32s(self.arg(1), 6)?;
-        let [effective, permitted, inheritable] = std::array::from_fn(|i| u64::from(sets[i]) | u64::from(sets[i + 3]) << 32);
+        let [effective, permitted, inheritable] =
+            std::array::from_fn(|i| u64::from(sets[i]) | u64::from(sets[i + 3]) << 32);
         Ok(PrivilegeEffect::Capabilities { effective, permitted, inheritable })
     }
 
@@ -823,18 +903,38 @@ impl Call<'_, '_> {
             libc::SYS_umask => Ok(Attribute::Umask(self.low(0) & 0o777)),
             libc::SYS_personality => Ok(Attribute::Personality(self.low(0))),
             libc::SYS_set_tid_address => Ok(Attribute::TidAddress(self.arg(0))),
-            libc::SYS_chdir => self.gives_zero().and_then(|()| region.absolute_path(self.arg(0))).map(Attribute::WorkingDirectory),
-            libc::SYS_chroot => self.gives_zero().and_then(|()| region.absolute_path(self.arg(0))).map(Attribute::RootDirectory),
+            libc::SYS_chdir => self
+                .gives_zero()
+                .and_then(|()| region.absolute_path(self.arg(0)))
+                .map(Attribute::WorkingDirectory),
+            libc::SYS_chroot => self
+                .gives_zero()
+                .and_then(|()| region.absolute_path(self.arg(0)))
+                .map(Attribute::RootDirectory),
             libc::SYS_rt_sigaction => self.gives_zero().and_then(|()| {
-                if self.arg(2) != 0 || self.arg(3) != 8 || self.arg(1) == 0 || !(1..=64).contains(&self.arg(0)) {
-                    return Err(format!("signal {}, old at {:#x}, sets of {} bytes", self.arg(0), self.arg(2), self.arg(3)));
+                if self.arg(2) != 0
+                    || self.arg(3) != 8
+                    || self.arg(1) == 0
+                    || !(1..=64).contains(&self.arg(0))
+                {
+                    return Err(format!(
+                        "signal {}, old at {:#x}, sets of {} bytes",
+                        self.arg(0),
+                        self.arg(2),
+                        self.arg(3)
+                    ));
                 }
                 let [handler, flags, restorer, mask] = region.array::<4>(self.arg(1))?;
                 Ok(Attribute::SigAction { signal: self.low(0), handler, flags, restorer, mask })
             }),
             libc::SYS_rt_sigprocmask => self.gives_zero().and_then(|()| {
                 if self.low(0) > 2 || self.arg(1) == 0 || self.arg(2) != 0 || self.arg(3) != 8 {
-                    return Err(format!("how {}, old at {:#x}, sets of {} bytes", self.low(0), self.arg(2), self.arg(3)));
+                    return Err(format!(
+                        "how {}, old at {:#x}, sets of {} bytes",
+                        self.low(0),
+                        self.arg(2),
+                        self.arg(3)
+                    ));
                 }
                 let [set] = region.array::<1>(self.arg(1))?;
                 Ok(Attribute::SigMask { how: self.low(0), set })
@@ -845,7 +945,9 @@ impl Call<'_, '_> {
                 let [sp, flags, len] = region.array::<3>(self.arg(0))?;
                 Ok(Attribute::AltStack { sp, flags: flags as u32, len })
             }),
-            libc::SYS_set_robust_list => self.gives_zero().map(|()| Attribute::RobustList { head: self.arg(0), len: self.arg(1) }),
+            libc::SYS_set_robust_list => {
+                self.gives_zero().map(|()| Attribute::RobustList { head: self.arg(0), len: self.arg(1) })
+            }
             libc::SYS_rseq => self.gives_zero().map(|()| Attribute::Rseq {
                 address: self.arg(0),
                 len: self.low(1),
@@ -872,7 +974,8 @@ impl Call<'_, '_> {
             }),
             libc::SYS_timer_create => self.gives_zero().and_then(|()| {
                 let id = region.cell(self.arg(2))?;
-                let event = if self.arg(1) == 0 { Vec::new() } else { region.input(self.arg(1), 64)?.to_vec() };
+                let event =
+                    if self.arg(1) == 0 { Vec::new() } else { region.input(self.arg(1), 64)?.to_vec() };
                 Ok(Attribute::TimerCreate { clock: self.low(0), event, id })
             }),
             libc::SYS_timer_settime => self.gives_zero().and_then(|()| {
@@ -995,6 +1098,7 @@ fn name(nr: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tape::assemble::Assembler;
 
     const BASE: u64 = 0x1_0000_0000;
     const RO: u64 = BASE + PAGE;
@@ -1053,8 +1157,10 @@ mod tests {
             let mut rw = vec![0; PAGE as usize];
             let at = offset_of!(Control, total);
             rw[at..at + 4].copy_from_slice(&self.total.to_ne_bytes());
-            let tasks = vec![TaskTape { pid: 7, lives, tape, records: self.records.len() as u32, clone_args }];
-            Tapes { base: BASE, window_len: 1 << 21, rw, ro: self.ro, code: RO, tasks }
+            let tasks =
+                vec![TaskTape { pid: 7, lives, tape, records: self.records.len() as u32, clone_args }];
+            let empty = Assembler::new(BASE, 0, 0, &[]).finish(1 << 20, 1 << 21).expect("it fits");
+            Tapes { rw, ro: self.ro, code: RO, tasks, ..empty }
         }
     }
 
@@ -1087,17 +1193,56 @@ mod tests {
     fn descriptors() {
         let path = |b: &mut Builder| b.data(b"/dev/null\0");
         let open = |flags| Effect::Fd(FdEffect::Open { path: b"/dev/null".to_vec(), flags, fd: 3 });
-        check(|b| { let at = path(b); b.call(libc::SYS_openat, &[AT_CWD, at, 2, 0], 3) }, open(2));
-        check(|b| { let at = path(b); b.call(libc::SYS_openat, &[u64::from(-100i32 as u32), at, 0, 0], 3) }, open(0));
-        refuse(|b| { let at = path(b); b.call(libc::SYS_openat, &[4, at, 2, 0], 3) }, "relative to descriptor 4");
-        refuse(|b| { let at = path(b) + 1; b.call(libc::SYS_openat, &[AT_CWD, at, 2, 0], 3) }, "is not absolute");
-        refuse(|b| { let at = path(b); b.record(0, Check::Success, libc::SYS_openat, &[AT_CWD, at, 2, 0], 3) }, "number is not checked");
+        check(
+            |b| {
+                let at = path(b);
+                b.call(libc::SYS_openat, &[AT_CWD, at, 2, 0], 3)
+            },
+            open(2),
+        );
+        check(
+            |b| {
+                let at = path(b);
+                b.call(libc::SYS_openat, &[u64::from(-100i32 as u32), at, 0, 0], 3)
+            },
+            open(0),
+        );
+        refuse(
+            |b| {
+                let at = path(b);
+                b.call(libc::SYS_openat, &[4, at, 2, 0], 3)
+            },
+            "relative to descriptor 4",
+        );
+        refuse(
+            |b| {
+                let at = path(b) + 1;
+                b.call(libc::SYS_openat, &[AT_CWD, at, 2, 0], 3)
+            },
+            "is not absolute",
+        );
+        refuse(
+            |b| {
+                let at = path(b);
+                b.record(0, Check::Success, libc::SYS_openat, &[AT_CWD, at, 2, 0], 3)
+            },
+            "number is not checked",
+        );
         refuse(|b| b.call(libc::SYS_openat, &[AT_CWD, SCRATCH, 2, 0], 3), "not in the read-only part");
         refuse(|b| b.call(libc::SYS_openat, &[AT_CWD, u64::MAX, 2, 0], 3), "outside the region");
-        check(|b| b.call(libc::SYS_dup3, &[3, 7, 0o2_000_000], 7), Effect::Fd(FdEffect::Dup { from: 3, to: 7, cloexec: true }));
+        check(
+            |b| b.call(libc::SYS_dup3, &[3, 7, 0o2_000_000], 7),
+            Effect::Fd(FdEffect::Dup { from: 3, to: 7, cloexec: true }),
+        );
         refuse(|b| b.call(libc::SYS_dup3, &[3, 7, 0], 6), "gives 7, and 6 is expected");
-        refuse(|b| b.record(0, Check::Any, libc::SYS_close, &[3], 0), "task 7, record 0: close: its failure would not be seen");
-        check(|b| b.call(libc::SYS_pipe2, &[SCRATCH, 0o4000], 0), Effect::Fd(FdEffect::Pipe { flags: 0o4000 }));
+        refuse(
+            |b| b.record(0, Check::Any, libc::SYS_close, &[3], 0),
+            "task 7, record 0: close: its failure would not be seen",
+        );
+        check(
+            |b| b.call(libc::SYS_pipe2, &[SCRATCH, 0o4000], 0),
+            Effect::Fd(FdEffect::Pipe { flags: 0o4000 }),
+        );
         refuse(|b| b.call(libc::SYS_pipe2, &[BASE + EVENTS_OFFSET, 0], 0), "not in the scratch part");
         refuse(|b| b.call(libc::SYS_pipe2, &[RO, 0], 0), "not in the scratch part");
         refuse(|b| b.call(libc::SYS_pipe2, &[RO - 4, 0], 0), "not in the scratch part");
@@ -1111,37 +1256,94 @@ mod tests {
             Effect::Fd(FdEffect::CloseRange { first: 0, last: u32::MAX, only_mark: true, unshare: false }),
         );
         refuse(|b| b.call(libc::SYS_close_range, &[0, 5, 1], 0), "flags 0x1");
-        check(|b| b.call(libc::SYS_fcntl, &[3, 2, 1], 0), Effect::Fd(FdEffect::SetCloexec { fd: 3, cloexec: true }));
+        check(
+            |b| b.call(libc::SYS_fcntl, &[3, 2, 1], 0),
+            Effect::Fd(FdEffect::SetCloexec { fd: 3, cloexec: true }),
+        );
         refuse(|b| b.call(libc::SYS_fcntl, &[3, 6, 1], 0), "fcntl: command 6");
     }
 
     #[test]
     fn objects_and_memory() {
         check(
-            |b| { let at = b.data(b"hello"); b.call(libc::SYS_write, &[4, at, 5], 5) },
+            |b| {
+                let at = b.data(b"hello");
+                b.call(libc::SYS_write, &[4, at, 5], 5)
+            },
             Effect::Object { fd: 4, change: Change::Write { data: b"hello".to_vec() } },
         );
-        refuse(|b| { let at = b.data(b"hello"); b.record(0, Check::Success, libc::SYS_write, &[4, at, 5], 5) }, "would not be seen");
-        refuse(|b| { let at = b.data(b"hello"); b.call(libc::SYS_write, &[4, at, 1 << 40], 1 << 40) }, "outside the region");
+        refuse(
+            |b| {
+                let at = b.data(b"hello");
+                b.record(0, Check::Success, libc::SYS_write, &[4, at, 5], 5)
+            },
+            "would not be seen",
+        );
+        refuse(
+            |b| {
+                let at = b.data(b"hello");
+                b.call(libc::SYS_write, &[4, at, 1 << 40], 1 << 40)
+            },
+            "outside the region",
+        );
         let vectors = [0x10000, 4096, SCRATCH, 64];
         check(
-            |b| { let at = b.words(&vectors); b.call(libc::SYS_preadv, &[4, at, 2, 8192, 0], 4160) },
-            Effect::Object { fd: 4, change: Change::Read { into: vec![(0x10000, 4096), (SCRATCH, 64)], offset: Some(8192) } },
+            |b| {
+                let at = b.words(&vectors);
+                b.call(libc::SYS_preadv, &[4, at, 2, 8192, 0], 4160)
+            },
+            Effect::Object {
+                fd: 4,
+                change: Change::Read { into: vec![(0x10000, 4096), (SCRATCH, 64)], offset: Some(8192) },
+            },
         );
-        refuse(|b| { let at = b.words(&[BASE, 64]); b.call(libc::SYS_preadv, &[4, at, 1, 0, 0], 64) }, "not in the scratch part");
-        refuse(|b| { let at = b.words(&vectors); b.call(libc::SYS_preadv, &[4, at, 2, 8192, 0], 4096) }, "gives 4160, and 4096 is expected");
-        refuse(|b| { let at = b.words(&vectors); b.call(libc::SYS_preadv, &[4, at, u64::MAX, 0, 0], 0) }, "vectors");
+        refuse(
+            |b| {
+                let at = b.words(&[BASE, 64]);
+                b.call(libc::SYS_preadv, &[4, at, 1, 0, 0], 64)
+            },
+            "not in the scratch part",
+        );
+        refuse(
+            |b| {
+                let at = b.words(&vectors);
+                b.call(libc::SYS_preadv, &[4, at, 2, 8192, 0], 4096)
+            },
+            "gives 4160, and 4096 is expected",
+        );
+        refuse(
+            |b| {
+                let at = b.words(&vectors);
+                b.call(libc::SYS_preadv, &[4, at, u64::MAX, 0, 0], 0)
+            },
+            "vectors",
+        );
         refuse(|b| b.call(libc::SYS_pread64, &[4, u64::MAX, 64, 0], 64), "beyond the address space");
         check(
             |b| b.call(libc::SYS_mmap, &[0x10000, 4096, 3, 0x10_0022, u64::MAX, 0], 0x10000),
-            Effect::Memory(MemoryEffect::Map { at: 0x10000, len: 4096, prot: 3, flags: 0x10_0022, file: None }),
+            Effect::Memory(MemoryEffect::Map {
+                at: 0x10000,
+                len: 4096,
+                prot: 3,
+                flags: 0x10_0022,
+                file: None,
+            }),
         );
-        refuse(|b| b.call(libc::SYS_mmap, &[0x10000, 4096, 3, 0x22, u64::MAX, 0], 0x10000), "the kernel would choose the address");
+        refuse(
+            |b| b.call(libc::SYS_mmap, &[0x10000, 4096, 3, 0x22, u64::MAX, 0], 0x10000),
+            "the kernel would choose the address",
+        );
         refuse(|b| b.call(libc::SYS_mremap, &[0x10000, 0, 4096, 1, 0x20000], 0x20000), "flags 0x1");
         let options = [212_992u64 / 2];
         check(
-            |b| { let at = b.words(&options); b.call(libc::SYS_setsockopt, &[4, 1, 32, at, 4], 0) },
-            Effect::Object { fd: 4, change: Change::SetOption { option: SocketOption::SendBuffer, value: 106_496, force: true } },
+            |b| {
+                let at = b.words(&options);
+                b.call(libc::SYS_setsockopt, &[4, 1, 32, at, 4], 0)
+            },
+            Effect::Object {
+                fd: 4,
+                change: Change::SetOption { option: SocketOption::SendBuffer, value: 106_496, force: true },
+            },
         );
         // struct msghdr with one vector and one SCM_RIGHTS of descriptors 5 and 6.
         let sendmsg = |b: &mut Builder, kind: u64| {
@@ -1161,7 +1363,10 @@ mod tests {
         check(|b| b.call(libc::SYS_setsid, &[], 7), Effect::SetSid);
         check(|b| b.call(libc::SYS_setpgid, &[0, 0], 0), Effect::SetPgid { pgid: 7 });
         refuse(|b| b.call(libc::SYS_setpgid, &[8, 8], 0), "of task 8");
-        check(|b| b.call(libc::SYS_waitid, &[1, 9, 0, 0x100_0004, 0], 0), Effect::AwaitExit { pid: 9, reap: false });
+        check(
+            |b| b.call(libc::SYS_waitid, &[1, 9, 0, 0x100_0004, 0], 0),
+            Effect::AwaitExit { pid: 9, reap: false },
+        );
         refuse(|b| b.call(libc::SYS_waitid, &[1, 9, 0, 0x100_0005, 0], 0), "options");
         refuse(|b| b.call(libc::SYS_kill, &[1, 9], 0), "kill: of 1");
         let eat = |b: &mut Builder, seconds: u64| {

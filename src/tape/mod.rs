@@ -26,6 +26,10 @@ pub struct Tapes {
     pub ro: Vec<u8>,
     /// Address of the runner.
     pub code: u64,
+    /// Address of a signal set of SIGCHLD alone, for the commit.
+    pub sigchld_set: u64,
+    /// Address of a `timespec` of no time, for the commit.
+    pub no_time: u64,
     /// The tape of each task, in the order of the tasks: the root first.
     pub tasks: Vec<TaskTape>,
 }

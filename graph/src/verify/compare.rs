@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::expected::{Expected, ExpectedOfd, ExpectedTask, Life, OfdSpec, Owner, Slot, SocketSpec};
-use super::object::{NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name};
+use super::object::{
+    NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
+};
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::run::{Phase, Role, Run};
 use super::table::{Desc, Entry};
@@ -127,7 +129,15 @@ impl<'a> Compare<'a, '_> {
                 }
                 self.certificate.tasks += 1;
             }
-            (Life::Alive, Phase::Unborn | Phase::Running | Phase::Arrived | Phase::Tail | Phase::Dead { .. } | Phase::Reaped) => {
+            (
+                Life::Alive,
+                Phase::Unborn
+                | Phase::Running
+                | Phase::Arrived
+                | Phase::Tail
+                | Phase::Dead { .. }
+                | Phase::Reaped,
+            ) => {
                 return Err(Wrong::NeverArrives);
             }
             (Life::Zombie { status }, Phase::Dead { status: is }) => {
@@ -141,12 +151,16 @@ impl<'a> Compare<'a, '_> {
                 self.certificate.zombies += 1;
                 return Ok(());
             }
-            (Life::Zombie { .. }, Phase::Unborn | Phase::Running | Phase::Arrived | Phase::Tail | Phase::Parked | Phase::Reaped) => {
+            (
+                Life::Zombie { .. },
+                Phase::Unborn | Phase::Running | Phase::Arrived | Phase::Tail | Phase::Parked | Phase::Reaped,
+            ) => {
                 return Err(Wrong::ShouldDie);
             }
         }
         if let Some(id) = want.table_id {
-            let one_to_one = *self.of_table.entry(task.table).or_insert(id) == id && *self.of_table_id.entry(id).or_insert(task.table) == task.table;
+            let one_to_one = *self.of_table.entry(task.table).or_insert(id) == id
+                && *self.of_table_id.entry(id).or_insert(task.table) == task.table;
             if !one_to_one {
                 return Err(Wrong::WrongSharing { shared: self.of_table.get(&task.table) != Some(&id) });
             }
@@ -164,19 +178,26 @@ impl<'a> Compare<'a, '_> {
                 (slot, Some((fd, entry))) if slot.is_none_or(|slot| fd < slot.fd) => {
                     return Err(Wrong::Leaked { fd, is: self.describe(entry.desc) });
                 }
-                (Some(slot), _) => return Err(Wrong::Missing { fd: slot.fd, wanted: self.ofd(slot.ofd)?.name.clone() }),
+                (Some(slot), _) => {
+                    return Err(Wrong::Missing { fd: slot.fd, wanted: self.ofd(slot.ofd)?.name.clone() });
+                }
                 (None, Some((fd, entry))) => return Err(Wrong::Leaked { fd, is: self.describe(entry.desc) }),
             }
         }
     }
 
     fn ofd(&self, ofd: OfdId) -> Result<&'a ExpectedOfd, Wrong> {
-        self.expected.ofds.get(ofd.index()).ok_or_else(|| Wrong::Images { what: format!("{ofd} is not described") })
+        self.expected
+            .ofds
+            .get(ofd.index())
+            .ok_or_else(|| Wrong::Images { what: format!("{ofd} is not described") })
     }
 
     fn describe(&self, desc: Desc) -> String {
         match self.of_object.get(&self.run.objects.description(desc).object) {
-            Some(Key::Pipe(pipe)) => format!("the {} of pipe {pipe:#x}", end_name(self.run.objects.description(desc).flags)),
+            Some(Key::Pipe(pipe)) => {
+                format!("the {} of pipe {pipe:#x}", end_name(self.run.objects.description(desc).flags))
+            }
             Some(Key::Socket(socket)) => format!("socket {socket:#x}"),
             None => self.run.describe(desc),
         }
@@ -198,16 +219,27 @@ impl<'a> Compare<'a, '_> {
         match (self.of_desc.get(&desc), self.of_ofd.get(&ofd)) {
             (Some((matched, _)), _) if *matched == ofd => return Ok(()),
             (Some(_), _) if !self.is_kind(desc, want) => {
-                return Err(Wrong::WrongDescription { fd, is: self.describe(desc), wanted: want.name.clone() });
+                return Err(Wrong::WrongDescription {
+                    fd,
+                    is: self.describe(desc),
+                    wanted: want.name.clone(),
+                });
             }
             (Some((_, other)), _) => {
                 let (is, wanted) = (self.describe(desc), want.name.clone());
-                return Err(Wrong::SharedDescription { fd, is, other: other.task, other_fd: other.fd, wanted });
+                return Err(Wrong::SharedDescription {
+                    fd,
+                    is,
+                    other: other.task,
+                    other_fd: other.fd,
+                    wanted,
+                });
             }
             (None, Some((other_desc, other))) => {
                 let (is, wanted) = (self.describe(desc), want.name.clone());
                 // Either the same thing opened a second time, or something else.
-                let is_alike = self.run.objects.description(*other_desc).object == self.run.objects.description(desc).object
+                let is_alike = self.run.objects.description(*other_desc).object
+                    == self.run.objects.description(desc).object
                     || self.is_kind(desc, want);
                 return Err(if is_alike {
                     Wrong::SeparateDescription { fd, is, other: other.task, other_fd: other.fd, wanted }
@@ -238,8 +270,15 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => socket.sock_type == wanted.sock_type,
             (ObjectKind::Eventfd { .. }, OfdSpec::Eventfd { .. }) => true,
             (
-                ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. },
-                OfdSpec::Path { .. } | OfdSpec::Pipe { .. } | OfdSpec::Socket(_) | OfdSpec::Eventfd { .. } | OfdSpec::Unmodelled(_),
+                ObjectKind::File { .. }
+                | ObjectKind::Pipe(_)
+                | ObjectKind::Socket(_)
+                | ObjectKind::Eventfd { .. },
+                OfdSpec::Path { .. }
+                | OfdSpec::Pipe { .. }
+                | OfdSpec::Socket(_)
+                | OfdSpec::Eventfd { .. }
+                | OfdSpec::Unmodelled(_),
             ) => false,
         }
     }
@@ -288,7 +327,10 @@ impl<'a> Compare<'a, '_> {
                 }
                 self.certificate.queued_bytes += data.len() as u64;
             }
-            (ObjectKind::Eventfd { counter, semaphore }, OfdSpec::Eventfd { counter: wanted, semaphore: wanted_semaphore }) => {
+            (
+                ObjectKind::Eventfd { counter, semaphore },
+                OfdSpec::Eventfd { counter: wanted, semaphore: wanted_semaphore },
+            ) => {
                 number("counter", *counter, *wanted)?;
                 number("EFD_SEMAPHORE", (*semaphore).into(), (*wanted_semaphore).into())?;
             }
@@ -298,8 +340,15 @@ impl<'a> Compare<'a, '_> {
             }
             // is_kind has refused these.
             (
-                ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. },
-                OfdSpec::Path { .. } | OfdSpec::Pipe { .. } | OfdSpec::Socket(_) | OfdSpec::Eventfd { .. } | OfdSpec::Unmodelled(_),
+                ObjectKind::File { .. }
+                | ObjectKind::Pipe(_)
+                | ObjectKind::Socket(_)
+                | ObjectKind::Eventfd { .. },
+                OfdSpec::Path { .. }
+                | OfdSpec::Pipe { .. }
+                | OfdSpec::Socket(_)
+                | OfdSpec::Eventfd { .. }
+                | OfdSpec::Unmodelled(_),
             ) => {}
         }
         Ok(())
@@ -310,14 +359,25 @@ impl<'a> Compare<'a, '_> {
         let object = self.run.objects.description(desc).object;
         let known = (self.of_object.get(&object), self.of_key.get(&key));
         if known.0.is_some_and(|other| *other != key) || known.1.is_some_and(|other| *other != object) {
-            return Err(Wrong::CrossedEnds { fd: place.fd, is: self.describe(desc), wanted: want.name.clone() });
+            return Err(Wrong::CrossedEnds {
+                fd: place.fd,
+                is: self.describe(desc),
+                wanted: want.name.clone(),
+            });
         }
         self.of_object.insert(object, key);
         self.of_key.insert(key, object);
         Ok(())
     }
 
-    fn socket(&mut self, place: Place, desc: Desc, want: &'a ExpectedOfd, socket: &Socket, spec: &'a SocketSpec) -> Result<(), Wrong> {
+    fn socket(
+        &mut self,
+        place: Place,
+        desc: Desc,
+        want: &'a ExpectedOfd,
+        socket: &Socket,
+        spec: &'a SocketSpec,
+    ) -> Result<(), Wrong> {
         let differs = |attribute, is: String, wanted: String| {
             Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute, is, wanted })
         };
@@ -329,8 +389,14 @@ impl<'a> Compare<'a, '_> {
                 }
                 let known = (self.of_object.get(&socket.peer), self.of_key.get(&Key::Socket(peer)));
                 let peer_key = Key::Socket(peer);
-                if known.0.is_some_and(|other| *other != peer_key) || known.1.is_some_and(|other| *other != socket.peer) {
-                    return Err(Wrong::CrossedEnds { fd: place.fd, is: self.describe(desc), wanted: want.name.clone() });
+                if known.0.is_some_and(|other| *other != peer_key)
+                    || known.1.is_some_and(|other| *other != socket.peer)
+                {
+                    return Err(Wrong::CrossedEnds {
+                        fd: place.fd,
+                        is: self.describe(desc),
+                        wanted: want.name.clone(),
+                    });
                 }
                 self.of_object.insert(socket.peer, peer_key);
                 self.of_key.insert(peer_key, socket.peer);
@@ -346,7 +412,11 @@ impl<'a> Compare<'a, '_> {
         for (option, wanted) in &spec.options {
             let is = socket.option(*option);
             if is != *wanted {
-                return differs("a socket option", format!("{option:?} {is}"), format!("{option:?} {wanted}"));
+                return differs(
+                    "a socket option",
+                    format!("{option:?} {is}"),
+                    format!("{option:?} {wanted}"),
+                );
             }
         }
         if socket.sock_type == SOCK_STREAM && socket.queue.iter().all(|packet| packet.rights.is_empty()) {
@@ -361,7 +431,11 @@ impl<'a> Compare<'a, '_> {
             return Ok(());
         }
         if socket.queue.len() != spec.queue.len() {
-            return differs("queue", format!("{} messages", socket.queue.len()), format!("{} messages", spec.queue.len()));
+            return differs(
+                "queue",
+                format!("{} messages", socket.queue.len()),
+                format!("{} messages", spec.queue.len()),
+            );
         }
         for (packet, wanted) in socket.queue.iter().zip(&spec.queue) {
             if packet.data != wanted.data {
@@ -369,10 +443,15 @@ impl<'a> Compare<'a, '_> {
                 return differs("a queued message", is, wanted);
             }
             if packet.rights.len() != wanted.rights.len() {
-                return differs("descriptors in flight", packet.rights.len().to_string(), wanted.rights.len().to_string());
+                return differs(
+                    "descriptors in flight",
+                    packet.rights.len().to_string(),
+                    wanted.rights.len().to_string(),
+                );
             }
             self.certificate.queued_bytes += packet.data.len() as u64;
-            self.in_flight.extend(packet.rights.iter().zip(&wanted.rights).map(|(desc, ofd)| (*desc, *ofd, place)));
+            self.in_flight
+                .extend(packet.rights.iter().zip(&wanted.rights).map(|(desc, ofd)| (*desc, *ofd, place)));
         }
         Ok(())
     }
@@ -382,7 +461,10 @@ impl<'a> Compare<'a, '_> {
 fn contents(is: &[u8], wanted: &[u8]) -> (String, String) {
     let at = is.iter().zip(wanted).position(|(a, b)| a != b);
     match at {
-        Some(at) => (format!("{} bytes with {:#04x} at {at}", is.len(), is[at]), format!("{} bytes with {:#04x} there", wanted.len(), wanted[at])),
+        Some(at) => (
+            format!("{} bytes with {:#04x} at {at}", is.len(), is[at]),
+            format!("{} bytes with {:#04x} there", wanted.len(), wanted[at]),
+        ),
         None => (format!("{} bytes", is.len()), format!("{} bytes", wanted.len())),
     }
 }

@@ -55,7 +55,13 @@ pub struct Facts {
 
 impl Default for Facts {
     fn default() -> Facts {
-        Facts { pipe_bytes: 65536, wmem_default: 212_992, rmem_default: 212_992, wmem_max: 212_992, rmem_max: 212_992 }
+        Facts {
+            pipe_bytes: 65536,
+            wmem_default: 212_992,
+            rmem_default: 212_992,
+            wmem_max: 212_992,
+            rmem_max: 212_992,
+        }
     }
 }
 

@@ -136,7 +136,13 @@ impl Objects {
 
     pub(super) fn add_description(&mut self, object: usize, flags: u32, made: At) -> Desc {
         let desc = Desc(self.descriptions.len() as u32);
-        self.descriptions.push(Description { object, flags, position: 0, owner: Owner::default(), last: made });
+        self.descriptions.push(Description {
+            object,
+            flags,
+            position: 0,
+            owner: Owner::default(),
+            last: made,
+        });
         desc
     }
 
@@ -149,7 +155,13 @@ impl Objects {
         [read, write]
     }
 
-    pub(super) fn add_socket_pair(&mut self, sock_type: u32, flags: u32, facts: &Facts, made: At) -> [Desc; 2] {
+    pub(super) fn add_socket_pair(
+        &mut self,
+        sock_type: u32,
+        flags: u32,
+        facts: &Facts,
+        made: At,
+    ) -> [Desc; 2] {
         let first = self.objects.len();
         [first + 1, first].map(|peer| {
             let options = BTreeMap::from([
@@ -227,7 +239,8 @@ impl Pipe {
         }
         self.pages += pages;
         if rest > 0 {
-            self.last_fill = (!is_packet).then_some(if rest.is_multiple_of(PAGE) { PAGE } else { rest % PAGE });
+            self.last_fill =
+                (!is_packet).then_some(if rest.is_multiple_of(PAGE) { PAGE } else { rest % PAGE });
         }
         self.data.extend_from_slice(data);
         Ok(())
@@ -262,7 +275,11 @@ impl Socket {
                 _ if rest + 32 > limit => return Err(full),
                 _ => rest,
             };
-            self.charged += if piece <= 3600 { (piece + 320).next_power_of_two().max(1024) + 256 } else { piece.next_multiple_of(4096) + 4096 + 256 };
+            self.charged += if piece <= 3600 {
+                (piece + 320).next_power_of_two().max(1024) + 256
+            } else {
+                piece.next_multiple_of(4096) + 4096 + 256
+            };
             rest -= piece;
             if rest == 0 {
                 return Ok(());
@@ -276,7 +293,8 @@ impl Socket {
 
     /// `setsockopt`: what the option is afterwards.
     pub(super) fn set_option(&mut self, option: SocketOption, value: u64, force: bool, facts: &Facts) {
-        let doubled = |max: u64, least: u64| (if force { value } else { value.min(max) }).saturating_mul(2).max(least);
+        let doubled =
+            |max: u64, least: u64| (if force { value } else { value.min(max) }).saturating_mul(2).max(least);
         let value = match option {
             SocketOption::SendBuffer => {
                 self.lock_buffer(1);

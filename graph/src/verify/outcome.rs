@@ -63,8 +63,16 @@ impl fmt::Display for Certificate {
             "  2 descriptors: {} descriptors, {} descriptions, {} pipes and sockets, {} bytes queued",
             self.descriptors, self.descriptions, self.objects, self.queued_bytes
         )?;
-        writeln!(f, "  3 address spaces: not compared; {} changes keep clear of the tapes", self.memory_changes)?;
-        writeln!(f, "  4 family: {} births, {} sessions and groups entered", self.births, self.family_changes)?;
+        writeln!(
+            f,
+            "  3 address spaces: not compared; {} changes keep clear of the tapes",
+            self.memory_changes
+        )?;
+        writeln!(
+            f,
+            "  4 family: {} births, {} sessions and groups entered",
+            self.births, self.family_changes
+        )?;
         write!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)
     }
 }
@@ -146,9 +154,13 @@ pub enum Wrong {
     WrongCloexec { fd: Fd, is: bool },
     #[error("descriptor {fd} ends as {is}, the images say {wanted}")]
     WrongDescription { fd: Fd, is: String, wanted: String },
-    #[error("descriptor {fd} ends as the same description as descriptor {other_fd} of task {other} ({is}), the images say {wanted}")]
+    #[error(
+        "descriptor {fd} ends as the same description as descriptor {other_fd} of task {other} ({is}), the images say {wanted}"
+    )]
     SharedDescription { fd: Fd, is: String, other: u32, other_fd: Fd, wanted: String },
-    #[error("descriptor {fd} ends as a description of its own ({is}), the images say that it shares {wanted} with descriptor {other_fd} of task {other}")]
+    #[error(
+        "descriptor {fd} ends as a description of its own ({is}), the images say that it shares {wanted} with descriptor {other_fd} of task {other}"
+    )]
     SeparateDescription { fd: Fd, is: String, other: u32, other_fd: Fd, wanted: String },
     #[error("descriptor {fd} ends as {is}, the images say {wanted}: the ends do not belong together")]
     CrossedEnds { fd: Fd, is: String, wanted: String },
@@ -184,7 +196,9 @@ pub enum Wrong {
     SetsidByLeader,
     #[error("setpgid by a session leader")]
     SetpgidByLeader,
-    #[error("setpgid to group {pgid}, which does not exist then: its leader has not certainly founded it before")]
+    #[error(
+        "setpgid to group {pgid}, which does not exist then: its leader has not certainly founded it before"
+    )]
     NoSuchGroup { pgid: u32 },
     #[error("setpgid to group {pgid} of another session")]
     OtherSession { pgid: u32 },

@@ -102,7 +102,10 @@ impl Privileges {
                 | FdEffect::CloseRange { .. } => Need::Nothing,
             },
             Effect::Object { change, .. } => match change {
-                Change::Seek { .. } | Change::SetStatus { .. } | Change::Read { .. } | Change::Shutdown { .. } => Need::Nothing,
+                Change::Seek { .. }
+                | Change::SetStatus { .. }
+                | Change::Read { .. }
+                | Change::Shutdown { .. } => Need::Nothing,
                 Change::SetPipeSize { .. }
                 | Change::Write { .. }
                 | Change::Send { .. }
@@ -147,12 +150,20 @@ impl Privileges {
                 | Attribute::QueueSignal { .. } => Need::Nothing,
             },
             Effect::Privilege(effect) => match effect {
-                PrivilegeEffect::Uids(ids) if ids.iter().flatten().all(|id| self.uids.contains(id)) => Need::Nothing,
+                PrivilegeEffect::Uids(ids) if ids.iter().flatten().all(|id| self.uids.contains(id)) => {
+                    Need::Nothing
+                }
                 PrivilegeEffect::FsUid(id) if self.uids.contains(id) => Need::Nothing,
                 PrivilegeEffect::Uids(_) | PrivilegeEffect::FsUid(_) => Need::Capability(CAP_SETUID),
-                PrivilegeEffect::Gids(_) | PrivilegeEffect::FsGid(_) | PrivilegeEffect::Groups(_) => Need::Capability(CAP_SETGID),
-                PrivilegeEffect::DropBounding(_) | PrivilegeEffect::Securebits(_) => Need::Capability(CAP_SETPCAP),
-                PrivilegeEffect::Capabilities { effective, permitted, .. } if permitted & !self.permitted == 0 && effective & !permitted == 0 => {
+                PrivilegeEffect::Gids(_) | PrivilegeEffect::FsGid(_) | PrivilegeEffect::Groups(_) => {
+                    Need::Capability(CAP_SETGID)
+                }
+                PrivilegeEffect::DropBounding(_) | PrivilegeEffect::Securebits(_) => {
+                    Need::Capability(CAP_SETPCAP)
+                }
+                PrivilegeEffect::Capabilities { effective, permitted, .. }
+                    if permitted & !self.permitted == 0 && effective & !permitted == 0 =>
+                {
                     Need::Nothing
                 }
                 PrivilegeEffect::Capabilities { .. } => Need::Everything,
@@ -160,7 +171,9 @@ impl Privileges {
                     Some(Some(now)) if hard <= now => Need::Nothing,
                     _ => Need::Capability(CAP_SYS_RESOURCE),
                 },
-                PrivilegeEffect::RaiseAmbient(number) if self.permitted & 1u64.checked_shl(*number as u32).unwrap_or(0) == 0 => {
+                PrivilegeEffect::RaiseAmbient(number)
+                    if self.permitted & 1u64.checked_shl(*number as u32).unwrap_or(0) == 0 =>
+                {
                     Need::Everything
                 }
                 PrivilegeEffect::RaiseAmbient(_)

@@ -12,9 +12,9 @@ use super::before::{At, Before};
 use super::effect::{Attribute, Birth, Change, Effect, FdEffect, LiftedTree, MemoryEffect};
 use super::expected::{Expected, ExpectedTask, Life};
 use super::object::{
-    Full, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK,
-    O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY, ObjectKind, Objects, Packet, SOCK_DGRAM, SOCK_SEQPACKET,
-    SOCK_STREAM, set_status,
+    Full, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
+    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
+    ObjectKind, Objects, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
@@ -204,7 +204,8 @@ impl<'a> Run<'a> {
                 match &lifted.effect {
                     Effect::Post(event) => {
                         if let Some(first) = posts.insert(*event, at) {
-                            let wrong = Wrong::PostedTwice { event: *event, by: pid_of(first), at: first.record };
+                            let wrong =
+                                Wrong::PostedTwice { event: *event, by: pid_of(first), at: first.record };
                             return Err(Counterexample { task: pid_of(at), record: Some(at.record), wrong });
                         }
                     }
@@ -262,7 +263,11 @@ impl<'a> Run<'a> {
             tree,
             expected,
             tasks: vec![unborn; count],
-            roles: tree.tasks.iter().map(|task| wanted.get(&task.pid).copied().unwrap_or(Role::Helper)).collect(),
+            roles: tree
+                .tasks
+                .iter()
+                .map(|task| wanted.get(&task.pid).copied().unwrap_or(Role::Helper))
+                .collect(),
             by_pid,
             tables: vec![Table::unknown()],
             objects: Objects::default(),
@@ -283,7 +288,8 @@ impl<'a> Run<'a> {
             return Err(whole(root.pid, Wrong::NeverBorn));
         };
         let born = if root.flags & !CLONE_PARENT == 0 {
-            let exit_signal = if root.flags & CLONE_PARENT != 0 { u64::from(SIGCHLD) } else { root.exit_signal };
+            let exit_signal =
+                if root.flags & CLONE_PARENT != 0 { u64::from(SIGCHLD) } else { root.exit_signal };
             run.tasks[index].sid = expected.cradle.sid;
             run.tasks[index].pgid = expected.cradle.pgid;
             run.bear(index, 0, exit_signal)
@@ -309,7 +315,11 @@ impl<'a> Run<'a> {
             loop {
                 let Some(lifted) = effects.get(self.tasks[task].pc) else {
                     if !matches!(self.tasks[task].phase, Phase::Parked | Phase::Dead { .. } | Phase::Reaped) {
-                        return Err(Counterexample { task: self.pid(task), record: None, wrong: Wrong::NoEnd });
+                        return Err(Counterexample {
+                            task: self.pid(task),
+                            record: None,
+                            wrong: Wrong::NoEnd,
+                        });
                     }
                     break;
                 };
@@ -328,7 +338,11 @@ impl<'a> Run<'a> {
                 }
                 if let Flow::Ended = flow {
                     if let Some(lifted) = effects.get(self.tasks[task].pc) {
-                        return Err(Counterexample { task: self.pid(task), record: Some(lifted.record), wrong: Wrong::BehindEnd });
+                        return Err(Counterexample {
+                            task: self.pid(task),
+                            record: Some(lifted.record),
+                            wrong: Wrong::BehindEnd,
+                        });
                     }
                     break;
                 }
@@ -349,12 +363,16 @@ impl<'a> Run<'a> {
                 _ => Wrong::InTail { call },
             });
         }
-        self.tasks[task]
-            .privileges
-            .step(at.record, effect)
-            .map_err(|TooLate { dropped_in, dropped_by }| Wrong::AfterDrop { call, dropped_by, dropped_in })?;
+        self.tasks[task].privileges.step(at.record, effect).map_err(
+            |TooLate { dropped_in, dropped_by }| Wrong::AfterDrop { call, dropped_by, dropped_in },
+        )?;
         let is_thread = matches!(self.roles[task], Role::Thread(_));
-        if is_thread && matches!(effect, Effect::Fork(_) | Effect::SetSid | Effect::SetPgid { .. } | Effect::AwaitExit { .. }) {
+        if is_thread
+            && matches!(
+                effect,
+                Effect::Fork(_) | Effect::SetSid | Effect::SetPgid { .. } | Effect::AwaitExit { .. }
+            )
+        {
             return Err(Wrong::ByThread { call });
         }
         match effect {
@@ -374,18 +392,28 @@ impl<'a> Run<'a> {
             }
             Effect::Arrive => {
                 if !self.roles[task].is_alive() {
-                    return Err(if self.roles[task].is_zombie() { Wrong::ShouldDie } else { Wrong::HelperLeft });
+                    return Err(if self.roles[task].is_zombie() {
+                        Wrong::ShouldDie
+                    } else {
+                        Wrong::HelperLeft
+                    });
                 }
                 self.tasks[task].phase = Phase::Arrived;
             }
             Effect::Park => {
                 if self.tasks[task].phase != Phase::Tail {
-                    return Err(if self.roles[task].is_zombie() { Wrong::ShouldDie } else { Wrong::ParksEarly });
+                    return Err(if self.roles[task].is_zombie() {
+                        Wrong::ShouldDie
+                    } else {
+                        Wrong::ParksEarly
+                    });
                 }
                 self.tasks[task].phase = Phase::Parked;
                 return Ok(Flow::Ended);
             }
-            Effect::Exit { code } => return self.die(at, u32::from(*code) << 8, || format!("exits with code {code}")),
+            Effect::Exit { code } => {
+                return self.die(at, u32::from(*code) << 8, || format!("exits with code {code}"));
+            }
             Effect::Kill { signal } => {
                 self.check_death(task, *signal)?;
                 return self.die(at, *signal, || format!("kills itself by signal {signal}"));
@@ -407,7 +435,9 @@ impl<'a> Run<'a> {
     /// A task comes to life: it has its table, session and group already.
     fn bear(&mut self, task: usize, parent: u32, exit_signal: u64) -> Result<(), Wrong> {
         let wanted_signal = match self.roles[task] {
-            Role::Task(want) if want.ppid != parent => return Err(Wrong::WrongParent { is: parent, wanted: want.ppid }),
+            Role::Task(want) if want.ppid != parent => {
+                return Err(Wrong::WrongParent { is: parent, wanted: want.ppid });
+            }
             Role::Task(_) => SIGCHLD.into(),
             Role::Thread(_) | Role::Helper => 0,
         };
@@ -436,10 +466,15 @@ impl<'a> Run<'a> {
         }
         match (self.roles[child], is_thread) {
             (Role::Thread(of), true) if of.pid == self.pid(at.task) => {}
-            (Role::Thread(of), true) => return Err(Wrong::ThreadOfOther { is: self.pid(at.task), wanted: of.pid }),
+            (Role::Thread(of), true) => {
+                return Err(Wrong::ThreadOfOther { is: self.pid(at.task), wanted: of.pid });
+            }
             (Role::Thread(_), false) => return Err(Wrong::NotAThread),
             (Role::Task(_) | Role::Helper, true) => {
-                return Err(Wrong::NotModelled { call: "clone3", what: format!("task {} as a thread", birth.pid) });
+                return Err(Wrong::NotModelled {
+                    call: "clone3",
+                    what: format!("task {} as a thread", birth.pid),
+                });
             }
             (Role::Task(_) | Role::Helper, false) => {}
         }
@@ -449,7 +484,10 @@ impl<'a> Run<'a> {
         } else if birth.exit_signal == 0 {
             (forker.parent, forker.exit_signal)
         } else {
-            return Err(Wrong::Refused { call: "clone3", what: "CLONE_PARENT with an exit signal".to_owned() });
+            return Err(Wrong::Refused {
+                call: "clone3",
+                what: "CLONE_PARENT with an exit signal".to_owned(),
+            });
         };
         if forker.signals.children_vanish && self.roles[child].is_zombie() {
             return Err(Wrong::ZombieVanishes { pid: birth.pid });
@@ -483,9 +521,13 @@ impl<'a> Run<'a> {
         match signal {
             SIGKILL => Ok(()),
             17..=23 | 28 | 0 | 65.. => uncertain("which does not kill"),
-            _ if signals.default & 1 << (signal - 1) == 0 => uncertain("whose disposition may not be the default"),
+            _ if signals.default & 1 << (signal - 1) == 0 => {
+                uncertain("whose disposition may not be the default")
+            }
             _ if signals.unblocked & 1 << (signal - 1) == 0 => uncertain("which may be blocked"),
-            3..=8 | 11 | 24 | 25 | 31 if !signals.dumps_nothing => uncertain("which dumps core unless dumpable is 0"),
+            3..=8 | 11 | 24 | 25 | 31 if !signals.dumps_nothing => {
+                uncertain("which dumps core unless dumpable is 0")
+            }
             _ => Ok(()),
         }
     }
@@ -495,7 +537,9 @@ impl<'a> Run<'a> {
         match self.roles[task] {
             Role::Task(want) | Role::Thread(want) => match want.life {
                 Life::Alive => return Err(Wrong::Dies { what: what() }),
-                Life::Zombie { status: wanted } if wanted != status => return Err(Wrong::WrongStatus { is: status, wanted }),
+                Life::Zombie { status: wanted } if wanted != status => {
+                    return Err(Wrong::WrongStatus { is: status, wanted });
+                }
                 Life::Zombie { .. } => {}
             },
             Role::Helper => {}
@@ -575,7 +619,10 @@ impl<'a> Run<'a> {
             return if now == pid { Ok(()) } else { self.found(at, sid) };
         }
         if now == pid {
-            return Err(Wrong::NotModelled { call: "setpgid", what: "leaving a group that the task leads".to_owned() });
+            return Err(Wrong::NotModelled {
+                call: "setpgid",
+                what: "leaving a group that the task leads".to_owned(),
+            });
         }
         let cradle = self.expected.cradle;
         let group_sid = match self.groups.get(&pgid) {
@@ -633,7 +680,10 @@ impl<'a> Run<'a> {
             }
             Attribute::TimerIds(chosen) => signals.timer_ids = *chosen,
             Attribute::TimerCreate { .. } if !signals.timer_ids => {
-                return Err(Wrong::NotModelled { call: "timer_create", what: "an id that the kernel chooses".to_owned() });
+                return Err(Wrong::NotModelled {
+                    call: "timer_create",
+                    what: "an id that the kernel chooses".to_owned(),
+                });
             }
             // They end as the images say by a later demand; nothing here depends on them.
             Attribute::Name(_)
@@ -684,7 +734,13 @@ impl<'a> Run<'a> {
     }
 
     /// Two records that change one thing must come in one order.
-    fn order(&mut self, last: At, at: At, call: &'static str, what: impl FnOnce() -> String) -> Result<(), Wrong> {
+    fn order(
+        &mut self,
+        last: At,
+        at: At,
+        call: &'static str,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), Wrong> {
         if last.task == at.task {
             return Ok(());
         }
@@ -708,7 +764,8 @@ impl<'a> Run<'a> {
         let as_expected = |is: Fd, expected: Fd| {
             if is == expected { Ok(()) } else { Err(Wrong::OtherNumber { call, is, expected }) }
         };
-        let in_reach = |fd: Fd| if fd < NUMBERS_END { Ok(()) } else { Err(Wrong::NumberTooHigh { call, fd }) };
+        let in_reach =
+            |fd: Fd| if fd < NUMBERS_END { Ok(()) } else { Err(Wrong::NumberTooHigh { call, fd }) };
         match effect {
             FdEffect::Open { path, flags, fd } => {
                 self.use_table(at, call)?;
@@ -727,8 +784,13 @@ impl<'a> Run<'a> {
                 }
             }
             FdEffect::SocketPair { sock_type, flags } => {
-                if !matches!(*sock_type, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET) || flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
-                    return Err(Wrong::NotModelled { call, what: format!("type {sock_type}, flags {flags:#o}") });
+                if !matches!(*sock_type, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET)
+                    || flags & !(O_CLOEXEC | O_NONBLOCK) != 0
+                {
+                    return Err(Wrong::NotModelled {
+                        call,
+                        what: format!("type {sock_type}, flags {flags:#o}"),
+                    });
                 }
                 let facts = self.expected.facts;
                 self.use_table(at, call)?;
@@ -800,7 +862,10 @@ impl<'a> Run<'a> {
             return Err(Wrong::OpensToChange { path: shown(), flags });
         }
         if flags & O_ASYNC != 0 {
-            return Err(Wrong::NotModelled { call, what: "O_ASYNC, which an open only pretends to set".to_owned() });
+            return Err(Wrong::NotModelled {
+                call,
+                what: "O_ASYNC, which an open only pretends to set".to_owned(),
+            });
         }
         let mut status = flags & !(O_CLOEXEC | O_NOCTTY);
         if flags & O_SYNC_BIT != 0 {
@@ -825,7 +890,8 @@ impl<'a> Run<'a> {
             return Ok(self.objects.add_description(object, status, at));
         }
         let is_image = || {
-            let file = path.strip_prefix(self.expected.images.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
+            let file =
+                path.strip_prefix(self.expected.images.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
             let reads = flags & O_ACCMODE == O_RDONLY;
             reads && file.is_some_and(|name| !name.is_empty() && !name.contains(&b'/') && name != b"..")
         };
@@ -896,7 +962,9 @@ impl<'a> Run<'a> {
             }
             Change::SetPipeSize { bytes } => {
                 self.touch_object(at, call, object, desc)?;
-                let ObjectKind::Pipe(pipe) = &mut self.objects.objects[object].kind else { return Err(refused(self)) };
+                let ObjectKind::Pipe(pipe) = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
                 match pipe.resize(*bytes) {
                     Ok(capacity) if capacity == *bytes => {}
                     Ok(_) | Err(_) => {
@@ -907,12 +975,16 @@ impl<'a> Run<'a> {
             }
             Change::Write { data } => self.write(at, call, desc, data)?,
             Change::Send { data, rights, never_blocks } => {
-                let rights = rights.iter().map(|fd| self.descriptor(at, call, *fd)).collect::<Result<Vec<_>, _>>()?;
+                let rights =
+                    rights.iter().map(|fd| self.descriptor(at, call, *fd)).collect::<Result<Vec<_>, _>>()?;
                 self.send(at, call, desc, data, rights, *never_blocks)?;
             }
             Change::Read { into, offset } => {
                 if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. }) {
-                    return Err(Wrong::NotModelled { call, what: format!("reading from {}", self.describe(desc)) });
+                    return Err(Wrong::NotModelled {
+                        call,
+                        what: format!("reading from {}", self.describe(desc)),
+                    });
                 }
                 if flags & O_ACCMODE == O_WRONLY {
                     return Err(refused(self));
@@ -930,7 +1002,9 @@ impl<'a> Run<'a> {
             }
             Change::Shutdown { bits } => {
                 self.touch_object(at, call, object, desc)?;
-                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else { return Err(refused(self)) };
+                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
                 socket.shutdown |= bits;
                 let (peer, sock_type) = (socket.peer, socket.sock_type);
                 if sock_type != SOCK_DGRAM {
@@ -943,7 +1017,9 @@ impl<'a> Run<'a> {
             Change::SetOption { option, value, force } => {
                 self.touch_object(at, call, object, desc)?;
                 let facts = self.expected.facts;
-                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else { return Err(refused(self)) };
+                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
                 socket.set_option(*option, *value, *force, &facts);
             }
             Change::Truncate { .. } => return Err(Wrong::ChangesFile { call, what: self.describe(desc) }),
@@ -964,7 +1040,9 @@ impl<'a> Run<'a> {
                 }
                 return Err(Wrong::ChangesFile { call, what: self.describe(desc) });
             }
-            ObjectKind::Socket(_) => return self.send(at, call, desc, data, Vec::new(), flags & O_NONBLOCK != 0),
+            ObjectKind::Socket(_) => {
+                return self.send(at, call, desc, data, Vec::new(), flags & O_NONBLOCK != 0);
+            }
             ObjectKind::Pipe(pipe) => pipe.write(data, flags),
             ObjectKind::Eventfd { counter, .. } => {
                 let value = data.try_into().map(u64::from_ne_bytes).unwrap_or(u64::MAX);
@@ -996,7 +1074,9 @@ impl<'a> Run<'a> {
         let refused = |run: &Self| Wrong::Refused { call, what: run.describe(desc) };
         self.touch_object(at, call, object, desc)?;
         let never_blocks = never_blocks || self.objects.description(desc).flags & O_NONBLOCK != 0;
-        let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else { return Err(refused(self)) };
+        let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
+            return Err(refused(self));
+        };
         if socket.shutdown & 2 != 0 {
             return Err(refused(self));
         }
@@ -1008,7 +1088,9 @@ impl<'a> Run<'a> {
             return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds, capacity });
         }
         self.touch_object(at, call, peer, desc)?;
-        let ObjectKind::Socket(receiver) = &mut self.objects.objects[peer].kind else { return Err(refused(self)) };
+        let ObjectKind::Socket(receiver) = &mut self.objects.objects[peer].kind else {
+            return Err(refused(self));
+        };
         if receiver.shutdown & 1 != 0 {
             return Err(refused(self));
         }
@@ -1059,11 +1141,21 @@ impl<'a> Run<'a> {
         match effect {
             MemoryEffect::Map { at: start, len, prot, flags, file } => {
                 let end = start.saturating_add(*len);
-                if region.end <= *start && end <= region.window_end && flags & MAP_SHARED != 0 && flags & MAP_ANONYMOUS != 0 {
+                if region.end <= *start
+                    && end <= region.window_end
+                    && flags & MAP_SHARED != 0
+                    && flags & MAP_ANONYMOUS != 0
+                {
                     self.check_range(call, *start, *len, PAGE)?;
-                    let overlaps = self.carriers.range(..end).next_back().is_some_and(|(_, other)| *other > *start);
+                    let overlaps =
+                        self.carriers.range(..end).next_back().is_some_and(|(_, other)| *other > *start);
                     if overlaps {
-                        return Err(Wrong::BadRange { call, at: *start, end, why: "a carrier of shared memory made twice" });
+                        return Err(Wrong::BadRange {
+                            call,
+                            at: *start,
+                            end,
+                            why: "a carrier of shared memory made twice",
+                        });
                     }
                     self.carriers.insert(*start, end);
                 } else {
@@ -1074,7 +1166,8 @@ impl<'a> Run<'a> {
                     let flags_of = self.objects.description(desc).flags;
                     let is_file = matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. });
                     let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
-                    let writable = flags & MAP_SHARED == 0 || prot & PROT_WRITE == 0 || flags_of & O_ACCMODE == O_RDWR;
+                    let writable =
+                        flags & MAP_SHARED == 0 || prot & PROT_WRITE == 0 || flags_of & O_ACCMODE == O_RDWR;
                     if !is_file || !readable || !writable || !offset.is_multiple_of(PAGE) {
                         return Err(Wrong::Refused { call, what: self.describe(desc) });
                     }
@@ -1088,7 +1181,9 @@ impl<'a> Run<'a> {
                 }
                 self.check_pages(call, *to, *new_len)?;
             }
-            MemoryEffect::Unmap { at, len } | MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. } => {
+            MemoryEffect::Unmap { at, len }
+            | MemoryEffect::Protect { at, len, .. }
+            | MemoryEffect::Advise { at, len, .. } => {
                 self.check_pages(call, *at, *len)?;
             }
             MemoryEffect::SetMm { exe, .. } => {
@@ -1116,19 +1211,33 @@ impl<'a> Run<'a> {
             let pid = self.pid(task);
             let next = match self.tasks[task].phase {
                 Phase::Unborn => self.forks.get(&pid).map(|at| {
-                    chain.push(format!("task {pid} is created by task {} in record {}", self.pid(at.task), at.record));
+                    chain.push(format!(
+                        "task {pid} is created by task {} in record {}",
+                        self.pid(at.task),
+                        at.record
+                    ));
                     at.task
                 }),
-                Phase::Running => match self.tree.tasks[task].effects.get(self.tasks[task].pc).map(|lifted| (lifted.record, &lifted.effect)) {
+                Phase::Running => match self.tree.tasks[task]
+                    .effects
+                    .get(self.tasks[task].pc)
+                    .map(|lifted| (lifted.record, &lifted.effect))
+                {
                     Some((record, Effect::Wait(event))) => self.posts.get(event).map(|at| {
                         let by = format!("task {} posts in record {}", self.pid(at.task), at.record);
-                        chain.push(format!("task {pid} waits in record {record} for event {event}, which {by}"));
+                        chain.push(format!(
+                            "task {pid} waits in record {record} for event {event}, which {by}"
+                        ));
                         at.task
                     }),
-                    Some((record, Effect::AwaitExit { pid: child, .. })) => self.by_pid.get(child).map(|next| {
-                        chain.push(format!("task {pid} waits in record {record} for the death of task {child}"));
-                        *next
-                    }),
+                    Some((record, Effect::AwaitExit { pid: child, .. })) => {
+                        self.by_pid.get(child).map(|next| {
+                            chain.push(format!(
+                                "task {pid} waits in record {record} for the death of task {child}"
+                            ));
+                            *next
+                        })
+                    }
                     _ => None,
                 },
                 Phase::Arrived => {

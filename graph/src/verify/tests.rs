@@ -111,10 +111,19 @@ fn path(name: &str, path: &str, flags: u32, position: u64) -> ExpectedOfd {
 }
 
 fn socket(name: &str, socket: u32, peer: u32, queue: &[u8]) -> ExpectedOfd {
-    let queue = if queue.is_empty() { Vec::new() } else { vec![ExpectedPacket { data: queue.to_vec(), rights: Vec::new() }] };
+    let queue = if queue.is_empty() {
+        Vec::new()
+    } else {
+        vec![ExpectedPacket { data: queue.to_vec(), rights: Vec::new() }]
+    };
     let options = BTreeMap::from([(SocketOption::SendBuffer, 212_992), (SocketOption::PassCred, 0)]);
     let spec = SocketSpec { socket, peer: Some(peer), sock_type: 1, shutdown: 0, queue, options };
-    ExpectedOfd { name: name.into(), spec: OfdSpec::Socket(Box::new(spec)), flags: 2, ..ExpectedOfd::default() }
+    ExpectedOfd {
+        name: name.into(),
+        spec: OfdSpec::Socket(Box::new(spec)),
+        flags: 2,
+        ..ExpectedOfd::default()
+    }
 }
 
 fn expected() -> Expected {
@@ -128,13 +137,22 @@ fn expected() -> Expected {
         table_id: Some(pid),
         ..ExpectedTask::default()
     };
-    let end = |name: &str, flags: u32| ExpectedOfd { name: name.into(), spec: OfdSpec::Pipe { pipe: 0x1f }, flags, ..ExpectedOfd::default() };
+    let end = |name: &str, flags: u32| ExpectedOfd {
+        name: name.into(),
+        spec: OfdSpec::Pipe { pipe: 0x1f },
+        flags,
+        ..ExpectedOfd::default()
+    };
     Expected {
         tasks: vec![
             task(10, 0, 10, vec![slot(0, 0), slot(1, 1), slot(2, 3), slot(3, 4)]),
             task(11, 10, 11, vec![slot(0, 0), Slot { cloexec: true, ..slot(2, 2) }, slot(4, 5)]),
             ExpectedTask { threads: vec![14], ..task(12, 10, 11, vec![slot(0, 6), slot(1, 7)]) },
-            ExpectedTask { life: Life::Zombie { status: 0x300 }, table_id: None, ..task(13, 10, 10, Vec::new()) },
+            ExpectedTask {
+                life: Life::Zombie { status: 0x300 },
+                table_id: None,
+                ..task(13, 10, 10, Vec::new())
+            },
         ],
         ofds: vec![
             path("file 0x1 (/dev/null)", "/dev/null", 2, 0),
@@ -164,7 +182,12 @@ fn tree(tapes: &Tapes) -> LiftedTree {
         effects: effects.iter().cloned().zip(0..).map(|(effect, record)| Lifted { record, effect }).collect(),
     });
     LiftedTree {
-        region: Region { start: 0x1_0000_0000, rw_end: 0x1_0000_1000, end: 0x1_0001_0000, window_end: 0x1_0010_0000 },
+        region: Region {
+            start: 0x1_0000_0000,
+            rw_end: 0x1_0000_1000,
+            end: 0x1_0001_0000,
+            window_end: 0x1_0010_0000,
+        },
         total: 4,
         root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
         tasks: tasks.collect(),
@@ -252,14 +275,22 @@ fn the_tree_has_a_certificate() {
 #[test]
 fn demand_1_waits_and_posts() {
     check(|t| remove(t, 11, &Effect::Post(0)), 1, "task 12, record 4: waits for event 0, which nobody posts");
-    check(|t| of(t, 11).insert(1, Effect::Post(0)), 1, "task 11, record 2: posts event 0, which task 11 posts, too");
+    check(
+        |t| of(t, 11).insert(1, Effect::Post(0)),
+        1,
+        "task 11, record 2: posts event 0, which task 11 posts, too",
+    );
     check(|t| last(t, 10, vec![Effect::Wait(9)]), 1, "waits for event 9");
     let circle = |t: &mut Tapes| {
         of(t, 11).insert(0, Effect::Wait(1));
         of(t, 12).push(Effect::Post(1));
         of(t, 12).swap(8, 9);
     };
-    check(circle, 1, "task 11 waits in record 0 for event 1, which task 12 posts in record 8; task 12 waits in record 4 for event 0");
+    check(
+        circle,
+        1,
+        "task 11 waits in record 0 for event 1, which task 12 posts in record 8; task 12 waits in record 4 for event 0",
+    );
     check(
         |t| {
             of(t, 10).insert(8, Effect::Wait(1));
@@ -268,7 +299,11 @@ fn demand_1_waits_and_posts() {
         1,
         "task 12 is created by task 10",
     );
-    check(|t| of(t, 13).insert(0, Effect::Wait(7)), 1, "task 13, record 0: waits for event 7, which nobody posts");
+    check(
+        |t| of(t, 13).insert(0, Effect::Wait(7)),
+        1,
+        "task 13, record 0: waits for event 7, which nobody posts",
+    );
 }
 
 #[test]
@@ -294,11 +329,19 @@ fn demand_1_the_barrier() {
 fn demand_1_blocking() {
     check(|t| replace(t, 10, &write(2, b"hello"), vec![write(2, &[0; 65537])]), 1, "write would block");
     let full = |t: &mut Tapes| replace(t, 10, &write(2, b"hello"), vec![write(2, &[1; 4096]); 17]);
-    check(full, 1, "write would block: the writing end of the pipe that task 10 makes in record 4 holds 65536 of 65536 bytes");
+    check(
+        full,
+        1,
+        "write would block: the writing end of the pipe that task 10 makes in record 4 holds 65536 of 65536 bytes",
+    );
     let send = on(3, Change::Send { data: vec![0; 300_000], rights: Vec::new(), never_blocks: false });
     check(|t| of(t, 10).insert(8, send), 1, "send would block");
     check(|t| of(t, 10).insert(5, Effect::AwaitExit { pid: 11, reap: false }), 1, "which lives on");
-    check(|t| of(t, 10).insert(5, Effect::AwaitExit { pid: 13, reap: false }), 1, "which is not created before");
+    check(
+        |t| of(t, 10).insert(5, Effect::AwaitExit { pid: 13, reap: false }),
+        1,
+        "which is not created before",
+    );
 }
 
 #[test]
@@ -324,13 +367,33 @@ fn demand_1_orders() {
 #[test]
 fn demand_2_tables() {
     let swap = vec![dup(1, 9), dup(3, 1), dup(9, 3), close(9)];
-    check(|t| last(t, 10, swap), 2, "task 10: descriptor 1 ends as a socket of the pair that task 10 makes in record 6, the images say file 0x2");
-    check(|t| remove(t, 11, &close(3)), 2, "task 11: descriptor 3 (socket 0xa) is open at the end; the images have nothing there");
+    check(
+        |t| last(t, 10, swap),
+        2,
+        "task 10: descriptor 1 ends as a socket of the pair that task 10 makes in record 6, the images say file 0x2",
+    );
+    check(
+        |t| remove(t, 11, &close(3)),
+        2,
+        "task 11: descriptor 3 (socket 0xa) is open at the end; the images have nothing there",
+    );
     check(|t| remove(t, 10, &close(4)), 2, "task 10: descriptor 4 (");
-    check(|t| last(t, 12, vec![open("/data", 0, 2)]), 2, "task 12: descriptor 2 (file /data) is open at the end");
+    check(
+        |t| last(t, 12, vec![open("/data", 0, 2)]),
+        2,
+        "task 12: descriptor 2 (file /data) is open at the end",
+    );
     check(|t| last(t, 10, vec![close(3)]), 2, "descriptor 3 is missing at the end; the images say file 0x5");
-    check(|t| replace(t, 12, &open("/data", 0, 1), vec![open("/data", 0, 2)]), 2, "openat gives descriptor 1, the record expects 2");
-    check(|t| last(t, 11, vec![Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: false })]), 2, "close-on-exec off, the images say on");
+    check(
+        |t| replace(t, 12, &open("/data", 0, 1), vec![open("/data", 0, 2)]),
+        2,
+        "openat gives descriptor 1, the record expects 2",
+    );
+    check(
+        |t| last(t, 11, vec![Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: false })]),
+        2,
+        "close-on-exec off, the images say on",
+    );
     check(|t| last(t, 10, vec![close(9)]), 2, "close: descriptor 9 is not open");
     check(|t| last(t, 10, vec![dup(9, 10)]), 2, "dup3: descriptor 9 is not open");
     check(|t| last(t, 10, vec![dup(1, 1)]), 2, "onto itself");
@@ -353,7 +416,11 @@ fn demand_2_one_to_one() {
         replace(t, 12, &close_all(), (1..=4).map(close).collect());
         remove(t, 12, &open("/dev/null", 2, 0));
     };
-    check(shared, 2, "task 12: descriptor 0 ends as the same description as descriptor 0 of task 10 (file /dev/null), the images say file 0x7");
+    check(
+        shared,
+        2,
+        "task 12: descriptor 0 ends as the same description as descriptor 0 of task 10 (file /dev/null), the images say file 0x7",
+    );
     check(
         |t| last(t, 11, vec![close(0), open("/dev/null", 2, 0)]),
         2,
@@ -361,17 +428,32 @@ fn demand_2_one_to_one() {
     );
     // 11 gets the writing end of another pipe, and the socket of another pair.
     let crossed = |t: &mut Tapes| {
-        let more = vec![pipe(), dup(3, 2), close(1), close(3), Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: true })];
+        let more = vec![
+            pipe(),
+            dup(3, 2),
+            close(1),
+            close(3),
+            Effect::Fd(FdEffect::SetCloexec { fd: 2, cloexec: true }),
+        ];
         last(t, 11, more);
     };
     check(crossed, 2, "task 11: descriptor 2 ends as the writing end of the pipe that task 11 makes");
-    let other_pair = vec![Effect::Fd(FdEffect::SocketPair { sock_type: 1, flags: 0 }), dup(3, 4), close(1), close(3)];
+    let other_pair =
+        vec![Effect::Fd(FdEffect::SocketPair { sock_type: 1, flags: 0 }), dup(3, 4), close(1), close(3)];
     check(|t| last(t, 11, other_pair), 2, "the other end ends as closed, the images say open");
-    check(|t| last(t, 10, vec![dup(0, 1)]), 2, "descriptor 1 ends as file /dev/null, the images say file 0x2 (pipe 0x1f, reading end)");
+    check(
+        |t| last(t, 10, vec![dup(0, 1)]),
+        2,
+        "descriptor 1 ends as file /dev/null, the images say file 0x2 (pipe 0x1f, reading end)",
+    );
     // Opening again by way of /proc gives a new description of the same pipe.
     let again = |t: &mut Tapes, e: &mut Expected| {
         last(t, 10, vec![open("/proc/self/fd/1", 0, 4)]);
-        e.ofds.push(ExpectedOfd { name: "again".into(), spec: OfdSpec::Pipe { pipe: 0x1f }, ..ExpectedOfd::default() });
+        e.ofds.push(ExpectedOfd {
+            name: "again".into(),
+            spec: OfdSpec::Pipe { pipe: 0x1f },
+            ..ExpectedOfd::default()
+        });
         e.tasks[0].table.push(Slot { fd: 4, ofd: OfdId(8), cloexec: false });
     };
     assert_eq!(passes(again).descriptions, 9);
@@ -388,44 +470,102 @@ fn demand_2_one_to_one() {
 #[test]
 fn demand_2_attributes() {
     check(|t| remove(t, 10, &write(2, b"hello")), 2, "data ends as 0 bytes, the images say 5 bytes");
-    check(|t| replace(t, 10, &write(2, b"hello"), vec![write(2, b"help!")]), 2, "data ends as 5 bytes with 0x70 at 3");
-    check(|t| of(t, 10).insert(6, on(2, Change::SetPipeSize { bytes: 131_072 })), 2, "capacity in bytes ends as 131072");
+    check(
+        |t| replace(t, 10, &write(2, b"hello"), vec![write(2, b"help!")]),
+        2,
+        "data ends as 5 bytes with 0x70 at 3",
+    );
+    check(
+        |t| of(t, 10).insert(6, on(2, Change::SetPipeSize { bytes: 131_072 })),
+        2,
+        "capacity in bytes ends as 131072",
+    );
     check(|t| of(t, 10).insert(6, on(2, Change::SetPipeSize { bytes: 100_000 })), 2, "refuses");
-    check(|t| remove(t, 12, &on(1, Change::Seek { position: 100 })), 2, "file 0x8 (/data)): position ends as 0, the images say 100");
-    check(|t| last(t, 12, vec![on(1, Change::SetStatus { flags: NONBLOCK })]), 2, "status flags ends as 0o4000, the images say 0o0");
+    check(
+        |t| remove(t, 12, &on(1, Change::Seek { position: 100 })),
+        2,
+        "file 0x8 (/data)): position ends as 0, the images say 100",
+    );
+    check(
+        |t| last(t, 12, vec![on(1, Change::SetStatus { flags: NONBLOCK })]),
+        2,
+        "status flags ends as 0o4000, the images say 0o0",
+    );
     check(|t| last(t, 10, vec![write(2, &1u64.to_ne_bytes())]), 2, "counter ends as 6, the images say 5");
     let pass = Change::SetOption { option: SocketOption::PassCred, value: 1, force: false };
-    check(|t| last(t, 10, vec![on(3, pass)]), 2, "a socket option ends as PassCred 1, the images say PassCred 0");
-    check(|t| last(t, 10, vec![on(3, Change::Shutdown { bits: 2 })]), 2, "shutdown ends as 2, the images say 0");
+    check(
+        |t| last(t, 10, vec![on(3, pass)]),
+        2,
+        "a socket option ends as PassCred 1, the images say PassCred 0",
+    );
+    check(
+        |t| last(t, 10, vec![on(3, Change::Shutdown { bits: 2 })]),
+        2,
+        "shutdown ends as 2, the images say 0",
+    );
     check(|t| last(t, 11, vec![write(4, b"!")]), 2, "queued data ends as 10 bytes, the images say 9 bytes");
     let owner = Change::SetOwner { pid_type: 1, pid: 10 };
     check(|t| last(t, 10, vec![on(1, owner)]), 2, "the owner ends as 10, the images say 0");
-    check_all(|_, _, e| e.ofds[7].spec = OfdSpec::Unmodelled("a lease".into()), 2, "file 0x8 (/data): a lease cannot be checked yet");
-    check_all(|_, _, e| e.tasks[1].table_id = Some(10), 2, "its descriptor table is its own, the images say shared");
+    check_all(
+        |_, _, e| e.ofds[7].spec = OfdSpec::Unmodelled("a lease".into()),
+        2,
+        "file 0x8 (/data): a lease cannot be checked yet",
+    );
+    check_all(
+        |_, _, e| e.tasks[1].table_id = Some(10),
+        2,
+        "its descriptor table is its own, the images say shared",
+    );
 }
 
 #[test]
 fn demand_2_files() {
-    check(|t| last(t, 12, vec![open("/etc/shadow", 0, 2), close(2)]), 2, "opens /etc/shadow, which the images do not mention");
+    check(
+        |t| last(t, 12, vec![open("/etc/shadow", 0, 2), close(2)]),
+        2,
+        "opens /etc/shadow, which the images do not mention",
+    );
     check(|t| last(t, 12, vec![open("/images/../x", 0, 2), close(2)]), 2, "which the images do not mention");
-    check(|t| last(t, 12, vec![open("/images/pages-1.img", 1, 2), close(2)]), 2, "which the images do not mention");
+    check(
+        |t| last(t, 12, vec![open("/images/pages-1.img", 1, 2), close(2)]),
+        2,
+        "which the images do not mention",
+    );
     check(|t| last(t, 12, vec![open("/data", 0o1001, 2), close(2)]), 2, "may create or truncate");
-    check(|t| last(t, 12, vec![open("/data", 1, 2), write(2, b"x"), close(2)]), 2, "write changes file /data");
+    check(
+        |t| last(t, 12, vec![open("/data", 1, 2), write(2, b"x"), close(2)]),
+        2,
+        "write changes file /data",
+    );
     check(|t| last(t, 12, vec![write(1, b"x")]), 2, "the kernel refuses that");
-    check(|t| last(t, 10, vec![pipe(), close(4), write(5, b"x"), close(5)]), 2, "write into a pipe, which nobody can read any more");
+    check(
+        |t| last(t, 10, vec![pipe(), close(4), write(5, b"x"), close(5)]),
+        2,
+        "write into a pipe, which nobody can read any more",
+    );
     let read = Change::Read { into: vec![(0x10000, 4096)], offset: Some(0) };
     passes(|t, _| last(t, 12, vec![open("/images/pages-1.img", 0, 2), on(2, read), close(2)]));
 }
 
 #[test]
 fn demand_3_in_part() {
-    check(|t| last(t, 11, vec![map(0x1_0000_0000, 0x1000)]), 3, "mmap of 0x100000000..0x100001000: in the tapes");
+    check(
+        |t| last(t, 11, vec![map(0x1_0000_0000, 0x1000)]),
+        3,
+        "mmap of 0x100000000..0x100001000: in the tapes",
+    );
     let unmap = Effect::Memory(MemoryEffect::Unmap { at: 0, len: 0x1_0000_1000 });
     check(|t| last(t, 11, vec![unmap]), 3, "munmap of 0x0..0x100001000: in the tapes");
     check(|t| last(t, 11, vec![map(0x10001, 0x1000)]), 3, "not a multiple of the page size");
     check(|t| last(t, 11, vec![map(0x7fff_ffff_f000, 0x1000)]), 3, "beyond user space");
     check(|t| last(t, 11, vec![map(u64::MAX & !0xfff, 0x1000)]), 3, "beyond user space");
-    let carrier = Effect::Memory(MemoryEffect::Map { at: 0x1_0008_0000, len: 0x1000, prot: 3, flags: 0x100021, file: None });
+    let carrier = Effect::Memory(MemoryEffect::Map {
+        at: 0x1_0008_0000,
+        len: 0x1000,
+        prot: 3,
+        flags: 0x100021,
+        file: None,
+    });
     passes(|t, _| of(t, 10).insert(5, carrier.clone()));
     check(|t| last(t, 11, vec![carrier.clone(), carrier]), 3, "a carrier of shared memory made twice");
     let read = on(1, Change::Read { into: vec![(0x1_0000_2000, 64)], offset: Some(0) });
@@ -436,7 +576,11 @@ fn demand_3_in_part() {
 fn demand_4_births() {
     check(|t| of(t, 10).insert(9, fork(11)), 4, "task 10, record 9: task 11 is created a second time");
     check(|t| remove(t, 10, &fork(12)), 4, "task 12: is never created");
-    check(|t| of(t, 10).insert(9, fork(99)), 4, "creates task 99, which is neither in the images nor has a tape");
+    check(
+        |t| of(t, 10).insert(9, fork(99)),
+        4,
+        "creates task 99, which is neither in the images nor has a tape",
+    );
     let by_other = |t: &mut Tapes| {
         remove(t, 10, &fork(12));
         last(t, 11, vec![fork(12)]);
@@ -451,7 +595,11 @@ fn demand_4_births() {
     let silent = Effect::Fork(Birth { pid: 12, flags: 0, exit_signal: 0 });
     check(|t| replace(t, 10, &fork(12), vec![silent]), 4, "its death is told by signal 0, must be by 17");
     let sharing = Effect::Fork(Birth { pid: 12, flags: 0x100, exit_signal: SIGCHLD });
-    check(|t| replace(t, 10, &fork(12), vec![sharing]), 0, "unknown effect: clone3: flags 0x100 is not modelled");
+    check(
+        |t| replace(t, 10, &fork(12), vec![sharing]),
+        0,
+        "unknown effect: clone3: flags 0x100 is not modelled",
+    );
     let thread = Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0 });
     check(|t| remove(t, 12, &thread), 4, "task 12: its thread 14 is never created");
     check(
@@ -467,12 +615,24 @@ fn demand_4_births() {
 
 #[test]
 fn demand_4_family() {
-    check(|t| remove(t, 12, &Effect::Wait(0)), 4, "task 12, record 4: setpgid to group 11, which does not exist then");
+    check(
+        |t| remove(t, 12, &Effect::Wait(0)),
+        4,
+        "task 12, record 4: setpgid to group 11, which does not exist then",
+    );
     check(|t| of(t, 12).swap(4, 5), 4, "setpgid to group 11, which does not exist then");
-    check(|t| remove(t, 12, &Effect::SetPgid { pgid: 11 }), 4, "task 12: ends in process group 10, the images say 11");
+    check(
+        |t| remove(t, 12, &Effect::SetPgid { pgid: 11 }),
+        4,
+        "task 12: ends in process group 10, the images say 11",
+    );
     check(|t| last(t, 11, vec![Effect::SetSid]), 4, "setsid by the leader of a process group");
     check(|t| of(t, 12).insert(0, Effect::SetSid), 4, "task 12");
-    check(|t| remove(t, 10, &Effect::SetSid), 4, "task 10: ends in session of the launcher, the images say 10");
+    check(
+        |t| remove(t, 10, &Effect::SetSid),
+        4,
+        "task 10: ends in session of the launcher, the images say 10",
+    );
     check(|t| last(t, 10, vec![Effect::SetPgid { pgid: 10 }]), 4, "setpgid by a session leader");
     check(
         |t| {
@@ -489,17 +649,40 @@ fn demand_4_family() {
 fn demand_4_zombies() {
     check(|t| of(t, 13)[0] = Effect::Exit { code: 4 }, 4, "dies with status 0x400, the images say 0x300");
     check(|t| of(t, 13)[0] = Effect::Kill { signal: 9 }, 4, "dies with status 0x9, the images say 0x300");
-    check(|t| of(t, 13)[0] = Effect::Kill { signal: 15 }, 4, "dies by signal 15, whose disposition may not be the default");
-    check(|t| *of(t, 13) = vec![Effect::Arrive, Effect::Park], 4, "lives on, and the images say that it is a zombie");
+    check(
+        |t| of(t, 13)[0] = Effect::Kill { signal: 15 },
+        4,
+        "dies by signal 15, whose disposition may not be the default",
+    );
+    check(
+        |t| *of(t, 13) = vec![Effect::Arrive, Effect::Park],
+        4,
+        "lives on, and the images say that it is a zombie",
+    );
     check(|t| last(t, 11, vec![Effect::Exit { code: 0 }]), 4, "exits with code 0, and should live on");
-    check(|t| remove(t, 10, &Effect::AwaitExit { pid: 13, reap: false }), 4, "task 13: nobody makes sure that it has died");
+    check(
+        |t| remove(t, 10, &Effect::AwaitExit { pid: 13, reap: false }),
+        4,
+        "task 13: nobody makes sure that it has died",
+    );
     let reap = vec![Effect::AwaitExit { pid: 13, reap: true }];
-    check(|t| replace(t, 10, &Effect::AwaitExit { pid: 13, reap: false }, reap), 4, "reaps task 13, which the images have as a zombie");
-    let sigaction = |signal, handler| Effect::Attribute(Attribute::SigAction { signal, handler, flags: 0, restorer: 0, mask: 0 });
+    check(
+        |t| replace(t, 10, &Effect::AwaitExit { pid: 13, reap: false }, reap),
+        4,
+        "reaps task 13, which the images have as a zombie",
+    );
+    let sigaction = |signal, handler| {
+        Effect::Attribute(Attribute::SigAction { signal, handler, flags: 0, restorer: 0, mask: 0 })
+    };
     check(|t| of(t, 10).insert(4, sigaction(17, 1)), 4, "ignores SIGCHLD while task 13 dies");
     let killed = |t: &mut Tapes, e: &mut Expected| {
         let mask = Effect::Attribute(Attribute::SigMask { how: 2, set: 0 });
-        *of(t, 13) = vec![Effect::Attribute(Attribute::Dumpable(0)), sigaction(11, 0), mask, Effect::Kill { signal: 11 }];
+        *of(t, 13) = vec![
+            Effect::Attribute(Attribute::Dumpable(0)),
+            sigaction(11, 0),
+            mask,
+            Effect::Kill { signal: 11 },
+        ];
         e.tasks[3].life = Life::Zombie { status: 11 };
     };
     passes(killed);
@@ -529,7 +712,11 @@ fn demand_4_helpers() {
 
 #[test]
 fn demand_5_privileges() {
-    check(|t| of(t, 12).insert(1, uids(1000)), 5, "task 12, record 2: openat needs a privilege that setresuid in record 1 gives up");
+    check(
+        |t| of(t, 12).insert(1, uids(1000)),
+        5,
+        "task 12, record 2: openat needs a privilege that setresuid in record 1 gives up",
+    );
     check(|t| of(t, 10).insert(8, uids(1000)), 5, "clone3 needs a privilege");
     let tail_order = |t: &mut Tapes| {
         let at = find(&t[&10], |effect| *effect == uids(1000));
@@ -544,7 +731,11 @@ fn demand_5_privileges() {
     };
     passes(kept);
     let limit = |hard| Effect::Privilege(PrivilegeEffect::Limit { resource: 7, soft: hard, hard });
-    check(|t| of(t, 10).insert(8, limit(64)), 5, "clone3 needs a privilege that prlimit64 in record 8 gives up");
+    check(
+        |t| of(t, 10).insert(8, limit(64)),
+        5,
+        "clone3 needs a privilege that prlimit64 in record 8 gives up",
+    );
 }
 
 #[test]
