@@ -99,6 +99,9 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
     }
 }
 
+/// The first and the last child, by rank, below which something is used.
+type Span = (u32, u32);
+
 /// Who uses what, seen from every task on the way.
 struct Needs {
     of_ofd: Vec<Option<ResourceId>>,
@@ -106,7 +109,7 @@ struct Needs {
     /// For each task the resources that it or somebody below uses and that it or somebody above
     /// makes, with the first and last child (index into its children, in fork order) whose subtree
     /// uses them; `None` where only the task itself does. Sorted by resource.
-    through: Vec<Vec<(ResourceId, Option<(u32, u32)>)>>,
+    through: Vec<Vec<(ResourceId, Option<Span>)>>,
 }
 
 impl Needs {

@@ -3,7 +3,7 @@
 //!
 //! What is checked on the way: every call gives what the plan says it gives; every resource is made
 //! once, by its owner; every step runs once, in its task, in order, with the numbers of what it
-//! needs; nothing is touched by a task that has nothing to do with it, beyond closing; somebody can
+//! needs; a child inherits nothing that is open for no reason; nothing is touched by a task that has nothing to do with it, beyond closing; somebody can
 //! always go on.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,6 +216,7 @@ impl<'a> Player<'a> {
                 if self.forest.tasks[child.index()].parent != Some(task) || self.born[child.index()] {
                     return Err("not its child, or born already".to_owned());
                 }
+                self.inherits(task)?;
                 self.kernel.fork(pid, self.pid(*child)).map_err(errno)?;
                 self.born[child.index()] = true;
                 self.forked[task.index()] += 1;
@@ -251,6 +252,31 @@ impl<'a> Player<'a> {
                 Some(item) => Err(format!("{item:?} behind it")),
             },
         }
+    }
+
+    /// What a child inherits is there for it, for a later child, or for the parent itself. (Where
+    /// children are forked out of their order, everything for any of them is open at all the forks.)
+    fn inherits(&self, task: TaskId) -> Result<(), String> {
+        let children = &self.forest.children()[task.index()];
+        let mut forks = Vec::new();
+        for item in &self.plan.programs[task.index()] {
+            if let Item::Op(op) = item
+                && let OpKind::Fork { child } = self.plan.graph.op(*op).kind
+            {
+                forks.push(child);
+            }
+        }
+        let later = if forks.is_sorted() { &forks[self.forked[task.index()]..] } else { &children[..] };
+        for (fd, (what, _)) in &self.kernel.processes[&self.pid(task)].table {
+            let resource = self.is.get(what).copied().flatten().and_then(|ofd| self.oracle.made_by[ofd.index()]);
+            let is_due = resource.is_some_and(|resource| {
+                self.oracle.users[resource].contains(&task) || later.iter().any(|child| self.oracle.relevant[resource].contains(child))
+            });
+            if !is_due {
+                return Err(format!("inherits {fd} (of {resource:?}), which neither it nor a later child nor {task} uses"));
+            }
+        }
+        Ok(())
     }
 
     /// A thread is started when its task is complete: nothing is to be done to it afterwards.
