@@ -920,6 +920,6 @@ mod tests {
         makes(&mut forest, &[Some(0)]);
         let needy = step(&mut forest, &[0]);
         forest.tasks[0].tail.push(needy);
-        check_error(&forest, "t0: s0 needs descriptors where none are given");
+        check_error(&forest, "t0: s0 needs descriptions where none are given");
     }
 }

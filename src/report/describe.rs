@@ -111,6 +111,7 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::ThpDisable => "no transparent huge pages".to_owned(),
         StepKind::ChildSubreaper => "child subreaper".to_owned(),
         StepKind::ParentDeathSignal(signal) => format!("parent-death signal {}", words::signal(*signal)),
+        StepKind::TimerSlack(slack_ns) => format!("timer slack {slack_ns} ns"),
         StepKind::Nice(nice) => format!("nice {nice}"),
         StepKind::Scheduler { policy, priority } => format!("scheduling policy {policy}, priority {priority}"),
         StepKind::Write(bytes) => format!("write \"{}\"", bytes.escape_ascii()),

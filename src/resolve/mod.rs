@@ -161,7 +161,9 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(model: &'a Model, facts: &'a HostFacts, options: &'a Options) -> Resolver<'a> {
-        let mut forest = Forest { ofds: model.ofds.len(), ..Forest::default() };
+        // The launcher raises its soft limit to the hard one.
+        let limit = facts.own.rlimits[libc::RLIMIT_NOFILE as usize].map_or(0, |limit| limit.max.min(u64::from(u32::MAX)));
+        let mut forest = Forest { ofds: model.ofds.len(), fd_limit: limit as u32, ..Forest::default() };
         let mut recipes = Recipes::default();
         for task in &model.tasks {
             forest.tasks.push(TaskSpec { pid: task.pid.0, pgid: task.pgid.0, sid: task.sid.0, ..TaskSpec::default() });

@@ -90,6 +90,11 @@ pub(super) fn own(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) -> 
     if thread.robust_list.1 != 0 {
         kinds.push(StepKind::RobustList { head: thread.robust_list.0, len: thread.robust_list.1 });
     }
+    if let Some(slack_ns) = thread.timer_slack_ns
+        && resolver.facts.own.timer_slack_ns != Some(slack_ns)
+    {
+        kinds.push(StepKind::TimerSlack(slack_ns));
+    }
     kinds.push(StepKind::TidAddress { address: thread.clear_tid_addr, pid: thread.tid.0 });
     if let Some(rseq) = thread.rseq.filter(|rseq| rseq.address != 0) {
         // Last: from here on the kernel writes to the area.
