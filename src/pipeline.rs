@@ -100,7 +100,10 @@ impl PrepareError {
             PrepareError::TooLarge(error) => {
                 vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
             }
-            PrepareError::Refuted(counterexample) => vec![bad(format!("no certificate: {counterexample}"))],
+            PrepareError::Refuted(counterexample) => {
+                let text = format!("the plan has no certificate: {counterexample}");
+                vec![Problem { kind: ProblemKind::Defect, task: None, text, origin: None }]
+            }
         }
     }
 }

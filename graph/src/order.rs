@@ -125,6 +125,7 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             | Reason::NeededBy { .. }
             | Reason::BeforeSetsid { .. }
             | Reason::LeaderFirst { .. }
+            | Reason::MembersFirst { .. }
             | Reason::Complete
             | Reason::AllArrived => true,
         })
@@ -219,7 +220,7 @@ mod tests {
             Item::Op(op) => match &plan.graph.op(*op).kind {
                 OpKind::Fork { child } => Some(format!("fork {child}")),
                 OpKind::SetPgid { pgid } => Some(format!("setpgid {pgid}")),
-                OpKind::AwaitExit { child } => Some(format!("await {child}")),
+                OpKind::AwaitExit { child, .. } => Some(format!("await {child}")),
                 OpKind::Exit => Some("exit".to_owned()),
                 OpKind::Arrive | OpKind::Park | OpKind::Step { .. } | OpKind::EatSigchld | OpKind::SetSid => None,
                 other => Some(format!("{other:?}")),

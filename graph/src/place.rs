@@ -85,6 +85,11 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         if let Some(founding) = placer.founded[leader.index()] {
             let pgid = forest.tasks[leader.index()].pid;
             placer.graph.require(founding, op, Reason::LeaderFirst { pgid });
+            if forest.tasks[leader.index()].life == Life::Helper
+                && let Some(exit) = placer.exits[leader.index()]
+            {
+                placer.graph.require(op, exit, Reason::MembersFirst { pgid });
+            }
         }
     }
     for (op, child) in std::mem::take(&mut placer.awaits) {
@@ -351,7 +356,7 @@ impl Placer<'_> {
             self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
         }
         match spec.life {
-            Life::Zombie => self.zombie(task),
+            Life::Zombie | Life::Helper => self.zombie(task),
             Life::Thread => self.thread(task),
             Life::Lives => self.living(task, table),
         }
@@ -534,16 +539,19 @@ impl Placer<'_> {
     }
 
     fn await_zombies(&mut self, task: TaskId) {
-        let zombies: Vec<TaskId> = self.children[task.index()]
+        let life = |child: &TaskId| self.forest.tasks[child.index()].life;
+        let dying: Vec<TaskId> = self.children[task.index()]
             .iter()
             .copied()
-            .filter(|child| self.forest.tasks[child.index()].life == Life::Zombie)
+            .filter(|child| matches!(life(child), Life::Zombie | Life::Helper))
             .collect();
-        for child in &zombies {
-            let op = self.graph.push(task, OpKind::AwaitExit { child: *child }, Reason::Sequence);
+        for child in &dying {
+            let reap = life(child) == Life::Helper;
+            let op = self.graph.push(task, OpKind::AwaitExit { child: *child, reap }, Reason::Sequence);
             self.awaits.push((op, *child));
         }
-        if let Some(last) = zombies.last() {
+        // A helper's death raises no signal.
+        if let Some(last) = dying.iter().rfind(|child| life(child) == Life::Zombie) {
             self.graph.push(task, OpKind::EatSigchld, Reason::MustHaveExited { child: *last });
         }
     }
@@ -780,7 +788,7 @@ mod tests {
             OpKind::SetSid => "setsid".to_owned(),
             OpKind::SetPgid { pgid } => format!("setpgid {pgid}"),
             OpKind::Step { step, fds } => format!("{step} {fds:?}"),
-            OpKind::AwaitExit { child } => format!("await {child}"),
+            OpKind::AwaitExit { child, .. } => format!("await {child}"),
             OpKind::EatSigchld => "sigchld".to_owned(),
             OpKind::Exit => "exit".to_owned(),
             OpKind::Arrive => "arrive".to_owned(),

@@ -113,7 +113,7 @@ impl<'a> Player<'a> {
             Item::Post(_) => Ok(true),
             Item::Wait(event) => Ok(self.posted[event.index()]),
             Item::Op(op) => match &self.plan.graph.op(op).kind {
-                OpKind::AwaitExit { child } => {
+                OpKind::AwaitExit { child, .. } => {
                     let (pid, child) = (self.pid(TaskId::new(task)), self.pid(*child));
                     self.kernel.wait_would_return(pid, child).map_err(|errno| format!("{op}: {errno:?}"))
                 }
@@ -238,7 +238,7 @@ impl<'a> Player<'a> {
             OpKind::SetSid => self.kernel.set_sid(pid).map_err(errno),
             OpKind::SetPgid { pgid } => self.kernel.set_pgid(pid, *pgid).map_err(errno),
             OpKind::Step { step, fds } => self.step(task, *step, fds),
-            OpKind::AwaitExit { child } if self.forest.tasks[child.index()].life == Life::Zombie => Ok(()),
+            OpKind::AwaitExit { child, .. } if self.forest.tasks[child.index()].life == Life::Zombie => Ok(()),
             OpKind::AwaitExit { .. } => Err("it lives".to_owned()),
             OpKind::EatSigchld => self.kernel.take_sigchld(pid).map_err(errno),
             OpKind::Exit => self.kernel.exit(pid).map_err(errno),
@@ -380,7 +380,7 @@ impl<'a> Player<'a> {
             let end = match spec.life {
                 Life::Thread if self.steps[index] == steps => Ok(()),
                 Life::Thread => Err(format!("the steps were {:?} instead of {steps:?}", self.steps[index])),
-                Life::Lives | Life::Zombie => self.task_at_the_end(task, &steps),
+                Life::Lives | Life::Zombie | Life::Helper => self.task_at_the_end(task, &steps),
             };
             end.map_err(|error| format!("t{index} (pid {}): {error}", spec.pid))?;
         }

@@ -89,6 +89,17 @@ pub struct Recipes {
     pub tasks: Vec<TaskRecipe>,
 }
 
+/// What an actor of the plan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A task of the images.
+    Task,
+    /// A further thread of one.
+    Thread,
+    /// A task that is there only while the tree is restored.
+    Helper,
+}
+
 /// What the planner need not know of a task.
 #[derive(Debug, Clone)]
 pub struct TaskRecipe {
@@ -98,8 +109,8 @@ pub struct TaskRecipe {
     pub comm: String,
     /// Exit status of a zombie, as `wait4(2)` gives it.
     pub exit_code: Option<u32>,
-    /// Whether it is a further thread of another task.
-    pub is_thread: bool,
+    /// What it is.
+    pub role: Role,
     /// Its entry in `pstree.img`.
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
@@ -123,13 +134,14 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     tree::resolve(&mut resolver);
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
+    let cradle = tree::cradle(&mut resolver);
+    tree::help_groups(&mut resolver, &cradle);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
     }
     for index in 0..model.tasks.len() {
         threads::resolve(&mut resolver, TaskId::new(index));
     }
-    let cradle = tree::cradle(&mut resolver);
     let window = window::find(&mut resolver, payloads);
     let Resolver { forest, mut recipes, problems, .. } = resolver;
     let resolved = window.map(|window| {
@@ -175,7 +187,7 @@ impl<'a> Resolver<'a> {
                 pid: task.pid,
                 comm,
                 exit_code,
-                is_thread: false,
+                role: Role::Task,
                 origin: task.origin,
                 core_origin: task.core_origin,
             });

@@ -8,7 +8,7 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{Credentials, StepKind};
-use super::{Resolver, TaskRecipe};
+use super::{Resolver, Role, TaskRecipe};
 use crate::host::OwnFacts;
 use crate::image::{Alive, Creds, Origin, Task, Thread};
 
@@ -40,7 +40,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
             pid: thread.tid,
             comm: comm.clone(),
             exit_code: None,
-            is_thread: true,
+            role: Role::Thread,
             origin: task.origin,
             core_origin: thread.origin,
         });

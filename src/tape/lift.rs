@@ -608,7 +608,8 @@ impl Call<'_, '_> {
                 self.gives_zero()?;
                 let [kind, pid, info, options, usage, _] = self.record.args;
                 let options = options as i32;
-                if kind as u32 != libc::P_PID || usage != 0 || options & !libc::WNOWAIT != libc::WEXITED {
+                let how = if options & libc::WNOWAIT == 0 { libc::__WALL } else { libc::WNOWAIT };
+                if kind as u32 != libc::P_PID || usage != 0 || options & !how != libc::WEXITED {
                     return Err(format!("id type {kind}, options {options:#x}, rusage {usage:#x}"));
                 }
                 if info != 0 {

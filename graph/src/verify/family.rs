@@ -127,7 +127,15 @@ impl Run<'_> {
                 }
                 Life::Zombie { .. } => {}
             },
-            Role::Helper => {}
+            // The group it founded lasts without it only by those who are certainly in it.
+            Role::Helper => {
+                let pgid = self.pid(task);
+                if let Some(group) = self.groups.remove(&pgid)
+                    && !group.joined.iter().flatten().all(|join| self.before.holds(*join, at))
+                {
+                    return Err(Wrong::NoSuchGroup { pgid });
+                }
+            }
         }
         self.tasks[task].phase = Phase::Dead { status };
         self.tasks[task].died = Some(at);
@@ -185,10 +193,8 @@ impl Run<'_> {
     }
 
     fn found(&mut self, at: At, sid: u32) -> Result<(), Wrong> {
-        if self.roles[at.task].task().is_none() {
-            return Err(Wrong::NotModelled { call: "setpgid", what: "a group led by a helper".to_owned() });
-        }
-        self.groups.insert(self.pid(at.task), Group { founded: at, sid });
+        let joined = self.roles[at.task].task().is_none().then(Vec::new);
+        self.groups.insert(self.pid(at.task), Group { founded: at, sid, joined });
         self.certificate.family_changes += 1;
         Ok(())
     }
@@ -222,6 +228,9 @@ impl Run<'_> {
         };
         if group_sid != sid {
             return Err(Wrong::OtherSession { pgid });
+        }
+        if let Some(joined) = self.groups.get_mut(&pgid).and_then(|group| group.joined.as_mut()) {
+            joined.push(at);
         }
         self.tasks[at.task].pgid = pgid;
         self.certificate.family_changes += 1;

@@ -97,10 +97,12 @@ pub(super) struct Task {
 }
 
 /// A process group.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Group {
     pub(super) founded: At,
     pub(super) sid: u32,
+    /// Led by a helper: who has joined. It may be gone when the helper is.
+    pub(super) joined: Option<Vec<At>>,
 }
 
 /// How a step ends.
