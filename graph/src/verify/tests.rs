@@ -717,6 +717,33 @@ fn demand_4_helpers() {
 }
 
 #[test]
+fn demand_4_groups_of_helpers() {
+    // 50 founds a group that 12 joins, and is gone when it has.
+    let founded = |t: &mut Tapes, e: &mut Expected| {
+        of(t, 10).insert(8, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 }));
+        last(t, 10, vec![Effect::AwaitExit { pid: 50, reap: true }]);
+        let found = Effect::SetPgid { pgid: 50 };
+        t.insert(50, vec![found, Effect::Post(5), Effect::Wait(6), Effect::Exit { code: 0 }]);
+        let join = vec![Effect::Wait(5), Effect::SetPgid { pgid: 50 }, Effect::Post(6)];
+        replace(t, 12, &Effect::SetPgid { pgid: 11 }, join);
+        e.tasks[2].pgid = 50;
+    };
+    assert_eq!(passes(founded).helpers, 1);
+    let without = |gone: Effect| {
+        move |t: &mut Tapes, _: &mut LiftedTree, e: &mut Expected| {
+            founded(t, e);
+            for task in [12, 50] {
+                if of(t, task).contains(&gone) {
+                    remove(t, task, &gone);
+                }
+            }
+        }
+    };
+    check_all(without(Effect::Wait(6)), 4, "group 50");
+    check_all(without(Effect::Wait(5)), 4, "group 50");
+}
+
+#[test]
 fn demand_5_privileges() {
     check(
         |t| of(t, 12).insert(1, uids(1000)),
