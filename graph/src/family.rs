@@ -46,7 +46,9 @@ pub struct Family {
 #[allow(missing_docs)]
 pub enum FamilyError {
     /// No ancestor is ever in the session.
-    #[error("task {pid}: session {sid} cannot be inherited: no ancestor is in it (its leader is dead or outside the tree)")]
+    #[error(
+        "task {pid}: session {sid} cannot be inherited: no ancestor is in it (its leader is dead or outside the tree)"
+    )]
     SessionUnreachable { task: TaskId, pid: u32, sid: u32 },
     /// A session leader's group is always its own.
     #[error("task {pid} leads session {pid} but is in process group {pgid}")]
@@ -131,10 +133,15 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
         let mut heirs = vec![0];
         while let Some(index) = heirs.pop() {
             if !family.leads_session[index] {
-                errors.push(FamilyError::SessionUnreachable { task: TaskId::new(index), pid: forest.tasks[index].pid, sid });
+                errors.push(FamilyError::SessionUnreachable {
+                    task: TaskId::new(index),
+                    pid: forest.tasks[index].pid,
+                    sid,
+                });
                 continue;
             }
-            let early = children[index].iter().map(|child| child.index()).filter(|child| family.early[*child]);
+            let early =
+                children[index].iter().map(|child| child.index()).filter(|child| family.early[*child]);
             heirs.extend(early.filter(|child| born_in[*child] == Some(sid)));
         }
     }
@@ -198,11 +205,21 @@ mod tests {
     use crate::forest::TaskSpec;
 
     /// Tasks as (pid, parent index, pgid, sid); expects the joins, or the pids of the errors.
-    fn check(tasks: &[(u32, Option<u32>, u32, u32)], cradle: Cradle, expected: Result<(&[bool], &[Join]), &[u32]>) {
+    fn check(
+        tasks: &[(u32, Option<u32>, u32, u32)],
+        cradle: Cradle,
+        expected: Result<(&[bool], &[Join]), &[u32]>,
+    ) {
         let forest = Forest {
             tasks: tasks
                 .iter()
-                .map(|&(pid, parent, pgid, sid)| TaskSpec { pid, parent: parent.map(TaskId), pgid, sid, ..TaskSpec::default() })
+                .map(|&(pid, parent, pgid, sid)| TaskSpec {
+                    pid,
+                    parent: parent.map(TaskId),
+                    pgid,
+                    sid,
+                    ..TaskSpec::default()
+                })
                 .collect(),
             ..Forest::default()
         };
