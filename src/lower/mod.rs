@@ -68,6 +68,8 @@ fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
     let mut words = [0u64; 11];
     match role {
         Role::Task => words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64,
+        // It gets its forker's exit signal (clone(2)), which is SIGCHLD, too.
+        Role::Sibling => words[CLONE_ARGS_FLAGS] = libc::CLONE_PARENT as u64,
         Role::Thread => words[CLONE_ARGS_FLAGS] = THREAD as u64,
         // Its parent waits for it and is to hear nothing else of it.
         Role::Helper => {}

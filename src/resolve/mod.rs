@@ -8,6 +8,7 @@
 //! One file a kind of resource, with the names of `image/files`.
 
 pub mod memory;
+pub mod family;
 pub mod problem;
 pub mod recipe;
 
@@ -92,8 +93,10 @@ pub struct Recipes {
 /// What an actor of the plan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A task of the images.
+    /// A task of the images, forked by its parent.
     Task,
+    /// A task of the images that a sibling forks for their parent (CLONE_PARENT).
+    Sibling,
     /// A further thread of one.
     Thread,
     /// A task that is there only while the tree is restored.
