@@ -122,7 +122,6 @@ mod tests {
         // Numbers beyond the pid_max of most machines, and free on others.
         let tasks = tasks(4_100_000..4_101_000);
         let facts = gather_about(&tasks, &[], None);
-        // 2 ms where this was written, unoptimised; the bound leaves room for a loaded machine.
         assert!(facts.pids.taken.is_empty(), "{:?}", facts.pids.taken);
         assert!(facts.kernel.release.is_some());
     }
