@@ -6,11 +6,11 @@
 //! always do. What two tasks do to one thing must be ordered ([`super::before`]); then the end
 //! is always the same, too.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::before::{At, Before};
 use super::effect::{Attribute, Birth, Change, Effect, FdEffect, LiftedTree, MemoryEffect};
-use super::expected::{Expected, ExpectedTask, Life};
+use super::expected::{Expected, ExpectedTask, Life, OfdSpec, TimerSpec};
 use super::object::{
     Full, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
     O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
@@ -26,6 +26,8 @@ const CLONE_FILES: u64 = 0x400;
 const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
 const CLONE_PARENT: u64 = 0x8000;
 const SIGKILL: u32 = 9;
+const EPOLLERR: u32 = 8;
+const EPOLLHUP: u32 = 16;
 const SIGCHLD: u32 = 17;
 const SIGSTOP: u32 = 19;
 const SA_NOCLDWAIT: u64 = 2;
@@ -151,6 +153,11 @@ pub(super) struct Run<'a> {
     ready: VecDeque<usize>,
     /// Carriers by start: end, and who made them.
     carriers: BTreeMap<u64, u64>,
+    /// Where each task arrives at the barrier.
+    arrivals: Vec<Option<u32>>,
+    /// Paths of FIFOs, and those that are open.
+    fifo_paths: BTreeSet<&'a [u8]>,
+    pub(super) fifos: BTreeMap<Vec<u8>, usize>,
     /// Writes whose readers must survive: the object that is to be read from.
     pub(super) needs_reader: Vec<(At, &'static str, usize)>,
     pub(super) certificate: Certificate,
@@ -280,6 +287,16 @@ impl<'a> Run<'a> {
             forks,
             ready: VecDeque::new(),
             carriers: BTreeMap::new(),
+            arrivals: vec![None; count],
+            fifo_paths: expected
+                .ofds
+                .iter()
+                .filter_map(|ofd| match &ofd.spec {
+                    OfdSpec::Fifo { path, .. } => Some(path.as_slice()),
+                    _ => None,
+                })
+                .collect(),
+            fifos: BTreeMap::new(),
             needs_reader: Vec::new(),
             certificate: Certificate::default(),
         };
@@ -399,6 +416,7 @@ impl<'a> Run<'a> {
                     });
                 }
                 self.tasks[task].phase = Phase::Arrived;
+                self.arrivals[task] = Some(at.record);
             }
             Effect::Park => {
                 if self.tasks[task].phase != Phase::Tail {
@@ -744,11 +762,17 @@ impl<'a> Run<'a> {
         if last.task == at.task {
             return Ok(());
         }
-        if !self.before.holds(last, at) {
+        if !self.before.holds(last, at) && !self.barrier_between(last, at) {
             return Err(Wrong::Unordered { call, what: what(), by: self.pid(last.task), at: last.record });
         }
         self.certificate.orders_proved += 1;
         Ok(())
+    }
+
+    /// Whether one is before the barrier and the other behind it.
+    fn barrier_between(&self, first: At, second: At) -> bool {
+        let is_behind = |at: At| self.arrivals.get(at.task).copied().flatten().is_some_and(|arrival| arrival < at.record);
+        !is_behind(first) && is_behind(second)
     }
 
     fn descriptor(&mut self, at: At, call: &'static str, fd: Fd) -> Result<Desc, Wrong> {
@@ -808,6 +832,19 @@ impl<'a> Run<'a> {
                 let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
                 as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
             }
+            FdEffect::Epoll { flags, fd } => {
+                let kind = ObjectKind::Epoll { watched: BTreeMap::new() };
+                as_expected(self.open_anonymous(at, call, kind, *flags, 0)?, *fd)?;
+            }
+            FdEffect::Timerfd { clock, flags, fd } => {
+                let kind = ObjectKind::Timerfd { clock: *clock, timer: TimerSpec::default() };
+                as_expected(self.open_anonymous(at, call, kind, *flags, O_NONBLOCK)?, *fd)?;
+            }
+            FdEffect::Signalfd { mask, flags, fd } => {
+                // Those two cannot be caught; signalfd(2) leaves them out.
+                let mask = mask & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
+                as_expected(self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?, *fd)?;
+            }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
                 let desc = self.descriptor(at, call, *from)?;
@@ -856,6 +893,55 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// A new description of something without a name; `known`: the status flags that it may have.
+    fn open_anonymous(&mut self, at: At, call: &'static str, kind: ObjectKind, flags: u32, known: u32) -> Result<Fd, Wrong> {
+        if flags & !(O_CLOEXEC | known) != 0 {
+            return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
+        }
+        self.use_table(at, call)?;
+        let object = self.objects.add_object(kind, at);
+        let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
+        Ok(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0))
+    }
+
+    /// A description of a FIFO. All of one are made by one task, while it has one of them open: else
+    /// it would not be certain that they show the same pipe, or that nobody waits for an other end.
+    fn open_fifo(&mut self, at: At, call: &'static str, path: &[u8], status: u32) -> Result<Desc, Wrong> {
+        let access = status & O_ACCMODE;
+        let object = match self.fifos.get(path).copied() {
+            None if access == O_RDWR => {
+                let object = self.objects.add_fifo(&self.expected.facts, at);
+                self.fifos.insert(path.to_vec(), object);
+                object
+            }
+            Some(object) if self.objects.objects[object].made.task == at.task => {
+                let table = &self.tables[self.tasks[at.task].table];
+                let has = |wanted: u32| {
+                    table.holds(|desc| {
+                        let description = self.objects.description(desc);
+                        description.object == object && description.flags & O_ACCMODE != wanted
+                    })
+                };
+                // For reading alone a writer must be there, for writing alone a reader.
+                let other_end = match access {
+                    O_RDONLY => has(O_RDONLY),
+                    O_WRONLY => has(O_WRONLY),
+                    _ => has(u32::MAX),
+                };
+                if !other_end {
+                    return Err(Wrong::OpenBlocks { path: path.escape_ascii().to_string() });
+                }
+                object
+            }
+            None => return Err(Wrong::OpenBlocks { path: path.escape_ascii().to_string() }),
+            Some(_) => {
+                let what = "a FIFO that two tasks open".to_owned();
+                return Err(Wrong::NotModelled { call, what });
+            }
+        };
+        Ok(self.objects.add_description(object, status, at))
+    }
+
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
         if flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) != 0 {
@@ -882,7 +968,11 @@ impl<'a> Run<'a> {
             let object = self.objects.description(desc).object;
             let can = match self.objects.objects[object].kind {
                 ObjectKind::File { .. } | ObjectKind::Pipe(_) => flags & O_NOFOLLOW == 0,
-                ObjectKind::Socket(_) | ObjectKind::Eventfd { .. } => false,
+                ObjectKind::Socket(_)
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. } => false,
             };
             if !can {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
@@ -901,6 +991,9 @@ impl<'a> Run<'a> {
         };
         if !may {
             return Err(Wrong::OpensOther { path: shown() });
+        }
+        if self.fifo_paths.contains(path) && flags & O_PATH == 0 {
+            return self.open_fifo(at, call, path, status);
         }
         let object = self.objects.add_object(ObjectKind::File { path: path.to_vec() }, at);
         Ok(self.objects.add_description(object, status, at))
@@ -952,13 +1045,46 @@ impl<'a> Run<'a> {
             }
             Change::SetOwner { pid_type, pid } => {
                 self.touch(at, call, desc)?;
+                if *pid != 0 && !self.certainly_exists(at, *pid) {
+                    return Err(Wrong::OwnerMissing { pid: *pid });
+                }
+                let uids = self.tasks[at.task].privileges.uids();
                 let owner = &mut self.objects.description_mut(desc).owner;
                 owner.pid_type = *pid_type;
                 owner.pid = *pid;
+                owner.uids = uids;
             }
             Change::SetSignal { signal } => {
                 self.touch(at, call, desc)?;
                 self.objects.description_mut(desc).owner.signal = *signal;
+            }
+            Change::Watch { target, events, data } => {
+                let target_desc = self.descriptor(at, call, *target)?;
+                self.touch_object(at, call, object, desc)?;
+                let what = self.describe(desc);
+                let pollable = !matches!(self.objects.object_of(target_desc).kind, ObjectKind::File { .. })
+                    || self.objects.description(target_desc).flags & O_PATH == 0;
+                let ObjectKind::Epoll { watched } = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
+                let is_new = watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
+                if !is_new || !pollable || target_desc == desc {
+                    return Err(Wrong::Refused { call, what: format!("{what}: descriptor {target}") });
+                }
+            }
+            Change::SetTimer { flags: set, interval_ns, value_ns } => {
+                self.touch_object(at, call, object, desc)?;
+                let ObjectKind::Timerfd { timer, .. } = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
+                *timer = TimerSpec { flags: *set, interval_ns: *interval_ns, value_ns: *value_ns, ticks: 0 };
+            }
+            Change::SetTicks { ticks } => {
+                self.touch_object(at, call, object, desc)?;
+                match &mut self.objects.objects[object].kind {
+                    ObjectKind::Timerfd { timer, .. } if *ticks != 0 => timer.ticks = *ticks,
+                    _ => return Err(refused(self)),
+                }
             }
             Change::SetPipeSize { bytes } => {
                 self.touch_object(at, call, object, desc)?;
@@ -1027,6 +1153,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Whether the number of a task, thread or group is in use by then in every run: behind the barrier
+    /// all are there.
+    fn certainly_exists(&self, at: At, pid: u32) -> bool {
+        let Some(task) = self.by_pid.get(&pid).copied() else { return false };
+        if self.tasks[task].phase == Phase::Reaped || matches!(self.roles[task], Role::Helper) {
+            return false;
+        }
+        let is_born = self.forks.get(&pid).is_none_or(|fork| self.before.holds(*fork, at));
+        self.tasks[at.task].phase == Phase::Tail || task == at.task || is_born
+    }
+
     fn write(&mut self, at: At, call: &'static str, desc: Desc, data: &[u8]) -> Result<(), Wrong> {
         let (object, flags) = (self.objects.description(desc).object, self.objects.description(desc).flags);
         if flags & O_ACCMODE == O_RDONLY {
@@ -1049,6 +1186,9 @@ impl<'a> Run<'a> {
                 let full = Full { holds: *counter, capacity: u64::MAX - 1 };
                 let sum = counter.checked_add(value).filter(|sum| *sum < u64::MAX);
                 sum.map(|sum| *counter = sum).ok_or(full)
+            }
+            ObjectKind::Epoll { .. } | ObjectKind::Timerfd { .. } | ObjectKind::Signalfd { .. } => {
+                return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
         };
         if let Err(Full { holds, capacity }) = full {
@@ -1270,7 +1410,11 @@ fn is_for_tail(effect: &Effect) -> bool {
         | Effect::SetPgid { .. }
         | Effect::Fd(_) => false,
         Effect::Object { change, .. } => match change {
-            Change::SetStatus { .. } | Change::SetOwner { .. } | Change::SetSignal { .. } => true,
+            Change::SetStatus { .. }
+            | Change::SetOwner { .. }
+            | Change::SetSignal { .. }
+            | Change::SetTimer { .. }
+            | Change::SetTicks { .. } => true,
             Change::Seek { .. }
             | Change::SetPipeSize { .. }
             | Change::Write { .. }
@@ -1278,6 +1422,7 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::Read { .. }
             | Change::Shutdown { .. }
             | Change::SetOption { .. }
+            | Change::Watch { .. }
             | Change::Truncate { .. } => false,
         },
         Effect::Memory(effect) => match effect {
