@@ -284,9 +284,26 @@ fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
         let Some(own) = self.index_of.get(&id) else {
             return OfdSpec::Unmodelled("an epoll file without an id".to_owned());
         };
+        // Where nobody has it open, what it is in flight in counts, and so on.
+        let is_open = |ofd: &OfdId| self.tasks.iter().any(|task| task.table.iter().any(|slot| slot.ofd == *ofd));
+        let mut through = *own;
+        for _ in 0..self.model.packets.len() {
+            let carries = |packet: &&crate::image::Packet| {
+                packet.rights.iter().any(|right| self.index_of.get(right) == Some(&through))
+            };
+            if is_open(&through) {
+                break;
+            }
+            // Of several the last in the image counts, as it does for who sends.
+            let carrier = self.model.packets.iter().rfind(carries);
+            match carrier.and_then(|packet| self.index_of.get(&packet.id_for)) {
+                Some(next) => through = *next,
+                None => break,
+            }
+        }
+        let mut holders = self.tasks.iter().filter(|task| task.table.iter().any(|slot| slot.ofd == through));
         let targets = |task: &ExpectedTask| -> Option<Vec<Interest>> {
             let slot = |fd: u32| task.table.iter().find(|slot| slot.fd == fd).map(|slot| slot.ofd);
-            task.table.iter().find(|slot| slot.ofd == *own)?;
             let interest = |interest: &crate::image::Interest| {
                 let ofd = slot(interest.fd)?;
                 let inode = match &self.model.ofds.get(ofd.index())?.kind {
@@ -302,7 +319,7 @@ fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
             };
             epoll.interests.iter().map(interest).collect()
         };
-        match self.tasks.iter().find_map(targets) {
+        match holders.find_map(targets) {
             Some(interests) => OfdSpec::Epoll { interests },
             None if epoll.interests.is_empty() => OfdSpec::Epoll { interests: Vec::new() },
             None => OfdSpec::Unmodelled("an epoll file that watches what no task has at that number".to_owned()),

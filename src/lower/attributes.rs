@@ -113,7 +113,10 @@ impl Lowering<'_> {
                     self.tape.call(libc::SYS_membarrier, &[1 << bit, 0, 0], 0);
                 }
             }
-            StepKind::Watch { epoll, target, events, data } => self.watch(*epoll, *target, *events, *data),
+            StepKind::Watch { epoll, target, events, data } => {
+                let epoll = epoll.or(fds.first().copied()).unwrap_or(Fd::MAX);
+                self.watch(epoll, *target, *events, *data);
+            }
             StepKind::ArmTimerfd { fd, flags, value_ns, interval_ns, ticks } => {
                 self.arm_timerfd(*fd, *flags, *value_ns, *interval_ns, *ticks);
             }

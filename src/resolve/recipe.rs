@@ -163,10 +163,10 @@ pub enum StepKind {
     Membarrier(u32),
     /// All ids, groups and capabilities.
     Credentials(Box<Credentials>),
-    /// `epoll_ctl(EPOLL_CTL_ADD)`: both numbers are those of the final table.
+    /// `epoll_ctl(EPOLL_CTL_ADD)`: numbers are those of the final table.
     Watch {
-        /// The epoll file.
-        epoll: Fd,
+        /// The epoll file; `None`: what the step needs.
+        epoll: Option<Fd>,
         /// What it watches.
         target: Fd,
         /// `EPOLL*`.

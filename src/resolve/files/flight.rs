@@ -42,7 +42,7 @@ pub(super) fn has_rights(queue: Option<&Queue>) -> bool {
 }
 
 /// The task that has the description, or else the socket that it is in flight in.
-fn sender(resolver: &Resolver<'_>, holders: &Holders, ofd: OfdId) -> Option<TaskId> {
+pub(super) fn sender(resolver: &Resolver<'_>, holders: &Holders, ofd: OfdId) -> Option<TaskId> {
     let mut carriers: BTreeMap<OfdId, OfdId> = BTreeMap::new();
     for packet in &resolver.model.packets {
         if let Some(by) = resolver.ofd_of_id.get(&packet.id_for) {

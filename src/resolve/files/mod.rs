@@ -77,7 +77,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
             OfdKind::Reg(file) => reg::resolve(resolver, *ofd, entry, file),
             OfdKind::Eventfd(eventfd) => eventfd::resolve(resolver, *ofd, entry, eventfd),
             OfdKind::Memfd(memfd) => memfd::resolve(resolver, entry, memfd),
-            OfdKind::Epoll(epoll) => epoll::resolve(resolver, *ofd, entry, epoll),
+            OfdKind::Epoll(epoll) => epoll::resolve(resolver, &holders, *ofd, entry, epoll),
             OfdKind::Timerfd(timerfd) => timerfd::resolve(resolver, &holders, *ofd, entry, timerfd),
             OfdKind::Signalfd(signalfd) => signalfd::resolve(resolver, *ofd, entry, signalfd),
             OfdKind::Other(kind) => {
