@@ -27,6 +27,8 @@ mod raw;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use nix::time::{ClockId, clock_gettime};
+
 use crate::image::{Model, Ofd, Task};
 
 pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
@@ -53,8 +55,31 @@ pub struct HostFacts {
     pub xsave: Option<XsaveLayout>,
     /// What the kernel maps for the clock; `None` if this process has no vDSO.
     pub vdso: Option<Vdso>,
+    /// The clocks when the facts were gathered.
+    pub clocks_ns: Clocks,
     /// Where memory can be mapped.
     pub address_space: AddressSpace,
+}
+
+/// What clocks say, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Clocks {
+    pub realtime: Option<u64>,
+    pub monotonic: Option<u64>,
+    pub boottime: Option<u64>,
+}
+
+impl Clocks {
+    /// What the clock with this number says, for those that a timerfd can have (timerfd_create(2)).
+    pub fn of(&self, clock_id: u32) -> Option<u64> {
+        match clock_id as i32 {
+            libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => self.realtime,
+            libc::CLOCK_MONOTONIC => self.monotonic,
+            libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => self.boottime,
+            _ => None,
+        }
+    }
 }
 
 /// Gathers the facts that a restore of `model` asks for. Paths of the model are looked up below
@@ -75,9 +100,24 @@ fn gather_about(tasks: &[Task], ofds: &[Ofd], root: Option<&Path>) -> HostFacts 
         pids: pids::gather(&pids::named_by(tasks)),
         own,
         files: files::gather(&files::named_by(ofds), root),
+        clocks_ns: clocks(),
         xsave: cpu::gather(),
         vdso,
         address_space: address_space::gather(&maps),
+    }
+}
+
+/// The clocks now, in nanoseconds.
+fn clocks() -> Clocks {
+    let read = |id: ClockId| {
+        let now = clock_gettime(id).ok()?;
+        let seconds = u64::try_from(now.tv_sec()).ok()?;
+        seconds.checked_mul(1_000_000_000)?.checked_add(u64::try_from(now.tv_nsec()).ok()?)
+    };
+    Clocks {
+        realtime: read(ClockId::CLOCK_REALTIME),
+        monotonic: read(ClockId::CLOCK_MONOTONIC),
+        boottime: read(ClockId::CLOCK_BOOTTIME),
     }
 }
 

@@ -7,8 +7,11 @@
 mod attributes;
 mod credentials;
 mod eventfd;
+mod fifo;
 mod memory;
+mod owner;
 mod pipe;
+mod poll;
 mod reg;
 pub mod registers;
 mod unix;
@@ -104,6 +107,10 @@ impl Lowering<'_> {
                     ResourceKind::File { path, flags, position, purpose } => self.open(path, *flags, *position, *purpose, at, *cloexec),
                     ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
                     ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
+                    ResourceKind::Epoll => self.epoll(at, *cloexec),
+                    ResourceKind::Timerfd { clock_id, flags } => self.timerfd(*clock_id, *flags, at, *cloexec),
+                    ResourceKind::Signalfd { mask, flags } => self.signalfd(*mask, *flags, at, *cloexec),
+                    ResourceKind::Fifo { path, flags, capacity, data } => self.fifo(path, flags, *capacity, data, at, *cloexec),
                     ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
                     ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
                 }

@@ -62,6 +62,8 @@ pub struct Options {
 pub struct Payloads {
     /// Of pipes.
     pub pipes: Vec<Vec<u8>>,
+    /// Of FIFOs, parallel to [`Model::fifo_data`].
+    pub fifos: Vec<Vec<u8>>,
     /// Of sockets.
     pub packets: Vec<Vec<u8>>,
 }
@@ -170,6 +172,8 @@ struct Resolver<'a> {
     mapped_files: BTreeMap<(String, u32), OfdId>,
     /// Pages images, by number.
     pages_files: BTreeMap<u32, OfdId>,
+    /// What tasks do to descriptions when they have them at their numbers.
+    placed: Vec<files::Placed>,
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
 }
@@ -211,6 +215,7 @@ impl<'a> Resolver<'a> {
             ofd_of_id: model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect(),
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),
+            placed: vec![files::Placed::default(); model.tasks.len()],
             carriers: BTreeMap::new(),
         }
     }

@@ -9,13 +9,14 @@ use super::super::numbers::O_SETTABLE;
 use super::super::problem::ProblemKind;
 use super::super::recipe::{ResourceKind, SocketEnd};
 use super::super::{Payloads, Resolver};
-use super::name;
+use super::flight::{self, Queue};
+use super::{Holders, name};
 use crate::image::{Ofd, OfdKind, UnixSocket};
 
 /// `TCP_ESTABLISHED`, as the kernel numbers the state of connected unix sockets, too.
 const ESTABLISHED: u32 = 1;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
     let sockets: BTreeMap<u32, (OfdId, &Ofd, &UnixSocket)> = used
         .iter()
@@ -23,16 +24,17 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
             let entry = &model.ofds[ofd.index()];
             match &entry.kind {
                 OfdKind::Unix(socket) => Some((socket.inode, (*ofd, entry, &**socket))),
-                OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => None,
+                _ => None,
             }
         })
         .collect();
-    let mut queues: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+    let mut queues: BTreeMap<u32, Queue> = BTreeMap::new();
     for (packet, data) in model.packets.iter().zip(&payloads.packets) {
-        if packet.control_messages != 0 {
-            resolver.problems.unsupported(None, Some(packet.origin), "descriptors in flight in a unix socket are not restored yet");
+        if packet.control_messages as usize > packet.rights.len() {
+            resolver.problems.unsupported(None, Some(packet.origin), "a control message without descriptors: not restored");
         }
-        queues.entry(packet.id_for).or_default().push(data.clone());
+        let rights = packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id).copied()).collect();
+        queues.entry(packet.id_for).or_default().push((data.clone(), rights));
     }
     for (inode, (ofd, entry, socket)) in &sockets {
         if !is_plain(resolver, entry, socket) {
@@ -47,13 +49,26 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
                     let text = format!("{}: its peer is of another type", name(entry));
                     resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
                 }
-                let ends = [end(socket, queues.remove(&entry.id)), end(peer, queues.remove(&peer_entry.id))];
+                let waiting = [queues.remove(&entry.id), queues.remove(&peer_entry.id)];
+                if waiting.iter().any(|queue| flight::has_rights(queue.as_ref())) {
+                    let [own, other] = waiting;
+                    let ends = [(Some(*ofd), end(socket, None), own), (Some(*peer_ofd), end(peer, None), other)];
+                    flight::pair(resolver, holders, entry, socket, ends);
+                    continue;
+                }
+                let ends = [end(socket, waiting[0].as_ref()), end(peer, waiting[1].as_ref())];
                 let kind = ResourceKind::SocketPair { sock_type: socket.sock_type, ends: Box::new(ends) };
                 resolver.add_resource(kind, entry.origin, vec![Some(*ofd), Some(*peer_ofd)]);
             }
             None if socket.peer == 0 && socket.state == ESTABLISHED || socket.peer == 0 && socket.sock_type == libc::SOCK_DGRAM as u32 && queues.contains_key(&entry.id) => {
                 // The peer is gone, what it sent is still there.
-                let ends = [end(socket, queues.remove(&entry.id)), SocketEnd::default()];
+                let waiting = queues.remove(&entry.id);
+                if flight::has_rights(waiting.as_ref()) {
+                    let ends = [(Some(*ofd), end(socket, None), waiting), (None, SocketEnd::default(), None)];
+                    flight::pair(resolver, holders, entry, socket, ends);
+                    continue;
+                }
+                let ends = [end(socket, waiting.as_ref()), SocketEnd::default()];
                 let kind = ResourceKind::SocketPair { sock_type: socket.sock_type, ends: Box::new(ends) };
                 resolver.add_resource(kind, entry.origin, vec![Some(*ofd), None]);
             }
@@ -69,18 +84,17 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
     }
 }
 
-fn end(socket: &UnixSocket, queue: Option<Vec<Vec<u8>>>) -> SocketEnd {
+fn end(socket: &UnixSocket, queue: Option<&Queue>) -> SocketEnd {
     SocketEnd {
         flags: socket.flags & O_SETTABLE,
         options: Some(socket.options.clone()),
         shutdown: socket.shutdown,
-        queue: queue.unwrap_or_default(),
+        queue: flight::plain(queue),
     }
 }
 
 /// Whether the socket can be one end of a `socketpair`; otherwise says why not.
 fn is_plain(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &UnixSocket) -> bool {
-    super::refuse_owner(resolver, entry, &socket.fown);
     let mut reasons = Vec::new();
     if !socket.name.is_empty() {
         reasons.push(format!("bound to \"{}\"", socket.name.escape_ascii()));

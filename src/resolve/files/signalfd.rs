@@ -1,0 +1,12 @@
+//! signalfd. It belongs to nobody: whoever reads it gets signals of its own (signalfd(2)).
+
+use regrow_graph::ids::OfdId;
+
+use super::super::Resolver;
+use super::super::recipe::ResourceKind;
+use crate::image::{Ofd, Signalfd};
+
+pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, signalfd: &Signalfd) {
+    let flags = signalfd.flags & libc::O_NONBLOCK as u32;
+    super::single(resolver, ofd, ResourceKind::Signalfd { mask: signalfd.mask, flags }, entry.origin);
+}
