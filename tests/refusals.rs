@@ -35,9 +35,8 @@ fn check_refused_under(tree: &mut Dumped, under: &str, code: i32, kind: &str, sa
         }
     }
 
-    let restored = tree.shell(&format!(
-        "{under} $REGROW restore -D $IMAGES -W $WORK -d -o refused.log --pidfile pid"
-    ));
+    let restored =
+        tree.shell(&format!("{under} $REGROW restore -D $IMAGES -W $WORK -d -o refused.log --pidfile pid"));
     assert_eq!(restored.code, Some(1), "{}", restored.text);
     let log = tree.work_text("refused.log");
     for (place, text) in [("check", &checked.text), ("restore", &restored.text), ("the log", &log)] {
@@ -158,7 +157,12 @@ fn images_of_an_incremental_dump() {
 #[test]
 fn sockets_of_kinds_that_are_not_restored() {
     let Some(mut tree) = Dumped::program("beyond", &["tcp", "packet"]) else { return };
-    check_refused(&mut tree, 6, "unsupported", &[&["files.img entry ", "inet"], &["files.img entry ", "packet"]]);
+    check_refused(
+        &mut tree,
+        6,
+        "unsupported",
+        &[&["files.img entry ", "INETSK"], &["files.img entry ", "PACKETSK"]],
+    );
 }
 
 #[test]
@@ -168,7 +172,7 @@ fn privileges_that_are_lacking() {
     check_refused_under(&mut tree, under, 7, "lacking", &[&["CAP_CHECKPOINT_RESTORE"]]);
 
     // `wide` has a task with a higher limit than this.
-    let under = "ulimit -Hn 100; setpriv --bounding-set -sys_resource --";
+    let under = "ulimit -n 100; setpriv --bounding-set -sys_resource --";
     check_refused_under(&mut tree, under, 7, "lacking", &[&["limit", ".img entry "]]);
     check_mended(&mut tree);
 }

@@ -5,7 +5,8 @@ mod support;
 use support::dumped::Dumped;
 
 /// The errors that are injected, in turn.
-const ERRNOS: [(i32, &str); 4] = [(libc::EPERM, "EPERM"), (libc::EMFILE, "EMFILE"), (libc::ENOSPC, "ENOSPC"), (libc::EINTR, "EINTR")];
+const ERRNOS: [(i32, &str); 4] =
+    [(libc::EPERM, "EPERM"), (libc::EMFILE, "EMFILE"), (libc::ENOSPC, "ENOSPC"), (libc::EINTR, "EINTR")];
 
 /// One tape, as `regrow tape` prints it.
 struct Tape {
@@ -65,7 +66,8 @@ fn inject_one(tree: &mut Dumped, tape: &Tape, record: usize, errno: i32, name: &
     let failed = tree.restore(&["-o", "fault.log", "--pidfile", "pid", "--inject-fault", &fault]);
     assert_eq!(failed.code, Some(1), "{what}: {}", failed.text);
     tree.check_nothing_left(&what);
-    for (place, text) in [("standard error", failed.text.as_str()), ("the log", &tree.work_text("fault.log"))] {
+    for (place, text) in [("standard error", failed.text.as_str()), ("the log", &tree.work_text("fault.log"))]
+    {
         let line = text.lines().find(|line| line.contains(&format!("task {}: ", tape.pid)));
         let line = line.unwrap_or_else(|| panic!("{what}: {place} does not name the task:\n{text}"));
         assert!(line.contains(name), "{what}: {place} does not name the error: {line}");
@@ -76,7 +78,9 @@ fn inject_one(tree: &mut Dumped, tape: &Tape, record: usize, errno: i32, name: &
 /// Whether a message names an image entry: `[files.img entry 12]`.
 fn names_an_entry(line: &str) -> bool {
     line.split('[').skip(1).filter_map(|part| part.split_once(']')).any(|(inside, _)| {
-        inside.split_once(" entry ").is_some_and(|(image, entry)| image.ends_with(".img") && entry.parse::<u32>().is_ok())
+        inside
+            .split_once(" entry ")
+            .is_some_and(|(image, entry)| image.ends_with(".img") && entry.parse::<u32>().is_ok())
     })
 }
 
@@ -141,7 +145,9 @@ fn interrupt(program: &str, arguments: &[&str], whom: &str, signal: i32, options
             rolled_back += 1;
         }
     }
-    support::say(&format!("{program}, signal {signal} to the {whom}: {restored} restored, {rolled_back} rolled back"));
+    support::say(&format!(
+        "{program}, signal {signal} to the {whom}: {restored} restored, {rolled_back} rolled back"
+    ));
     assert!(rolled_back > 0, "no signal came in time");
 }
 

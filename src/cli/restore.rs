@@ -10,6 +10,7 @@ use regrow::coordinator::channel::Channel;
 use regrow::coordinator::launcher::{self, End};
 use regrow::coordinator::{Run, RunError};
 use regrow::pipeline::{self, PrepareError};
+use regrow::resolve::Options;
 
 use super::{Features, exit, log};
 
@@ -31,7 +32,7 @@ pub(crate) struct Restore {
     /// As -vN
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "+")]
     verbosity: Option<String>,
-    /// End when the tree runs; without it, stay until all of it has ended
+    /// End when the tree runs; without it, stay until its root has ended
     #[arg(short = 'd', long)]
     restore_detached: bool,
     /// Restore the root task as a sibling: a child of the caller
@@ -147,7 +148,7 @@ impl Restore {
 
     /// The coordinator: prepares, runs, reports. Its exit code becomes that of the whole.
     fn coordinate(&self, channel: &Channel) -> u8 {
-        let mut prepared = match pipeline::prepare(&self.images_dir, &self.features.options()) {
+        let mut prepared = match pipeline::prepare(&self.images_dir, &Options { restoring: true, ..self.features.options() }) {
             Ok(prepared) => prepared,
             Err(error) => return refuse(&error),
         };

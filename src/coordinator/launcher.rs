@@ -135,7 +135,11 @@ impl Launcher<'_> {
     fn see_off(&mut self, root: Pid) -> End {
         // All signals are blocked: nothing interrupts this.
         match waitpid(self.coordinator, None) {
-            Ok(WaitStatus::Exited(_, 0)) => End::Committed { root },
+            Ok(WaitStatus::Exited(_, 0)) => {
+                // Orphans of the tree go from now on to whom they would go without us.
+                let _ = nix::sys::prctl::set_child_subreaper(false);
+                End::Committed { root }
+            }
             Ok(_) | Err(_) => self.give_up(),
         }
     }
@@ -205,7 +209,7 @@ fn kill_below(root: Pid) {
     }
 }
 
-/// Waits for everything below to end (the tree was restored attached).
+/// Waits for the root to end (the tree was restored attached), and for whoever has come to us otherwise.
 ///
 /// `criu restore` without `--restore-detached` does the same and then succeeds, whatever the root's
 /// own status (`reap_zombies` in its cr-restore.c).

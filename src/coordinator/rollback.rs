@@ -47,8 +47,13 @@ impl Region {
     fn players(self) -> Vec<Pid> {
         // The launcher, if we are the coordinator, maps the region and is no task.
         let spared = [std::process::id(), std::os::unix::process::parent_id()];
-        let pids = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| !spared.contains(pid) && self.is_mapped_by(*pid)).map(|pid| Pid::from_raw(pid as i32)).collect()
+        let pids = std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| !spared.contains(pid) && self.is_mapped_by(*pid))
+            .map(|pid| Pid::from_raw(pid as i32))
+            .collect()
     }
 
     fn is_mapped_by(self, pid: u32) -> bool {

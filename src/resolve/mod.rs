@@ -54,6 +54,9 @@ pub struct Options {
     pub external: Vec<String>,
     /// `--manage-cgroups`: `None` is not given.
     pub manage_cgroups: Option<String>,
+    /// The tree is to be restored by this process, whose own pids are in the way if the images need
+    /// them.
+    pub restoring: bool,
 }
 
 /// Bytes that wait in pipes and sockets, loaded: parallel to [`Model::pipe_data`] and

@@ -51,12 +51,22 @@ impl Dumped {
     /// done, which has been said then.
     #[must_use]
     pub(crate) fn program(name: &str, arguments: &[&str]) -> Option<Dumped> {
-        Dumped::program_with(name, arguments, &[])
+        let mut dumped = Dumped::nothing()?;
+        let log = dumped.file("program.log");
+        let mut argv = vec![dumped.helper(name), shown(&dumped.state_dir())];
+        argv.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        dumped.root = dumped.namespace.start_detached(&argv, &log).expect("the program starts");
+        let ready = dumped.state_dir().join("ready");
+        wait_for(&ready, &mut dumped.namespace, dumped.root, &log).expect("the program gets ready");
+        dumped.pids = dumped.living();
+        dumped.dump();
+        dumped.accept_files();
+        Some(dumped)
     }
 
-    /// Likewise, with options for `criu dump`.
+    /// Only the namespaces and the directories: the test itself does the rest.
     #[must_use]
-    pub(crate) fn program_with(name: &str, arguments: &[&str], options: &[&str]) -> Option<Dumped> {
+    pub(crate) fn nothing() -> Option<Dumped> {
         let ground = Ground::find()?;
         let directory =
             tempfile::Builder::new().prefix("regrow-test-").tempdir().expect("a directory for the test");
@@ -65,35 +75,22 @@ impl Dumped {
         for name in ["state", "images", "work"] {
             fs::create_dir(directory.path().join(name)).expect("a directory");
         }
-        let state = directory.path().join("state");
-        let log = directory.path().join("program.log");
-        let mut argv = vec![shown(&ground.program(name)), shown(&state)];
-        argv.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        let root = namespace.start_detached(&argv, &log).expect("the program starts");
-        wait_for(&state.join("ready"), &mut namespace, root, &log).expect("the program gets ready");
-        let mut dumped = Dumped {
+        Some(Dumped {
             ground,
             namespace,
             directory,
-            root,
+            root: 0,
             pids: Vec::new(),
             images: Content::new(),
             state: Vec::new(),
             runs: 0,
-        };
-        dumped.pids = dumped.living();
-        dumped.dump(options);
-        dumped.images = content(&dumped.images_dir());
-        dumped.state = dumped.state_files();
-        Some(dumped)
+        })
     }
 
-    fn dump(&mut self, options: &[&str]) {
+    fn dump(&mut self) {
         let (root, images) = (self.root.to_string(), shown(&self.images_dir()));
         let criu = shown(&self.ground.criu);
-        let mut argv = vec![criu.as_str(), "dump", "-t", &root, "-D", &images, "-o", "dump.log", "-v4"];
-        argv.extend_from_slice(options);
-        let ended = self.run(&argv);
+        let ended = self.run(&[&criu, "dump", "-t", &root, "-D", &images, "-o", "dump.log", "-v4"]);
         let log = self.images_dir().join("dump.log");
         assert_eq!(ended.code, Some(0), "criu dump: {}\n{}", ended.text, complaint(&log, &log));
         self.await_gone();
@@ -161,7 +158,13 @@ impl Dumped {
     /// Runs a script of bash in the namespaces, with `$REGROW`, `$CRIU`, `$IMAGES`, `$WORK`, `$STATE`, `$DIR`
     /// and `$ROOT`.
     pub(crate) fn shell(&mut self, script: &str) -> Ended {
-        let script = format!(
+        let script = self.with_names(script);
+        self.run(&["bash", "-c", &script])
+    }
+
+    /// A script as [`Dumped::shell`] runs it.
+    pub(crate) fn with_names(&self, script: &str) -> String {
+        format!(
             "REGROW={} CRIU={} IMAGES={} WORK={} STATE={} DIR={} ROOT={}\n{script}",
             env!("CARGO_BIN_EXE_regrow"),
             self.criu(),
@@ -170,8 +173,7 @@ impl Dumped {
             shown(&self.state_dir()),
             shown(self.directory.path()),
             self.root
-        );
-        self.run(&["bash", "-c", &script])
+        )
     }
 
     /// Runs regrow in the namespaces.
@@ -289,6 +291,9 @@ impl Dumped {
         let argv = ["sleep", "1000"].map(str::to_owned);
         let started = self.namespace.start_detached(&argv, &output).expect("sleep starts");
         assert_eq!(started, pid, "another task was faster");
+        // `regrow check` does not go out of the way, as a restore does: let it start beyond the tree.
+        let highest = self.pids.iter().max().copied().unwrap_or(pid);
+        self.namespace.ask(json!({ "op": "last_pid", "pid": highest }), STEP).expect("last_pid");
         started
     }
 
