@@ -21,7 +21,11 @@ impl Lowering<'_> {
         event[..4].copy_from_slice(&events.to_ne_bytes());
         event[4..].copy_from_slice(&data.to_ne_bytes());
         let event = self.asm.data(&event, 4);
-        self.tape.call(libc::SYS_epoll_ctl, &[u64::from(epoll), libc::EPOLL_CTL_ADD as u64, u64::from(target), event], 0);
+        self.tape.call(
+            libc::SYS_epoll_ctl,
+            &[u64::from(epoll), libc::EPOLL_CTL_ADD as u64, u64::from(target), event],
+            0,
+        );
     }
 
     /// `timerfd_create(2)`, not armed.

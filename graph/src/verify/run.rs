@@ -771,7 +771,8 @@ impl<'a> Run<'a> {
 
     /// Whether one is before the barrier and the other behind it.
     fn barrier_between(&self, first: At, second: At) -> bool {
-        let is_behind = |at: At| self.arrivals.get(at.task).copied().flatten().is_some_and(|arrival| arrival < at.record);
+        let is_behind =
+            |at: At| self.arrivals.get(at.task).copied().flatten().is_some_and(|arrival| arrival < at.record);
         !is_behind(first) && is_behind(second)
     }
 
@@ -843,7 +844,10 @@ impl<'a> Run<'a> {
             FdEffect::Signalfd { mask, flags, fd } => {
                 // Those two cannot be caught; signalfd(2) leaves them out.
                 let mask = mask & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
-                as_expected(self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?, *fd)?;
+                as_expected(
+                    self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?,
+                    *fd,
+                )?;
             }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
@@ -894,7 +898,14 @@ impl<'a> Run<'a> {
     }
 
     /// A new description of something without a name; `known`: the status flags that it may have.
-    fn open_anonymous(&mut self, at: At, call: &'static str, kind: ObjectKind, flags: u32, known: u32) -> Result<Fd, Wrong> {
+    fn open_anonymous(
+        &mut self,
+        at: At,
+        call: &'static str,
+        kind: ObjectKind,
+        flags: u32,
+        known: u32,
+    ) -> Result<Fd, Wrong> {
         if flags & !(O_CLOEXEC | known) != 0 {
             return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
         }
@@ -1067,7 +1078,8 @@ impl<'a> Run<'a> {
                 let ObjectKind::Epoll { watched } = &mut self.objects.objects[object].kind else {
                     return Err(refused(self));
                 };
-                let is_new = watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
+                let is_new =
+                    watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
                 if !is_new || !pollable || target_desc == desc {
                     return Err(Wrong::Refused { call, what: format!("{what}: descriptor {target}") });
                 }

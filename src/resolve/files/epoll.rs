@@ -17,9 +17,17 @@ use crate::image::{Epoll, Interest, Ofd, OfdKind};
 const EPOLL_PRIVATE: u32 =
     (libc::EPOLLET | libc::EPOLLONESHOT | libc::EPOLLWAKEUP | libc::EPOLLEXCLUSIVE) as u32;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId, entry: &Ofd, epoll: &Epoll) {
+pub(super) fn resolve(
+    resolver: &mut Resolver<'_>,
+    holders: &Holders,
+    ofd: OfdId,
+    entry: &Ofd,
+    epoll: &Epoll,
+) {
     super::single(resolver, ofd, ResourceKind::Epoll, entry.origin);
-    let mut refuse = |text: String| resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)));
+    let mut refuse = |text: String| {
+        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)))
+    };
     let unknown = epoll.flags & !(libc::O_RDWR | libc::O_NONBLOCK) as u32;
     if unknown != 0 {
         refuse(format!("status flags {unknown:#o}: not restored yet"));
@@ -27,7 +35,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
     for interest in &epoll.interests {
         if interest.events & !EPOLL_PRIVATE == 0 {
             // Adding one always asks for EPOLLERR and EPOLLHUP.
-            refuse(format!("its interest in descriptor {} has fired and is disabled (EPOLLONESHOT): not restored", interest.fd));
+            refuse(format!(
+                "its interest in descriptor {} has fired and is disabled (EPOLLONESHOT): not restored",
+                interest.fd
+            ));
         }
     }
     if epoll.interests.is_empty() {
@@ -54,14 +65,17 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
     }
     let Some((task, fd)) = adds else {
         let text = match missing {
-            Some((pid, target)) => format!("it watches descriptor {target}, which task {pid} has closed or replaced: not restored"),
+            Some((pid, target)) => format!(
+                "it watches descriptor {target}, which task {pid} has closed or replaced: not restored"
+            ),
             None => "no task has it, or the socket that it is in flight in".to_owned(),
         };
         resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)));
         return;
     };
     for interest in &epoll.interests {
-        let kind = StepKind::Watch { epoll: fd, target: interest.fd, events: interest.events, data: interest.data };
+        let kind =
+            StepKind::Watch { epoll: fd, target: interest.fd, events: interest.events, data: interest.data };
         // What is in flight is open until it has been sent, and all else has its number by then.
         let needs = if fd.is_none() { vec![ofd] } else { Vec::new() };
         let step = resolver.add_step(kind, entry.origin, needs);

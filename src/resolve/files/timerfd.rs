@@ -15,7 +15,13 @@ use crate::image::{Ofd, Timerfd};
 
 const TFD_KNOWN: u32 = (libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET) as u32;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId, entry: &Ofd, timerfd: &Timerfd) {
+pub(super) fn resolve(
+    resolver: &mut Resolver<'_>,
+    holders: &Holders,
+    ofd: OfdId,
+    entry: &Ofd,
+    timerfd: &Timerfd,
+) {
     let Some(now_ns) = resolver.facts.clocks_ns.of(timerfd.clock_id) else {
         let text = format!("{}: clock {} is no clock of a timerfd", name(entry), timerfd.clock_id);
         resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);

@@ -15,7 +15,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
 };
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
@@ -56,14 +57,19 @@ fn main() {
     // Timerfds: far off, with a deadline, expired, not armed.
     let far = timer(ClockId::CLOCK_MONOTONIC, TimerFlags::empty());
     let long = |seconds| TimeSpec::from_duration(Duration::from_secs(seconds));
-    far.set(Expiration::IntervalDelayed(long(5000), long(70)), TimerSetTimeFlags::empty()).expect("timerfd_settime");
+    far.set(Expiration::IntervalDelayed(long(5000), long(70)), TimerSetTimeFlags::empty())
+        .expect("timerfd_settime");
     let absolute = timer(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_NONBLOCK);
     let now = clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("clock_gettime");
     let deadline = TimeSpec::new(now.tv_sec() + 6000, 0);
-    absolute.set(Expiration::OneShot(deadline), TimerSetTimeFlags::TFD_TIMER_ABSTIME).expect("timerfd_settime");
+    absolute
+        .set(Expiration::OneShot(deadline), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+        .expect("timerfd_settime");
     let expired = timer(ClockId::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK);
     let soon = TimeSpec::from_duration(Duration::from_millis(1));
-    expired.set(Expiration::IntervalDelayed(soon, long(8000)), TimerSetTimeFlags::empty()).expect("timerfd_settime");
+    expired
+        .set(Expiration::IntervalDelayed(soon, long(8000)), TimerSetTimeFlags::empty())
+        .expect("timerfd_settime");
     let idle = timer(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK);
     std::thread::sleep(Duration::from_millis(20));
 
@@ -250,7 +256,8 @@ fn owner(fd: &OwnedFd) -> ([i32; 2], [u32; 2], i32) {
 fn send(socket: &OwnedFd, data: &[u8], fds: &[RawFd]) {
     let rights = [ControlMessage::ScmRights(fds)];
     let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(data)], control, MsgFlags::empty(), None).expect("sendmsg");
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(data)], control, MsgFlags::empty(), None)
+        .expect("sendmsg");
 }
 
 /// At most so many bytes, with what comes with them.
