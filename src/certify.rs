@@ -310,7 +310,10 @@ impl Context<'_> {
         }
         let mut holders = self.tasks.iter().filter(|task| task.table.iter().any(|slot| slot.ofd == through));
         let targets = |task: &ExpectedTask| -> Option<Vec<Interest>> {
-            let slot = |fd: u32| task.table.iter().find(|slot| slot.fd == fd).map(|slot| slot.ofd);
+            let slot = |fd: u32| {
+                let at = task.table.binary_search_by_key(&fd, |slot| slot.fd).ok()?;
+                Some(task.table[at].ofd)
+            };
             let interest = |interest: &crate::image::Interest| {
                 let ofd = slot(interest.fd)?;
                 let inode = match &self.model.ofds.get(ofd.index())?.kind {

@@ -5,10 +5,13 @@
 //! it, or the socket that it is in flight in. So that task adds them, when its table is final;
 //! whoever else has the epoll file shares them.
 
+use std::collections::BTreeSet;
+
 use regrow_graph::forest::Slot;
 use regrow_graph::ids::{OfdId, TaskId};
 
 use super::super::Resolver;
+use super::super::numbers::O_SETTABLE;
 use super::super::recipe::{ResourceKind, StepKind};
 use super::{Holders, flight, name};
 use crate::image::{Epoll, Interest, Ofd, OfdKind};
@@ -24,15 +27,16 @@ pub(super) fn resolve(
     entry: &Ofd,
     epoll: &Epoll,
 ) {
-    super::single(resolver, ofd, ResourceKind::Epoll, entry.origin);
+    super::single(resolver, ofd, ResourceKind::Epoll { flags: epoll.flags & O_SETTABLE }, entry.origin);
     let mut refuse = |text: String| {
         resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)))
     };
-    let unknown = epoll.flags & !(libc::O_RDWR | libc::O_NONBLOCK) as u32;
-    if unknown != 0 {
-        refuse(format!("status flags {unknown:#o}: not restored yet"));
-    }
+    let mut numbers = BTreeSet::new();
     for interest in &epoll.interests {
+        if !numbers.insert(interest.fd) {
+            // One had that number before the other, and the images do not say what it had been.
+            refuse(format!("it watches two files at descriptor {}: not restored", interest.fd));
+        }
         if interest.events & !EPOLL_PRIVATE == 0 {
             // Adding one always asks for EPOLLERR and EPOLLHUP.
             refuse(format!(
@@ -86,7 +90,10 @@ pub(super) fn resolve(
 
 /// Whether the table has the watched file at its number, as far as the images tell files apart.
 fn is_there(resolver: &Resolver<'_>, table: &[Slot], interest: &Interest) -> bool {
-    let Some(slot) = table.iter().find(|slot| slot.fd == interest.fd) else { return false };
+    let Some(slot) = table.binary_search_by_key(&interest.fd, |slot| slot.fd).ok().map(|at| &table[at])
+    else {
+        return false;
+    };
     let inode = match resolver.model.ofds.get(slot.ofd.index()).map(|ofd| &ofd.kind) {
         Some(OfdKind::Pipe(pipe)) => pipe.pipe_id,
         Some(OfdKind::Fifo(fifo)) => fifo.pipe_id,

@@ -8,6 +8,7 @@
 use regrow_graph::ids::OfdId;
 
 use super::super::Resolver;
+use super::super::numbers::O_SETTABLE;
 use super::super::problem::ProblemKind;
 use super::super::recipe::{ResourceKind, StepKind};
 use super::{Holders, name};
@@ -31,7 +32,7 @@ pub(super) fn resolve(
         let text = format!("{}: unknown flags {:#x}", name(entry), timerfd.settime_flags & !TFD_KNOWN);
         resolver.problems.unsupported(None, Some(entry.origin), text);
     }
-    let flags = timerfd.flags & libc::O_NONBLOCK as u32;
+    let flags = timerfd.flags & O_SETTABLE;
     super::single(resolver, ofd, ResourceKind::Timerfd { clock_id: timerfd.clock_id, flags }, entry.origin);
     let mut value_ns = timerfd.value_ns;
     if value_ns == 0 && timerfd.ticks != 0 {
