@@ -100,7 +100,10 @@ impl PrepareError {
             PrepareError::TooLarge(error) => {
                 vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
             }
-            PrepareError::Refuted(counterexample) => vec![bad(format!("no certificate: {counterexample}"))],
+            PrepareError::Refuted(counterexample) => {
+                let text = format!("the plan has no certificate: {counterexample}");
+                vec![Problem { kind: ProblemKind::Defect, task: None, text, origin: None }]
+            }
         }
     }
 }
@@ -124,7 +127,8 @@ pub fn prepare(dir: &Path, options: &Options) -> Result<Prepared, PrepareError> 
 /// The images cannot be read, or the plan has no certificate.
 pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
-    let model = timed(&mut timings.read, || image::read_model(dir))?;
+    let mut model = timed(&mut timings.read, || image::read_model(dir))?;
+    resolve::family::order(&mut model);
     let payloads = timed(&mut timings.read, || read_payloads(&model))?;
     let facts = timed(&mut timings.facts, || host::gather(&model, None));
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));

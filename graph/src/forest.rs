@@ -42,6 +42,9 @@ pub enum Life {
     Lives,
     /// It dies at once and stays for its parent to reap.
     Zombie,
+    /// It only founds its process group, whose leader had died, and dies when the members have
+    /// joined. Its parent reaps it.
+    Helper,
     /// It is a further thread of its parent, which starts it when it is complete itself. It has no
     /// table, session or group of its own.
     Thread,

@@ -74,14 +74,16 @@ pub enum OpKind {
         /// The numbers of the descriptions it needs, in the order of its `needs`.
         fds: Vec<Fd>,
     },
-    /// Wait until a zombie child has died, leaving it to be reaped later.
+    /// Wait until a child has died: a zombie stays to be reaped later, a helper is reaped.
     AwaitExit {
-        /// The zombie.
+        /// The child.
         child: TaskId,
+        /// Whether to reap it.
+        reap: bool,
     },
     /// Take back the SIGCHLD that the deaths of zombie children left pending.
     EatSigchld,
-    /// Die with the wanted exit status and stay as a zombie.
+    /// Die with the wanted exit status.
     Exit,
     /// The barrier: everything is in place; wait for the others.
     Arrive,
@@ -151,9 +153,14 @@ pub enum Reason {
         /// The group.
         pgid: u32,
     },
-    /// The zombie must have died.
+    /// A helper that founded a process group stays until its members have joined.
+    MembersFirst {
+        /// The group.
+        pgid: u32,
+    },
+    /// A child must have died.
     MustHaveExited {
-        /// The zombie.
+        /// The child.
         child: TaskId,
     },
     /// All of the task must be in place.
@@ -174,6 +181,9 @@ impl fmt::Display for Reason {
             Reason::NeededBy { step } => write!(f, "needed by {step}"),
             Reason::BeforeSetsid { sid } => write!(f, "must be born in session {sid}"),
             Reason::LeaderFirst { pgid } => write!(f, "process group {pgid} must exist"),
+            Reason::MembersFirst { pgid } => {
+                write!(f, "the members of process group {pgid} must have joined")
+            }
             Reason::MustHaveExited { child } => write!(f, "{child} must have died"),
             Reason::Complete => f.write_str("the task must be complete"),
             Reason::AllArrived => f.write_str("all must have arrived"),
@@ -242,9 +252,10 @@ impl Graph {
 
     /// All edges: before, after, why.
     pub fn edges(&self) -> impl Iterator<Item = (OpId, OpId, Reason)> + '_ {
-        self.inner.raw_edges().iter().map(|edge| {
-            (OpId(edge.source().index() as u32), OpId(edge.target().index() as u32), edge.weight)
-        })
+        self.inner
+            .raw_edges()
+            .iter()
+            .map(|edge| (OpId(edge.source().index() as u32), OpId(edge.target().index() as u32), edge.weight))
     }
 
     /// The petgraph graph below, for its algorithms.

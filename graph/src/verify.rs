@@ -16,6 +16,8 @@
 //! | `effect` | what a record does |
 //! | `expected` | what the images say |
 //! | `run` | all tasks at once on a model of the kernel |
+//! | `family` | births, deaths, sessions, groups |
+//! | `descriptor`, `space` | calls on descriptors; on address spaces |
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
 //! | `privilege` | which privileges a task still has |
@@ -53,12 +55,15 @@
 
 mod before;
 mod compare;
+mod descriptor;
 mod effect;
 mod expected;
+mod family;
 mod object;
 mod outcome;
 mod privilege;
 mod run;
+mod space;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,8 @@
 //!
 //! What is checked on the way: every call gives what the plan says it gives; every resource is made
 //! once, by its owner; every step runs once, in its task, in order, with the numbers of what it
-//! needs; nothing is touched by a task that has nothing to do with it, beyond closing; somebody can
-//! always go on.
+//! needs; a child inherits nothing that is open for no reason; nothing is touched by a task that has
+//! nothing to do with it, beyond closing; helpers are gone in the end; somebody can always go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +97,7 @@ impl<'a> Player<'a> {
     }
 
     fn living(&self) -> usize {
-        self.forest.tasks.iter().filter(|task| task.life != Life::Zombie).count()
+        self.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Thread)).count()
     }
 
     fn next(&self, task: usize) -> Option<Item> {
@@ -113,7 +113,7 @@ impl<'a> Player<'a> {
             Item::Post(_) => Ok(true),
             Item::Wait(event) => Ok(self.posted[event.index()]),
             Item::Op(op) => match &self.plan.graph.op(op).kind {
-                OpKind::AwaitExit { child } => {
+                OpKind::AwaitExit { child, .. } => {
                     let (pid, child) = (self.pid(TaskId::new(task)), self.pid(*child));
                     self.kernel.wait_would_return(pid, child).map_err(|errno| format!("{op}: {errno:?}"))
                 }
@@ -216,7 +216,9 @@ impl<'a> Player<'a> {
                 if self.forest.tasks[child.index()].parent != Some(task) || self.born[child.index()] {
                     return Err("not its child, or born already".to_owned());
                 }
-                self.kernel.fork(pid, self.pid(*child)).map_err(errno)?;
+                self.inherits(task)?;
+                let is_helper = self.forest.tasks[child.index()].life == Life::Helper;
+                self.kernel.fork(pid, self.pid(*child), !is_helper).map_err(errno)?;
                 self.born[child.index()] = true;
                 self.forked[task.index()] += 1;
                 Ok(())
@@ -237,8 +239,11 @@ impl<'a> Player<'a> {
             OpKind::SetSid => self.kernel.set_sid(pid).map_err(errno),
             OpKind::SetPgid { pgid } => self.kernel.set_pgid(pid, *pgid).map_err(errno),
             OpKind::Step { step, fds } => self.step(task, *step, fds),
-            OpKind::AwaitExit { child } if self.forest.tasks[child.index()].life == Life::Zombie => Ok(()),
-            OpKind::AwaitExit { .. } => Err("it lives".to_owned()),
+            OpKind::AwaitExit { child, reap } => match (self.forest.tasks[child.index()].life, reap) {
+                (Life::Zombie, false) => Ok(()),
+                (Life::Helper, true) => self.kernel.reap(pid, self.pid(*child)).map_err(errno),
+                (Life::Lives | Life::Thread | Life::Zombie | Life::Helper, _) => Err("it lives, or stays".to_owned()),
+            },
             OpKind::EatSigchld => self.kernel.take_sigchld(pid).map_err(errno),
             OpKind::Exit => self.kernel.exit(pid).map_err(errno),
             OpKind::Arrive => {
@@ -251,6 +256,31 @@ impl<'a> Player<'a> {
                 Some(item) => Err(format!("{item:?} behind it")),
             },
         }
+    }
+
+    /// What a child inherits is there for it, for a later child, or for the parent itself. (Where
+    /// children are forked out of their order, everything for any of them is open at all the forks.)
+    fn inherits(&self, task: TaskId) -> Result<(), String> {
+        let children = &self.forest.children()[task.index()];
+        let mut forks = Vec::new();
+        for item in &self.plan.programs[task.index()] {
+            if let Item::Op(op) = item
+                && let OpKind::Fork { child } = self.plan.graph.op(*op).kind
+            {
+                forks.push(child);
+            }
+        }
+        let later = if forks.is_sorted() { &forks[self.forked[task.index()]..] } else { &children[..] };
+        for (fd, (what, _)) in &self.kernel.processes[&self.pid(task)].table {
+            let resource = self.is.get(what).copied().flatten().and_then(|ofd| self.oracle.made_by[ofd.index()]);
+            let is_due = resource.is_some_and(|resource| {
+                self.oracle.users[resource].contains(&task) || later.iter().any(|child| self.oracle.relevant[resource].contains(child))
+            });
+            if !is_due {
+                return Err(format!("inherits {fd} (of {resource:?}), which neither it nor a later child nor {task} uses"));
+            }
+        }
+        Ok(())
     }
 
     /// A thread is started when its task is complete: nothing is to be done to it afterwards.
@@ -340,13 +370,13 @@ impl<'a> Player<'a> {
                 return Err(format!("r{index} has the owner {owner:?} and was made: {}", owner.is_none()));
             }
         }
-        if self.kernel.processes.len() != self.forest.tasks.iter().filter(|task| task.life != Life::Thread).count() + 2 {
+        if self.kernel.processes.len() != self.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Zombie)).count() + 2 {
             return Err("not as many processes as tasks".to_owned());
         }
         for (index, spec) in self.forest.tasks.iter().enumerate() {
             let task = TaskId::new(index);
             let mut steps = self.wanted_steps(task);
-            if spec.life != Life::Zombie {
+            if matches!(spec.life, Life::Lives | Life::Thread) {
                 steps.extend(spec.with_threads.iter().map(|step| Some(*step)));
                 steps.push(None);
                 steps.extend(spec.tail.iter().map(|step| Some(*step)));
@@ -354,6 +384,9 @@ impl<'a> Player<'a> {
             let end = match spec.life {
                 Life::Thread if self.steps[index] == steps => Ok(()),
                 Life::Thread => Err(format!("the steps were {:?} instead of {steps:?}", self.steps[index])),
+                Life::Helper if self.kernel.processes.contains_key(&spec.pid) => Err("the helper is still there".to_owned()),
+                Life::Helper if self.born[index] && self.steps[index] == steps => Ok(()),
+                Life::Helper => Err("the helper was not there, or did more than help".to_owned()),
                 Life::Lives | Life::Zombie => self.task_at_the_end(task, &steps),
             };
             end.map_err(|error| format!("t{index} (pid {}): {error}", spec.pid))?;

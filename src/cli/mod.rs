@@ -74,12 +74,15 @@ pub(crate) mod exit {
     pub(crate) const UNSUPPORTED: u8 = 6;
     /// Kernel or privilege lacking.
     pub(crate) const LACKING: u8 = 7;
+    /// The plan was refuted.
+    pub(crate) const DEFECT: u8 = 8;
 }
 
 /// The code of the gravest kind: what cannot be put right by the caller comes first.
 fn code_of(problems: &[Problem]) -> u8 {
     let has = |kind| problems.iter().any(|problem| problem.kind == kind);
     [
+        (ProblemKind::Defect, exit::DEFECT),
         (ProblemKind::BadImages, exit::BAD_IMAGES),
         (ProblemKind::Unsupported, exit::UNSUPPORTED),
         (ProblemKind::Lacking, exit::LACKING),

@@ -158,13 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_large_tree_costs_little() {
+    fn pids_of_a_large_tree_are_free() {
         // Numbers beyond the pid_max of most machines, and free on others.
         let tasks = tasks(4_100_000..4_101_000);
-        let begin = std::time::Instant::now();
         let facts = gather_about(&tasks, &[], None);
-        // 2 ms where this was written, unoptimised; the bound leaves room for a loaded machine.
-        assert!(begin.elapsed().as_millis() < 250, "{:?}", begin.elapsed());
         assert!(facts.pids.taken.is_empty(), "{:?}", facts.pids.taken);
         assert!(facts.kernel.release.is_some());
     }

@@ -413,6 +413,7 @@ fn thread(
         seccomp_mode,
         seccomp_filter: core.seccomp_filter,
         cg_set: core.cg_set,
+        timer_slack_ns: core.timerslack_ns,
     })
 }
 

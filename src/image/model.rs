@@ -408,6 +408,8 @@ pub struct Thread {
     pub seccomp_filter: Option<u32>,
     /// The cgroup set.
     pub cg_set: Option<u32>,
+    /// Timer slack (`PR_SET_TIMERSLACK`), in images of CRIU 4.3 and newer.
+    pub timer_slack_ns: Option<u64>,
 }
 
 /// Scheduling attributes.

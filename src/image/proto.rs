@@ -116,6 +116,8 @@ messages! {
         [message, optional] plugins_entry: Option<PluginsEntry> = 12 in PluginsEntry;
         [bytes = "vec", optional] dump_criu_run_id: Option<Vec<u8>> = 13;
         [bool, optional] allow_uprobes: Option<bool> = 14;
+        [uint32, optional] compress: Option<u32> = 15;
+        [uint32, optional] compress_block_size: Option<u32> = 16;
     }
 
     // pstree.proto
@@ -339,6 +341,7 @@ messages! {
         [uint64, optional] blk_sigset_extended: Option<u64> = 14;
         [message, optional] rseq_entry: Option<RseqEntry> = 15 in RseqEntry;
         [uint32, optional] cg_set: Option<u32> = 16;
+        [uint64, optional] timerslack_ns: Option<u64> = 17;
     }
     CoreEntry = "core_entry" {
         [uint32, required] mtype: u32 = 1;

@@ -272,6 +272,11 @@ fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
         "an image directory has one",
         errors,
     )?;
+    // Since CRIU 4.3, which also gives such images a version of their own.
+    if e.compress.unwrap_or(0) != 0 || e.compress_block_size.unwrap_or(0) != 0 {
+        errors.unsupported(image, entry, "the pages are compressed");
+        return None;
+    }
     if !matches!(e.img_version, 1 | 2) {
         errors.unsupported(
             image,

@@ -41,6 +41,9 @@ pub const AREA_SHSTK: u32 = 1 << 15;
 pub const AREA_GUARD: u32 = 1 << 16;
 /// `[uprobes]`.
 pub const AREA_UPROBES: u32 = 1 << 17;
+/// The kernel does not count the mapping as committed memory (no `ac` among its `VmFlags`). It says
+/// nothing about what is mapped. Since CRIU 4.3.
+pub const NO_ACCOUNT: u32 = 1 << 18;
 /// Dumped and restored by a plugin.
 pub const EXT_PLUGIN: u32 = 1 << 27;
 /// CRIU could not say what it is; never in an image.
@@ -64,6 +67,7 @@ pub const KNOWN: u32 = AREA_REGULAR
     | AREA_SHSTK
     | AREA_GUARD
     | AREA_UPROBES
+    | NO_ACCOUNT
     | EXT_PLUGIN
     | UNSUPP;
 

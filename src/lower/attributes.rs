@@ -77,6 +77,7 @@ impl Lowering<'_> {
             StepKind::ThpDisable => self.prctl(libc::PR_SET_THP_DISABLE, 1),
             StepKind::ChildSubreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
             StepKind::ParentDeathSignal(signal) => self.prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal)),
+            StepKind::TimerSlack(slack_ns) => self.prctl(libc::PR_SET_TIMERSLACK, *slack_ns),
             StepKind::Nice(nice) => {
                 self.tape.call(libc::SYS_setpriority, &[u64::from(libc::PRIO_PROCESS), 0, i64::from(*nice) as u64], 0);
             }

@@ -83,7 +83,7 @@ impl Lowering<'_> {
             map.env_end,
             auxv,
             // auxv_size, exe_fd: two 32-bit members.
-            map.auxv.len() as u64 * 8 | u64::from(exe) << 32,
+            (map.auxv.len() as u64 * 8) | (u64::from(exe) << 32),
         ];
         let map = self.asm.words(&words);
         let args = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, map, size_of_val(&words) as u64, 0];

@@ -21,7 +21,7 @@ use regrow_graph::ids::{Fd, OpId, TaskId};
 use regrow_graph::order::{Item, Plan};
 
 use crate::resolve::recipe::ResourceKind;
-use crate::resolve::{Recipes, Window};
+use crate::resolve::{Recipes, Role, Window};
 use crate::runner;
 use crate::tape::Tapes;
 use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE};
@@ -53,7 +53,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             }
         }
         let records = lowering.tape.records;
-        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.is_thread);
+        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role);
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
     }
@@ -66,13 +66,16 @@ const THREAD: i32 =
     libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
 
 /// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)).
-fn clone_args(asm: &mut Assembler, pid: u32, is_thread: bool) -> u64 {
+fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
     let wanted = asm.data(&pid.to_ne_bytes(), 4);
     let mut words = [0u64; 11];
-    if is_thread {
-        words[CLONE_ARGS_FLAGS] = THREAD as u64;
-    } else {
-        words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64;
+    match role {
+        Role::Task => words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64,
+        // It gets its forker's exit signal (clone(2)), which is SIGCHLD, too.
+        Role::Sibling => words[CLONE_ARGS_FLAGS] = libc::CLONE_PARENT as u64,
+        Role::Thread => words[CLONE_ARGS_FLAGS] = THREAD as u64,
+        // Its parent waits for it and is to hear nothing else of it.
+        Role::Helper => {}
     }
     words[CLONE_ARGS_SET_TID] = wanted;
     words[CLONE_ARGS_SET_TID_SIZE] = 1;
@@ -130,9 +133,11 @@ impl Lowering<'_> {
                 let recipes = self.recipes;
                 self.step(&recipes.steps[step.index()].kind, fds);
             }
-            OpKind::AwaitExit { child } => {
+            OpKind::AwaitExit { child, reap } => {
                 let pid = u64::from(self.recipes.tasks[child.index()].pid.0);
-                let options = (libc::WEXITED | libc::WNOWAIT) as u64;
+                // __WALL: a helper has no exit signal, which makes it a "clone" child (waitid(2)).
+                let options = libc::WEXITED | if *reap { libc::__WALL } else { libc::WNOWAIT };
+                let options = options as u64;
                 self.tape.call(libc::SYS_waitid, &[u64::from(libc::P_PID), pid, 0, options, 0], 0);
             }
             OpKind::EatSigchld => {

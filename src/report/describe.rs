@@ -37,7 +37,10 @@ pub fn what(prepared: &Prepared, op: OpId) -> String {
         OpKind::SetSid => "lead a session".to_owned(),
         OpKind::SetPgid { pgid } => format!("process group {pgid}"),
         OpKind::Step { step, .. } => step_name(&recipes.steps[step.index()].kind),
-        OpKind::AwaitExit { child } => format!("await the death of task {}", pid(prepared, *child)),
+        OpKind::AwaitExit { child, reap } => {
+            let and = if *reap { " and reap it" } else { "" };
+            format!("await the death of task {}{and}", pid(prepared, *child))
+        }
         OpKind::EatSigchld => "take back SIGCHLD".to_owned(),
         OpKind::Exit => "die".to_owned(),
         OpKind::Arrive => "arrive".to_owned(),
@@ -54,6 +57,7 @@ pub fn why(prepared: &Prepared, reason: Reason) -> String {
         Reason::NeededBy { step } => {
             format!("needed to {}", step_name(&prepared.resolved.recipes.steps[step.index()].kind))
         }
+        Reason::MembersFirst { pgid } => format!("the members of process group {pgid} must have joined"),
         Reason::MustHaveExited { child } => format!("{} must have died", pid(prepared, child)),
         Reason::AfterForks
         | Reason::NotWanted
@@ -116,6 +120,7 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::ThpDisable => "no transparent huge pages".to_owned(),
         StepKind::ChildSubreaper => "child subreaper".to_owned(),
         StepKind::ParentDeathSignal(signal) => format!("parent-death signal {}", words::signal(*signal)),
+        StepKind::TimerSlack(slack_ns) => format!("timer slack {slack_ns} ns"),
         StepKind::Nice(nice) => format!("nice {nice}"),
         StepKind::Scheduler { policy, priority } => format!("scheduling policy {policy}, priority {priority}"),
         StepKind::Write(bytes) => format!("write \"{}\"", bytes.escape_ascii()),
@@ -145,7 +150,7 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
     let recipes = &prepared.resolved.recipes;
     let node = prepared.plan.graph.op(op);
     match &node.kind {
-        OpKind::Fork { child } | OpKind::StartThread { thread: child } | OpKind::AwaitExit { child } => {
+        OpKind::Fork { child } | OpKind::StartThread { thread: child } | OpKind::AwaitExit { child, .. } => {
             recipes.tasks[child.index()].origin
         }
         OpKind::Create { resource, .. } => recipes.resources[resource.index()].origin,

@@ -15,6 +15,7 @@ use regrow_graph::ids::{OpId, TaskId};
 
 use super::plan::is_shown;
 use super::{describe, run};
+use crate::resolve::Role;
 use crate::pipeline::Prepared;
 
 /// Lines of a label: what is more is told by its first and last.
@@ -47,7 +48,11 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
     let mut node_of: BTreeMap<OpId, OpId> = BTreeMap::new();
     for (task, ops) in &ops {
         let recipe = &prepared.resolved.recipes.tasks[task.index()];
-        let what = if recipe.is_thread { "thread" } else { "task" };
+        let what = match recipe.role {
+            Role::Task | Role::Sibling => "task",
+            Role::Thread => "thread",
+            Role::Helper => "helper task",
+        };
         let label = escape(&format!("{what} {} {}", recipe.pid, recipe.comm));
         let _ = writeln!(text, "  subgraph cluster_{} {{", task.0);
         let _ = writeln!(
@@ -156,7 +161,7 @@ fn looks(kind: &OpKind) -> &'static str {
 fn colours(why: Reason) -> &'static str {
     match why {
         Reason::BornBy { .. } => ", color=\"#2060c0\", fontcolor=\"#2060c0\"",
-        Reason::MustHaveExited { .. } => ", color=\"#b03030\", fontcolor=\"#b03030\"",
+        Reason::MustHaveExited { .. } | Reason::MembersFirst { .. } => ", color=\"#b03030\", fontcolor=\"#b03030\"",
         Reason::LeaderFirst { .. } | Reason::BeforeSetsid { .. } => ", color=\"#a07000\", fontcolor=\"#a07000\"",
         Reason::Sequence
         | Reason::InheritedBy { .. }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{describe, run, words};
 use crate::image::Origin;
 use crate::pipeline::{Prepared, Timings};
+use crate::resolve::Role;
 use crate::resolve::recipe::{FilePurpose, ResourceKind};
 
 /// Name and version of the JSON.
@@ -262,7 +263,7 @@ fn shown_tasks(prepared: &Prepared, only: Option<u32>) -> impl Iterator<Item = T
 /// Whether the task, or the one of which it is a thread, is `only`.
 pub(super) fn is_shown(prepared: &Prepared, task: TaskId, only: Option<u32>) -> bool {
     let recipe = &prepared.resolved.recipes.tasks[task.index()];
-    let parent = prepared.resolved.forest.tasks[task.index()].parent.filter(|_| recipe.is_thread);
+    let parent = prepared.resolved.forest.tasks[task.index()].parent.filter(|_| recipe.role == Role::Thread);
     only.is_none_or(|only| only == recipe.pid.0 || parent.is_some_and(|parent| only == describe::pid(prepared, parent)))
 }
 
@@ -289,7 +290,7 @@ fn plan_task(prepared: &Prepared, task: TaskId) -> PlanTask {
         pid: recipe.pid.0,
         comm: recipe.comm.clone(),
         parent: prepared.resolved.forest.tasks[task.index()].parent.map(|parent| describe::pid(prepared, parent)),
-        is_thread: recipe.is_thread,
+        is_thread: recipe.role == Role::Thread,
         exit_status: recipe.exit_code,
         records: prepared.tapes.tasks.get(task.index()).map_or(0, |tape| tape.records),
         program: prepared.plan.programs[task.index()].iter().map(item).collect(),
@@ -403,9 +404,9 @@ fn totals(prepared: &Prepared, resources: &[PlanResource]) -> PlanTotals {
     let uses = |how: How| resources.iter().flat_map(|resource| &resource.users).filter(move |user| user.how == how);
     let descriptors = |how: How| uses(how).map(|user| user.fds.len() as u64).sum::<u64>();
     PlanTotals {
-        tasks: recipes.iter().filter(|task| !task.is_thread).count() as u64,
+        tasks: recipes.iter().filter(|task| matches!(task.role, Role::Task | Role::Sibling)).count() as u64,
         zombies: recipes.iter().filter(|task| task.exit_code.is_some()).count() as u64,
-        threads: recipes.iter().filter(|task| task.is_thread).count() as u64,
+        threads: recipes.iter().filter(|task| task.role == Role::Thread).count() as u64,
         resources: resources.iter().filter(|resource| resource.owner.is_some()).count() as u64,
         shared_resources: resources.iter().filter(|resource| resource.users.len() > 1).count() as u64,
         uses_in_place: uses(How::Makes).count() as u64,
@@ -563,7 +564,12 @@ fn program(prepared: &Prepared, task: TaskId, verbose: bool) -> String {
     let recipe = &prepared.resolved.recipes.tasks[task.index()];
     let program = &prepared.plan.programs[task.index()];
     let parent = prepared.resolved.forest.tasks[task.index()].parent;
-    let (what, of) = if recipe.is_thread { ("thread", "") } else { ("task", "child ") };
+    let (what, of) = match recipe.role {
+        Role::Task => ("task", "child "),
+        Role::Sibling => ("task", "forked by a sibling, "),
+        Role::Thread => ("thread", ""),
+        Role::Helper => ("helper task", "child "),
+    };
     let born =
         parent.map_or_else(|| "the root".to_owned(), |parent| format!("{of}of {}", describe::pid(prepared, parent)));
     let ends = recipe.exit_code.map_or(String::new(), |status| format!(", {}", words::exit_status(status)));

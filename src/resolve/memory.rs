@@ -290,9 +290,15 @@ fn has_pages(extents: &[Extent], start: u64, end: u64) -> bool {
     extents.get(index).is_some_and(|extent| extent.start < end)
 }
 
+/// Where bytes go: address and length.
+type Piece = (u64, u64);
+/// One read: where its bytes go, and where it starts in the image.
+type Read = (Vec<Piece>, u64);
+
 /// Reads that bring the wanted pages in: runs of extents that follow one another in the image.
-fn fills(extents: &[Extent], is_wanted: impl Fn(u64) -> bool) -> Vec<(Vec<(u64, u64)>, u64)> {
-    let mut reads: Vec<(Vec<(u64, u64)>, u64, u64)> = Vec::new();
+fn fills(extents: &[Extent], is_wanted: impl Fn(u64) -> bool) -> Vec<Read> {
+    // Pieces, offset in the image, and their length in all.
+    let mut reads: Vec<(Vec<Piece>, u64, u64)> = Vec::new();
     for extent in extents.iter().filter(|extent| is_wanted(extent.start)) {
         let (mut start, mut offset, mut len) = (extent.start, extent.offset_bytes, extent.len_pages * PAGE);
         while len > 0 {

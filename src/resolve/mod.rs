@@ -8,6 +8,7 @@
 //! One file a kind of resource, with the names of `image/files`.
 
 pub mod memory;
+pub mod family;
 pub mod problem;
 pub mod recipe;
 
@@ -91,6 +92,19 @@ pub struct Recipes {
     pub tasks: Vec<TaskRecipe>,
 }
 
+/// What an actor of the plan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A task of the images, forked by its parent.
+    Task,
+    /// A task of the images that a sibling forks for their parent (CLONE_PARENT).
+    Sibling,
+    /// A further thread of one.
+    Thread,
+    /// A task that is there only while the tree is restored.
+    Helper,
+}
+
 /// What the planner need not know of a task.
 #[derive(Debug, Clone)]
 pub struct TaskRecipe {
@@ -100,8 +114,8 @@ pub struct TaskRecipe {
     pub comm: String,
     /// Exit status of a zombie, as `wait4(2)` gives it.
     pub exit_code: Option<u32>,
-    /// Whether it is a further thread of another task.
-    pub is_thread: bool,
+    /// What it is.
+    pub role: Role,
     /// Its entry in `pstree.img`.
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
@@ -125,13 +139,14 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     tree::resolve(&mut resolver);
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
+    let cradle = tree::cradle(&mut resolver);
+    tree::help_groups(&mut resolver, &cradle);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
     }
     for index in 0..model.tasks.len() {
         threads::resolve(&mut resolver, TaskId::new(index));
     }
-    let cradle = tree::cradle(&mut resolver);
     let window = window::find(&mut resolver, payloads);
     let Resolver { forest, mut recipes, problems, .. } = resolver;
     let resolved = window.map(|window| {
@@ -165,7 +180,9 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(model: &'a Model, facts: &'a HostFacts, options: &'a Options) -> Resolver<'a> {
-        let mut forest = Forest { ofds: model.ofds.len(), ..Forest::default() };
+        // The launcher raises its soft limit to the hard one.
+        let limit = facts.own.rlimits[libc::RLIMIT_NOFILE as usize].map_or(0, |limit| limit.max.min(u64::from(u32::MAX)));
+        let mut forest = Forest { ofds: model.ofds.len(), fd_limit: limit as u32, ..Forest::default() };
         let mut recipes = Recipes::default();
         for task in &model.tasks {
             forest.tasks.push(TaskSpec { pid: task.pid.0, pgid: task.pgid.0, sid: task.sid.0, ..TaskSpec::default() });
@@ -177,7 +194,7 @@ impl<'a> Resolver<'a> {
                 pid: task.pid,
                 comm,
                 exit_code,
-                is_thread: false,
+                role: Role::Task,
                 origin: task.origin,
                 core_origin: task.core_origin,
             });

@@ -21,6 +21,8 @@ pub enum ProblemKind {
     Unsupported,
     /// The kernel or the privileges of the caller do not allow it.
     Lacking,
+    /// regrow's own plan was refuted by its own checker.
+    Defect,
 }
 
 impl ProblemKind {
@@ -32,6 +34,7 @@ impl ProblemKind {
             ProblemKind::FileChanged => "file missing or changed",
             ProblemKind::Unsupported => "unsupported",
             ProblemKind::Lacking => "kernel or privilege lacking",
+            ProblemKind::Defect => "defect of regrow",
         }
     }
 }

@@ -125,6 +125,8 @@ pub enum StepKind {
     ParentDeathSignal(u32),
     /// `setpriority(2)`.
     Nice(i32),
+    /// `prctl(PR_SET_TIMERSLACK)`, in nanoseconds.
+    TimerSlack(u64),
     /// `sched_setscheduler(2)`.
     Scheduler {
         /// `SCHED_*`.

@@ -9,9 +9,9 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
-use super::{Resolver, host, memory, threads};
+use super::{Resolver, files, host, memory, threads};
 use crate::host::Probe;
-use crate::image::{Alive, RLimit, SigAction, Task, TaskState, Thread};
+use crate::image::{Alive, OfdKind, RLimit, SigAction, Task, TaskState, Thread};
 
 const SIGCHLD: usize = libc::SIGCHLD as usize;
 const SA_NOCLDWAIT: u64 = libc::SA_NOCLDWAIT as u64;
@@ -57,7 +57,6 @@ struct Inherited<'a> {
     umask: u32,
     cwd: Option<&'a str>,
     comm: &'a str,
-    personality: u32,
 }
 
 impl<'a> Inherited<'a> {
@@ -74,7 +73,6 @@ impl<'a> Inherited<'a> {
             umask: alive.umask,
             cwd: cwd(resolver, alive),
             comm: &alive.comm,
-            personality: alive.personality,
         }
     }
 }
@@ -95,8 +93,23 @@ fn cwd<'a>(resolver: &Resolver<'a>, alive: &Alive) -> Option<&'a str> {
 fn path_of<'a>(resolver: &Resolver<'a>, ofd_id: u32) -> Option<&'a str> {
     let ofd = resolver.ofd_of_id.get(&ofd_id)?;
     match &resolver.model.ofds[ofd.index()].kind {
-        crate::image::OfdKind::Reg(file) => Some(&file.path),
+        OfdKind::Reg(file) => Some(&file.path),
         _ => None,
+    }
+}
+
+/// A working directory must be the one that was dumped. (An unlinked one is refused with its remap.)
+fn judge_directory(resolver: &mut Resolver<'_>, ofd_id: u32) {
+    let model = resolver.model;
+    let Some(ofd) = resolver.ofd_of_id.get(&ofd_id) else { return };
+    let entry = &model.ofds[ofd.index()];
+    if let OfdKind::Reg(file) = &entry.kind {
+        if model.remaps.iter().any(|remap| remap.orig_id == ofd_id) {
+            let text = format!("{}: its name was unlinked or replaced: not restored yet", files::name(entry));
+            resolver.problems.unsupported(None, Some(entry.origin), text);
+        } else {
+            files::judge(resolver, file, entry.origin);
+        }
     }
 }
 
@@ -134,6 +147,7 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     if me.cwd.is_none() {
         resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(alive.fs.origin), "its working directory is not in files.img");
     }
+    judge_directory(resolver, alive.fs.cwd_id);
     if let Some(cwd) = me.cwd
         && from.as_ref().is_none_or(|from| from.cwd != Some(cwd))
     {
@@ -141,9 +155,6 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     }
     if from.as_ref().is_none_or(|from| from.comm != me.comm) {
         steps.push(resolver.add_step(StepKind::Comm(me.comm.to_owned()), core, Vec::new()));
-    }
-    if from.as_ref().map_or(resolver.facts.own.personality.unwrap_or(0), |from| from.personality) != me.personality {
-        steps.push(resolver.add_step(StepKind::Personality(me.personality), core, Vec::new()));
     }
     steps
 }
@@ -175,6 +186,10 @@ fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lead
         && keeps_zombies(resolver, id)
     {
         kinds.push(StepKind::SigAction { signal: SIGCHLD as u32, action: *action });
+    }
+    // After the mappings: READ_IMPLIES_EXEC would change what they may do (personality(2)).
+    if resolver.facts.own.personality != Some(alive.personality) {
+        kinds.push(StepKind::Personality(alive.personality));
     }
     if alive.mm.thp_disabled {
         kinds.push(StepKind::ThpDisable);

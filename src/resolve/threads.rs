@@ -8,7 +8,7 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{Credentials, StepKind};
-use super::{Resolver, TaskRecipe};
+use super::{Resolver, Role, TaskRecipe};
 use crate::host::OwnFacts;
 use crate::image::{Alive, Creds, Origin, Task, Thread};
 
@@ -40,7 +40,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
             pid: thread.tid,
             comm: comm.clone(),
             exit_code: None,
-            is_thread: true,
+            role: Role::Thread,
             origin: task.origin,
             core_origin: thread.origin,
         });
@@ -89,6 +89,11 @@ pub(super) fn own(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) -> 
     let mut kinds = vec![StepKind::AltStack(thread.sas)];
     if thread.robust_list.1 != 0 {
         kinds.push(StepKind::RobustList { head: thread.robust_list.0, len: thread.robust_list.1 });
+    }
+    if let Some(slack_ns) = thread.timer_slack_ns
+        && resolver.facts.own.timer_slack_ns != Some(slack_ns)
+    {
+        kinds.push(StepKind::TimerSlack(slack_ns));
     }
     kinds.push(StepKind::TidAddress { address: thread.clear_tid_addr, pid: thread.tid.0 });
     if let Some(rseq) = thread.rseq.filter(|rseq| rseq.address != 0) {

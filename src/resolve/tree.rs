@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::Life;
+use regrow_graph::forest::{Life, TaskSpec};
 use regrow_graph::ids::TaskId;
 
-use super::Resolver;
 use super::problem::ProblemKind;
-use crate::image::TaskState;
+use super::{Resolver, Role, TaskRecipe, family};
+use crate::image::{NsPid, TaskState};
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let by_pid: BTreeMap<u32, usize> = model.tasks.iter().enumerate().map(|(index, task)| (task.pid.0, index)).collect();
+    let forkers = family::forkers(model);
     for (index, task) in model.tasks.iter().enumerate() {
         let parent = by_pid.get(&task.ppid.0).copied();
-        match parent {
+        let forker = forkers.get(&task.pid).and_then(|forker| by_pid.get(&forker.0)).copied();
+        if forker.is_some() {
+            resolver.recipes.tasks[index].role = Role::Sibling;
+        }
+        match forker.or(parent) {
             None if index == 0 => {}
             Some(parent) if parent < index => resolver.forest.tasks[index].parent = Some(TaskId::new(parent)),
             Some(_) | None => resolver.problems.add(
@@ -101,4 +106,48 @@ pub(super) fn cradle(resolver: &mut Resolver<'_>) -> Cradle {
         }
     }
     Cradle { sid: Some(sid), pgid: Some(pgid) }
+}
+
+/// Process groups whose leaders have died and been reaped: a helper task founds each, below the
+/// leader of its session, and is gone when the members have joined. (The members keep the number of
+/// the group from being given away, as they did before the dump.)
+pub(super) fn help_groups(resolver: &mut Resolver<'_>, cradle: &Cradle) {
+    let by_pid: BTreeMap<u32, usize> =
+        resolver.forest.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
+    let mut missing: BTreeMap<u32, usize> = BTreeMap::new();
+    for (index, task) in resolver.forest.tasks.iter().enumerate() {
+        if !by_pid.contains_key(&task.pgid) && cradle.pgid != Some(task.pgid) && cradle.sid != Some(task.pgid) {
+            missing.entry(task.pgid).or_insert(index);
+        }
+    }
+    for (pgid, member) in missing {
+        let sid = resolver.forest.tasks[member].sid;
+        // A session whose leader cannot fork leaves the group unreachable, which the planner reports.
+        let Some(&leader) = by_pid.get(&sid).filter(|leader| resolver.forest.tasks[**leader].life == Life::Lives) else {
+            continue;
+        };
+        if let Some(taken) = resolver.facts.pids.taken_by_absent_leaders.get(&NsPid(pgid)) {
+            let comm = taken.comm.as_deref().unwrap_or("?");
+            let text = format!("pid {pgid}, its process group, is in use ({comm})");
+            let task = &resolver.recipes.tasks[member];
+            resolver.problems.add(ProblemKind::PidTaken, Some(task.pid), Some(task.origin), text);
+        }
+        let origin = resolver.recipes.tasks[member].origin;
+        resolver.forest.tasks.push(TaskSpec {
+            pid: pgid,
+            parent: Some(TaskId::new(leader)),
+            pgid,
+            sid,
+            life: Life::Helper,
+            ..TaskSpec::default()
+        });
+        resolver.recipes.tasks.push(TaskRecipe {
+            pid: NsPid(pgid),
+            comm: "helper".to_owned(),
+            exit_code: Some(0),
+            role: Role::Helper,
+            origin,
+            core_origin: origin,
+        });
+    }
 }

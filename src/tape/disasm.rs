@@ -120,6 +120,7 @@ const PRCTL: &[(u64, &str)] = &[
     (15, "PR_SET_NAME"),
     (24, "PR_CAPBSET_DROP"),
     (28, "PR_SET_SECUREBITS"),
+    (29, "PR_SET_TIMERSLACK"),
     (35, "PR_SET_MM"),
     (36, "PR_SET_CHILD_SUBREAPER"),
     (38, "PR_SET_NO_NEW_PRIVS"),

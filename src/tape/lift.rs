@@ -657,7 +657,8 @@ impl Call<'_, '_> {
                 self.gives_zero()?;
                 let [kind, pid, info, options, usage, _] = self.record.args;
                 let options = options as i32;
-                if kind as u32 != libc::P_PID || usage != 0 || options & !libc::WNOWAIT != libc::WEXITED {
+                let how = if options & libc::WNOWAIT == 0 { libc::__WALL } else { libc::WNOWAIT };
+                if kind as u32 != libc::P_PID || usage != 0 || options & !how != libc::WEXITED {
                     return Err(format!("id type {kind}, options {options:#x}, rusage {usage:#x}"));
                 }
                 if info != 0 {
@@ -1469,7 +1470,7 @@ mod tests {
         };
         assert_eq!(lift(&tapes()).map(|tree| (tree.total, tree.root.pid)), Ok((1, 7)));
         assert!(refused(|t| t.rw[24] = 1).contains("do not start as 0"));
-        assert!(refused(|t| t.base = u64::MAX & !0xfff).contains("does not fit"));
+        assert!(refused(|t| t.base = !0xfff).contains("does not fit"));
         assert!(refused(|t| t.window_len = 4096).contains("no ranges of pages"));
         assert!(refused(|t| t.tasks[0].records = u32::MAX).contains("overlap or lie outside"));
         assert!(refused(|t| t.tasks[0].tape = BASE).contains("not in the read-only part"));

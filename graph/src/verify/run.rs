@@ -9,39 +9,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::before::{At, Before};
-use super::effect::{Attribute, Birth, Change, Effect, FdEffect, LiftedTree, MemoryEffect};
-use super::expected::{Expected, ExpectedTask, Life, OfdSpec, TimerSpec};
-use super::object::{
-    Full, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
-    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
-    ObjectKind, Objects, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
-};
+use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect};
+use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
+use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
-use super::table::{Desc, Table};
-use crate::ids::Fd;
+use super::table::Table;
 
-const CLONE_FILES: u64 = 0x400;
-/// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
-const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
-const CLONE_PARENT: u64 = 0x8000;
-const SIGKILL: u32 = 9;
-const EPOLLERR: u32 = 8;
-const EPOLLHUP: u32 = 16;
-const SIGCHLD: u32 = 17;
-const SIGSTOP: u32 = 19;
-const SA_NOCLDWAIT: u64 = 2;
-const MAP_SHARED: u32 = 1;
-const MAP_ANONYMOUS: u32 = 0x20;
-const PROT_WRITE: u32 = 2;
-const PAGE: u64 = 4096;
-/// Behind the last address of user space (arch/x86, `TASK_SIZE_MAX` with four levels of pages).
-const USER_END: u64 = 0x7fff_ffff_f000;
-/// No table is longer than this (fs/file.c, `sysctl_nr_open_max`).
-const NUMBERS_END: Fd = 1 << 30;
-/// Attributes that are files below /proc/self.
-const ATTRIBUTE_FILES: [&[u8]; 6] =
-    [b"oom_score_adj", b"loginuid", b"comm", b"coredump_filter", b"attr/current", b"attr/sockcreate"];
+pub(super) const CLONE_PARENT: u64 = 0x8000;
+pub(super) const SIGCHLD: u32 = 17;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,63 +44,69 @@ pub(super) enum Role<'a> {
 
 impl<'a> Role<'a> {
     /// What the images say of the task, of its first thread.
-    fn task(self) -> Option<&'a ExpectedTask> {
+    pub(super) fn task(self) -> Option<&'a ExpectedTask> {
         match self {
             Role::Task(want) => Some(want),
             Role::Thread(_) | Role::Helper => None,
         }
     }
 
-    fn is_alive(self) -> bool {
+    pub(super) fn is_alive(self) -> bool {
         match self {
             Role::Task(want) | Role::Thread(want) => want.life == Life::Alive,
             Role::Helper => false,
         }
     }
 
-    fn is_zombie(self) -> bool {
+    pub(super) fn is_zombie(self) -> bool {
         self.task().is_some_and(|want| want.life != Life::Alive)
     }
 }
 
 /// What is known of a task's signals.
 #[derive(Debug, Clone, Copy, Default)]
-struct Signals {
+pub(super) struct Signals {
     /// Certainly at their defaults: bit 0 is signal 1.
-    default: u64,
+    pub(super) default: u64,
     /// Certainly not blocked.
-    unblocked: u64,
+    pub(super) unblocked: u64,
     /// Children vanish when they die.
-    children_vanish: bool,
+    pub(super) children_vanish: bool,
     /// Dumpable is certainly 0.
-    dumps_nothing: bool,
+    pub(super) dumps_nothing: bool,
     /// New timers get the ids that are asked for.
-    timer_ids: bool,
+    pub(super) timer_ids: bool,
 }
 
 /// One task of the model.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
     pub(super) phase: Phase,
-    pc: usize,
+    pub(super) pc: usize,
     pub(super) parent: u32,
     pub(super) exit_signal: u64,
     pub(super) sid: u32,
     pub(super) pgid: u32,
     pub(super) table: usize,
     pub(super) died: Option<At>,
+    /// The record by which it arrives at the barrier.
+    pub(super) arrived: Option<u32>,
     pub(super) awaited: bool,
-    signals: Signals,
-    privileges: Privileges,
+    pub(super) signals: Signals,
+    pub(super) privileges: Privileges,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Group {
-    founded: At,
-    sid: u32,
+/// A process group.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) founded: At,
+    pub(super) sid: u32,
+    /// Led by a helper: who has joined. It may be gone when the helper is.
+    pub(super) joined: Option<Vec<At>>,
 }
 
-enum Flow {
+/// How a step ends.
+pub(super) enum Flow {
     Next,
     Blocked,
     Ended,
@@ -132,7 +114,7 @@ enum Flow {
 
 /// The model of the kernel and the state of the check.
 pub(super) struct Run<'a> {
-    tree: &'a LiftedTree,
+    pub(super) tree: &'a LiftedTree,
     pub(super) expected: &'a Expected,
     pub(super) tasks: Vec<Task>,
     /// Tapes by pid.
@@ -141,22 +123,20 @@ pub(super) struct Run<'a> {
     pub(super) roles: Vec<Role<'a>>,
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
-    groups: BTreeMap<u32, Group>,
-    before: Before,
+    pub(super) groups: BTreeMap<u32, Group>,
+    pub(super) before: Before,
     /// Where each event is posted.
-    posts: BTreeMap<u32, At>,
-    posted: BTreeMap<u32, At>,
-    waiting: BTreeMap<u32, Vec<usize>>,
-    waiting_for_death: BTreeMap<usize, usize>,
+    pub(super) posts: BTreeMap<u32, At>,
+    pub(super) posted: BTreeMap<u32, At>,
+    pub(super) waiting: BTreeMap<u32, Vec<usize>>,
+    pub(super) waiting_for_death: BTreeMap<usize, usize>,
     /// Where each pid is forked.
-    forks: BTreeMap<u32, At>,
-    ready: VecDeque<usize>,
+    pub(super) forks: BTreeMap<u32, At>,
+    pub(super) ready: VecDeque<usize>,
     /// Carriers by start: end, and who made them.
-    carriers: BTreeMap<u64, u64>,
-    /// Where each task arrives at the barrier.
-    arrivals: Vec<Option<u32>>,
+    pub(super) carriers: BTreeMap<u64, u64>,
     /// Paths of FIFOs, and those that are open.
-    fifo_paths: BTreeSet<&'a [u8]>,
+    pub(super) fifo_paths: BTreeSet<&'a [u8]>,
     pub(super) fifos: BTreeMap<Vec<u8>, usize>,
     /// Writes whose readers must survive: the object that is to be read from.
     pub(super) needs_reader: Vec<(At, &'static str, usize)>,
@@ -262,6 +242,7 @@ impl<'a> Run<'a> {
             pgid: 0,
             table: 0,
             died: None,
+            arrived: None,
             awaited: false,
             signals: Signals::default(),
             privileges: Privileges::all(),
@@ -287,7 +268,6 @@ impl<'a> Run<'a> {
             forks,
             ready: VecDeque::new(),
             carriers: BTreeMap::new(),
-            arrivals: vec![None; count],
             fifo_paths: expected
                 .ofds
                 .iter()
@@ -416,7 +396,7 @@ impl<'a> Run<'a> {
                     });
                 }
                 self.tasks[task].phase = Phase::Arrived;
-                self.arrivals[task] = Some(at.record);
+                self.tasks[task].arrived = Some(at.record);
             }
             Effect::Park => {
                 if self.tasks[task].phase != Phase::Tail {
@@ -447,912 +427,6 @@ impl<'a> Run<'a> {
         }
         Ok(Flow::Next)
     }
-
-    // Births, deaths, sessions, groups.
-
-    /// A task comes to life: it has its table, session and group already.
-    fn bear(&mut self, task: usize, parent: u32, exit_signal: u64) -> Result<(), Wrong> {
-        let wanted_signal = match self.roles[task] {
-            Role::Task(want) if want.ppid != parent => {
-                return Err(Wrong::WrongParent { is: parent, wanted: want.ppid });
-            }
-            Role::Task(_) => SIGCHLD.into(),
-            Role::Thread(_) | Role::Helper => 0,
-        };
-        if exit_signal != wanted_signal {
-            return Err(Wrong::WrongExitSignal { is: exit_signal, wanted: wanted_signal });
-        }
-        let state = &mut self.tasks[task];
-        state.parent = parent;
-        state.exit_signal = exit_signal;
-        state.phase = Phase::Running;
-        self.ready.push_back(task);
-        self.certificate.births += 1;
-        Ok(())
-    }
-
-    fn fork(&mut self, at: At, birth: &Birth) -> Result<(), Wrong> {
-        let is_thread = birth.flags == CLONE_THREAD_ALL;
-        if !is_thread && birth.flags & !(CLONE_FILES | CLONE_PARENT) != 0 {
-            return Err(Wrong::NotModelled { call: "clone3", what: format!("flags {:#x}", birth.flags) });
-        }
-        let Some(child) = self.by_pid.get(&birth.pid).copied() else {
-            return Err(Wrong::BornUnasked { child: birth.pid });
-        };
-        if self.tasks[child].phase != Phase::Unborn {
-            return Err(Wrong::BornTwice { child: birth.pid });
-        }
-        match (self.roles[child], is_thread) {
-            (Role::Thread(of), true) if of.pid == self.pid(at.task) => {}
-            (Role::Thread(of), true) => {
-                return Err(Wrong::ThreadOfOther { is: self.pid(at.task), wanted: of.pid });
-            }
-            (Role::Thread(_), false) => return Err(Wrong::NotAThread),
-            (Role::Task(_) | Role::Helper, true) => {
-                return Err(Wrong::NotModelled {
-                    call: "clone3",
-                    what: format!("task {} as a thread", birth.pid),
-                });
-            }
-            (Role::Task(_) | Role::Helper, false) => {}
-        }
-        let forker = self.tasks[at.task].clone();
-        let (parent, exit_signal) = if birth.flags & CLONE_PARENT == 0 {
-            (self.pid(at.task), birth.exit_signal)
-        } else if birth.exit_signal == 0 {
-            (forker.parent, forker.exit_signal)
-        } else {
-            return Err(Wrong::Refused {
-                call: "clone3",
-                what: "CLONE_PARENT with an exit signal".to_owned(),
-            });
-        };
-        if forker.signals.children_vanish && self.roles[child].is_zombie() {
-            return Err(Wrong::ZombieVanishes { pid: birth.pid });
-        }
-        let table = if birth.flags & CLONE_FILES != 0 {
-            self.use_table(at, "clone3")?;
-            let table = &mut self.tables[forker.table];
-            table.shared = true;
-            table.last = Some(at);
-            forker.table
-        } else {
-            // The copy reads the table, whatever else is done to it at the same time.
-            self.order_table(at, "clone3")?;
-            let copy = self.tables[forker.table].copy();
-            self.tables.push(copy);
-            self.tables.len() - 1
-        };
-        self.before.add_birth(child, at);
-        let state = &mut self.tasks[child];
-        state.table = table;
-        state.sid = forker.sid;
-        state.pgid = forker.pgid;
-        state.signals = Signals { timer_ids: false, ..forker.signals };
-        state.privileges = forker.privileges;
-        self.bear(child, parent, exit_signal)
-    }
-
-    fn check_death(&self, task: usize, signal: u32) -> Result<(), Wrong> {
-        let uncertain = |why| Err(Wrong::UncertainDeath { signal, why });
-        let signals = self.tasks[task].signals;
-        match signal {
-            SIGKILL => Ok(()),
-            17..=23 | 28 | 0 | 65.. => uncertain("which does not kill"),
-            _ if signals.default & 1 << (signal - 1) == 0 => {
-                uncertain("whose disposition may not be the default")
-            }
-            _ if signals.unblocked & 1 << (signal - 1) == 0 => uncertain("which may be blocked"),
-            3..=8 | 11 | 24 | 25 | 31 if !signals.dumps_nothing => {
-                uncertain("which dumps core unless dumpable is 0")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn die(&mut self, at: At, status: u32, what: impl FnOnce() -> String) -> Result<Flow, Wrong> {
-        let task = at.task;
-        match self.roles[task] {
-            Role::Task(want) | Role::Thread(want) => match want.life {
-                Life::Alive => return Err(Wrong::Dies { what: what() }),
-                Life::Zombie { status: wanted } if wanted != status => {
-                    return Err(Wrong::WrongStatus { is: status, wanted });
-                }
-                Life::Zombie { .. } => {}
-            },
-            Role::Helper => {}
-        }
-        self.tasks[task].phase = Phase::Dead { status };
-        self.tasks[task].died = Some(at);
-        if let Some(waiter) = self.waiting_for_death.remove(&task) {
-            self.ready.push_back(waiter);
-        }
-        Ok(Flow::Ended)
-    }
-
-    fn await_exit(&mut self, at: At, pid: u32, reap: bool) -> Result<Flow, Wrong> {
-        let nobody = |why| Err(Wrong::AwaitsNobody { pid, why });
-        let Some(child) = self.by_pid.get(&pid).copied() else { return nobody("is not in the tree") };
-        if self.roles[child].is_alive() {
-            return nobody("lives on");
-        }
-        let certainly_born = self.forks.get(&pid).is_some_and(|fork| self.before.holds(*fork, at));
-        match self.tasks[child].phase {
-            Phase::Unborn => return nobody("is not created before"),
-            Phase::Reaped => return nobody("has been reaped"),
-            Phase::Running | Phase::Dead { .. } | Phase::Arrived | Phase::Tail | Phase::Parked => {}
-        }
-        if self.tasks[child].parent != self.pid(at.task) {
-            return nobody("is not its child");
-        }
-        if !certainly_born {
-            return nobody("is not certainly created before");
-        }
-        if reap && self.roles[child].is_zombie() {
-            return Err(Wrong::ReapsZombie { pid });
-        }
-        if self.tasks[at.task].signals.children_vanish && !reap {
-            return Err(Wrong::ZombieVanishes { pid });
-        }
-        let Some(died) = self.tasks[child].died else {
-            self.waiting_for_death.insert(child, at.task);
-            return Ok(Flow::Blocked);
-        };
-        self.before.add_wait(at, died);
-        self.tasks[child].awaited = true;
-        if reap {
-            self.tasks[child].phase = Phase::Reaped;
-        }
-        self.certificate.deaths_awaited += 1;
-        Ok(Flow::Next)
-    }
-
-    fn set_sid(&mut self, at: At) -> Result<(), Wrong> {
-        let pid = self.pid(at.task);
-        if self.tasks[at.task].pgid == pid {
-            return Err(Wrong::SetsidByLeader);
-        }
-        self.tasks[at.task].sid = pid;
-        self.tasks[at.task].pgid = pid;
-        self.found(at, pid)
-    }
-
-    fn found(&mut self, at: At, sid: u32) -> Result<(), Wrong> {
-        if self.roles[at.task].task().is_none() {
-            return Err(Wrong::NotModelled { call: "setpgid", what: "a group led by a helper".to_owned() });
-        }
-        self.groups.insert(self.pid(at.task), Group { founded: at, sid });
-        self.certificate.family_changes += 1;
-        Ok(())
-    }
-
-    fn set_pgid(&mut self, at: At, pgid: u32) -> Result<(), Wrong> {
-        let pid = self.pid(at.task);
-        let (sid, now) = (self.tasks[at.task].sid, self.tasks[at.task].pgid);
-        if sid == pid {
-            return Err(Wrong::SetpgidByLeader);
-        }
-        if pgid == pid {
-            self.tasks[at.task].pgid = pid;
-            return if now == pid { Ok(()) } else { self.found(at, sid) };
-        }
-        if now == pid {
-            return Err(Wrong::NotModelled {
-                call: "setpgid",
-                what: "leaving a group that the task leads".to_owned(),
-            });
-        }
-        let cradle = self.expected.cradle;
-        let group_sid = match self.groups.get(&pgid) {
-            Some(group) if self.before.holds(group.founded, at) => {
-                self.certificate.orders_proved += 1;
-                group.sid
-            }
-            Some(_) => return Err(Wrong::NoSuchGroup { pgid }),
-            // The invoker's own group, and that of its session's leader.
-            None if pgid != 0 && (cradle.pgid == pgid || cradle.sid == pgid) => cradle.sid,
-            None => return Err(Wrong::NoSuchGroup { pgid }),
-        };
-        if group_sid != sid {
-            return Err(Wrong::OtherSession { pgid });
-        }
-        self.tasks[at.task].pgid = pgid;
-        self.certificate.family_changes += 1;
-        Ok(())
-    }
-
-    fn set_attribute(&mut self, task: usize, attribute: &Attribute) -> Result<(), Wrong> {
-        let own = self.pid(task);
-        let whole = match self.roles[task] {
-            Role::Thread(of) => of.pid,
-            Role::Task(_) | Role::Helper => own,
-        };
-        let signals = &mut self.tasks[task].signals;
-        match attribute {
-            Attribute::SigAction { signal, handler, flags, .. } => {
-                if let Some(bit) = signal.checked_sub(1).and_then(|shift| 1u64.checked_shl(shift)) {
-                    signals.default = signals.default & !bit | if *handler == 0 { bit } else { 0 };
-                }
-                if *signal == SIGCHLD {
-                    signals.children_vanish = *handler == 1 || flags & SA_NOCLDWAIT != 0;
-                }
-            }
-            Attribute::SigMask { how, set } => match how {
-                0 => signals.unblocked &= !set,
-                1 => signals.unblocked |= set,
-                _ => signals.unblocked = !set,
-            },
-            Attribute::Dumpable(value) => signals.dumps_nothing = *value == 0,
-            Attribute::QueueSignal { pid, tid, signal, .. } => {
-                let bad = |why| Err(Wrong::BadSignal { signal: *signal, why });
-                if *pid != whole || tid.is_some_and(|tid| tid != own) {
-                    return bad("to another task");
-                }
-                let bit = signal.checked_sub(1).and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0);
-                if bit == 0 {
-                    return bad("which does not exist");
-                }
-                if signals.unblocked & bit != 0 || matches!(*signal, SIGKILL | SIGSTOP) {
-                    return bad("which is not blocked");
-                }
-            }
-            Attribute::TimerIds(chosen) => signals.timer_ids = *chosen,
-            Attribute::TimerCreate { .. } if !signals.timer_ids => {
-                return Err(Wrong::NotModelled {
-                    call: "timer_create",
-                    what: "an id that the kernel chooses".to_owned(),
-                });
-            }
-            // They end as the images say by a later demand; nothing here depends on them.
-            Attribute::Name(_)
-            | Attribute::Umask(_)
-            | Attribute::WorkingDirectory(_)
-            | Attribute::RootDirectory(_)
-            | Attribute::Personality(_)
-            | Attribute::ParentDeathSignal(_)
-            | Attribute::Subreaper(_)
-            | Attribute::ThpDisable(_)
-            | Attribute::TimerSlack(_)
-            | Attribute::EatSignal { .. }
-            | Attribute::AltStack { .. }
-            | Attribute::RobustList { .. }
-            | Attribute::TidAddress(_)
-            | Attribute::Rseq { .. }
-            | Attribute::Membarrier(_)
-            | Attribute::IntervalTimer { .. }
-            | Attribute::TimerCreate { .. }
-            | Attribute::TimerSet { .. }
-            | Attribute::Nice(_)
-            | Attribute::Scheduler { .. } => {}
-        }
-        Ok(())
-    }
-
-    // Descriptor tables.
-
-    /// Orders an access to the task's table with those of tasks that share it.
-    fn order_table(&mut self, at: At, call: &'static str) -> Result<(), Wrong> {
-        let index = self.tasks[at.task].table;
-        if self.tables[index].shared {
-            if let Some(last) = self.tables[index].last {
-                self.order(last, at, call, || "the shared descriptor table".to_owned())?;
-            }
-            self.tables[index].last = Some(at);
-        }
-        Ok(())
-    }
-
-    fn use_table(&mut self, at: At, call: &'static str) -> Result<&mut Table, Wrong> {
-        self.order_table(at, call)?;
-        let table = &mut self.tables[self.tasks[at.task].table];
-        if table.unknown {
-            return Err(Wrong::LauncherDescriptors { call });
-        }
-        Ok(table)
-    }
-
-    /// Two records that change one thing must come in one order.
-    fn order(
-        &mut self,
-        last: At,
-        at: At,
-        call: &'static str,
-        what: impl FnOnce() -> String,
-    ) -> Result<(), Wrong> {
-        if last.task == at.task {
-            return Ok(());
-        }
-        if !self.before.holds(last, at) && !self.barrier_between(last, at) {
-            return Err(Wrong::Unordered { call, what: what(), by: self.pid(last.task), at: last.record });
-        }
-        self.certificate.orders_proved += 1;
-        Ok(())
-    }
-
-    /// Whether one is before the barrier and the other behind it.
-    fn barrier_between(&self, first: At, second: At) -> bool {
-        let is_behind =
-            |at: At| self.arrivals.get(at.task).copied().flatten().is_some_and(|arrival| arrival < at.record);
-        !is_behind(first) && is_behind(second)
-    }
-
-    fn descriptor(&mut self, at: At, call: &'static str, fd: Fd) -> Result<Desc, Wrong> {
-        let entry = self.use_table(at, call)?.get(fd);
-        entry.map(|entry| entry.desc).ok_or(Wrong::NotOpen { call, fd })
-    }
-
-    pub(super) fn describe(&self, desc: Desc) -> String {
-        self.objects.describe(desc, &|task| self.pid(task))
-    }
-
-    fn change_table(&mut self, at: At, call: &'static str, effect: &FdEffect) -> Result<(), Wrong> {
-        let as_expected = |is: Fd, expected: Fd| {
-            if is == expected { Ok(()) } else { Err(Wrong::OtherNumber { call, is, expected }) }
-        };
-        let in_reach =
-            |fd: Fd| if fd < NUMBERS_END { Ok(()) } else { Err(Wrong::NumberTooHigh { call, fd }) };
-        match effect {
-            FdEffect::Open { path, flags, fd } => {
-                self.use_table(at, call)?;
-                let desc = self.open(at, call, path, *flags)?;
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
-            }
-            FdEffect::Pipe { flags } => {
-                let unknown = flags & !(O_CLOEXEC | O_NONBLOCK | O_DIRECT);
-                if unknown != 0 {
-                    return Err(Wrong::NotModelled { call, what: format!("flags {unknown:#o}") });
-                }
-                let facts = self.expected.facts;
-                self.use_table(at, call)?;
-                for desc in self.objects.add_pipe(*flags, &facts, at) {
-                    self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0);
-                }
-            }
-            FdEffect::SocketPair { sock_type, flags } => {
-                if !matches!(*sock_type, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET)
-                    || flags & !(O_CLOEXEC | O_NONBLOCK) != 0
-                {
-                    return Err(Wrong::NotModelled {
-                        call,
-                        what: format!("type {sock_type}, flags {flags:#o}"),
-                    });
-                }
-                let facts = self.expected.facts;
-                self.use_table(at, call)?;
-                for desc in self.objects.add_socket_pair(*sock_type, *flags, &facts, at) {
-                    self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0);
-                }
-            }
-            FdEffect::Eventfd { counter, flags, fd } => {
-                if flags & !(O_CLOEXEC | O_NONBLOCK | 1) != 0 {
-                    return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
-                }
-                self.use_table(at, call)?;
-                let kind = ObjectKind::Eventfd { counter: u64::from(*counter), semaphore: flags & 1 != 0 };
-                let object = self.objects.add_object(kind, at);
-                let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
-            }
-            FdEffect::Epoll { flags, fd } => {
-                let kind = ObjectKind::Epoll { watched: BTreeMap::new() };
-                as_expected(self.open_anonymous(at, call, kind, *flags, 0)?, *fd)?;
-            }
-            FdEffect::Timerfd { clock, flags, fd } => {
-                let kind = ObjectKind::Timerfd { clock: *clock, timer: TimerSpec::default() };
-                as_expected(self.open_anonymous(at, call, kind, *flags, O_NONBLOCK)?, *fd)?;
-            }
-            FdEffect::Signalfd { mask, flags, fd } => {
-                // Those two cannot be caught; signalfd(2) leaves them out.
-                let mask = mask & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
-                as_expected(
-                    self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?,
-                    *fd,
-                )?;
-            }
-            FdEffect::Dup { from, to, cloexec } => {
-                in_reach(*to)?;
-                let desc = self.descriptor(at, call, *from)?;
-                if from == to {
-                    return Err(Wrong::Refused { call, what: format!("descriptor {from} onto itself") });
-                }
-                self.use_table(at, call)?.place(*to, desc, *cloexec);
-            }
-            FdEffect::DupLowest { from, least, to, cloexec } => {
-                in_reach(*least)?;
-                let desc = self.descriptor(at, call, *from)?;
-                as_expected(self.use_table(at, call)?.open(*least, desc, *cloexec), *to)?;
-            }
-            FdEffect::SetCloexec { fd, cloexec } => {
-                self.descriptor(at, call, *fd)?;
-                self.use_table(at, call)?.set_cloexec(*fd, *cloexec);
-            }
-            FdEffect::Close { fd } => {
-                self.use_table(at, call)?.close(*fd).ok_or(Wrong::NotOpen { call, fd: *fd })?;
-            }
-            FdEffect::CloseRange { first, last, only_mark, unshare } => {
-                if first > last {
-                    return Err(Wrong::Refused { call, what: format!("{first} to {last}") });
-                }
-                let index = self.tasks[at.task].table;
-                if *unshare && self.tables[index].shared {
-                    self.order_table(at, call)?;
-                    let copy = self.tables[index].copy();
-                    self.tables.push(copy);
-                    self.tasks[at.task].table = self.tables.len() - 1;
-                }
-                if *first == 0 && *last >= NUMBERS_END && !only_mark {
-                    self.order_table(at, call)?;
-                    self.tables[self.tasks[at.task].table].unknown = false;
-                }
-                let table = self.use_table(at, call)?;
-                for fd in table.within(*first, *last) {
-                    if *only_mark {
-                        table.set_cloexec(fd, true);
-                    } else {
-                        table.close(fd);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A new description of something without a name; `known`: the status flags that it may have.
-    fn open_anonymous(
-        &mut self,
-        at: At,
-        call: &'static str,
-        kind: ObjectKind,
-        flags: u32,
-        known: u32,
-    ) -> Result<Fd, Wrong> {
-        if flags & !(O_CLOEXEC | known) != 0 {
-            return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
-        }
-        self.use_table(at, call)?;
-        let object = self.objects.add_object(kind, at);
-        let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
-        Ok(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0))
-    }
-
-    /// A description of a FIFO. All of one are made by one task, while it has one of them open: else
-    /// it would not be certain that they show the same pipe, or that nobody waits for an other end.
-    fn open_fifo(&mut self, at: At, call: &'static str, path: &[u8], status: u32) -> Result<Desc, Wrong> {
-        let access = status & O_ACCMODE;
-        let object = match self.fifos.get(path).copied() {
-            None if access == O_RDWR => {
-                let object = self.objects.add_fifo(&self.expected.facts, at);
-                self.fifos.insert(path.to_vec(), object);
-                object
-            }
-            Some(object) if self.objects.objects[object].made.task == at.task => {
-                let table = &self.tables[self.tasks[at.task].table];
-                let has = |wanted: u32| {
-                    table.holds(|desc| {
-                        let description = self.objects.description(desc);
-                        description.object == object && description.flags & O_ACCMODE != wanted
-                    })
-                };
-                // For reading alone a writer must be there, for writing alone a reader.
-                let other_end = match access {
-                    O_RDONLY => has(O_RDONLY),
-                    O_WRONLY => has(O_WRONLY),
-                    _ => has(u32::MAX),
-                };
-                if !other_end {
-                    return Err(Wrong::OpenBlocks { path: path.escape_ascii().to_string() });
-                }
-                object
-            }
-            None => return Err(Wrong::OpenBlocks { path: path.escape_ascii().to_string() }),
-            Some(_) => {
-                let what = "a FIFO that two tasks open".to_owned();
-                return Err(Wrong::NotModelled { call, what });
-            }
-        };
-        Ok(self.objects.add_description(object, status, at))
-    }
-
-    fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
-        let shown = || path.escape_ascii().to_string();
-        if flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) != 0 {
-            return Err(Wrong::OpensToChange { path: shown(), flags });
-        }
-        if flags & O_ASYNC != 0 {
-            return Err(Wrong::NotModelled {
-                call,
-                what: "O_ASYNC, which an open only pretends to set".to_owned(),
-            });
-        }
-        let mut status = flags & !(O_CLOEXEC | O_NOCTTY);
-        if flags & O_SYNC_BIT != 0 {
-            status |= O_DSYNC;
-        }
-        if flags & O_PATH != 0 {
-            status &= O_PATH | O_DIRECTORY | O_NOFOLLOW;
-        }
-        let own = path.strip_prefix(b"/proc/self/").or(path.strip_prefix(b"/proc/thread-self/"));
-        if let Some(number) = own.and_then(|rest| rest.strip_prefix(b"fd/")) {
-            let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
-            let fd = number.ok_or_else(|| Wrong::OpensOther { path: shown() })?;
-            let desc = self.descriptor(at, call, fd)?;
-            let object = self.objects.description(desc).object;
-            let can = match self.objects.objects[object].kind {
-                ObjectKind::File { .. } | ObjectKind::Pipe(_) => flags & O_NOFOLLOW == 0,
-                ObjectKind::Socket(_)
-                | ObjectKind::Eventfd { .. }
-                | ObjectKind::Epoll { .. }
-                | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. } => false,
-            };
-            if !can {
-                return Err(Wrong::Refused { call, what: self.describe(desc) });
-            }
-            return Ok(self.objects.add_description(object, status, at));
-        }
-        let is_image = || {
-            let file =
-                path.strip_prefix(self.expected.images.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
-            let reads = flags & O_ACCMODE == O_RDONLY;
-            reads && file.is_some_and(|name| !name.is_empty() && !name.contains(&b'/') && name != b"..")
-        };
-        let may = match own {
-            Some(rest) => ATTRIBUTE_FILES.contains(&rest),
-            None => self.expected.paths.contains(path) || is_image(),
-        };
-        if !may {
-            return Err(Wrong::OpensOther { path: shown() });
-        }
-        if self.fifo_paths.contains(path) && flags & O_PATH == 0 {
-            return self.open_fifo(at, call, path, status);
-        }
-        let object = self.objects.add_object(ObjectKind::File { path: path.to_vec() }, at);
-        Ok(self.objects.add_description(object, status, at))
-    }
-
-    // What descriptors refer to.
-
-    /// Orders a change of a description.
-    fn touch(&mut self, at: At, call: &'static str, desc: Desc) -> Result<(), Wrong> {
-        let last = self.objects.description(desc).last;
-        if last.task != at.task {
-            let what = self.describe(desc);
-            self.order(last, at, call, || what)?;
-        }
-        self.objects.description_mut(desc).last = at;
-        Ok(())
-    }
-
-    /// Orders a change of an object.
-    fn touch_object(&mut self, at: At, call: &'static str, object: usize, desc: Desc) -> Result<(), Wrong> {
-        let last = self.objects.objects[object].last;
-        if last.task != at.task {
-            let what = self.describe(desc);
-            self.order(last, at, call, || what)?;
-        }
-        self.objects.objects[object].last = at;
-        Ok(())
-    }
-
-    fn change_object(&mut self, at: At, call: &'static str, fd: Fd, change: &Change) -> Result<(), Wrong> {
-        let desc = self.descriptor(at, call, fd)?;
-        let object = self.objects.description(desc).object;
-        let flags = self.objects.description(desc).flags;
-        let refused = |run: &Self| Wrong::Refused { call, what: run.describe(desc) };
-        if flags & O_PATH != 0 {
-            return Err(refused(self));
-        }
-        match change {
-            Change::Seek { position } => {
-                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. }) {
-                    return Err(refused(self));
-                }
-                self.touch(at, call, desc)?;
-                self.objects.description_mut(desc).position = *position;
-            }
-            Change::SetStatus { flags: set } => {
-                self.touch(at, call, desc)?;
-                self.objects.description_mut(desc).flags = set_status(flags, *set);
-            }
-            Change::SetOwner { pid_type, pid } => {
-                self.touch(at, call, desc)?;
-                if *pid != 0 && !self.certainly_exists(at, *pid) {
-                    return Err(Wrong::OwnerMissing { pid: *pid });
-                }
-                let uids = self.tasks[at.task].privileges.uids();
-                let owner = &mut self.objects.description_mut(desc).owner;
-                owner.pid_type = *pid_type;
-                owner.pid = *pid;
-                owner.uids = uids;
-            }
-            Change::SetSignal { signal } => {
-                self.touch(at, call, desc)?;
-                self.objects.description_mut(desc).owner.signal = *signal;
-            }
-            Change::Watch { target, events, data } => {
-                let target_desc = self.descriptor(at, call, *target)?;
-                self.touch_object(at, call, object, desc)?;
-                let what = self.describe(desc);
-                let pollable = !matches!(self.objects.object_of(target_desc).kind, ObjectKind::File { .. })
-                    || self.objects.description(target_desc).flags & O_PATH == 0;
-                let ObjectKind::Epoll { watched } = &mut self.objects.objects[object].kind else {
-                    return Err(refused(self));
-                };
-                let is_new =
-                    watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
-                if !is_new || !pollable || target_desc == desc {
-                    return Err(Wrong::Refused { call, what: format!("{what}: descriptor {target}") });
-                }
-            }
-            Change::SetTimer { flags: set, interval_ns, value_ns } => {
-                self.touch_object(at, call, object, desc)?;
-                let ObjectKind::Timerfd { timer, .. } = &mut self.objects.objects[object].kind else {
-                    return Err(refused(self));
-                };
-                *timer = TimerSpec { flags: *set, interval_ns: *interval_ns, value_ns: *value_ns, ticks: 0 };
-            }
-            Change::SetTicks { ticks } => {
-                self.touch_object(at, call, object, desc)?;
-                match &mut self.objects.objects[object].kind {
-                    ObjectKind::Timerfd { timer, .. } if *ticks != 0 => timer.ticks = *ticks,
-                    _ => return Err(refused(self)),
-                }
-            }
-            Change::SetPipeSize { bytes } => {
-                self.touch_object(at, call, object, desc)?;
-                let ObjectKind::Pipe(pipe) = &mut self.objects.objects[object].kind else {
-                    return Err(refused(self));
-                };
-                match pipe.resize(*bytes) {
-                    Ok(capacity) if capacity == *bytes => {}
-                    Ok(_) | Err(_) => {
-                        let what = format!("{}: a capacity of {bytes} bytes", self.describe(desc));
-                        return Err(Wrong::Refused { call, what });
-                    }
-                }
-            }
-            Change::Write { data } => self.write(at, call, desc, data)?,
-            Change::Send { data, rights, never_blocks } => {
-                let rights =
-                    rights.iter().map(|fd| self.descriptor(at, call, *fd)).collect::<Result<Vec<_>, _>>()?;
-                self.send(at, call, desc, data, rights, *never_blocks)?;
-            }
-            Change::Read { into, offset } => {
-                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. }) {
-                    return Err(Wrong::NotModelled {
-                        call,
-                        what: format!("reading from {}", self.describe(desc)),
-                    });
-                }
-                if flags & O_ACCMODE == O_WRONLY {
-                    return Err(refused(self));
-                }
-                for (start, len) in into {
-                    self.check_range(call, *start, *len, 1)?;
-                }
-                if offset.is_none() {
-                    self.touch(at, call, desc)?;
-                    let len = into.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
-                    let description = self.objects.description_mut(desc);
-                    description.position = description.position.saturating_add(len);
-                }
-                self.certificate.memory_changes += 1;
-            }
-            Change::Shutdown { bits } => {
-                self.touch_object(at, call, object, desc)?;
-                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
-                    return Err(refused(self));
-                };
-                socket.shutdown |= bits;
-                let (peer, sock_type) = (socket.peer, socket.sock_type);
-                if sock_type != SOCK_DGRAM {
-                    self.touch_object(at, call, peer, desc)?;
-                    if let ObjectKind::Socket(peer) = &mut self.objects.objects[peer].kind {
-                        peer.shutdown |= (bits & 1) << 1 | (bits & 2) >> 1;
-                    }
-                }
-            }
-            Change::SetOption { option, value, force } => {
-                self.touch_object(at, call, object, desc)?;
-                let facts = self.expected.facts;
-                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
-                    return Err(refused(self));
-                };
-                socket.set_option(*option, *value, *force, &facts);
-            }
-            Change::Truncate { .. } => return Err(Wrong::ChangesFile { call, what: self.describe(desc) }),
-        }
-        Ok(())
-    }
-
-    /// Whether the number of a task, thread or group is in use by then in every run: behind the barrier
-    /// all are there.
-    fn certainly_exists(&self, at: At, pid: u32) -> bool {
-        let Some(task) = self.by_pid.get(&pid).copied() else { return false };
-        if self.tasks[task].phase == Phase::Reaped || matches!(self.roles[task], Role::Helper) {
-            return false;
-        }
-        let is_born = self.forks.get(&pid).is_none_or(|fork| self.before.holds(*fork, at));
-        self.tasks[at.task].phase == Phase::Tail || task == at.task || is_born
-    }
-
-    fn write(&mut self, at: At, call: &'static str, desc: Desc, data: &[u8]) -> Result<(), Wrong> {
-        let (object, flags) = (self.objects.description(desc).object, self.objects.description(desc).flags);
-        if flags & O_ACCMODE == O_RDONLY {
-            return Err(Wrong::Refused { call, what: self.describe(desc) });
-        }
-        self.touch_object(at, call, object, desc)?;
-        let full = match &mut self.objects.objects[object].kind {
-            ObjectKind::File { path } => {
-                if path.starts_with(b"/proc/self/") || path.starts_with(b"/proc/thread-self/") {
-                    return Ok(());
-                }
-                return Err(Wrong::ChangesFile { call, what: self.describe(desc) });
-            }
-            ObjectKind::Socket(_) => {
-                return self.send(at, call, desc, data, Vec::new(), flags & O_NONBLOCK != 0);
-            }
-            ObjectKind::Pipe(pipe) => pipe.write(data, flags),
-            ObjectKind::Eventfd { counter, .. } => {
-                let value = data.try_into().map(u64::from_ne_bytes).unwrap_or(u64::MAX);
-                let full = Full { holds: *counter, capacity: u64::MAX - 1 };
-                let sum = counter.checked_add(value).filter(|sum| *sum < u64::MAX);
-                sum.map(|sum| *counter = sum).ok_or(full)
-            }
-            ObjectKind::Epoll { .. } | ObjectKind::Timerfd { .. } | ObjectKind::Signalfd { .. } => {
-                return Err(Wrong::Refused { call, what: self.describe(desc) });
-            }
-        };
-        if let Err(Full { holds, capacity }) = full {
-            return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds, capacity });
-        }
-        let is_pipe = matches!(self.objects.objects[object].kind, ObjectKind::Pipe(_));
-        if is_pipe && !self.tables[self.tasks[at.task].table].holds(|desc| self.objects.reads(desc, object)) {
-            self.needs_reader.push((at, call, object));
-        }
-        Ok(())
-    }
-
-    fn send(
-        &mut self,
-        at: At,
-        call: &'static str,
-        desc: Desc,
-        data: &[u8],
-        rights: Vec<Desc>,
-        never_blocks: bool,
-    ) -> Result<(), Wrong> {
-        let object = self.objects.description(desc).object;
-        let refused = |run: &Self| Wrong::Refused { call, what: run.describe(desc) };
-        self.touch_object(at, call, object, desc)?;
-        let never_blocks = never_blocks || self.objects.description(desc).flags & O_NONBLOCK != 0;
-        let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
-            return Err(refused(self));
-        };
-        if socket.shutdown & 2 != 0 {
-            return Err(refused(self));
-        }
-        let (peer, sock_type) = (socket.peer, socket.sock_type);
-        if data.is_empty() && sock_type == SOCK_STREAM {
-            return Ok(());
-        }
-        if let Err(Full { holds, capacity }) = socket.charge(data.len(), never_blocks) {
-            return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds, capacity });
-        }
-        self.touch_object(at, call, peer, desc)?;
-        let ObjectKind::Socket(receiver) = &mut self.objects.objects[peer].kind else {
-            return Err(refused(self));
-        };
-        if receiver.shutdown & 1 != 0 {
-            return Err(refused(self));
-        }
-        receiver.queue.push(Packet { data: data.to_vec(), rights });
-        if !self.tables[self.tasks[at.task].table].holds(|desc| self.objects.reads(desc, peer)) {
-            self.needs_reader.push((at, call, peer));
-        }
-        Ok(())
-    }
-
-    // Address spaces.
-
-    /// Whether a range lies in user space and clear of the tapes.
-    fn check_range(&self, call: &'static str, at: u64, len: u64, align: u64) -> Result<(), Wrong> {
-        let end = at.saturating_add(len);
-        let bad = |why| Err(Wrong::BadRange { call, at, end, why });
-        let region = self.tree.region;
-        if !at.is_multiple_of(align) {
-            return bad("not a multiple of the page size");
-        }
-        if end > USER_END {
-            return bad("beyond user space");
-        }
-        // Reads may go to the scratch part: the lifter says whether they keep clear of the events.
-        let is_scratch = align == 1 && region.start <= at && end <= region.rw_end;
-        if at < region.end && region.start < end && !is_scratch {
-            return bad("in the tapes");
-        }
-        Ok(())
-    }
-
-    /// Whether a range of pages lies also clear of the carriers.
-    fn check_pages(&self, call: &'static str, at: u64, len: u64) -> Result<(), Wrong> {
-        self.check_range(call, at, len, PAGE)?;
-        let end = at.saturating_add(len);
-        if len == 0 {
-            return Err(Wrong::BadRange { call, at, end, why: "empty" });
-        }
-        let region = self.tree.region;
-        if at < region.window_end && region.start < end {
-            return Err(Wrong::BadRange { call, at, end, why: "among the carriers of shared memory" });
-        }
-        Ok(())
-    }
-
-    fn change_memory(&mut self, at: At, call: &'static str, effect: &MemoryEffect) -> Result<(), Wrong> {
-        let region = self.tree.region;
-        match effect {
-            MemoryEffect::Map { at: start, len, prot, flags, file } => {
-                let end = start.saturating_add(*len);
-                if region.end <= *start
-                    && end <= region.window_end
-                    && flags & MAP_SHARED != 0
-                    && flags & MAP_ANONYMOUS != 0
-                {
-                    self.check_range(call, *start, *len, PAGE)?;
-                    let overlaps =
-                        self.carriers.range(..end).next_back().is_some_and(|(_, other)| *other > *start);
-                    if overlaps {
-                        return Err(Wrong::BadRange {
-                            call,
-                            at: *start,
-                            end,
-                            why: "a carrier of shared memory made twice",
-                        });
-                    }
-                    self.carriers.insert(*start, end);
-                } else {
-                    self.check_pages(call, *start, *len)?;
-                }
-                if let Some((fd, offset)) = file {
-                    let desc = self.descriptor(at, call, *fd)?;
-                    let flags_of = self.objects.description(desc).flags;
-                    let is_file = matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. });
-                    let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
-                    let writable =
-                        flags & MAP_SHARED == 0 || prot & PROT_WRITE == 0 || flags_of & O_ACCMODE == O_RDWR;
-                    if !is_file || !readable || !writable || !offset.is_multiple_of(PAGE) {
-                        return Err(Wrong::Refused { call, what: self.describe(desc) });
-                    }
-                }
-            }
-            MemoryEffect::Remap { from, old_len, to, new_len, .. } => {
-                if *old_len == 0 {
-                    self.check_range(call, *from, *new_len, PAGE)?;
-                } else {
-                    self.check_pages(call, *from, *old_len)?;
-                }
-                self.check_pages(call, *to, *new_len)?;
-            }
-            MemoryEffect::Unmap { at, len }
-            | MemoryEffect::Protect { at, len, .. }
-            | MemoryEffect::Advise { at, len, .. } => {
-                self.check_pages(call, *at, *len)?;
-            }
-            MemoryEffect::SetMm { exe, .. } => {
-                if let Some(fd) = exe {
-                    let desc = self.descriptor(at, call, *fd)?;
-                    if !matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. }) {
-                        return Err(Wrong::Refused { call, what: self.describe(desc) });
-                    }
-                }
-            }
-            MemoryEffect::MapVdso { at } => self.check_pages(call, *at, PAGE)?,
-        }
-        self.certificate.memory_changes += 1;
-        Ok(())
-    }
-
-    // Where it is stuck.
 
     /// Who waits for whom, from a task that cannot go on.
     fn chain(&self, stuck: usize) -> Vec<String> {

@@ -362,6 +362,12 @@ fn demand_1_orders() {
         e.ofds[0] = path("file 0x1 (/dev/null)", "/dev/null", 2, 7);
     };
     assert_eq!(passes(ordered).orders_proved, 2);
+    // What comes before the barrier comes before what comes behind it.
+    passes(|t, _| {
+        last(t, 10, vec![on(0, Change::SetStatus { flags: NONBLOCK })]);
+        let end = t[&11].len() - 1;
+        of(t, 11).insert(end, on(0, Change::SetStatus { flags: 0 }));
+    });
 }
 
 #[test]
@@ -558,7 +564,7 @@ fn demand_3_in_part() {
     check(|t| last(t, 11, vec![unmap]), 3, "munmap of 0x0..0x100001000: in the tapes");
     check(|t| last(t, 11, vec![map(0x10001, 0x1000)]), 3, "not a multiple of the page size");
     check(|t| last(t, 11, vec![map(0x7fff_ffff_f000, 0x1000)]), 3, "beyond user space");
-    check(|t| last(t, 11, vec![map(u64::MAX & !0xfff, 0x1000)]), 3, "beyond user space");
+    check(|t| last(t, 11, vec![map(!0xfff, 0x1000)]), 3, "beyond user space");
     let carrier = Effect::Memory(MemoryEffect::Map {
         at: 0x1_0008_0000,
         len: 0x1000,
@@ -708,6 +714,33 @@ fn demand_4_helpers() {
         last(t, 10, vec![Effect::AwaitExit { pid: 50, reap: true }]);
     };
     assert_eq!(passes(reaped).helpers, 1);
+}
+
+#[test]
+fn demand_4_groups_of_helpers() {
+    // 50 founds a group that 12 joins, and is gone when it has.
+    let founded = |t: &mut Tapes, e: &mut Expected| {
+        of(t, 10).insert(8, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 }));
+        last(t, 10, vec![Effect::AwaitExit { pid: 50, reap: true }]);
+        let found = Effect::SetPgid { pgid: 50 };
+        t.insert(50, vec![found, Effect::Post(5), Effect::Wait(6), Effect::Exit { code: 0 }]);
+        let join = vec![Effect::Wait(5), Effect::SetPgid { pgid: 50 }, Effect::Post(6)];
+        replace(t, 12, &Effect::SetPgid { pgid: 11 }, join);
+        e.tasks[2].pgid = 50;
+    };
+    assert_eq!(passes(founded).helpers, 1);
+    let without = |gone: Effect| {
+        move |t: &mut Tapes, _: &mut LiftedTree, e: &mut Expected| {
+            founded(t, e);
+            for task in [12, 50] {
+                if of(t, task).contains(&gone) {
+                    remove(t, task, &gone);
+                }
+            }
+        }
+    };
+    check_all(without(Effect::Wait(6)), 4, "group 50");
+    check_all(without(Effect::Wait(5)), 4, "group 50");
 }
 
 #[test]
