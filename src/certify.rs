@@ -204,71 +204,77 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
-    let sockets = self.sockets;
-    let id = ofd.id;
-    let (name, spec, flags, fown) = match &ofd.kind {
-        OfdKind::Reg(file) => (format!("file {id:#x} ({})", file.path), path(file), file.flags, file.fown),
-        OfdKind::Pipe(pipe) => {
-            let end = match (pipe.flags as i32) & libc::O_ACCMODE {
-                libc::O_RDONLY => "reading end",
-                libc::O_WRONLY => "writing end",
-                _ => "reading and writing end",
-            };
-            (
-                format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id),
-                OfdSpec::Pipe { pipe: pipe.pipe_id },
-                pipe.flags,
-                pipe.fown,
-            )
-        }
-        OfdKind::Eventfd(eventfd) => {
-            // EFD_SEMAPHORE is not among the flags of the images (criu/eventfd.c stores F_GETFL).
-            let spec = OfdSpec::Eventfd { counter: eventfd.counter, semaphore: false };
-            (format!("file {id:#x} (eventfd)"), spec, eventfd.flags, eventfd.fown)
-        }
-        OfdKind::Unix(unix) => {
-            let spec = socket(unix, sockets, queue);
-            (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
-        }
-        OfdKind::Memfd(memfd) => {
-            let spec = OfdSpec::Unmodelled("a memfd".to_owned());
-            (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
-        }
-        OfdKind::Epoll(epoll) => {
-            let spec = self.epoll(id, epoll);
-            (format!("file {id:#x} (epoll)"), spec, epoll.flags, epoll.fown)
-        }
-        OfdKind::Timerfd(timerfd) => {
-            let spec = timer(timerfd, &self.facts);
-            (format!("file {id:#x} (timerfd)"), spec, timerfd.flags, timerfd.fown)
-        }
-        OfdKind::Signalfd(signalfd) => {
-            // SIGKILL and SIGSTOP are never among them.
-            let spec = OfdSpec::Signalfd { mask: signalfd.mask };
-            (format!("file {id:#x} (signalfd)"), spec, signalfd.flags, signalfd.fown)
-        }
-        OfdKind::Fifo(fifo) => match self.fifo(fifo) {
-            Some(file) => {
-                let spec = OfdSpec::Fifo { fifo: fifo.pipe_id, path: file.path.as_bytes().to_vec() };
-                (format!("file {id:#x} (FIFO {})", file.path), spec, file.flags, file.fown)
+    fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
+        let sockets = self.sockets;
+        let id = ofd.id;
+        let (name, spec, flags, fown) = match &ofd.kind {
+            OfdKind::Reg(file) => {
+                (format!("file {id:#x} ({})", file.path), path(file), file.flags, file.fown)
             }
-            None => {
-                let spec = OfdSpec::Unmodelled("a FIFO without a path".to_owned());
-                (format!("file {id:#x} (FIFO {:#x})", fifo.pipe_id), spec, 0, Fown::default())
+            OfdKind::Pipe(pipe) => {
+                let end = match (pipe.flags as i32) & libc::O_ACCMODE {
+                    libc::O_RDONLY => "reading end",
+                    libc::O_WRONLY => "writing end",
+                    _ => "reading and writing end",
+                };
+                (
+                    format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id),
+                    OfdSpec::Pipe { pipe: pipe.pipe_id },
+                    pipe.flags,
+                    pipe.fown,
+                )
             }
-        },
-        OfdKind::Other(kind) => (
-            format!("file {id:#x} ({kind})"),
-            OfdSpec::Unmodelled(format!("a file of kind {kind}")),
-            0,
-            Fown::default(),
-        ),
-    };
-    let owner =
-        Owner { pid_type: fown.pid_type, pid: fown.pid, uids: [fown.uid, fown.euid], signal: fown.signum };
-    ExpectedOfd { name, spec, flags, owner }
-}
+            OfdKind::Eventfd(eventfd) => {
+                // EFD_SEMAPHORE is not among the flags of the images (criu/eventfd.c stores F_GETFL).
+                let spec = OfdSpec::Eventfd { counter: eventfd.counter, semaphore: false };
+                (format!("file {id:#x} (eventfd)"), spec, eventfd.flags, eventfd.fown)
+            }
+            OfdKind::Unix(unix) => {
+                let spec = socket(unix, sockets, queue);
+                (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
+            }
+            OfdKind::Memfd(memfd) => {
+                let spec = OfdSpec::Unmodelled("a memfd".to_owned());
+                (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
+            }
+            OfdKind::Epoll(epoll) => {
+                let spec = self.epoll(id, epoll);
+                (format!("file {id:#x} (epoll)"), spec, epoll.flags, epoll.fown)
+            }
+            OfdKind::Timerfd(timerfd) => {
+                let spec = timer(timerfd, &self.facts);
+                (format!("file {id:#x} (timerfd)"), spec, timerfd.flags, timerfd.fown)
+            }
+            OfdKind::Signalfd(signalfd) => {
+                // SIGKILL and SIGSTOP are never among them.
+                let spec = OfdSpec::Signalfd { mask: signalfd.mask };
+                (format!("file {id:#x} (signalfd)"), spec, signalfd.flags, signalfd.fown)
+            }
+            OfdKind::Fifo(fifo) => match self.fifo(fifo) {
+                Some(file) => {
+                    let spec = OfdSpec::Fifo { fifo: fifo.pipe_id, path: file.path.as_bytes().to_vec() };
+                    (format!("file {id:#x} (FIFO {})", file.path), spec, file.flags, file.fown)
+                }
+                None => {
+                    let spec = OfdSpec::Unmodelled("a FIFO without a path".to_owned());
+                    (format!("file {id:#x} (FIFO {:#x})", fifo.pipe_id), spec, 0, Fown::default())
+                }
+            },
+            OfdKind::Other(kind) => (
+                format!("file {id:#x} ({kind})"),
+                OfdSpec::Unmodelled(format!("a file of kind {kind}")),
+                0,
+                Fown::default(),
+            ),
+        };
+        let owner = Owner {
+            pid_type: fown.pid_type,
+            pid: fown.pid,
+            uids: [fown.uid, fown.euid],
+            signal: fown.signum,
+        };
+        ExpectedOfd { name, spec, flags, owner }
+    }
 
     /// The path of a FIFO: not external, not another one's.
     fn fifo(&self, fifo: &Fifo) -> Option<&RegFile> {
@@ -285,7 +291,8 @@ fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
             return OfdSpec::Unmodelled("an epoll file without an id".to_owned());
         };
         // Where nobody has it open, what it is in flight in counts, and so on.
-        let is_open = |ofd: &OfdId| self.tasks.iter().any(|task| task.table.iter().any(|slot| slot.ofd == *ofd));
+        let is_open =
+            |ofd: &OfdId| self.tasks.iter().any(|task| task.table.iter().any(|slot| slot.ofd == *ofd));
         let mut through = *own;
         for _ in 0..self.model.packets.len() {
             let carries = |packet: &&crate::image::Packet| {
@@ -303,7 +310,10 @@ fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
         }
         let mut holders = self.tasks.iter().filter(|task| task.table.iter().any(|slot| slot.ofd == through));
         let targets = |task: &ExpectedTask| -> Option<Vec<Interest>> {
-            let slot = |fd: u32| task.table.iter().find(|slot| slot.fd == fd).map(|slot| slot.ofd);
+            let slot = |fd: u32| {
+                let at = task.table.binary_search_by_key(&fd, |slot| slot.fd).ok()?;
+                Some(task.table[at].ofd)
+            };
             let interest = |interest: &crate::image::Interest| {
                 let ofd = slot(interest.fd)?;
                 let inode = match &self.model.ofds.get(ofd.index())?.kind {
@@ -322,7 +332,9 @@ fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
         match holders.find_map(targets) {
             Some(interests) => OfdSpec::Epoll { interests },
             None if epoll.interests.is_empty() => OfdSpec::Epoll { interests: Vec::new() },
-            None => OfdSpec::Unmodelled("an epoll file that watches what no task has at that number".to_owned()),
+            None => {
+                OfdSpec::Unmodelled("an epoll file that watches what no task has at that number".to_owned())
+            }
         }
     }
 }

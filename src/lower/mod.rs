@@ -107,7 +107,7 @@ impl Lowering<'_> {
                     ResourceKind::File { path, flags, position, purpose } => self.open(path, *flags, *position, *purpose, at, *cloexec),
                     ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
                     ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
-                    ResourceKind::Epoll => self.epoll(at, *cloexec),
+                    ResourceKind::Epoll { flags } => self.epoll(*flags, at, *cloexec),
                     ResourceKind::Timerfd { clock_id, flags } => self.timerfd(*clock_id, *flags, at, *cloexec),
                     ResourceKind::Signalfd { mask, flags } => self.signalfd(*mask, *flags, at, *cloexec),
                     ResourceKind::Fifo { path, flags, capacity, data } => self.fifo(path, flags, *capacity, data, at, *cloexec),
@@ -148,6 +148,13 @@ impl Lowering<'_> {
             OpKind::Exit => self.exit(),
             OpKind::Arrive => self.tape.arrive(),
             OpKind::Park => self.tape.park(),
+        }
+    }
+
+    /// `fcntl(F_SETFL)` where there is more to set than the `O_NONBLOCK` of a creation.
+    fn further_flags(&mut self, fd: u64, flags: u32) {
+        if flags & !(libc::O_NONBLOCK as u32) != 0 {
+            self.tape.call(libc::SYS_fcntl, &[fd, libc::F_SETFL as u64, u64::from(flags)], 0);
         }
     }
 

@@ -76,7 +76,7 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
         ResourceKind::Pipe { data, .. } if data.is_empty() => format!("pipe {resource}"),
         ResourceKind::Pipe { data, .. } => format!("pipe {resource} with {} bytes", data.len()),
         ResourceKind::Eventfd { counter, .. } => format!("eventfd {resource} at {counter}"),
-        ResourceKind::Epoll => format!("epoll file {resource}"),
+        ResourceKind::Epoll { .. } => format!("epoll file {resource}"),
         ResourceKind::Timerfd { clock_id, .. } => format!("timerfd {resource} of clock {clock_id}"),
         ResourceKind::Signalfd { mask, .. } => format!("signalfd {resource} of signals {mask:#x}"),
         ResourceKind::Fifo { path, data, .. } if data.is_empty() => format!("FIFO {path}"),

@@ -388,7 +388,7 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::File { purpose: FilePurpose::Attribute, .. } => "attribute file",
         ResourceKind::Pipe { .. } => "pipe",
         ResourceKind::Eventfd { .. } => "eventfd",
-        ResourceKind::Epoll => "epoll file",
+        ResourceKind::Epoll { .. } => "epoll file",
         ResourceKind::Timerfd { .. } => "timerfd",
         ResourceKind::Signalfd { .. } => "signalfd",
         ResourceKind::Fifo { .. } => "FIFO",

@@ -281,7 +281,10 @@ pub enum ResourceKind {
         flags: u32,
     },
     /// `epoll_create1(2)`. Yields one description.
-    Epoll,
+    Epoll {
+        /// Status flags.
+        flags: u32,
+    },
     /// `timerfd_create(2)`. Yields one description.
     Timerfd {
         /// `CLOCK_*`.

@@ -471,7 +471,9 @@ impl Call<'_, '_> {
                 flags: self.low(1),
                 fd: self.number()?,
             })),
-            libc::SYS_epoll_create1 => Ok(Effect::Fd(FdEffect::Epoll { flags: self.low(0), fd: self.number()? })),
+            libc::SYS_epoll_create1 => {
+                Ok(Effect::Fd(FdEffect::Epoll { flags: self.low(0), fd: self.number()? }))
+            }
             libc::SYS_timerfd_create => Ok(Effect::Fd(FdEffect::Timerfd {
                 clock: self.low(0),
                 flags: self.low(1),
@@ -479,7 +481,11 @@ impl Call<'_, '_> {
             })),
             libc::SYS_signalfd4 => {
                 if self.low(0) != u32::MAX || self.arg(2) != 8 {
-                    return Err(format!("of descriptor {}, sets of {} bytes", self.low(0) as i32, self.arg(2)));
+                    return Err(format!(
+                        "of descriptor {}, sets of {} bytes",
+                        self.low(0) as i32,
+                        self.arg(2)
+                    ));
                 }
                 let [mask] = region.array::<1>(self.arg(1))?;
                 Ok(Effect::Fd(FdEffect::Signalfd { mask, flags: self.low(3), fd: self.number()? }))

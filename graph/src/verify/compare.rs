@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::expected::{Expected, ExpectedOfd, ExpectedTask, Interest, Life, OfdSpec, Owner, Slot, SocketSpec};
+use super::expected::{
+    Expected, ExpectedOfd, ExpectedTask, Interest, Life, OfdSpec, Owner, Slot, SocketSpec,
+};
 use super::object::{
     NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
 };
@@ -366,7 +368,10 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Epoll { watched }, OfdSpec::Epoll { interests }) => {
                 self.watched(place, want, watched, interests)?;
             }
-            (ObjectKind::Timerfd { clock, timer }, OfdSpec::Timerfd { clock: wanted_clock, timer: wanted }) => {
+            (
+                ObjectKind::Timerfd { clock, timer },
+                OfdSpec::Timerfd { clock: wanted_clock, timer: wanted },
+            ) => {
                 number("clock", (*clock).into(), (*wanted_clock).into())?;
                 number("flags of the timer", timer.flags.into(), wanted.flags.into())?;
                 number("time left", timer.value_ns, wanted.value_ns)?;
@@ -412,17 +417,29 @@ impl<'a> Compare<'a, '_> {
         interests: &[Interest],
     ) -> Result<(), Wrong> {
         let differs = |is: String, wanted: String| {
-            Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute: "what it watches", is, wanted })
+            Err(Wrong::WrongAttribute {
+                fd: place.fd,
+                what: want.name.clone(),
+                attribute: "what it watches",
+                is,
+                wanted,
+            })
         };
         let open: Vec<_> = watched.iter().filter(|((desc, _), _)| self.survivors.contains(desc)).collect();
         if open.len() != interests.len() {
             return differs(open.len().to_string(), interests.len().to_string());
         }
         for ((desc, fd), (events, data)) in open {
-            let said = |interest: &&Interest| (interest.fd, interest.events, interest.data) == (*fd, *events, *data);
+            let said =
+                |interest: &&Interest| (interest.fd, interest.events, interest.data) == (*fd, *events, *data);
             match interests.iter().find(said) {
                 Some(interest) => self.in_flight.push((*desc, interest.ofd, place)),
-                None => return differs(format!("descriptor {fd} for {events:#x}, data {data:#x}"), "otherwise".to_owned()),
+                None => {
+                    return differs(
+                        format!("descriptor {fd} for {events:#x}, data {data:#x}"),
+                        "otherwise".to_owned(),
+                    );
+                }
             }
         }
         Ok(())

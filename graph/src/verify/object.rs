@@ -71,14 +71,26 @@ pub(super) struct Object {
 
 #[derive(Debug, Clone)]
 pub(super) enum ObjectKind {
-    File { path: Vec<u8> },
+    File {
+        path: Vec<u8>,
+    },
     Pipe(Pipe),
     Socket(Socket),
-    Eventfd { counter: u64, semaphore: bool },
+    Eventfd {
+        counter: u64,
+        semaphore: bool,
+    },
     /// What is watched: what was at which number, with events and data.
-    Epoll { watched: BTreeMap<(Desc, Fd), (u32, u64)> },
-    Timerfd { clock: u32, timer: TimerSpec },
-    Signalfd { mask: u64 },
+    Epoll {
+        watched: BTreeMap<(Desc, Fd), (u32, u64)>,
+    },
+    Timerfd {
+        clock: u32,
+        timer: TimerSpec,
+    },
+    Signalfd {
+        mask: u64,
+    },
 }
 
 #[derive(Debug, Clone)]

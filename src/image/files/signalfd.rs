@@ -9,9 +9,5 @@ use crate::image::proto::FileEntry;
 /// Reads the `sgfd` of an entry.
 pub(crate) fn read(e: FileEntry, _: &Entry<'_>, _: &mut Errors) -> Option<OfdKind> {
     let e = e.sgfd?;
-    Some(OfdKind::Signalfd(Signalfd {
-        flags: e.flags,
-        fown: fown(&e.fown),
-        mask: e.sigmask,
-    }))
+    Some(OfdKind::Signalfd(Signalfd { flags: e.flags, fown: fown(&e.fown), mask: e.sigmask }))
 }

@@ -5,10 +5,13 @@
 //! it, or the socket that it is in flight in. So that task adds them, when its table is final;
 //! whoever else has the epoll file shares them.
 
+use std::collections::BTreeSet;
+
 use regrow_graph::forest::Slot;
 use regrow_graph::ids::{OfdId, TaskId};
 
 use super::super::Resolver;
+use super::super::numbers::O_SETTABLE;
 use super::super::recipe::{ResourceKind, StepKind};
 use super::{Holders, flight, name};
 use crate::image::{Epoll, Interest, Ofd, OfdKind};
@@ -17,17 +20,29 @@ use crate::image::{Epoll, Interest, Ofd, OfdKind};
 const EPOLL_PRIVATE: u32 =
     (libc::EPOLLET | libc::EPOLLONESHOT | libc::EPOLLWAKEUP | libc::EPOLLEXCLUSIVE) as u32;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId, entry: &Ofd, epoll: &Epoll) {
-    super::single(resolver, ofd, ResourceKind::Epoll, entry.origin);
-    let mut refuse = |text: String| resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)));
-    let unknown = epoll.flags & !(libc::O_RDWR | libc::O_NONBLOCK) as u32;
-    if unknown != 0 {
-        refuse(format!("status flags {unknown:#o}: not restored yet"));
-    }
+pub(super) fn resolve(
+    resolver: &mut Resolver<'_>,
+    holders: &Holders,
+    ofd: OfdId,
+    entry: &Ofd,
+    epoll: &Epoll,
+) {
+    super::single(resolver, ofd, ResourceKind::Epoll { flags: epoll.flags & O_SETTABLE }, entry.origin);
+    let mut refuse = |text: String| {
+        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)))
+    };
+    let mut numbers = BTreeSet::new();
     for interest in &epoll.interests {
+        if !numbers.insert(interest.fd) {
+            // One had that number before the other, and the images do not say what it had been.
+            refuse(format!("it watches two files at descriptor {}: not restored", interest.fd));
+        }
         if interest.events & !EPOLL_PRIVATE == 0 {
             // Adding one always asks for EPOLLERR and EPOLLHUP.
-            refuse(format!("its interest in descriptor {} has fired and is disabled (EPOLLONESHOT): not restored", interest.fd));
+            refuse(format!(
+                "its interest in descriptor {} has fired and is disabled (EPOLLONESHOT): not restored",
+                interest.fd
+            ));
         }
     }
     if epoll.interests.is_empty() {
@@ -54,14 +69,17 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
     }
     let Some((task, fd)) = adds else {
         let text = match missing {
-            Some((pid, target)) => format!("it watches descriptor {target}, which task {pid} has closed or replaced: not restored"),
+            Some((pid, target)) => format!(
+                "it watches descriptor {target}, which task {pid} has closed or replaced: not restored"
+            ),
             None => "no task has it, or the socket that it is in flight in".to_owned(),
         };
         resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)));
         return;
     };
     for interest in &epoll.interests {
-        let kind = StepKind::Watch { epoll: fd, target: interest.fd, events: interest.events, data: interest.data };
+        let kind =
+            StepKind::Watch { epoll: fd, target: interest.fd, events: interest.events, data: interest.data };
         // What is in flight is open until it has been sent, and all else has its number by then.
         let needs = if fd.is_none() { vec![ofd] } else { Vec::new() };
         let step = resolver.add_step(kind, entry.origin, needs);
@@ -72,7 +90,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
 
 /// Whether the table has the watched file at its number, as far as the images tell files apart.
 fn is_there(resolver: &Resolver<'_>, table: &[Slot], interest: &Interest) -> bool {
-    let Some(slot) = table.iter().find(|slot| slot.fd == interest.fd) else { return false };
+    let Some(slot) = table.binary_search_by_key(&interest.fd, |slot| slot.fd).ok().map(|at| &table[at])
+    else {
+        return false;
+    };
     let inode = match resolver.model.ofds.get(slot.ofd.index()).map(|ofd| &ofd.kind) {
         Some(OfdKind::Pipe(pipe)) => pipe.pipe_id,
         Some(OfdKind::Fifo(fifo)) => fifo.pipe_id,

@@ -23,8 +23,12 @@ pub(super) fn path<'a>(resolver: &Resolver<'a>, fifo: &Fifo) -> Option<&'a RegFi
 pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
     let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
-    let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> =
-        model.fifo_data.iter().zip(&payloads.fifos).map(|(entry, data)| (entry.pipe_id, (entry, data))).collect();
+    let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> = model
+        .fifo_data
+        .iter()
+        .zip(&payloads.fifos)
+        .map(|(entry, data)| (entry.pipe_id, (entry, data)))
+        .collect();
     let mut fifos: BTreeMap<u32, Vec<(OfdId, &RegFile)>> = BTreeMap::new();
     for ofd in used {
         let entry = &model.ofds[ofd.index()];
@@ -33,7 +37,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
             resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)));
         };
         if remapped.contains(&fifo.reg_id) {
-            refuse(resolver, "its name was unlinked or replaced (ghost file or link remap): not restored yet");
+            refuse(
+                resolver,
+                "its name was unlinked or replaced (ghost file or link remap): not restored yet",
+            );
             continue;
         }
         let Some(file) = path(resolver, fifo) else {
@@ -53,7 +60,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         let origin = model.ofds[first.index()].origin;
         if let Some((_, other)) = ofds.iter().find(|(_, other)| other.path != file.path) {
             // Two names of one inode would work; which is which could not be told afterwards.
-            let text = format!("FIFO {pipe_id:#x} is open as {} and as {}: not restored yet", file.path, other.path);
+            let text =
+                format!("FIFO {pipe_id:#x} is open as {} and as {}: not restored yet", file.path, other.path);
             resolver.problems.unsupported(None, Some(origin), text);
             continue;
         }

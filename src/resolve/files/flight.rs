@@ -46,7 +46,9 @@ pub(super) fn sender(resolver: &Resolver<'_>, holders: &Holders, ofd: OfdId) -> 
     let mut carriers: BTreeMap<OfdId, OfdId> = BTreeMap::new();
     for packet in &resolver.model.packets {
         if let Some(by) = resolver.ofd_of_id.get(&packet.id_for) {
-            carriers.extend(packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id)).map(|right| (*right, *by)));
+            carriers.extend(
+                packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id)).map(|right| (*right, *by)),
+            );
         }
     }
     let mut seen = BTreeSet::new();
@@ -76,7 +78,8 @@ pub(super) fn pair(
         return;
     };
     // An end that nobody keeps is needed to send from.
-    let mut needs: Vec<OfdId> = [first.0, second.0].into_iter().map(|ofd| ofd.unwrap_or_else(|| resolver.new_ofd())).collect();
+    let mut needs: Vec<OfdId> =
+        [first.0, second.0].into_iter().map(|ofd| ofd.unwrap_or_else(|| resolver.new_ofd())).collect();
     let yields = needs.iter().copied().map(Some).collect();
     let filled = [first, second].map(|(_, mut end, queue)| {
         for (data, rights) in queue.unwrap_or_default() {
@@ -92,7 +95,11 @@ pub(super) fn pair(
         }
         end
     });
-    resolver.add_resource(ResourceKind::SocketPair { sock_type: socket.sock_type, ends: Box::default() }, entry.origin, yields);
+    resolver.add_resource(
+        ResourceKind::SocketPair { sock_type: socket.sock_type, ends: Box::default() },
+        entry.origin,
+        yields,
+    );
     let step = resolver.add_step(StepKind::FillPair(Box::new(filled)), entry.origin, needs);
     resolver.placed[task.index()].steps.push(step);
 }

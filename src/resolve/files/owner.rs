@@ -49,7 +49,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
         return;
     }
     let Some((task, fd)) = holders.get(&ofd).copied() else {
-        let text = format!("{said}: not restored yet while the description is in flight in a unix socket only");
+        let text =
+            format!("{said}: not restored yet while the description is in flight in a unix socket only");
         resolver.problems.unsupported(None, Some(entry.origin), text);
         return;
     };
@@ -80,7 +81,11 @@ fn kind(fown: &Fown) -> &'static str {
 fn is_in_tree(resolver: &Resolver<'_>, fown: &Fown) -> bool {
     let tasks = &resolver.model.tasks;
     match fown.pid_type {
-        TID => tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.threads).any(|thread| thread.tid.0 == fown.pid),
+        TID => tasks
+            .iter()
+            .filter_map(|task| task.alive())
+            .flat_map(|alive| &alive.threads)
+            .any(|thread| thread.tid.0 == fown.pid),
         PID => tasks.iter().any(|task| task.pid.0 == fown.pid),
         // A group that is led from outside may get another number.
         _ => tasks.iter().any(|task| task.pid.0 == fown.pid && task.pgid.0 == fown.pid),

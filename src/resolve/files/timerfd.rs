@@ -8,6 +8,7 @@
 use regrow_graph::ids::OfdId;
 
 use super::super::Resolver;
+use super::super::numbers::O_SETTABLE;
 use super::super::problem::ProblemKind;
 use super::super::recipe::{ResourceKind, StepKind};
 use super::{Holders, name};
@@ -15,7 +16,13 @@ use crate::image::{Ofd, Timerfd};
 
 const TFD_KNOWN: u32 = (libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET) as u32;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId, entry: &Ofd, timerfd: &Timerfd) {
+pub(super) fn resolve(
+    resolver: &mut Resolver<'_>,
+    holders: &Holders,
+    ofd: OfdId,
+    entry: &Ofd,
+    timerfd: &Timerfd,
+) {
     let Some(now_ns) = resolver.facts.clocks_ns.of(timerfd.clock_id) else {
         let text = format!("{}: clock {} is no clock of a timerfd", name(entry), timerfd.clock_id);
         resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
@@ -25,7 +32,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
         let text = format!("{}: unknown flags {:#x}", name(entry), timerfd.settime_flags & !TFD_KNOWN);
         resolver.problems.unsupported(None, Some(entry.origin), text);
     }
-    let flags = timerfd.flags & libc::O_NONBLOCK as u32;
+    let flags = timerfd.flags & O_SETTABLE;
     super::single(resolver, ofd, ResourceKind::Timerfd { clock_id: timerfd.clock_id, flags }, entry.origin);
     let mut value_ns = timerfd.value_ns;
     if value_ns == 0 && timerfd.ticks != 0 {

@@ -15,6 +15,8 @@ use crate::image::{Ofd, OfdKind, UnixSocket};
 
 /// `TCP_ESTABLISHED`, as the kernel numbers the state of connected unix sockets, too.
 const ESTABLISHED: u32 = 1;
+/// Most descriptors of one message (unix(7)).
+const SCM_MAX_FD: usize = 253;
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
@@ -32,6 +34,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTr
     for (packet, data) in model.packets.iter().zip(&payloads.packets) {
         if packet.control_messages as usize > packet.rights.len() {
             resolver.problems.unsupported(None, Some(packet.origin), "a control message without descriptors: not restored");
+        }
+        if packet.rights.len() > SCM_MAX_FD {
+            let text = format!("{} descriptors in one message: the kernel takes {SCM_MAX_FD}", packet.rights.len());
+            resolver.problems.add(ProblemKind::BadImages, None, Some(packet.origin), text);
         }
         let rights = packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id).copied()).collect();
         queues.entry(packet.id_for).or_default().push((data.clone(), rights));
