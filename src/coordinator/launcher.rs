@@ -6,6 +6,7 @@
 //! all children until there are none leaves nothing, whatever the tasks were doing.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,6 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Order, Reply};
+use super::undo::Undo;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
 use crate::sys::region::{Place, map_in_place};
 
@@ -33,7 +35,7 @@ pub enum End {
 
 /// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
-    let mut launcher = Launcher { channel, coordinator, root: None, sibling: false };
+    let mut launcher = Launcher { channel, coordinator, root: None, sibling: false, undo: None };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
@@ -50,7 +52,11 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         // Orders first: a commit that has been said counts, whatever else has happened since.
         if fds[0].revents().is_some_and(|events| !events.is_empty()) {
             match channel.order() {
-                Ok((Order::Start { place, birth, sibling }, Some(region))) => launcher.start(place, birth, sibling, &region),
+                Ok((Order::Start { place, birth, sibling, undo }, Some(region))) => {
+                    let started = SystemTime::now();
+                    launcher.start(place, birth, sibling, &region);
+                    launcher.undo = Some(Undo::new(region, place.base, undo, started));
+                }
                 Ok((Order::Committed, _)) => {
                     if let Some(root) = launcher.root {
                         return End::Committed { root };
@@ -75,6 +81,8 @@ struct Launcher<'a> {
     coordinator: Pid,
     root: Option<Pid>,
     sibling: bool,
+    /// What a failed restore leaves to be removed.
+    undo: Option<Undo>,
 }
 
 impl Launcher<'_> {
@@ -129,9 +137,13 @@ impl Launcher<'_> {
             }
             match waitpid(None, Some(WaitPidFlag::__WALL)) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return End::Failed(code),
+                Err(_) => break,
             }
         }
+        if let Some(undo) = &self.undo {
+            undo.run();
+        }
+        End::Failed(code)
     }
 
     fn end_coordinator(&self) -> i32 {

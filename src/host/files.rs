@@ -75,7 +75,7 @@ pub(super) fn named_by(ofds: &[Ofd]) -> BTreeMap<String, bool> {
                     paths.entry(path).or_default();
                 }
             }
-            OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => {}
+            OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Inet(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => {}
         }
     }
     paths

@@ -7,6 +7,7 @@
 mod attributes;
 mod credentials;
 mod eventfd;
+mod inet;
 mod memory;
 mod pipe;
 mod reg;
@@ -29,7 +30,9 @@ use crate::tape::assemble::{Assembler, Tape, TooLarge};
 /// # Errors
 /// The tapes are larger than the window allows.
 pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
-    let mut asm = Assembler::new(window.base, plan.events.len(), attributes::cells(recipes), runner::code());
+    let events = plan.events.len() + unix::undo_words(recipes);
+    let mut asm = Assembler::new(window.base, events, attributes::cells(recipes), runner::code());
+    asm.keep_for_undo(plan.events.len() as u32);
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Children have higher ids than their parents, which need the addresses of their tapes.
     for (index, program) in plan.programs.iter().enumerate().rev() {
@@ -103,6 +106,8 @@ impl Lowering<'_> {
                     ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
                     ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
                     ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
+                    ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
+                    ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
                 }
             }

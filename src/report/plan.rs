@@ -389,6 +389,8 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::Pipe { .. } => "pipe",
         ResourceKind::Eventfd { .. } => "eventfd",
         ResourceKind::SocketPair { .. } => "socket pair",
+        ResourceKind::UnixSockets(_) => "unix sockets",
+        ResourceKind::InetSockets(_) => "internet sockets",
         ResourceKind::Carrier { .. } => "shared memory",
     }
 }

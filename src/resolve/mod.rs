@@ -111,6 +111,8 @@ pub struct TaskRecipe {
     pub exit_code: Option<u32>,
     /// What it is.
     pub role: Role,
+    /// Its working directory.
+    pub cwd: Option<String>,
     /// Its entry in `pstree.img`.
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
@@ -188,6 +190,7 @@ impl<'a> Resolver<'a> {
                 comm,
                 exit_code,
                 role: Role::Task,
+                cwd: None,
                 origin: task.origin,
                 core_origin: task.core_origin,
             });

@@ -90,8 +90,10 @@ impl Privileges {
             | Effect::AwaitExit { .. }
             | Effect::SetSid
             | Effect::SetPgid { .. } => Need::Nothing,
+            Effect::Undo { .. } => Need::Nothing,
+            Effect::File(_) => Need::Everything,
             Effect::Fd(effect) => match effect {
-                FdEffect::Open { .. } => Need::Everything,
+                FdEffect::Open { .. } | FdEffect::Socket { .. } | FdEffect::Accept { .. } => Need::Everything,
                 FdEffect::Pipe { .. }
                 | FdEffect::SocketPair { .. }
                 | FdEffect::Eventfd { .. }
@@ -107,6 +109,10 @@ impl Privileges {
                 | Change::Read { .. }
                 | Change::Shutdown { .. } => Need::Nothing,
                 Change::SetPipeSize { .. }
+                | Change::Bind { .. }
+                | Change::Listen { .. }
+                | Change::Connect { .. }
+                | Change::SetBytes { .. }
                 | Change::Write { .. }
                 | Change::Send { .. }
                 | Change::SetOption { .. }

@@ -8,6 +8,7 @@
 //! that is read-write and non-blocking and whose counter is 3.
 
 pub(crate) mod eventfd;
+pub(crate) mod inet;
 pub(crate) mod memfd;
 pub(crate) mod pipe;
 pub(crate) mod reg;
@@ -47,6 +48,7 @@ const FD_TYPES: [&str; 21] = [
 
 const REG: u32 = 1;
 const PIPE: u32 = 2;
+const INETSK: u32 = 4;
 const UNIXSK: u32 = 5;
 const EVENTFD: u32 = 6;
 const MEMFD: u32 = 18;
@@ -100,6 +102,7 @@ fn read_ofd(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Ofd>
     let (field, inner, read): (_, _, Reader) = match e.r#type {
         REG => ("reg", e.reg.as_ref().map(|x| x.id), reg::read),
         PIPE => ("pipe", e.pipe.as_ref().map(|x| x.id), pipe::read),
+        INETSK => ("isk", e.isk.as_ref().map(|x| x.id), inet::read),
         UNIXSK => ("usk", e.usk.as_ref().map(|x| x.id), unix::read),
         EVENTFD => ("efd", e.efd.as_ref().map(|x| x.id), eventfd::read),
         MEMFD => ("memfd", e.memfd.as_ref().map(|x| x.id), memfd::read),

@@ -1,6 +1,7 @@
 //! Open file descriptions: descriptor tables into slots, descriptions into resources.
 
 mod eventfd;
+mod inet;
 mod memfd;
 mod pipe;
 mod reg;
@@ -46,7 +47,6 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
             OfdKind::Memfd(memfd) => memfd::resolve(resolver, entry, memfd),
             OfdKind::Other(kind) => {
                 let option = match *kind {
-                    "INETSK" => " (with --tcp-established or --tcp-close, too)",
                     "EXT" => " (with --external, too)",
                     "TTY" => " (with --shell-job, too)",
                     _ => "",
@@ -54,11 +54,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                 resolver.problems.unsupported(None, Some(entry.origin), format!("{}: files of kind {kind} are not restored yet{option}", name(entry)));
             }
             // Those come in groups.
-            OfdKind::Pipe(_) | OfdKind::Unix(_) => {}
+            OfdKind::Pipe(_) | OfdKind::Unix(_) | OfdKind::Inet(_) => {}
         }
     }
     pipe::resolve(resolver, &used, payloads);
     unix::resolve(resolver, &used, payloads);
+    inet::resolve(resolver, &used);
 }
 
 /// A description in the words of messages.
@@ -68,6 +69,7 @@ pub(crate) fn name(ofd: &Ofd) -> String {
         OfdKind::Pipe(pipe) => format!("file {:#x} (pipe {:#x})", ofd.id, pipe.pipe_id),
         OfdKind::Eventfd(_) => format!("file {:#x} (eventfd)", ofd.id),
         OfdKind::Unix(socket) => format!("file {:#x} (unix socket {:#x})", ofd.id, socket.inode),
+        OfdKind::Inet(socket) => format!("file {:#x} (internet socket {:#x})", ofd.id, socket.inode),
         OfdKind::Memfd(memfd) => format!("file {:#x} (memfd {})", ofd.id, memfd.inode_id),
         OfdKind::Other(kind) => format!("file {:#x} ({kind})", ofd.id),
     }
