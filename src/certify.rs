@@ -281,6 +281,7 @@ fn socket(
     let peer = match sockets.get(&socket.peer) {
         // A peer that sits only in a queue is open, too; the checker finds it there.
         Some((_, peer)) if peer.peer == socket.inode => SocketPeer::Socket(peer.inode),
+        Some((_, peer)) if !is_dgram && peer.state == LISTEN => SocketPeer::Listener(peer.inode),
         Some((_, peer)) if is_dgram => SocketPeer::Socket(peer.inode),
         Some(_) => return unmodelled("a socket whose peer is connected elsewhere"),
         None if socket.peer != 0 => return unmodelled("a socket whose peer is outside the tree"),
@@ -297,6 +298,7 @@ fn socket(
         name_dir: socket.name_dir.clone().filter(|_| is_relative).map(String::into_bytes),
         file,
         backlog: listens.then_some(socket.backlog),
+        waiting: sockets.values().filter(|(_, other)| listens && other.peer == socket.inode).count(),
         shutdown: socket.shutdown,
         queue,
         options: options(&socket.options),

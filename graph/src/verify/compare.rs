@@ -386,20 +386,34 @@ impl<'a> Compare<'a, '_> {
         let differs = |attribute, is: String, wanted: String| {
             Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute, is, wanted })
         };
-        let peer = socket.peer.filter(|peer| self.open_objects.contains(peer));
+        // What a listener has not accepted yet is open as long as the listener is.
+        let waits_at = |peer: &usize| {
+            self.open_objects.iter().copied().find(|open| match &self.run.objects.objects[*open].kind {
+                ObjectKind::Socket(listener) => listener.waiting.contains(peer),
+                ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Eventfd { .. } => false,
+            })
+        };
+        let listener = match spec.peer {
+            SocketPeer::Listener(_) => socket.peer.as_ref().and_then(waits_at),
+            SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) | SocketPeer::Address(_) => None,
+        };
+        let peer = listener.or(socket.peer.filter(|peer| self.open_objects.contains(peer)));
         let shown = |bytes: &Option<Vec<u8>>| match bytes {
             Some(bytes) => bytes.escape_ascii().to_string(),
             None => "nothing".to_owned(),
         };
         let wanted_dest = match &spec.peer {
             SocketPeer::Address(address) => Some(address.clone()),
-            SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) => None,
+            SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) | SocketPeer::Listener(_) => None,
         };
+        if matches!(spec.peer, SocketPeer::Listener(_)) && listener.is_none() {
+            return differs("the other end", "accepted or closed".to_owned(), "waiting".to_owned());
+        }
         if socket.dest != wanted_dest {
             return differs("the address at the other end", shown(&socket.dest), shown(&wanted_dest));
         }
         match (&spec.peer, peer) {
-            (SocketPeer::Socket(number), Some(peer)) => {
+            (SocketPeer::Socket(number) | SocketPeer::Listener(number), Some(peer)) => {
                 let peer_key = Key::Socket(*number);
                 let known = (self.of_object.get(&peer), self.of_key.get(&peer_key));
                 if known.0.is_some_and(|other| *other != peer_key) || known.1.is_some_and(|other| *other != peer) {
@@ -412,7 +426,7 @@ impl<'a> Compare<'a, '_> {
                 self.of_object.insert(peer, peer_key);
                 self.of_key.insert(peer_key, peer);
             }
-            (SocketPeer::Socket(_), None) => {
+            (SocketPeer::Socket(_) | SocketPeer::Listener(_), None) => {
                 return differs("the other end", "closed".to_owned(), "open".to_owned());
             }
             (SocketPeer::None | SocketPeer::Closed | SocketPeer::Address(_), Some(_)) => {
@@ -457,8 +471,8 @@ impl<'a> Compare<'a, '_> {
         if socket.backlog != spec.backlog {
             return differs("backlog", format!("{:?}", socket.backlog), format!("{:?}", spec.backlog));
         }
-        if !socket.waiting.is_empty() {
-            return differs("connections", socket.waiting.len().to_string(), "0".to_owned());
+        if socket.waiting.len() != spec.waiting {
+            return differs("connections", socket.waiting.len().to_string(), spec.waiting.to_string());
         }
         for (option, wanted) in &spec.bytes {
             let is = socket.bytes.get(option).map_or(&[][..], Vec::as_slice);

@@ -191,6 +191,8 @@ pub struct SocketSpec {
     pub file: SocketFile,
     /// The length of its queue of connections, if it listens.
     pub backlog: Option<u32>,
+    /// How many connections it has not accepted yet.
+    pub waiting: usize,
     /// Bit 0: reading is shut down; bit 1: writing.
     pub shutdown: u32,
     /// What waits to be received.
@@ -211,6 +213,8 @@ pub enum SocketPeer {
     Closed,
     /// The socket with this number in the images.
     Socket(u32),
+    /// A listening socket, which has not accepted it yet.
+    Listener(u32),
     /// An address.
     Address(Vec<u8>),
 }

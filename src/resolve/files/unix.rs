@@ -140,6 +140,8 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
             None => accepted.push((None, index, listener)),
         }
     }
+    // Connections that nobody has accepted yet.
+    let is_waiting = |index: usize| !is_dgram(members[index].2) && peer_of(index).is_some_and(|peer| members[peer].2.state == LISTEN);
     let is_accepted = |index: usize| accepted.iter().any(|(_, other, _)| *other == index);
     for index in 0..members.len() {
         let (_, entry, socket) = members[index];
@@ -151,7 +153,7 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
         if is_mutual(index) && !connecting.contains(&index) {
             let peer = peer_of(index).unwrap_or(index);
             made.pair(members, index, Some(peer), queues);
-        } else if !is_dgram(socket) && socket.state == ESTABLISHED && !connecting.contains(&index) {
+        } else if !is_dgram(socket) && socket.state == ESTABLISHED && !connecting.contains(&index) && !is_waiting(index) {
             // The peer is gone, what it sent is still there.
             made.pair(members, index, None, queues);
         } else if is_dgram(socket) && waits && !has_sender {
@@ -200,6 +202,11 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
                 if !made.group.sockets[client].queue.is_empty() {
                     made.group.actions.push(UnixAction::Fill { sender: server, receiver: client });
                 }
+            }
+        }
+        for other in (0..members.len()).filter(|other| is_waiting(*other) && peer_of(*other) == Some(index)) {
+            if let Some(other) = made.at[other] {
+                made.group.actions.push(UnixAction::Connect { socket: other, to: name.clone() });
             }
         }
         if socket.deleted {
@@ -321,6 +328,12 @@ fn unix_name(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &UnixSocket) -> O
     address.extend_from_slice(&socket.name);
     if socket.name[0] == 0 {
         return Some(UnixName { address, dir: None, path: None, perms: None });
+    }
+    if let Some(dir) = crate::host::directory_of_socket(&socket.name, socket.name_dir.as_deref())
+        && resolver.facts.files.get(&dir).is_some_and(|fact| fact.reached.is_err())
+    {
+        let text = format!("{}: its directory {dir} is gone: not restored yet", name(entry));
+        resolver.problems.unsupported(None, Some(entry.origin), text);
     }
     let bytes = socket.name.split(|byte| *byte == 0).next().unwrap_or_default();
     let Ok(text) = std::str::from_utf8(bytes) else {
