@@ -10,6 +10,11 @@ fn many_tasks_share_many_descriptors() {
 }
 
 #[test]
+fn sockets_with_names() {
+    Scenario::program("sockets", &[]).run();
+}
+
+#[test]
 fn data_on_its_way() {
     let why = "CRIU forgets which description of a pipe was opened by its path";
     Scenario::program("in_flight", &[])

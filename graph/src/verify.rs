@@ -63,18 +63,19 @@ mod object;
 mod outcome;
 mod privilege;
 mod run;
+mod socket;
 mod space;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use effect::{
-    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
+    Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
     PrivilegeEffect, Region, SocketOption,
 };
 pub use expected::{
     Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Interest, Life, OfdSpec,
-    Owner, Slot, SocketSpec, TimerSpec,
+    Owner, Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
 

@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +20,7 @@ use nix::unistd::Pid;
 
 use super::channel::{Channel, Order, Reply};
 use super::rollback;
+use super::undo::Undo;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
 use crate::sys::region::{Place, Shared, map_in_place};
 
@@ -38,7 +40,7 @@ pub enum End {
 
 /// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
-    let mut launcher = Launcher { channel, coordinator, root: None, sibling: None };
+    let mut launcher = Launcher { channel, coordinator, root: None, sibling: None, undo: None };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
@@ -55,7 +57,11 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         // Orders first: a commit that has been said counts, whatever else has happened since.
         if fds[0].revents().is_some_and(|events| !events.is_empty()) {
             match channel.order() {
-                Ok((Order::Start { place, birth, sibling }, Some(region))) => launcher.start(place, birth, sibling, &region),
+                Ok((Order::Start { place, birth, sibling, undo }, Some(region))) => {
+                    let started = SystemTime::now();
+                    launcher.start(place, birth, sibling, &region);
+                    launcher.undo = Some(Undo::new(region, place.base, undo, started));
+                }
                 Ok((Order::Committed, _)) => {
                     if let Some(root) = launcher.root {
                         return launcher.see_off(root);
@@ -81,6 +87,8 @@ struct Launcher<'a> {
     root: Option<Pid>,
     /// Set if the root is no child of ours.
     sibling: Option<Sibling>,
+    /// What a failed restore leaves to be removed.
+    undo: Option<Undo>,
 }
 
 /// What is needed to take away a root that is our sibling, and what is below it.
@@ -161,9 +169,13 @@ impl Launcher<'_> {
             }
             match waitpid(None, Some(WaitPidFlag::__WALL)) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return end,
+                Err(_) => break,
             }
         }
+        if let Some(undo) = &self.undo {
+            undo.run();
+        }
+        end
     }
 
     fn end_coordinator(&self) -> End {

@@ -74,6 +74,9 @@ pub(super) fn named_by(ofds: &[Ofd]) -> BTreeMap<String, bool> {
                 if let Some(path) = socket_path(&socket.name, socket.name_dir.as_deref()) {
                     paths.entry(path).or_default();
                 }
+                if let Some(dir) = directory_of_socket(&socket.name, socket.name_dir.as_deref()) {
+                    paths.entry(dir).or_default();
+                }
             }
             _ => {}
         }
@@ -89,6 +92,13 @@ fn socket_path(name: &[u8], name_dir: Option<&str>) -> Option<String> {
         Some(dir) if !name.starts_with('/') => Some(format!("{}/{name}", dir.trim_end_matches('/'))),
         _ => Some(String::from(name)),
     }
+}
+
+/// The directory of the file that stands for a unix socket's name.
+pub(crate) fn directory_of_socket(name: &[u8], name_dir: Option<&str>) -> Option<String> {
+    let path = socket_path(name, name_dir)?;
+    let (dir, _) = path.rsplit_once('/')?;
+    Some(String::from(if dir.is_empty() { "/" } else { dir }))
 }
 
 pub(super) fn gather(paths: &BTreeMap<String, bool>, root: Option<&Path>) -> BTreeMap<String, FileFact> {

@@ -35,6 +35,7 @@ pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
 #[cfg(test)]
 pub(crate) use cpu::gather as gather_xsave_layout;
 pub use cpu::{XsaveComponent, XsaveLayout};
+pub(crate) use files::directory_of_socket;
 pub use files::{FileFact, FileStat};
 pub use kernel::{KernelFacts, Probe};
 pub use own::{CapSets, Ids, OwnFacts};

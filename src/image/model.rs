@@ -741,6 +741,8 @@ pub enum OfdKind {
     Fifo(Fifo),
     /// A unix socket.
     Unix(Box<UnixSocket>),
+    /// An internet socket.
+    Inet(Box<InetSocket>),
     /// A memfd.
     Memfd(MemfdFile),
     /// A kind that regrow does not restore yet, by CRIU's name for it (`fd_types` in fdinfo.proto).
@@ -911,6 +913,50 @@ pub struct SocketOptions {
     pub linger_s: Option<u32>,
     /// `SO_BUF_LOCK`.
     pub buf_lock: Option<u32>,
+    /// Where CRIU up to 3.17 stored TCP_KEEPCNT, TCP_KEEPIDLE and TCP_KEEPINTVL.
+    pub keep: [Option<u32>; 3],
+}
+
+/// `sk-inet.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct InetSocket {
+    pub inode: u32,
+    /// AF_INET 2, AF_INET6 10.
+    pub family: u32,
+    /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3.
+    pub sock_type: u32,
+    /// `IPPROTO_*`.
+    pub protocol: u32,
+    /// TCP_ESTABLISHED 1, TCP_CLOSE 7, TCP_LISTEN 10 and the other states of TCP.
+    pub state: u32,
+    /// Address (4 or 16 bytes, in network order) and port that it is bound to.
+    pub src: (Vec<u8>, u16),
+    /// The same of the other end.
+    pub dst: (Vec<u8>, u16),
+    pub flags: u32,
+    pub backlog: u32,
+    pub fown: Fown,
+    pub options: SocketOptions,
+    pub v6only: Option<bool>,
+    pub freebind: bool,
+    pub pktinfo: bool,
+    pub tos: Option<u32>,
+    pub ttl: Option<u32>,
+    pub hdrincl: Option<bool>,
+    pub nodefrag: Option<bool>,
+    pub checksum: Option<bool>,
+    /// `ICMP_FILTER` or `ICMPV6_FILTER`.
+    pub icmp_filter: Vec<u32>,
+    /// The interface of a link-local address.
+    pub device: Option<String>,
+    pub ns_id: Option<u32>,
+    /// Bit 0: reading is shut down; bit 1: writing.
+    pub shutdown: u32,
+    pub cork: bool,
+    pub nodelay: bool,
+    /// TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL.
+    pub keep: [Option<u32>; 3],
 }
 
 /// What a pipe holds (`pipes-data.img`).

@@ -430,7 +430,7 @@ messages! {
         [uint32, required] id: u32 = 2;
         [message, optional] reg: Option<RegFileEntry> = 3 in RegFileEntry;
         // Kinds that are not read yet stay bytes.
-        [bytes = "vec", optional] isk: Option<Vec<u8>> = 4;
+        [message, optional] isk: Option<InetSkEntry> = 4 in InetSkEntry;
         [bytes = "vec", optional] nsf: Option<Vec<u8>> = 5;
         [bytes = "vec", optional] psk: Option<Vec<u8>> = 6;
         [bytes = "vec", optional] nlsk: Option<Vec<u8>> = 7;
@@ -550,6 +550,48 @@ messages! {
         [uint32, optional] so_oobinline: Option<u32> = 23;
         [uint32, optional] so_linger: Option<u32> = 24;
         [uint32, optional] so_buf_lock: Option<u32> = 25;
+    }
+    IpOptsRawEntry = "ip_opts_raw_entry" {
+        [bool, optional] hdrincl: Option<bool> = 1;
+        [bool, optional] nodefrag: Option<bool> = 2;
+        [bool, optional] checksum: Option<bool> = 3;
+        [uint32, repeated] icmpv_filter: Vec<u32> = 4;
+    }
+    IpOptsEntry = "ip_opts_entry" {
+        [bool, optional] freebind: Option<bool> = 1;
+        [message, optional] raw: Option<IpOptsRawEntry> = 4 in IpOptsRawEntry;
+        [bool, optional] pktinfo: Option<bool> = 5;
+        [uint32, optional] tos: Option<u32> = 6;
+        [uint32, optional] ttl: Option<u32> = 7;
+    }
+    TcpOptsEntry = "tcp_opts_entry" {
+        [bool, optional] cork: Option<bool> = 1;
+        [bool, optional] nodelay: Option<bool> = 2;
+        [uint32, optional] keepcnt: Option<u32> = 3;
+        [uint32, optional] keepidle: Option<u32> = 4;
+        [uint32, optional] keepintvl: Option<u32> = 5;
+    }
+    InetSkEntry = "inet_sk_entry" {
+        [uint32, required] id: u32 = 1;
+        [uint32, required] ino: u32 = 2;
+        [uint32, required] family: u32 = 3;
+        [uint32, required] r#type: u32 = 4;
+        [uint32, required] proto: u32 = 5;
+        [uint32, required] state: u32 = 6;
+        [uint32, required] src_port: u32 = 7;
+        [uint32, required] dst_port: u32 = 8;
+        [uint32, required] flags: u32 = 9;
+        [uint32, required] backlog: u32 = 10;
+        [uint32, repeated] src_addr: Vec<u32> = 11;
+        [uint32, repeated] dst_addr: Vec<u32> = 12;
+        [message, required] fown: FownEntry = 13 in FownEntry;
+        [message, required] opts: SkOptsEntry = 14 in SkOptsEntry;
+        [bool, optional] v6only: Option<bool> = 15;
+        [message, optional] ip_opts: Option<IpOptsEntry> = 16 in IpOptsEntry;
+        [bytes = "vec", optional] ifname: Option<Vec<u8>> = 17;
+        [uint32, optional] ns_id: Option<u32> = 18;
+        [uint32, optional] shutdown: Option<u32> = 19;
+        [message, optional] tcp_opts: Option<TcpOptsEntry> = 20 in TcpOptsEntry;
     }
     FilePermsEntry = "file_perms_entry" {
         [uint32, required] mode: u32 = 1;

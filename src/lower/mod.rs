@@ -8,6 +8,7 @@ mod attributes;
 mod credentials;
 mod eventfd;
 mod fifo;
+mod inet;
 mod memory;
 mod owner;
 mod pipe;
@@ -32,7 +33,9 @@ use crate::tape::assemble::{Assembler, Tape, TooLarge};
 /// # Errors
 /// The tapes are larger than the window allows.
 pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
-    let mut asm = Assembler::new(window.base, plan.events.len(), attributes::cells(recipes), runner::code());
+    let events = plan.events.len() + unix::undo_words(recipes);
+    let mut asm = Assembler::new(window.base, events, attributes::cells(recipes), runner::code());
+    asm.keep_for_undo(plan.events.len() as u32);
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Children have higher ids than their parents, which need the addresses of their tapes.
     for (index, program) in plan.programs.iter().enumerate().rev() {
@@ -112,6 +115,8 @@ impl Lowering<'_> {
                     ResourceKind::Signalfd { mask, flags } => self.signalfd(*mask, *flags, at, *cloexec),
                     ResourceKind::Fifo { path, flags, capacity, data } => self.fifo(path, flags, *capacity, data, at, *cloexec),
                     ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
+                    ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
+                    ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
                 }
             }

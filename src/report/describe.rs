@@ -8,7 +8,7 @@ use regrow_graph::ids::{OpId, ResourceId, TaskId};
 use super::words;
 use crate::image::Origin;
 use crate::pipeline::Prepared;
-use crate::resolve::recipe::{ResourceKind, StepKind};
+use crate::resolve::recipe::{ResourceKind, StepKind, UnixAction};
 
 /// The pid of a task, the tid of a thread.
 pub fn pid(prepared: &Prepared, task: TaskId) -> u32 {
@@ -86,6 +86,22 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
             let with = if queued == 0 { String::new() } else { format!(" with {queued} messages") };
             format!("unix socket pair {resource}{with}")
         }
+        ResourceKind::UnixSockets(group) => {
+            let names: Vec<String> = group
+                .actions
+                .iter()
+                .filter_map(|action| match action {
+                    UnixAction::Bind { name, .. } => Some(name.address[2..].escape_ascii().to_string()),
+                    _ => None,
+                })
+                .collect();
+            let at = if names.is_empty() { String::new() } else { format!(" at {}", names.join(", ")) };
+            format!("{} unix sockets {resource}{at}", group.sockets.len())
+        }
+        ResourceKind::InetSockets(sockets) => match sockets.as_slice() {
+            [one] => format!("internet socket {resource} (protocol {}, port {})", one.socket.protocol, one.socket.src.1),
+            _ => format!("{} internet sockets {resource}", sockets.len()),
+        },
         ResourceKind::Carrier { len, .. } => format!("shared memory {resource} of {len} bytes"),
     }
 }

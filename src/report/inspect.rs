@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::words;
 use crate::image::{
-    Alive, Model, Ofd, OfdKind, Origin, Pages, Task, TaskState, Thread, UnixSocket, UnreadImage, Vma, VmaKind, vma,
+    Alive, InetSocket, Model, Ofd, OfdKind, Origin, Pages, Task, TaskState, Thread, UnixSocket, UnreadImage, Vma, VmaKind, vma,
 };
 
 /// Name and version of the JSON.
@@ -294,6 +294,16 @@ pub enum Detail {
         #[serde(skip_serializing_if = "Option::is_none")]
         shutdown: Option<&'static str>,
     },
+    /// An internet socket.
+    InetSocket {
+        inode: u32,
+        protocol: u32,
+        state: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        local: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<String>,
+    },
     /// A memfd.
     Memfd { inode_id: u64, name: Option<String> },
     /// What regrow does not read, by CRIU's name for it.
@@ -563,6 +573,7 @@ impl<'a> Collector<'a> {
                 _ => (None, None),
             },
             OfdKind::Unix(socket) => (Some(socket.flags), None),
+            OfdKind::Inet(socket) => (Some(socket.flags), None),
             OfdKind::Memfd(memfd) => (Some(memfd.flags), Some(memfd.position)),
             OfdKind::Other(_) => (None, None),
         };
@@ -610,6 +621,7 @@ impl<'a> Collector<'a> {
                 },
             },
             OfdKind::Unix(socket) => unix_socket(socket),
+            OfdKind::Inet(socket) => inet_socket(socket),
             OfdKind::Memfd(memfd) => Detail::Memfd {
                 inode_id: memfd.inode_id,
                 name: self
@@ -732,6 +744,29 @@ fn file_type(mode: u32) -> &'static str {
     }
 }
 
+fn inet_socket(socket: &InetSocket) -> Detail {
+    let end = |(address, port): &(Vec<u8>, u16)| {
+        let ip = match (<[u8; 4]>::try_from(address.as_slice()), <[u8; 16]>::try_from(address.as_slice())) {
+            (Ok(v4), _) => std::net::IpAddr::from(v4),
+            (_, Ok(v6)) => std::net::IpAddr::from(v6),
+            _ => return None,
+        };
+        (*port != 0 || !ip.is_unspecified()).then(|| std::net::SocketAddr::new(ip, *port).to_string())
+    };
+    Detail::InetSocket {
+        inode: socket.inode,
+        protocol: socket.protocol,
+        state: match socket.state {
+            1 => "connected",
+            7 => "unconnected",
+            10 => "listening",
+            _ => "connecting or closing",
+        },
+        local: end(&socket.src),
+        remote: end(&socket.dst),
+    }
+}
+
 fn unix_socket(socket: &UnixSocket) -> Detail {
     let name = match socket.name.split_first() {
         None => None,
@@ -777,6 +812,9 @@ impl Detail {
             Detail::Signalfd { .. } => "signalfd".to_owned(),
             Detail::Fifo { .. } => "FIFO".to_owned(),
             Detail::UnixSocket { socket_type, .. } => format!("unix {socket_type} socket"),
+            Detail::InetSocket { protocol: 6, .. } => "TCP socket".to_owned(),
+            Detail::InetSocket { protocol: 17, .. } => "UDP socket".to_owned(),
+            Detail::InetSocket { protocol, .. } => format!("internet socket of protocol {protocol}"),
             Detail::Memfd { .. } => "memfd".to_owned(),
             Detail::Unread { criu_kind } => format!("{criu_kind} (not read)"),
         }
@@ -799,6 +837,16 @@ impl Detail {
             }
             Detail::Signalfd { mask } => format!("signals {mask:#x}"),
             Detail::Fifo { path, .. } => path.clone(),
+            Detail::InetSocket { inode, state, local, remote, .. } => {
+                let mut text = format!("{inode:#x}, {state}");
+                if let Some(local) = local {
+                    let _ = write!(text, " at {local}");
+                }
+                if let Some(remote) = remote {
+                    let _ = write!(text, " to {remote}");
+                }
+                text
+            }
             Detail::UnixSocket { inode, peer, name, backlog, shutdown, .. } => {
                 let mut text = format!("{inode:#x}");
                 if let Some(name) = name {

@@ -393,6 +393,8 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::Signalfd { .. } => "signalfd",
         ResourceKind::Fifo { .. } => "FIFO",
         ResourceKind::SocketPair { .. } => "socket pair",
+        ResourceKind::UnixSockets(_) => "unix sockets",
+        ResourceKind::InetSockets(_) => "internet sockets",
         ResourceKind::Carrier { .. } => "shared memory",
     }
 }

@@ -119,6 +119,8 @@ pub struct TaskRecipe {
     pub exit_code: Option<u32>,
     /// What it is.
     pub role: Role,
+    /// Its working directory.
+    pub cwd: Option<String>,
     /// Its entry in `pstree.img`.
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
@@ -198,6 +200,7 @@ impl<'a> Resolver<'a> {
                 comm,
                 exit_code,
                 role: Role::Task,
+                cwd: None,
                 origin: task.origin,
                 core_origin: task.core_origin,
             });

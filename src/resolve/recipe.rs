@@ -5,7 +5,7 @@
 
 use regrow_graph::ids::Fd;
 
-use crate::image::{Creds, Fown, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
+use crate::image::{Creds, Fown, InetSocket, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
 
 /// A step of one task, with where it comes from.
 #[derive(Debug, Clone)]
@@ -318,6 +318,10 @@ pub enum ResourceKind {
         /// The two ends.
         ends: Box<[SocketEnd; 2]>,
     },
+    /// Unix sockets that are more than a pair without names. Yields all of them.
+    UnixSockets(Box<UnixGroup>),
+    /// Internet sockets of one port. Yields all of them.
+    InetSockets(Vec<InetRecipe>),
     /// Shared anonymous memory, mapped at `address` in the window for everyone below.
     Carrier {
         /// Address.
@@ -340,6 +344,69 @@ pub enum FilePurpose {
     Pages,
     /// Writing to it sets an attribute of the task.
     Attribute,
+}
+
+/// Unix sockets that know each other.
+#[derive(Debug, Clone, Default)]
+pub struct UnixGroup {
+    /// Each with what it ends with; actions name them by their index.
+    pub sockets: Vec<SocketEnd>,
+    /// What is done, in this order. What makes sockets comes in the order of their indices.
+    pub actions: Vec<UnixAction>,
+}
+
+/// A name of a unix socket.
+#[derive(Debug, Clone)]
+pub struct UnixName {
+    /// As `bind(2)` takes it.
+    pub address: Vec<u8>,
+    /// The directory from which a relative path goes.
+    pub dir: Option<String>,
+    /// The absolute path; `None`: an abstract name.
+    pub path: Option<String>,
+    /// Permissions, owner and group of the file.
+    pub perms: Option<(u32, u32, u32)>,
+}
+
+/// A step in the making of unix sockets.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub enum UnixAction {
+    /// `socket(2)`.
+    Socket { socket: usize, sock_type: u32 },
+    /// `socketpair(2)`: this one and the next.
+    Pair { first: usize, sock_type: u32 },
+    /// `bind(2)`; first a stale file is unlinked.
+    Bind { socket: usize, name: UnixName, stale: bool },
+    /// `listen(2)`.
+    Listen { socket: usize, backlog: u32 },
+    /// `connect(2)`.
+    Connect { socket: usize, to: UnixName },
+    /// `connect(2)` to nobody.
+    Disconnect { socket: usize },
+    /// `accept4(2)`.
+    Accept { listener: usize, socket: usize },
+    /// The file of a name goes.
+    Unlink { path: String },
+    /// What waits at `receiver` is sent.
+    Fill { sender: usize, receiver: usize },
+    /// `shutdown(2)` before the connection, which the other end hears nothing of.
+    Shutdown { socket: usize, bits: u32 },
+}
+
+/// An internet socket.
+#[derive(Debug, Clone)]
+pub struct InetRecipe {
+    /// Its options and status flags.
+    pub socket: Box<InetSocket>,
+    /// The address that it is bound to, as `bind(2)` takes it.
+    pub bind: Option<Vec<u8>>,
+    /// The address that it is connected to.
+    pub connect: Option<Vec<u8>>,
+    /// Whether it listens.
+    pub listens: bool,
+    /// Whether others are bound to the port.
+    pub shares: bool,
 }
 
 /// One end of a socket pair.

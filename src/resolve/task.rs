@@ -144,6 +144,7 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     if from.as_ref().is_none_or(|from| from.umask != me.umask) {
         steps.push(resolver.add_step(StepKind::Umask(me.umask), alive.fs.origin, Vec::new()));
     }
+    resolver.recipes.tasks[id.index()].cwd = me.cwd.map(str::to_owned);
     if me.cwd.is_none() {
         resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(alive.fs.origin), "its working directory is not in files.img");
     }

@@ -41,6 +41,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
             comm: comm.clone(),
             exit_code: None,
             role: Role::Thread,
+            cwd: None,
             origin: task.origin,
             core_origin: thread.origin,
         });

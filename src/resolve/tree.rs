@@ -146,6 +146,7 @@ pub(super) fn help_groups(resolver: &mut Resolver<'_>, cradle: &Cradle) {
             comm: "helper".to_owned(),
             exit_code: Some(0),
             role: Role::Helper,
+            cwd: None,
             origin,
             core_origin: origin,
         });

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
-use super::{TaskTape, Tapes};
+use super::{TaskTape, Tapes, Undo};
 
 const PAGE: u64 = 4096;
 /// Room behind the events where calls may write what nobody reads.
@@ -34,6 +34,9 @@ pub struct Assembler {
     scratch: u64,
     cells: Vec<u64>,
     cell_room: usize,
+    /// Number of the next event word that is not an event but an [`Undo`]'s.
+    next_undo: u32,
+    undo: Vec<Undo>,
     ro: Vec<u8>,
     code: u64,
     known: HashMap<Box<[u8]>, u64>,
@@ -52,6 +55,8 @@ impl Assembler {
             scratch,
             cells: Vec::new(),
             cell_room: cells,
+            next_undo: 0,
+            undo: Vec::new(),
             ro: runner.to_vec(),
             code: base + rw_len,
             known: HashMap::new(),
@@ -65,6 +70,22 @@ impl Assembler {
         assert!(self.cells.len() < self.cell_room, "more cells than were announced");
         self.cells.push(value);
         self.base + self.scratch + SCRATCH + 8 * (self.cells.len() as u64 - 1)
+    }
+
+    /// Keeps the event words from `first` on for [`Assembler::undo`].
+    pub fn keep_for_undo(&mut self, first: u32) {
+        self.next_undo = first;
+    }
+
+    /// A word by which the launcher is told of the making of `path`. No more of them may be asked for
+    /// than event words were announced.
+    pub fn undo(&mut self, path: &[u8]) -> u64 {
+        let word = self.event(self.next_undo);
+        assert!(word + 4 <= self.scratch(), "more undo words than were announced");
+        self.next_undo += 1;
+        let path = self.text(path);
+        self.undo.push(Undo { word, path });
+        word
     }
 
     /// Address of event word `index`.
@@ -130,6 +151,8 @@ impl Assembler {
         self.tasks.reverse();
         let sigchld_set = self.words(&[1 << (libc::SIGCHLD - 1)]);
         let no_time = self.words(&[0, 0]);
+        let undo: Vec<u64> = self.undo.iter().flat_map(|undo| [undo.word, undo.path]).collect();
+        let undo_table = self.words(&undo);
         self.ro.resize((self.ro.len() as u64).next_multiple_of(PAGE) as usize, 0);
         let need = self.rw_len + self.ro.len() as u64;
         if need > region_len {
@@ -151,6 +174,8 @@ impl Assembler {
             code: self.code,
             sigchld_set,
             no_time,
+            undo: self.undo,
+            undo_table,
             tasks: self.tasks,
         })
     }

@@ -149,6 +149,7 @@ const SOCKET: &[(u64, &str)] = &[
 ];
 const ONE: &[(u64, &str)] = &[(1, "SOL_SOCKET")];
 const UNIX: &[(u64, &str)] = &[(1, "AF_UNIX")];
+const FAMILY: &[(u64, &str)] = &[(1, "AF_UNIX"), (2, "AF_INET"), (10, "AF_INET6")];
 const SOCK: &[(u64, &str)] = &[(1, "SOCK_STREAM"), (2, "SOCK_DGRAM"), (0x80000, "SOCK_CLOEXEC")];
 const WAIT: &[(u64, &str)] = &[(4, "WEXITED"), (0x100_0000, "WNOWAIT")];
 const P_PID: &[(u64, &str)] = &[(1, "P_PID")];
@@ -179,6 +180,14 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_fcntl => ("fcntl", &[Fd, Name(FCNTL), Hex]),
         libc::SYS_pipe2 => ("pipe2", &[Hex, Flags(OPEN)]),
         libc::SYS_socketpair => ("socketpair", &[Name(UNIX), Flags(SOCK), Int, Hex]),
+        libc::SYS_socket => ("socket", &[Name(FAMILY), Flags(SOCK), Int]),
+        libc::SYS_bind => ("bind", &[Fd, Bytes(2), Int]),
+        libc::SYS_listen => ("listen", &[Fd, Int]),
+        libc::SYS_connect => ("connect", &[Fd, Bytes(2), Int]),
+        libc::SYS_accept4 => ("accept4", &[Fd, Hex, Hex, Flags(OPEN)]),
+        libc::SYS_unlinkat => ("unlinkat", &[Fd, Text, Int]),
+        libc::SYS_fchmodat => ("fchmodat", &[Fd, Text, Hex]),
+        libc::SYS_fchownat => ("fchownat", &[Fd, Text, Int, Int, Int]),
         libc::SYS_eventfd2 => ("eventfd2", &[Int, Flags(OPEN)]),
         libc::SYS_epoll_create1 => ("epoll_create1", &[Flags(OPEN)]),
         libc::SYS_epoll_ctl => ("epoll_ctl", &[Fd, Name(EPOLL), Fd, Hex]),
@@ -250,7 +259,13 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
         Some(Verb::Fork) => {
             format!("clone3({{exit_signal=SIGCHLD, set_tid=[{}]}})", record.expect)
         }
-        Some(Verb::Post) => format!("post({})", word(record.args[0])),
+        Some(Verb::Post) => match tapes.undo.iter().find(|undo| undo.word == record.args[0]) {
+            Some(undo) => {
+                let path = tapes.c_string(undo.path).unwrap_or_default();
+                format!("undo(\"{}\")", path.escape_ascii())
+            }
+            None => format!("post({})", word(record.args[0])),
+        },
         Some(Verb::Wait) => format!("wait({})", word(record.args[0])),
         Some(Verb::Arrive) => "arrive()".to_owned(),
         Some(Verb::Park) => "park()".to_owned(),

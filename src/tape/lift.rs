@@ -21,7 +21,7 @@ use std::mem::offset_of;
 
 use regrow_graph::ids::Fd;
 use regrow_graph::verify::{
-    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
+    Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
     PrivilegeEffect, Region, SocketOption,
 };
 use thiserror::Error;
@@ -231,7 +231,10 @@ impl<'a> Lifter<'a> {
                 }
                 Ok(Effect::Fork(birth))
             }
-            Verb::Post => self.event(record.args[0]).map(Effect::Post),
+            Verb::Post => match self.tapes.undo.iter().find(|undo| undo.word == record.args[0]) {
+                Some(undo) => Ok(Effect::Undo { path: self.absolute_path(undo.path)? }),
+                None => self.event(record.args[0]).map(Effect::Post),
+            },
             Verb::Wait => self.event(record.args[0]).map(Effect::Wait),
             Verb::Arrive => Ok(Effect::Arrive),
             Verb::Park => Ok(Effect::Park),
@@ -466,6 +469,36 @@ impl Call<'_, '_> {
                 let (sock_type, flags) = (self.low(1) & 0xf, self.low(1) & !0xf);
                 Ok(Effect::Fd(FdEffect::SocketPair { sock_type, flags }))
             }
+            libc::SYS_socket => {
+                let (sock_type, flags) = (self.low(1) & 0xf, self.low(1) & !0xf);
+                let (family, protocol, fd) = (self.low(0), self.low(2), self.number()?);
+                Ok(Effect::Fd(FdEffect::Socket { family, sock_type, protocol, flags, fd }))
+            }
+            libc::SYS_accept4 => {
+                if self.arg(1) != 0 || self.arg(2) != 0 {
+                    return Err("asks for the address".to_owned());
+                }
+                let (listener, flags, fd) = (self.fd(0)?, self.low(3), self.number()?);
+                Ok(Effect::Fd(FdEffect::Accept { listener, flags, fd }))
+            }
+            libc::SYS_bind | libc::SYS_connect => {
+                self.gives_zero()?;
+                // struct sockaddr_storage.
+                if self.arg(2) > 128 {
+                    return Err(format!("an address of {} bytes", self.arg(2)));
+                }
+                let address = region.input(self.arg(1), self.arg(2))?.to_vec();
+                if libc::c_long::from(self.record.nr) == libc::SYS_bind {
+                    self.object(Change::Bind { address })
+                } else {
+                    self.object(Change::Connect { address })
+                }
+            }
+            libc::SYS_listen => {
+                self.gives_zero()?;
+                self.object(Change::Listen { backlog: self.low(1) })
+            }
+            libc::SYS_unlinkat | libc::SYS_fchmodat | libc::SYS_fchownat => self.file(),
             libc::SYS_eventfd2 => Ok(Effect::Fd(FdEffect::Eventfd {
                 counter: self.low(0),
                 flags: self.low(1),
@@ -547,9 +580,14 @@ impl Call<'_, '_> {
             }
             libc::SYS_sendmsg => self.sendmsg(),
             libc::SYS_shutdown => {
-                self.gives_zero()?;
+                let not_connected = u64::from(libc::ENOTCONN as u32).wrapping_neg();
+                let connected = self.check != Check::Equal || self.record.expect != not_connected;
+                if connected {
+                    self.gives_zero()?;
+                }
                 let bits = self.low(1).checked_add(1).filter(|bits| (1..=3).contains(bits));
-                self.object(Change::Shutdown { bits: bits.ok_or_else(|| format!("how {}", self.low(1)))? })
+                let bits = bits.ok_or_else(|| format!("how {}", self.low(1)))?;
+                self.object(Change::Shutdown { bits, connected })
             }
             libc::SYS_setsockopt => self.setsockopt(),
             libc::SYS_epoll_ctl => {
@@ -780,7 +818,31 @@ impl Call<'_, '_> {
             total.filter(|_| len == 16).ok_or_else(|| "not a time".to_owned())
         };
         if level != libc::SOL_SOCKET {
-            return Err(format!("level {level}"));
+            let option = protocol_option(level, name).ok_or_else(|| format!("level {level}, option {name}"))?;
+            if option == SocketOption::IcmpFilter {
+                if len > 32 {
+                    return Err(format!("a value of {len} bytes"));
+                }
+                let bytes = self.lifter.input(self.arg(3), len)?.to_vec();
+                return self.object(Change::SetBytes { option, bytes });
+            }
+            return self.object(Change::SetOption { option, value: number()?, force: false });
+        }
+        if name == libc::SO_BINDTODEVICE {
+            if len > 16 {
+                return Err(format!("a device's name of {len} bytes"));
+            }
+            let bytes = self.lifter.input(self.arg(3), len)?.to_vec();
+            return self.object(Change::SetBytes { option: SocketOption::BoundDevice, bytes });
+        }
+        if name == libc::SO_ATTACH_FILTER {
+            // struct sock_fprog: length and, behind padding, the address.
+            let [count, filter] = self.lifter.array::<2>(self.arg(3))?;
+            if len != 16 || count > 4096 {
+                return Err("not a filter".to_owned());
+            }
+            let bytes = self.lifter.input(filter, count * 8)?.to_vec();
+            return self.object(Change::SetBytes { option: SocketOption::Filter, bytes });
         }
         let (option, value, force) = match name {
             libc::SO_SNDBUF => (SocketOption::SendBuffer, number()?, false),
@@ -809,6 +871,30 @@ impl Call<'_, '_> {
             name => return Err(format!("option {name}")),
         };
         self.object(Change::SetOption { option, value, force })
+    }
+
+    /// A change of a file by its absolute path.
+    fn file(&self) -> Lift<Effect> {
+        self.gives_zero()?;
+        if self.low(0) as i32 != libc::AT_FDCWD {
+            return Err(format!("relative to descriptor {}", self.low(0) as i32));
+        }
+        let path = self.lifter.absolute_path(self.arg(1))?;
+        Ok(Effect::File(match libc::c_long::from(self.record.nr) {
+            libc::SYS_unlinkat => {
+                if self.low(2) != 0 {
+                    return Err(format!("flags {:#x}", self.low(2)));
+                }
+                FileEffect::Unlink { path }
+            }
+            libc::SYS_fchmodat => FileEffect::Chmod { path, mode: self.low(2) },
+            _ => {
+                if self.low(4) != 0 {
+                    return Err(format!("flags {:#x}", self.low(4)));
+                }
+                FileEffect::Chown { path, uid: self.low(2), gid: self.low(3) }
+            }
+        }))
     }
 
     fn read(&self, into: Vec<(u64, u64)>, offset: Option<u64>) -> Lift<Effect> {
@@ -1077,6 +1163,34 @@ impl Call<'_, '_> {
     }
 }
 
+/// An option of another level than SOL_SOCKET.
+///
+/// # Sources
+/// uapi/linux/in.h, in6.h, tcp.h, icmp.h, icmpv6.h.
+fn protocol_option(level: i32, name: i32) -> Option<SocketOption> {
+    const ICMP_FILTER: i32 = 1;
+    const ICMPV6_FILTER: i32 = 1;
+    const IP_NODEFRAG: i32 = 22;
+    const IPV6_HDRINCL: i32 = 36;
+    const IPV6_FREEBIND: i32 = 78;
+    Some(match (level, name) {
+        (libc::IPPROTO_IP, libc::IP_FREEBIND) | (libc::IPPROTO_IPV6, IPV6_FREEBIND) => SocketOption::FreeBind,
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) => SocketOption::PacketInfo,
+        (libc::IPPROTO_IP, libc::IP_TOS) => SocketOption::TypeOfService,
+        (libc::IPPROTO_IP, libc::IP_TTL) => SocketOption::TimeToLive,
+        (libc::IPPROTO_IP, IP_NODEFRAG) => SocketOption::NoDefrag,
+        (libc::IPPROTO_IP, libc::IP_HDRINCL) | (libc::IPPROTO_IPV6, IPV6_HDRINCL) => SocketOption::HeaderIncluded,
+        (libc::IPPROTO_RAW, ICMP_FILTER) | (libc::IPPROTO_ICMPV6, ICMPV6_FILTER) => SocketOption::IcmpFilter,
+        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => SocketOption::V6Only,
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => SocketOption::NoDelay,
+        (libc::IPPROTO_TCP, libc::TCP_CORK) => SocketOption::Cork,
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => SocketOption::KeepCount,
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) => SocketOption::KeepIdle,
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => SocketOption::KeepInterval,
+        _ => return None,
+    })
+}
+
 /// A time of two words, in parts of a second.
 fn time(seconds: u64, parts: u64, per_second: u64) -> Lift<u64> {
     let sum = seconds.checked_mul(per_second).and_then(|sum| sum.checked_add(parts));
@@ -1089,6 +1203,14 @@ fn name(nr: u16) -> String {
         libc::SYS_openat => "openat",
         libc::SYS_pipe2 => "pipe2",
         libc::SYS_socketpair => "socketpair",
+        libc::SYS_socket => "socket",
+        libc::SYS_accept4 => "accept4",
+        libc::SYS_bind => "bind",
+        libc::SYS_listen => "listen",
+        libc::SYS_connect => "connect",
+        libc::SYS_unlinkat => "unlinkat",
+        libc::SYS_fchmodat => "fchmodat",
+        libc::SYS_fchownat => "fchownat",
         libc::SYS_eventfd2 => "eventfd2",
         libc::SYS_epoll_create1 => "epoll_create1",
         libc::SYS_epoll_ctl => "epoll_ctl",

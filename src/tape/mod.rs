@@ -30,8 +30,22 @@ pub struct Tapes {
     pub sigchld_set: u64,
     /// Address of a `timespec` of no time, for the commit.
     pub no_time: u64,
+    /// What the launcher removes where the tapes fail.
+    pub undo: Vec<Undo>,
+    /// Address of the same list for the launcher: of each the two words, in the read-only part.
+    pub undo_table: u64,
     /// The tape of each task, in the order of the tasks: the root first.
     pub tasks: Vec<TaskTape>,
+}
+
+/// A path that a task makes. The task adds one to the word before it makes it, and one when it has:
+/// so whoever is left after a failure knows what to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undo {
+    /// Address of the word, a `u32` in the written part.
+    pub word: u64,
+    /// Address of the absolute path, in the read-only part.
+    pub path: u64,
 }
 
 /// Where one task's tape is.

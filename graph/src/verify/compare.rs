@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::expected::{
-    Expected, ExpectedOfd, ExpectedTask, Interest, Life, OfdSpec, Owner, Slot, SocketSpec,
+    Expected, ExpectedOfd, ExpectedTask, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer,
+    SocketSpec,
 };
 use super::object::{
     NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
@@ -279,7 +280,10 @@ impl<'a> Compare<'a, '_> {
         match (&self.run.objects.object_of(desc).kind, &want.spec) {
             (ObjectKind::File { path }, OfdSpec::Path { path: wanted, .. }) => path == wanted,
             (ObjectKind::Pipe(_), OfdSpec::Pipe { .. }) => access && run_fifo(self.run, desc).is_none(),
-            (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => socket.sock_type == wanted.sock_type,
+            (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => {
+                (socket.family, socket.sock_type, socket.protocol)
+                    == (wanted.family, wanted.sock_type, wanted.protocol)
+            }
             (ObjectKind::Eventfd { .. }, OfdSpec::Eventfd { .. }) => true,
             (ObjectKind::Epoll { .. }, OfdSpec::Epoll { .. }) => true,
             (ObjectKind::Timerfd { .. }, OfdSpec::Timerfd { .. }) => true,
@@ -472,31 +476,109 @@ impl<'a> Compare<'a, '_> {
         let differs = |attribute, is: String, wanted: String| {
             Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute, is, wanted })
         };
-        let peer_is_open = self.open_objects.contains(&socket.peer);
-        match spec.peer {
-            Some(peer) => {
-                if !peer_is_open {
-                    return differs("the other end", "closed".to_owned(), "open".to_owned());
-                }
-                let known = (self.of_object.get(&socket.peer), self.of_key.get(&Key::Socket(peer)));
-                let peer_key = Key::Socket(peer);
-                if known.0.is_some_and(|other| *other != peer_key)
-                    || known.1.is_some_and(|other| *other != socket.peer)
-                {
+        // What a listener has not accepted yet is open as long as the listener is.
+        let waits_at = |peer: &usize| {
+            self.open_objects.iter().copied().find(|open| match &self.run.objects.objects[*open].kind {
+                ObjectKind::Socket(listener) => listener.waiting.contains(peer),
+                ObjectKind::File { .. }
+                | ObjectKind::Pipe(_)
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. } => false,
+            })
+        };
+        let listener = match spec.peer {
+            SocketPeer::Listener(_) => socket.peer.as_ref().and_then(waits_at),
+            SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) | SocketPeer::Address(_) => None,
+        };
+        let peer = listener.or(socket.peer.filter(|peer| self.open_objects.contains(peer)));
+        let shown = |bytes: &Option<Vec<u8>>| match bytes {
+            Some(bytes) => bytes.escape_ascii().to_string(),
+            None => "nothing".to_owned(),
+        };
+        let wanted_dest = match &spec.peer {
+            SocketPeer::Address(address) => Some(address.clone()),
+            SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) | SocketPeer::Listener(_) => None,
+        };
+        if matches!(spec.peer, SocketPeer::Listener(_)) && listener.is_none() {
+            return differs("the other end", "accepted or closed".to_owned(), "waiting".to_owned());
+        }
+        if socket.dest != wanted_dest {
+            return differs("the address at the other end", shown(&socket.dest), shown(&wanted_dest));
+        }
+        match (&spec.peer, peer) {
+            (SocketPeer::Socket(number) | SocketPeer::Listener(number), Some(peer)) => {
+                let peer_key = Key::Socket(*number);
+                let known = (self.of_object.get(&peer), self.of_key.get(&peer_key));
+                if known.0.is_some_and(|other| *other != peer_key) || known.1.is_some_and(|other| *other != peer) {
                     return Err(Wrong::CrossedEnds {
                         fd: place.fd,
                         is: self.describe(desc),
                         wanted: want.name.clone(),
                     });
                 }
-                self.of_object.insert(socket.peer, peer_key);
-                self.of_key.insert(peer_key, socket.peer);
+                self.of_object.insert(peer, peer_key);
+                self.of_key.insert(peer_key, peer);
             }
-            None if peer_is_open => return differs("the other end", "open".to_owned(), "closed".to_owned()),
-            None => {}
+            (SocketPeer::Socket(_) | SocketPeer::Listener(_), None) => {
+                return differs("the other end", "closed".to_owned(), "open".to_owned());
+            }
+            (SocketPeer::None | SocketPeer::Closed | SocketPeer::Address(_), Some(_)) => {
+                return differs("the other end", "open".to_owned(), "closed".to_owned());
+            }
+            (SocketPeer::Closed, None) if socket.peer.is_none() => {
+                return differs("the other end", "never connected".to_owned(), "closed".to_owned());
+            }
+            (SocketPeer::None, None) if socket.peer.is_some() && socket.sock_type != SOCK_DGRAM => {
+                return differs("the other end", "closed".to_owned(), "never connected".to_owned());
+            }
+            (SocketPeer::None | SocketPeer::Closed | SocketPeer::Address(_), None) => {}
+        }
+        if socket.name != spec.name {
+            return differs("name", shown(&socket.name), shown(&spec.name));
+        }
+        if socket.name_dir != spec.name_dir {
+            return differs("directory of its name", shown(&socket.name_dir), shown(&spec.name_dir));
+        }
+        let node = Run::path_of(socket).and_then(|path| self.run.names.files.get(&path));
+        match spec.file {
+            SocketFile::Any => {}
+            SocketFile::Own { perms } => {
+                let Some(node) = node.filter(|node| self.run.objects.description(desc).object == node.socket) else {
+                    return differs("the file of its name", "another's or none".to_owned(), "its own".to_owned());
+                };
+                let (mode, owner) = perms.map_or((node.mode, node.owner), |(mode, uid, gid)| (Some(mode), Some((uid, gid))));
+                if (node.mode, node.owner) != (mode, owner) {
+                    return differs(
+                        "the file of its name",
+                        format!("{:?} {:?}", node.mode, node.owner),
+                        format!("{mode:?} {owner:?}"),
+                    );
+                }
+            }
+            SocketFile::Gone => {
+                if node.is_some_and(|node| self.run.objects.description(desc).object == node.socket) {
+                    return differs("the file of its name", "there".to_owned(), "unlinked".to_owned());
+                }
+            }
+        }
+        if socket.backlog != spec.backlog {
+            return differs("backlog", format!("{:?}", socket.backlog), format!("{:?}", spec.backlog));
+        }
+        if socket.waiting.len() != spec.waiting {
+            return differs("connections", socket.waiting.len().to_string(), spec.waiting.to_string());
+        }
+        for (option, wanted) in &spec.bytes {
+            let is = socket.bytes.get(option).map_or(&[][..], Vec::as_slice);
+            if is != wanted {
+                let (is, wanted) = contents(is, wanted);
+                return differs("a socket option", format!("{option:?} {is}"), format!("{option:?} {wanted}"));
+            }
         }
         // When a connected stream's other end is closed, both directions are shut down.
-        let shutdown = if !peer_is_open && socket.sock_type != SOCK_DGRAM { 3 } else { socket.shutdown };
+        let was_connected = socket.peer.is_some() && socket.sock_type != SOCK_DGRAM;
+        let shutdown = if was_connected && peer.is_none() { 3 } else { socket.shutdown };
         if shutdown != spec.shutdown {
             return differs("shutdown", shutdown.to_string(), spec.shutdown.to_string());
         }

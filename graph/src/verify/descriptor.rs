@@ -51,7 +51,7 @@ impl Run<'_> {
     }
 
     /// Two records that change one thing must come in one order.
-    fn order(
+    pub(super) fn order(
         &mut self,
         last: At,
         at: At,
@@ -122,6 +122,15 @@ impl Run<'_> {
                 for desc in self.objects.add_socket_pair(*sock_type, *flags, &facts, at) {
                     self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0);
                 }
+            }
+            FdEffect::Socket { family, sock_type, protocol, flags, fd } => {
+                self.use_table(at, call)?;
+                let desc = self.socket(at, call, [*family, *sock_type, *protocol, *flags])?;
+                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
+            }
+            FdEffect::Accept { listener, flags, fd } => {
+                let desc = self.accept(at, call, *listener, *flags)?;
+                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
             }
             FdEffect::Eventfd { counter, flags, fd } => {
                 if flags & !(O_CLOEXEC | O_NONBLOCK | 1) != 0 {
@@ -312,7 +321,7 @@ impl Run<'_> {
     }
 
     /// Orders a change of an object.
-    fn touch_object(&mut self, at: At, call: &'static str, object: usize, desc: Desc) -> Result<(), Wrong> {
+    pub(super) fn touch_object(&mut self, at: At, call: &'static str, object: usize, desc: Desc) -> Result<(), Wrong> {
         let last = self.objects.objects[object].last;
         if last.task != at.task {
             let what = self.describe(desc);
@@ -431,14 +440,29 @@ impl Run<'_> {
                 }
                 self.certificate.memory_changes += 1;
             }
-            Change::Shutdown { bits } => {
+            Change::Bind { address } => self.bind(at, call, desc, address)?,
+            Change::Listen { backlog } => self.listen(at, call, desc, *backlog)?,
+            Change::Connect { address } => self.connect(at, call, desc, address)?,
+            Change::SetBytes { option, bytes } => {
                 self.touch_object(at, call, object, desc)?;
                 let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
                     return Err(refused(self));
                 };
+                socket.bytes.insert(*option, bytes.clone());
+            }
+            Change::Shutdown { bits, connected } => {
+                self.touch_object(at, call, object, desc)?;
+                let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
+                if socket.is_connected() != *connected {
+                    return Err(refused(self));
+                }
                 socket.shutdown |= bits;
                 let (peer, sock_type) = (socket.peer, socket.sock_type);
-                if sock_type != SOCK_DGRAM {
+                if let Some(peer) = peer
+                    && sock_type != SOCK_DGRAM
+                {
                     self.touch_object(at, call, peer, desc)?;
                     if let ObjectKind::Socket(peer) = &mut self.objects.objects[peer].kind {
                         peer.shutdown |= (bits & 1) << 1 | (bits & 2) >> 1;
@@ -525,7 +549,8 @@ impl Run<'_> {
         if socket.shutdown & 2 != 0 {
             return Err(refused(self));
         }
-        let (peer, sock_type) = (socket.peer, socket.sock_type);
+        let sock_type = socket.sock_type;
+        let Some(peer) = socket.peer else { return Err(refused(self)) };
         if data.is_empty() && sock_type == SOCK_STREAM {
             return Ok(());
         }

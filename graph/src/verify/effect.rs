@@ -103,6 +103,14 @@ pub enum Effect {
     },
     /// Changes the descriptor table.
     Fd(FdEffect),
+    /// Announces to the launcher that the next record makes this path, or that it has been made: on
+    /// a failure the path is removed.
+    Undo {
+        /// The absolute path.
+        path: Vec<u8>,
+    },
+    /// Changes a directory, or what is in it.
+    File(FileEffect),
     /// Does something to what a descriptor refers to.
     Object {
         /// The descriptor.
@@ -141,6 +149,28 @@ pub enum FdEffect {
         sock_type: u32,
         /// O_CLOEXEC and O_NONBLOCK.
         flags: u32,
+    },
+    /// `socket(2)`, giving `fd`.
+    Socket {
+        /// `AF_*`.
+        family: u32,
+        /// `SOCK_*` without flags.
+        sock_type: u32,
+        /// The protocol.
+        protocol: u32,
+        /// O_CLOEXEC and O_NONBLOCK.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// `accept4(2)`, giving `fd`.
+    Accept {
+        /// The listening socket.
+        listener: Fd,
+        /// O_CLOEXEC and O_NONBLOCK.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
     },
     /// `eventfd2(2)`, giving `fd`.
     Eventfd {
@@ -264,6 +294,31 @@ pub enum Change {
     Shutdown {
         /// The bits.
         bits: u32,
+        /// Whether it must succeed, as it does with a connected socket; otherwise it must fail with
+        /// ENOTCONN, and takes effect all the same.
+        connected: bool,
+    },
+    /// `bind(2)`.
+    Bind {
+        /// The address, as the kernel reads it.
+        address: Vec<u8>,
+    },
+    /// `listen(2)`.
+    Listen {
+        /// The length of its queue.
+        backlog: u32,
+    },
+    /// `connect(2)`; the family `AF_UNSPEC` takes the peer away again.
+    Connect {
+        /// The address, as the kernel reads it.
+        address: Vec<u8>,
+    },
+    /// `setsockopt(2)` of an option that is no number.
+    SetBytes {
+        /// Which.
+        option: SocketOption,
+        /// Its value.
+        bytes: Vec<u8>,
     },
     /// `setsockopt(2)`.
     SetOption {
@@ -338,6 +393,47 @@ pub enum SocketOption {
     OobInline,
     Linger,
     BufferLock,
+    BoundDevice,
+    Filter,
+    V6Only,
+    FreeBind,
+    PacketInfo,
+    TypeOfService,
+    TimeToLive,
+    NoDefrag,
+    HeaderIncluded,
+    IcmpFilter,
+    NoDelay,
+    Cork,
+    KeepCount,
+    KeepIdle,
+    KeepInterval,
+}
+
+/// A change of a file by its absolute path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileEffect {
+    /// `unlink(2)`.
+    Unlink {
+        /// The path.
+        path: Vec<u8>,
+    },
+    /// `chown(2)`.
+    Chown {
+        /// The path.
+        path: Vec<u8>,
+        /// The new owner.
+        uid: u32,
+        /// The new group.
+        gid: u32,
+    },
+    /// `chmod(2)`.
+    Chmod {
+        /// The path.
+        path: Vec<u8>,
+        /// The new permissions.
+        mode: u32,
+    },
 }
 
 /// A change of the address space.
@@ -612,11 +708,19 @@ impl Effect {
                 FdEffect::Epoll { .. } => "epoll_create1",
                 FdEffect::Timerfd { .. } => "timerfd_create",
                 FdEffect::Signalfd { .. } => "signalfd4",
+                FdEffect::Socket { .. } => "socket",
+                FdEffect::Accept { .. } => "accept4",
                 FdEffect::Dup { .. } => "dup3",
                 FdEffect::DupLowest { .. } => "fcntl(F_DUPFD)",
                 FdEffect::SetCloexec { .. } => "fcntl(F_SETFD)",
                 FdEffect::Close { .. } => "close",
                 FdEffect::CloseRange { .. } => "close_range",
+            },
+            Effect::Undo { .. } => "undo",
+            Effect::File(effect) => match effect {
+                FileEffect::Unlink { .. } => "unlinkat",
+                FileEffect::Chown { .. } => "fchownat",
+                FileEffect::Chmod { .. } => "fchmodat",
             },
             Effect::Object { change, .. } => match change {
                 Change::Seek { .. } => "lseek",
@@ -626,6 +730,10 @@ impl Effect {
                 Change::Send { .. } => "send",
                 Change::Read { .. } => "read",
                 Change::Shutdown { .. } => "shutdown",
+                Change::Bind { .. } => "bind",
+                Change::Listen { .. } => "listen",
+                Change::Connect { .. } => "connect",
+                Change::SetBytes { .. } => "setsockopt",
                 Change::SetOption { .. } => "setsockopt",
                 Change::SetOwner { .. } => "fcntl(F_SETOWN)",
                 Change::SetSignal { .. } => "fcntl(F_SETSIG)",

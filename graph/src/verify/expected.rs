@@ -25,6 +25,8 @@ pub struct Expected {
     pub cradle: Cradle,
     /// Paths that may be opened beside those of `ofds`: executables, mapped files.
     pub paths: BTreeSet<Vec<u8>>,
+    /// Absolute paths that sockets of the images are bound to: stale files there may be unlinked.
+    pub socket_paths: BTreeSet<Vec<u8>>,
     /// A directory in which files may be opened to be read: the images'. Without a slash at its end.
     pub images: Vec<u8>,
     /// What the host does where nobody says otherwise.
@@ -157,7 +159,7 @@ pub enum OfdSpec {
         /// The pipe's number in the images.
         pipe: u32,
     },
-    /// One of two connected unix sockets.
+    /// A socket.
     Socket(Box<SocketSpec>),
     /// An eventfd.
     Eventfd {
@@ -228,16 +230,63 @@ pub struct TimerSpec {
 pub struct SocketSpec {
     /// Its number in the images.
     pub socket: u32,
-    /// The number of its peer; `None`: that is closed.
-    pub peer: Option<u32>,
+    /// What it is connected to.
+    pub peer: SocketPeer,
+    /// `AF_*`.
+    pub family: u32,
     /// `SOCK_*`.
     pub sock_type: u32,
+    /// The protocol.
+    pub protocol: u32,
+    /// The address that it is bound to, as `bind(2)` takes it, without the zero byte behind a path.
+    pub name: Option<Vec<u8>>,
+    /// The directory from which a name that is a relative path goes.
+    pub name_dir: Option<Vec<u8>>,
+    /// The file that stands for its name.
+    pub file: SocketFile,
+    /// The length of its queue of connections, if it listens.
+    pub backlog: Option<u32>,
+    /// How many connections it has not accepted yet.
+    pub waiting: usize,
     /// Bit 0: reading is shut down; bit 1: writing.
     pub shutdown: u32,
     /// What waits to be received.
     pub queue: Vec<ExpectedPacket>,
     /// Options that must have these values.
     pub options: BTreeMap<SocketOption, u64>,
+    /// Options that are no numbers and must have these values; empty: not set.
+    pub bytes: BTreeMap<SocketOption, Vec<u8>>,
+}
+
+/// What a socket is connected to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SocketPeer {
+    /// Nothing, or (a datagram socket) something that is closed.
+    #[default]
+    None,
+    /// Something that is closed.
+    Closed,
+    /// The socket with this number in the images.
+    Socket(u32),
+    /// A listening socket, which has not accepted it yet.
+    Listener(u32),
+    /// An address.
+    Address(Vec<u8>),
+}
+
+/// The file that stands for a socket's name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SocketFile {
+    /// None need be there, or it may be anyone's.
+    #[default]
+    Any,
+    /// There is one, that leads to this socket.
+    Own {
+        /// Permissions, owner and group; `None`: not said.
+        perms: Option<(u32, u32, u32)>,
+    },
+    /// It has been unlinked.
+    Gone,
 }
 
 /// A message that waits.

@@ -97,6 +97,7 @@ impl Run<'_> {
         state.pgid = forker.pgid;
         state.signals = Signals { timer_ids: false, ..forker.signals };
         state.privileges = forker.privileges;
+        state.cwd = forker.cwd;
         self.bear(child, parent, exit_signal)
     }
 
@@ -272,6 +273,9 @@ impl Run<'_> {
                     return bad("which is not blocked");
                 }
             }
+            Attribute::WorkingDirectory(path) => self.tasks[task].cwd = Some(path.clone()),
+            // Names are not looked for below another root.
+            Attribute::RootDirectory(_) => self.tasks[task].cwd = None,
             Attribute::TimerIds(chosen) => signals.timer_ids = *chosen,
             Attribute::TimerCreate { .. } if !signals.timer_ids => {
                 return Err(Wrong::NotModelled {
@@ -282,8 +286,6 @@ impl Run<'_> {
             // They end as the images say by a later demand; nothing here depends on them.
             Attribute::Name(_)
             | Attribute::Umask(_)
-            | Attribute::WorkingDirectory(_)
-            | Attribute::RootDirectory(_)
             | Attribute::Personality(_)
             | Attribute::ParentDeathSignal(_)
             | Attribute::Subreaper(_)

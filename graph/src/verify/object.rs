@@ -7,7 +7,7 @@
 //! `open(2)`, `pipe(7)`, `unix(7)`, `socket(7)`; fs/pipe.c (`pipe_write`, `create_pipe_files`),
 //! fs/fcntl.c (`setfl`), net/core/sock.c, net/unix/af_unix.c.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::before::At;
 use super::effect::SocketOption;
@@ -104,11 +104,25 @@ pub(super) struct Pipe {
 
 #[derive(Debug, Clone)]
 pub(super) struct Socket {
+    pub(super) family: u32,
     pub(super) sock_type: u32,
-    pub(super) peer: usize,
+    pub(super) protocol: u32,
+    /// The unix socket that it is connected to, open or not.
+    pub(super) peer: Option<usize>,
+    /// The address that it is bound to.
+    pub(super) name: Option<Vec<u8>>,
+    /// The working directory when it was bound to a relative path.
+    pub(super) name_dir: Option<Vec<u8>>,
+    /// The address that it is connected to.
+    pub(super) dest: Option<Vec<u8>>,
+    /// The length of its queue, if it listens.
+    pub(super) backlog: Option<u32>,
+    /// Connections that are not accepted yet.
+    pub(super) waiting: VecDeque<usize>,
     pub(super) shutdown: u32,
     pub(super) queue: Vec<Packet>,
     pub(super) options: BTreeMap<SocketOption, u64>,
+    pub(super) bytes: BTreeMap<SocketOption, Vec<u8>>,
     /// At most this much memory is charged to it for what it sent and nobody received.
     charged: u64,
 }
@@ -187,12 +201,8 @@ impl Objects {
     ) -> [Desc; 2] {
         let first = self.objects.len();
         [first + 1, first].map(|peer| {
-            let options = BTreeMap::from([
-                (SocketOption::SendBuffer, facts.wmem_default),
-                (SocketOption::ReceiveBuffer, facts.rmem_default),
-                (SocketOption::ReceiveLowat, 1),
-            ]);
-            let socket = Socket { sock_type, peer, shutdown: 0, queue: Vec::new(), options, charged: 0 };
+            let mut socket = Socket::new(super::socket::AF_UNIX, sock_type, 0, Some(peer));
+            socket.set_defaults(facts);
             let object = self.add_object(ObjectKind::Socket(socket), made);
             self.add_description(object, O_RDWR | flags & O_NONBLOCK, made)
         })
@@ -221,6 +231,7 @@ impl Objects {
         match &object.kind {
             ObjectKind::File { path } => format!("file {}", path.escape_ascii()),
             ObjectKind::Pipe(_) => format!("the {} of the pipe {by}", end_name(description.flags)),
+            ObjectKind::Socket(socket) if socket.peer.is_none() => format!("the socket {by}"),
             ObjectKind::Socket(_) => format!("a socket of the pair {by}"),
             ObjectKind::Eventfd { .. } => format!("the eventfd {by}"),
             ObjectKind::Epoll { .. } => format!("the epoll file {by}"),
@@ -285,6 +296,36 @@ impl Pipe {
 }
 
 impl Socket {
+    pub(super) fn new(family: u32, sock_type: u32, protocol: u32, peer: Option<usize>) -> Socket {
+        Socket {
+            family,
+            sock_type,
+            protocol,
+            peer,
+            name: None,
+            name_dir: None,
+            dest: None,
+            backlog: None,
+            waiting: VecDeque::new(),
+            shutdown: 0,
+            queue: Vec::new(),
+            options: BTreeMap::from([(SocketOption::ReceiveLowat, 1)]),
+            bytes: BTreeMap::new(),
+            charged: 0,
+        }
+    }
+
+    /// The sizes of a new unix socket's buffers; others depend on the protocol.
+    pub(super) fn set_defaults(&mut self, facts: &Facts) {
+        self.options.insert(SocketOption::SendBuffer, facts.wmem_default);
+        self.options.insert(SocketOption::ReceiveBuffer, facts.rmem_default);
+    }
+
+    /// Whether `shutdown` succeeds: unix sockets allow it always.
+    pub(super) fn is_connected(&self) -> bool {
+        self.family == super::socket::AF_UNIX || self.dest.is_some()
+    }
+
     /// Charges a message of `len` bytes as the kernel would at most.
     pub(super) fn charge(&mut self, len: usize, never_blocks: bool) -> Result<(), Full> {
         /// SKB_MAX_HEAD(0) + UNIX_SKB_FRAGS_SZ, less what could be left out.
@@ -332,12 +373,32 @@ impl Socket {
             }
             SocketOption::ReceiveLowat => value.max(1),
             SocketOption::BufferLock => value & 3,
-            SocketOption::SendTimeout
+            SocketOption::TypeOfService => {
+                // It sets the priority, too (net/ipv4/ip_sockglue.c).
+                self.options.insert(SocketOption::Priority, u64::MAX);
+                value
+            }
+            SocketOption::TimeToLive
+            | SocketOption::KeepCount
+            | SocketOption::KeepIdle
+            | SocketOption::KeepInterval
+            // They are set as bytes.
+            | SocketOption::BoundDevice
+            | SocketOption::Filter
+            | SocketOption::IcmpFilter
+            | SocketOption::SendTimeout
             | SocketOption::ReceiveTimeout
             | SocketOption::Priority
             | SocketOption::Mark
             | SocketOption::Linger => value,
-            SocketOption::ReuseAddr
+            SocketOption::V6Only
+            | SocketOption::FreeBind
+            | SocketOption::PacketInfo
+            | SocketOption::NoDefrag
+            | SocketOption::HeaderIncluded
+            | SocketOption::NoDelay
+            | SocketOption::Cork
+            | SocketOption::ReuseAddr
             | SocketOption::ReusePort
             | SocketOption::PassCred
             | SocketOption::PassSec

@@ -122,9 +122,14 @@ impl Privileges {
             | Effect::AwaitExit { .. }
             | Effect::SetSid
             | Effect::SetPgid { .. } => Need::Nothing,
+            Effect::Undo { .. } => Need::Nothing,
+            Effect::File(_) => Need::Everything,
             Effect::Fd(effect) => match effect {
                 // The clocks that wake the machine need CAP_WAKE_ALARM.
-                FdEffect::Open { .. } | FdEffect::Timerfd { .. } => Need::Everything,
+                FdEffect::Open { .. }
+                | FdEffect::Timerfd { .. }
+                | FdEffect::Socket { .. }
+                | FdEffect::Accept { .. } => Need::Everything,
                 FdEffect::Pipe { .. }
                 | FdEffect::SocketPair { .. }
                 | FdEffect::Eventfd { .. }
@@ -144,6 +149,10 @@ impl Privileges {
                 | Change::SetSignal { .. }
                 | Change::Shutdown { .. } => Need::Nothing,
                 Change::SetPipeSize { .. }
+                | Change::Bind { .. }
+                | Change::Listen { .. }
+                | Change::Connect { .. }
+                | Change::SetBytes { .. }
                 | Change::Write { .. }
                 | Change::Send { .. }
                 | Change::SetOption { .. }

@@ -14,6 +14,7 @@ use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
+use super::socket::Names;
 use super::table::Table;
 
 pub(super) const CLONE_PARENT: u64 = 0x8000;
@@ -94,6 +95,8 @@ pub(super) struct Task {
     pub(super) awaited: bool,
     pub(super) signals: Signals,
     pub(super) privileges: Privileges,
+    /// The working directory, where the tapes say it.
+    pub(super) cwd: Option<Vec<u8>>,
 }
 
 /// A process group.
@@ -123,6 +126,7 @@ pub(super) struct Run<'a> {
     pub(super) roles: Vec<Role<'a>>,
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
+    pub(super) names: Names,
     pub(super) groups: BTreeMap<u32, Group>,
     pub(super) before: Before,
     /// Where each event is posted.
@@ -160,6 +164,11 @@ impl<'a> Run<'a> {
             }
         }
         run.drain()?;
+        if let Some((task, path)) = run.unfinished() {
+            let what = format!("{} announced and never made", path.escape_ascii());
+            let wrong = Wrong::Refused { call: "undo", what };
+            return Err(Counterexample { task: run.pid(task), record: None, wrong });
+        }
         Ok(run)
     }
 
@@ -246,6 +255,7 @@ impl<'a> Run<'a> {
             awaited: false,
             signals: Signals::default(),
             privileges: Privileges::all(),
+            cwd: None,
         };
         let mut run = Run {
             tree,
@@ -259,6 +269,7 @@ impl<'a> Run<'a> {
             by_pid,
             tables: vec![Table::unknown()],
             objects: Objects::default(),
+            names: Names::default(),
             groups: BTreeMap::new(),
             before: Before::new(count),
             posts,
@@ -419,6 +430,8 @@ impl<'a> Run<'a> {
             Effect::AwaitExit { pid, reap } => return self.await_exit(at, *pid, *reap),
             Effect::SetSid => self.set_sid(at)?,
             Effect::SetPgid { pgid } => self.set_pgid(at, *pgid)?,
+            Effect::Undo { path } => self.announce(at, path)?,
+            Effect::File(effect) => self.change_file(at, call, effect)?,
             Effect::Fd(effect) => self.change_table(at, call, effect)?,
             Effect::Object { fd, change } => self.change_object(at, call, *fd, change)?,
             Effect::Memory(effect) => self.change_memory(at, call, effect)?,
@@ -494,6 +507,8 @@ fn is_for_tail(effect: &Effect) -> bool {
         | Effect::AwaitExit { .. }
         | Effect::SetSid
         | Effect::SetPgid { .. }
+        | Effect::Undo { .. }
+        | Effect::File(_)
         | Effect::Fd(_) => false,
         Effect::Object { change, .. } => match change {
             Change::SetStatus { .. }
@@ -507,6 +522,10 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::Send { .. }
             | Change::Read { .. }
             | Change::Shutdown { .. }
+            | Change::Bind { .. }
+            | Change::Listen { .. }
+            | Change::Connect { .. }
+            | Change::SetBytes { .. }
             | Change::SetOption { .. }
             | Change::Watch { .. }
             | Change::Truncate { .. } => false,

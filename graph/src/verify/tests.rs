@@ -117,7 +117,8 @@ fn socket(name: &str, socket: u32, peer: u32, queue: &[u8]) -> ExpectedOfd {
         vec![ExpectedPacket { data: queue.to_vec(), rights: Vec::new() }]
     };
     let options = BTreeMap::from([(SocketOption::SendBuffer, 212_992), (SocketOption::PassCred, 0)]);
-    let spec = SocketSpec { socket, peer: Some(peer), sock_type: 1, shutdown: 0, queue, options };
+    let spec =
+        SocketSpec { socket, peer: SocketPeer::Socket(peer), family: 1, sock_type: 1, queue, options, ..SocketSpec::default() };
     ExpectedOfd {
         name: name.into(),
         spec: OfdSpec::Socket(Box::new(spec)),
@@ -505,7 +506,7 @@ fn demand_2_attributes() {
         "a socket option ends as PassCred 1, the images say PassCred 0",
     );
     check(
-        |t| last(t, 10, vec![on(3, Change::Shutdown { bits: 2 })]),
+        |t| last(t, 10, vec![on(3, Change::Shutdown { bits: 2, connected: true })]),
         2,
         "shutdown ends as 2, the images say 0",
     );

@@ -10,6 +10,7 @@
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod fifo;
+pub(crate) mod inet;
 pub(crate) mod memfd;
 pub(crate) mod pipe;
 pub(crate) mod reg;
@@ -52,6 +53,7 @@ const FD_TYPES: [&str; 21] = [
 const REG: u32 = 1;
 const PIPE: u32 = 2;
 const FIFO: u32 = 3;
+const INETSK: u32 = 4;
 const UNIXSK: u32 = 5;
 const EVENTFD: u32 = 6;
 const EVENTPOLL: u32 = 7;
@@ -108,6 +110,7 @@ fn read_ofd(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Ofd>
     let (field, inner, read): (_, _, Reader) = match e.r#type {
         REG => ("reg", e.reg.as_ref().map(|x| x.id), reg::read),
         PIPE => ("pipe", e.pipe.as_ref().map(|x| x.id), pipe::read),
+        INETSK => ("isk", e.isk.as_ref().map(|x| x.id), inet::read),
         UNIXSK => ("usk", e.usk.as_ref().map(|x| x.id), unix::read),
         EVENTFD => ("efd", e.efd.as_ref().map(|x| x.id), eventfd::read),
         EVENTPOLL => ("epfd", e.epfd.as_ref().map(|x| x.id), epoll::read),

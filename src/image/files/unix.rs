@@ -59,7 +59,7 @@ pub(crate) fn read(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Opti
 }
 
 /// Options that every socket has.
-fn socket_options(e: SkOptsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<SocketOptions> {
+pub(super) fn socket_options(e: SkOptsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<SocketOptions> {
     let mut timeout_us = |sec: u64, usec: u64| {
         let us = sec
             .checked_mul(1_000_000)
@@ -102,6 +102,7 @@ fn socket_options(e: SkOptsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Opt
         filter: e.so_filter,
         linger_s: e.so_linger,
         buf_lock: e.so_buf_lock,
+        keep: [e.tcp_keepcnt, e.tcp_keepidle, e.tcp_keepintvl],
     })
 }
 

@@ -4,6 +4,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 mod flight;
+mod inet;
 mod memfd;
 mod owner;
 mod pipe;
@@ -82,7 +83,6 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
             OfdKind::Signalfd(signalfd) => signalfd::resolve(resolver, *ofd, entry, signalfd),
             OfdKind::Other(kind) => {
                 let option = match *kind {
-                    "INETSK" => " (with --tcp-established or --tcp-close, too)",
                     "EXT" => " (with --external, too)",
                     "TTY" => " (with --shell-job, too)",
                     _ => "",
@@ -90,7 +90,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                 resolver.problems.unsupported(None, Some(entry.origin), format!("{}: files of kind {kind} are not restored yet{option}", name(entry)));
             }
             // Those come in groups.
-            OfdKind::Pipe(_) | OfdKind::Fifo(_) | OfdKind::Unix(_) => {}
+            OfdKind::Pipe(_) | OfdKind::Fifo(_) | OfdKind::Unix(_) | OfdKind::Inet(_) => {}
         }
     }
     for ofd in &used {
@@ -99,6 +99,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
     pipe::resolve(resolver, &used, payloads);
     fifo::resolve(resolver, &used, payloads);
     unix::resolve(resolver, &holders, &used, payloads);
+    inet::resolve(resolver, &used);
 }
 
 /// A description in the words of messages.
@@ -112,6 +113,7 @@ pub(crate) fn name(ofd: &Ofd) -> String {
         OfdKind::Signalfd(_) => format!("file {:#x} (signalfd)", ofd.id),
         OfdKind::Fifo(fifo) => format!("file {:#x} (FIFO {:#x})", ofd.id, fifo.pipe_id),
         OfdKind::Unix(socket) => format!("file {:#x} (unix socket {:#x})", ofd.id, socket.inode),
+        OfdKind::Inet(socket) => format!("file {:#x} (internet socket {:#x})", ofd.id, socket.inode),
         OfdKind::Memfd(memfd) => format!("file {:#x} (memfd {})", ofd.id, memfd.inode_id),
         OfdKind::Other(kind) => format!("file {:#x} ({kind})", ofd.id),
     }

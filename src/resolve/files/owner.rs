@@ -28,6 +28,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
         OfdKind::Timerfd(timerfd) => timerfd.fown,
         OfdKind::Signalfd(signalfd) => signalfd.fown,
         OfdKind::Unix(socket) => socket.fown,
+        OfdKind::Inet(socket) => socket.fown,
         OfdKind::Memfd(memfd) => memfd.fown,
         OfdKind::Fifo(fifo) => match super::fifo::path(resolver, fifo) {
             Some(file) => file.fown,
