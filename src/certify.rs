@@ -15,11 +15,14 @@ use std::os::unix::ffi::OsStrExt;
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
-    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Life, OfdSpec,
-    Owner, Slot, SocketFile, SocketOption, SocketPeer, SocketSpec, Wrong, verify,
+    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Interest, Life,
+    OfdSpec, Owner, Slot, SocketFile, SocketOption, SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
 };
 
-use crate::image::{Blob, Fown, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState, UnixSocket, open_blob};
+use crate::image::{
+    Blob, Epoll, Fifo, Fown, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState, Timerfd,
+    UnixSocket, open_blob,
+};
 use crate::runner;
 use crate::tape::Tapes;
 use crate::tape::lift::{LiftError, lift};
@@ -133,6 +136,10 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
     for pipe in &model.pipe_data {
         pipes.insert(pipe.pipe_id, ExpectedPipe { capacity: pipe.capacity_bytes, data: read(&pipe.data)? });
     }
+    let mut fifos = BTreeMap::new();
+    for fifo in &model.fifo_data {
+        fifos.insert(fifo.pipe_id, ExpectedPipe { capacity: fifo.capacity_bytes, data: read(&fifo.data)? });
+    }
     let mut queues: BTreeMap<u32, Vec<ExpectedPacket>> = BTreeMap::new();
     let mut strange: BTreeMap<u32, &'static str> = BTreeMap::new();
     for packet in &model.packets {
@@ -153,20 +160,17 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         .enumerate()
         .filter_map(|(index, ofd)| match &ofd.kind {
             OfdKind::Unix(socket) => Some((socket.inode, (OfdId::new(index), &**socket))),
-            OfdKind::Reg(_)
-            | OfdKind::Pipe(_)
-            | OfdKind::Eventfd(_)
-            | OfdKind::Inet(_)
-            | OfdKind::Memfd(_)
-            | OfdKind::Other(_) => None,
+            _ => None,
         })
         .collect();
+    let context = Context { model, index_of: &index_of, tasks: &tasks, sockets: &sockets, facts };
     let ofds = model
         .ofds
         .iter()
         .map(|ofd| {
-            let mut wanted = expected_ofd(ofd, &sockets, queues.remove(&ofd.id).unwrap_or_default());
-            if let Some(what) = strange.get(&ofd.id) {
+            let mut wanted = context.expected_ofd(ofd, queues.remove(&ofd.id).unwrap_or_default());
+            let path_id = if let OfdKind::Fifo(fifo) = &ofd.kind { fifo.reg_id } else { ofd.id };
+            if let Some(what) = strange.get(&path_id) {
                 wanted.spec = OfdSpec::Unmodelled((*what).to_owned());
             }
             wanted
@@ -174,19 +178,13 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         .collect();
     let paths = model.ofds.iter().filter_map(|ofd| match &ofd.kind {
         OfdKind::Reg(file) => Some(file.path.as_bytes().to_vec()),
-        OfdKind::Pipe(_)
-        | OfdKind::Eventfd(_)
-        | OfdKind::Unix(_)
-        | OfdKind::Inet(_)
-        | OfdKind::Memfd(_)
-        | OfdKind::Other(_) => {
-            None
-        }
+        _ => None,
     });
     Ok(Expected {
         tasks,
         ofds,
         pipes,
+        fifos,
         cradle: Birthplace {
             sid: cradle.sid.map_or(0, |(_, new)| new),
             pgid: cradle.pgid.map_or(0, |(_, new)| new),
@@ -202,52 +200,180 @@ fn unusable(task: u32, what: String) -> Counterexample {
     Counterexample { task, record: None, wrong: Wrong::Images { what } }
 }
 
-fn expected_ofd(
-    ofd: &Ofd,
-    sockets: &BTreeMap<u32, (OfdId, &UnixSocket)>,
-    queue: Vec<ExpectedPacket>,
-) -> ExpectedOfd {
-    let id = ofd.id;
-    let (name, spec, flags, fown) = match &ofd.kind {
-        OfdKind::Reg(file) => (format!("file {id:#x} ({})", file.path), path(file), file.flags, file.fown),
-        OfdKind::Pipe(pipe) => {
-            let end = match (pipe.flags as i32) & libc::O_ACCMODE {
-                libc::O_RDONLY => "reading end",
-                libc::O_WRONLY => "writing end",
-                _ => "reading and writing end",
+/// What is looked up for a description.
+struct Context<'a> {
+    model: &'a Model,
+    index_of: &'a BTreeMap<u32, OfdId>,
+    tasks: &'a [ExpectedTask],
+    sockets: &'a BTreeMap<u32, (OfdId, &'a UnixSocket)>,
+    facts: Facts,
+}
+
+impl Context<'_> {
+    fn expected_ofd(&self, ofd: &Ofd, queue: Vec<ExpectedPacket>) -> ExpectedOfd {
+        let sockets = self.sockets;
+        let id = ofd.id;
+        let (name, spec, flags, fown) = match &ofd.kind {
+            OfdKind::Reg(file) => {
+                (format!("file {id:#x} ({})", file.path), path(file), file.flags, file.fown)
+            }
+            OfdKind::Pipe(pipe) => {
+                let end = match (pipe.flags as i32) & libc::O_ACCMODE {
+                    libc::O_RDONLY => "reading end",
+                    libc::O_WRONLY => "writing end",
+                    _ => "reading and writing end",
+                };
+                (
+                    format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id),
+                    OfdSpec::Pipe { pipe: pipe.pipe_id },
+                    pipe.flags,
+                    pipe.fown,
+                )
+            }
+            OfdKind::Eventfd(eventfd) => {
+                // EFD_SEMAPHORE is not among the flags of the images (criu/eventfd.c stores F_GETFL).
+                let spec = OfdSpec::Eventfd { counter: eventfd.counter, semaphore: false };
+                (format!("file {id:#x} (eventfd)"), spec, eventfd.flags, eventfd.fown)
+            }
+            OfdKind::Unix(unix) => {
+                let spec = socket(unix, sockets, queue);
+                (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
+            }
+            OfdKind::Inet(inet) => {
+                let spec = inet_socket(inet);
+                (format!("file {id:#x} (internet socket {:#x})", inet.inode), spec, inet.flags, inet.fown)
+            }
+            OfdKind::Memfd(memfd) => {
+                let spec = OfdSpec::Unmodelled("a memfd".to_owned());
+                (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
+            }
+            OfdKind::Epoll(epoll) => {
+                let spec = self.epoll(id, epoll);
+                (format!("file {id:#x} (epoll)"), spec, epoll.flags, epoll.fown)
+            }
+            OfdKind::Timerfd(timerfd) => {
+                let spec = timer(timerfd, &self.facts);
+                (format!("file {id:#x} (timerfd)"), spec, timerfd.flags, timerfd.fown)
+            }
+            OfdKind::Signalfd(signalfd) => {
+                // SIGKILL and SIGSTOP are never among them.
+                let spec = OfdSpec::Signalfd { mask: signalfd.mask };
+                (format!("file {id:#x} (signalfd)"), spec, signalfd.flags, signalfd.fown)
+            }
+            OfdKind::Fifo(fifo) => match self.fifo(fifo) {
+                Some(file) => {
+                    let spec = OfdSpec::Fifo { fifo: fifo.pipe_id, path: file.path.as_bytes().to_vec() };
+                    (format!("file {id:#x} (FIFO {})", file.path), spec, file.flags, file.fown)
+                }
+                None => {
+                    let spec = OfdSpec::Unmodelled("a FIFO without a path".to_owned());
+                    (format!("file {id:#x} (FIFO {:#x})", fifo.pipe_id), spec, 0, Fown::default())
+                }
+            },
+            OfdKind::Other(kind) => (
+                format!("file {id:#x} ({kind})"),
+                OfdSpec::Unmodelled(format!("a file of kind {kind}")),
+                0,
+                Fown::default(),
+            ),
+        };
+        let owner = Owner {
+            pid_type: fown.pid_type,
+            pid: fown.pid,
+            uids: [fown.uid, fown.euid],
+            signal: fown.signum,
+        };
+        ExpectedOfd { name, spec, flags, owner }
+    }
+
+    /// The path of a FIFO: not external, not another one's.
+    fn fifo(&self, fifo: &Fifo) -> Option<&RegFile> {
+        match &self.model.ofds[self.index_of.get(&fifo.reg_id)?.index()].kind {
+            OfdKind::Reg(file) if !file.is_external => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The numbers of the images are those of the first task that has the epoll file, and the files at
+    /// them.
+    fn epoll(&self, id: u32, epoll: &Epoll) -> OfdSpec {
+        let Some(own) = self.index_of.get(&id) else {
+            return OfdSpec::Unmodelled("an epoll file without an id".to_owned());
+        };
+        // Where nobody has it open, what it is in flight in counts, and so on.
+        let is_open =
+            |ofd: &OfdId| self.tasks.iter().any(|task| task.table.iter().any(|slot| slot.ofd == *ofd));
+        let mut through = *own;
+        for _ in 0..self.model.packets.len() {
+            let carries = |packet: &&crate::image::Packet| {
+                packet.rights.iter().any(|right| self.index_of.get(right) == Some(&through))
             };
-            (
-                format!("file {id:#x} (pipe {:#x}, {end})", pipe.pipe_id),
-                OfdSpec::Pipe { pipe: pipe.pipe_id },
-                pipe.flags,
-                pipe.fown,
-            )
+            if is_open(&through) {
+                break;
+            }
+            // Of several the last in the image counts, as it does for who sends.
+            let carrier = self.model.packets.iter().rfind(carries);
+            match carrier.and_then(|packet| self.index_of.get(&packet.id_for)) {
+                Some(next) => through = *next,
+                None => break,
+            }
         }
-        OfdKind::Eventfd(eventfd) => {
-            // EFD_SEMAPHORE is not among the flags of the images (criu/eventfd.c stores F_GETFL).
-            let spec = OfdSpec::Eventfd { counter: eventfd.counter, semaphore: false };
-            (format!("file {id:#x} (eventfd)"), spec, eventfd.flags, eventfd.fown)
+        let mut holders = self.tasks.iter().filter(|task| task.table.iter().any(|slot| slot.ofd == through));
+        let targets = |task: &ExpectedTask| -> Option<Vec<Interest>> {
+            let slot = |fd: u32| {
+                let at = task.table.binary_search_by_key(&fd, |slot| slot.fd).ok()?;
+                Some(task.table[at].ofd)
+            };
+            let interest = |interest: &crate::image::Interest| {
+                let ofd = slot(interest.fd)?;
+                let inode = match &self.model.ofds.get(ofd.index())?.kind {
+                    OfdKind::Pipe(pipe) => Some(pipe.pipe_id),
+                    OfdKind::Fifo(fifo) => Some(fifo.pipe_id),
+                    OfdKind::Unix(unix) => Some(unix.inode),
+                    _ => None,
+                };
+                if inode.zip(interest.inode).is_some_and(|(is, wanted)| is != wanted as u32) {
+                    return None;
+                }
+                Some(Interest { fd: interest.fd, ofd, events: interest.events, data: interest.data })
+            };
+            epoll.interests.iter().map(interest).collect()
+        };
+        match holders.find_map(targets) {
+            Some(interests) => OfdSpec::Epoll { interests },
+            None if epoll.interests.is_empty() => OfdSpec::Epoll { interests: Vec::new() },
+            None => {
+                OfdSpec::Unmodelled("an epoll file that watches what no task has at that number".to_owned())
+            }
         }
-        OfdKind::Unix(unix) => {
-            let spec = socket(unix, sockets, queue);
-            (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
-        }
-        OfdKind::Inet(inet) => {
-            (format!("file {id:#x} (internet socket {:#x})", inet.inode), inet_socket(inet), inet.flags, inet.fown)
-        }
-        OfdKind::Memfd(memfd) => {
-            let spec = OfdSpec::Unmodelled("a memfd".to_owned());
-            (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
-        }
-        OfdKind::Other(kind) => (
-            format!("file {id:#x} ({kind})"),
-            OfdSpec::Unmodelled(format!("a file of kind {kind}")),
-            0,
-            Fown::default(),
-        ),
+    }
+}
+
+/// How a timer must be set: absolute deadlines by the clock at the restore, and one period from then
+/// where the last has expired.
+fn timer(timerfd: &Timerfd, facts: &Facts) -> OfdSpec {
+    let clock = timerfd.clock_id;
+    let expired = timerfd.value_ns == 0 && timerfd.ticks > 0;
+    let left_ns = if expired { timerfd.interval_ns } else { timerfd.value_ns };
+    let is_absolute = timerfd.settime_flags & libc::TFD_TIMER_ABSTIME as u32 != 0;
+    let now_ns = match clock as i32 {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => facts.clocks_ns[0],
+        libc::CLOCK_MONOTONIC => facts.clocks_ns[1],
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => facts.clocks_ns[2],
+        _ => None,
     };
-    let owner = Owner { pid_type: fown.pid_type, pid: fown.pid, signal: fown.signum };
-    ExpectedOfd { name, spec, flags, owner }
+    let value_ns = match (is_absolute && left_ns > 0, now_ns) {
+        (false, _) => left_ns,
+        (true, Some(now_ns)) => now_ns.saturating_add(left_ns),
+        (true, None) => return OfdSpec::Unmodelled("a timerfd of a clock that could not be read".to_owned()),
+    };
+    let timer = TimerSpec {
+        flags: timerfd.settime_flags,
+        value_ns,
+        interval_ns: timerfd.interval_ns,
+        ticks: timerfd.ticks,
+    };
+    OfdSpec::Timerfd { clock, timer }
 }
 
 fn path(file: &RegFile) -> OfdSpec {

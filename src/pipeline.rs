@@ -127,7 +127,8 @@ pub fn prepare(dir: &Path, options: &Options) -> Result<Prepared, PrepareError> 
 /// The images cannot be read, or the plan has no certificate.
 pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
-    let model = timed(&mut timings.read, || image::read_model(dir))?;
+    let mut model = timed(&mut timings.read, || image::read_model(dir))?;
+    resolve::family::order(&mut model);
     let payloads = timed(&mut timings.read, || read_payloads(&model))?;
     let facts = timed(&mut timings.facts, || host::gather(&model, None));
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
@@ -153,7 +154,10 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
     let cradle = cradle_of(&model, resolved.cradle);
-    let defaults = certify::Facts::default();
+    let defaults = certify::Facts {
+        clocks_ns: [facts.clocks_ns.realtime, facts.clocks_ns.monotonic, facts.clocks_ns.boottime],
+        ..certify::Facts::default()
+    };
     let certificate = timed(&mut timings.certify, || certify::certify_in(&model, &tapes, cradle, defaults))
         .map_err(|error| PrepareError::Refuted(Box::new(error)))?;
     Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
@@ -180,6 +184,7 @@ fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
     let read = |blob| image::open_blob(&model.dir, blob);
     Ok(Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
     })
 }

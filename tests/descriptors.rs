@@ -22,3 +22,8 @@ fn data_on_its_way() {
         .criu_changes(&["flags: \"02100001\" became \"02000001\""], why)
         .run();
 }
+
+#[test]
+fn what_waits_for_events() {
+    Scenario::program("events", &[]).run();
+}

@@ -46,7 +46,9 @@ pub struct Family {
 #[allow(missing_docs)]
 pub enum FamilyError {
     /// No ancestor is ever in the session.
-    #[error("task {pid}: session {sid} cannot be inherited: no ancestor is in it (its leader is dead or outside the tree)")]
+    #[error(
+        "task {pid}: session {sid} cannot be inherited: no ancestor is in it (its leader is dead or outside the tree)"
+    )]
     SessionUnreachable { task: TaskId, pid: u32, sid: u32 },
     /// A session leader's group is always its own.
     #[error("task {pid} leads session {pid} but is in process group {pgid}")]
@@ -131,16 +133,22 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
         let mut heirs = vec![0];
         while let Some(index) = heirs.pop() {
             if !family.leads_session[index] {
-                errors.push(FamilyError::SessionUnreachable { task: TaskId::new(index), pid: forest.tasks[index].pid, sid });
+                errors.push(FamilyError::SessionUnreachable {
+                    task: TaskId::new(index),
+                    pid: forest.tasks[index].pid,
+                    sid,
+                });
                 continue;
             }
-            let early = children[index].iter().map(|child| child.index()).filter(|child| family.early[*child]);
+            let early =
+                children[index].iter().map(|child| child.index()).filter(|child| family.early[*child]);
             heirs.extend(early.filter(|child| born_in[*child] == Some(sid)));
         }
     }
 
-    let by_pid: std::collections::BTreeMap<u32, usize> =
-        forest.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
+    // Threads lead nothing, whatever is said of them.
+    let processes = forest.tasks.iter().enumerate().filter(|(_, task)| task.life != Life::Thread);
+    let by_pid: std::collections::BTreeMap<u32, usize> = processes.map(|(index, task)| (task.pid, index)).collect();
     // The group each task is in when it forks children late, and the one it is born in.
     let mut at_birth: Vec<Option<u32>> = vec![None; count];
     let mut at_forks: Vec<Option<u32>> = vec![None; count];
@@ -198,11 +206,21 @@ mod tests {
     use crate::forest::TaskSpec;
 
     /// Tasks as (pid, parent index, pgid, sid); expects the joins, or the pids of the errors.
-    fn check(tasks: &[(u32, Option<u32>, u32, u32)], cradle: Cradle, expected: Result<(&[bool], &[Join]), &[u32]>) {
+    fn check(
+        tasks: &[(u32, Option<u32>, u32, u32)],
+        cradle: Cradle,
+        expected: Result<(&[bool], &[Join]), &[u32]>,
+    ) {
         let forest = Forest {
             tasks: tasks
                 .iter()
-                .map(|&(pid, parent, pgid, sid)| TaskSpec { pid, parent: parent.map(TaskId), pgid, sid, ..TaskSpec::default() })
+                .map(|&(pid, parent, pgid, sid)| TaskSpec {
+                    pid,
+                    parent: parent.map(TaskId),
+                    pgid,
+                    sid,
+                    ..TaskSpec::default()
+                })
                 .collect(),
             ..Forest::default()
         };

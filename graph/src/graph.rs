@@ -181,7 +181,9 @@ impl fmt::Display for Reason {
             Reason::NeededBy { step } => write!(f, "needed by {step}"),
             Reason::BeforeSetsid { sid } => write!(f, "must be born in session {sid}"),
             Reason::LeaderFirst { pgid } => write!(f, "process group {pgid} must exist"),
-            Reason::MembersFirst { pgid } => write!(f, "the members of process group {pgid} must have joined"),
+            Reason::MembersFirst { pgid } => {
+                write!(f, "the members of process group {pgid} must have joined")
+            }
             Reason::MustHaveExited { child } => write!(f, "{child} must have died"),
             Reason::Complete => f.write_str("the task must be complete"),
             Reason::AllArrived => f.write_str("all must have arrived"),
@@ -250,9 +252,10 @@ impl Graph {
 
     /// All edges: before, after, why.
     pub fn edges(&self) -> impl Iterator<Item = (OpId, OpId, Reason)> + '_ {
-        self.inner.raw_edges().iter().map(|edge| {
-            (OpId(edge.source().index() as u32), OpId(edge.target().index() as u32), edge.weight)
-        })
+        self.inner
+            .raw_edges()
+            .iter()
+            .map(|edge| (OpId(edge.source().index() as u32), OpId(edge.target().index() as u32), edge.weight))
     }
 
     /// The petgraph graph below, for its algorithms.

@@ -11,6 +11,8 @@
 //! | [`ids`] | dense ids of tasks, descriptions, resources, steps, operations, events |
 //! | [`forest`] | the input: what every task must end with, and what makes each resource |
 //! | [`table`] | descriptor tables, and the fewest moves from one to another |
+//! | `needs` | who uses what, and so who owns it |
+//! | `numbers` | the numbers at which descriptions travel |
 //! | [`place`] | who creates what, and what each task's table is at each fork |
 //! | [`family`] | when sessions and process groups can be entered, and who waits for whom |
 //! | [`graph`] | operations and edges, each with its [`graph::Reason`] |
@@ -25,6 +27,8 @@ pub mod family;
 pub mod forest;
 pub mod graph;
 pub mod ids;
+mod needs;
+mod numbers;
 pub mod order;
 pub mod place;
 pub mod table;

@@ -208,7 +208,15 @@ mod tests {
         for (index, (parent, pgid, life)) in tasks.iter().enumerate() {
             let tail = if *life == Life::Zombie { Vec::new() } else { vec![StepId::new(index)] };
             let pid = index as u32 + 10;
-            forest.tasks.push(TaskSpec { pid, parent: parent.map(TaskId), pgid: *pgid, sid: 10, life: *life, tail, ..TaskSpec::default() });
+            forest.tasks.push(TaskSpec {
+                pid,
+                parent: parent.map(TaskId),
+                pgid: *pgid,
+                sid: 10,
+                life: *life,
+                tail,
+                ..TaskSpec::default()
+            });
         }
         forest
     }
@@ -222,14 +230,19 @@ mod tests {
                 OpKind::SetPgid { pgid } => Some(format!("setpgid {pgid}")),
                 OpKind::AwaitExit { child, .. } => Some(format!("await {child}")),
                 OpKind::Exit => Some("exit".to_owned()),
-                OpKind::Arrive | OpKind::Park | OpKind::Step { .. } | OpKind::EatSigchld | OpKind::SetSid => None,
+                OpKind::Arrive | OpKind::Park | OpKind::Step { .. } | OpKind::EatSigchld | OpKind::SetSid => {
+                    None
+                }
                 other => Some(format!("{other:?}")),
             },
             Item::Wait(event) => Some(format!("wait {event}")),
             Item::Post(event) => Some(format!("post {event}")),
         };
-        let programs: Vec<String> =
-            plan.programs.iter().map(|program| program.iter().filter_map(shown).collect::<Vec<_>>().join(", ")).collect();
+        let programs: Vec<String> = plan
+            .programs
+            .iter()
+            .map(|program| program.iter().filter_map(shown).collect::<Vec<_>>().join(", "))
+            .collect();
         assert_eq!(programs, expected);
     }
 
@@ -245,20 +258,35 @@ mod tests {
     fn one_post_serves_all() {
         let zombie = Life::Zombie;
         check(
-            &forest(&[(None, 10, Life::Lives), (Some(0), 11, zombie), (Some(0), 11, Life::Lives), (Some(0), 11, zombie)]),
-            &["fork t1, fork t2, fork t3, await t1, await t3", "setpgid 11, post e0, exit", "wait e0, setpgid 11", "wait e0, setpgid 11, exit"],
+            &forest(&[
+                (None, 10, Life::Lives),
+                (Some(0), 11, zombie),
+                (Some(0), 11, Life::Lives),
+                (Some(0), 11, zombie),
+            ]),
+            &[
+                "fork t1, fork t2, fork t3, await t1, await t3",
+                "setpgid 11, post e0, exit",
+                "wait e0, setpgid 11",
+                "wait e0, setpgid 11, exit",
+            ],
         );
     }
 
     #[test]
     fn births_and_deaths_need_no_event() {
-        check(&forest(&[(None, 10, Life::Lives), (Some(0), 10, Life::Zombie)]), &["fork t1, await t1", "exit"]);
+        check(
+            &forest(&[(None, 10, Life::Lives), (Some(0), 10, Life::Zombie)]),
+            &["fork t1, await t1", "exit"],
+        );
     }
 
     /// Found by the property tests: a task's tail stood before another's arrival.
     #[test]
     fn the_barrier_parts_the_order() {
-        let plan = plan(&forest(&[(None, 10, Life::Lives), (Some(0), 10, Life::Lives), (Some(1), 10, Life::Lives)])).expect("a plan");
+        let plan =
+            plan(&forest(&[(None, 10, Life::Lives), (Some(0), 10, Life::Lives), (Some(1), 10, Life::Lives)]))
+                .expect("a plan");
         let kinds: Vec<&OpKind> = plan.order.iter().map(|op| &plan.graph.op(*op).kind).collect();
         let last_arrival = kinds.iter().rposition(|kind| **kind == OpKind::Arrive);
         let first_behind = kinds.iter().position(|kind| matches!(kind, OpKind::Step { .. } | OpKind::Park));

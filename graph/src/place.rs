@@ -21,6 +21,8 @@ use crate::family::{Family, Join};
 use crate::forest::{Forest, Life};
 use crate::graph::{Graph, OpKind, Reason};
 use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
+use crate::needs::Needs;
+use crate::numbers::Numbers;
 use crate::table::{Entry, Move, Table, transform};
 
 /// Why a forest cannot be placed.
@@ -101,213 +103,6 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         Ok(Placement { graph: placer.graph, owners: placer.needs.owners })
     } else {
         Err(placer.errors)
-    }
-}
-
-/// The first and the last child, by rank, below which something is used.
-type Span = (u32, u32);
-
-/// Who uses what, seen from every task on the way.
-struct Needs {
-    of_ofd: Vec<Option<ResourceId>>,
-    owners: Vec<Option<TaskId>>,
-    /// For each task the resources that it or somebody below uses and that it or somebody above
-    /// makes, with the first and last child (index into its children, in fork order) whose subtree
-    /// uses them; `None` where only the task itself does. Sorted by resource.
-    through: Vec<Vec<(ResourceId, Option<Span>)>>,
-}
-
-impl Needs {
-    fn find(forest: &Forest) -> Result<Needs, Vec<PlaceError>> {
-        let mut errors = Vec::new();
-        let mut of_ofd: Vec<Option<ResourceId>> = vec![None; forest.ofds];
-        for (index, resource) in forest.resources.iter().enumerate() {
-            for ofd in resource.yields.iter().flatten() {
-                let second = ResourceId::new(index);
-                match of_ofd.get_mut(ofd.index()) {
-                    Some(slot @ None) => *slot = Some(second),
-                    Some(Some(first)) => errors.push(PlaceError::MadeTwice { ofd: *ofd, first: *first, second }),
-                    None => errors.push(PlaceError::Unmade { task: TaskId(0), ofd: *ofd }),
-                }
-            }
-        }
-        for (index, task) in forest.tasks.iter().enumerate() {
-            let own = task.steps.iter().filter(|_| task.life != Life::Lives);
-            for step in task.birth.iter().chain(own).chain(&task.with_threads).chain(&task.tail) {
-                if !forest.steps[step.index()].needs.is_empty() {
-                    errors.push(PlaceError::NeedsNothing { task: TaskId::new(index), step: *step });
-                }
-            }
-        }
-        // Direct users, each resource once a task.
-        let mut users: Vec<Vec<TaskId>> = forest.resources.iter().map(|r| r.users.clone()).collect();
-        for (index, task) in forest.tasks.iter().enumerate() {
-            let id = TaskId::new(index);
-            let steps = task.birth.iter().chain(&task.steps).chain(&task.tail);
-            let in_steps = steps.flat_map(|step| &forest.steps[step.index()].needs);
-            for ofd in task.table.iter().map(|slot| &slot.ofd).chain(in_steps) {
-                match of_ofd.get(ofd.index()).copied().flatten() {
-                    Some(resource) => users[resource.index()].push(id),
-                    None => errors.push(PlaceError::Unmade { task: id, ofd: *ofd }),
-                }
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let depth = depths(forest);
-        let mut needs = Needs {
-            of_ofd,
-            owners: vec![None; forest.resources.len()],
-            through: vec![Vec::new(); forest.tasks.len()],
-        };
-        let fork_rank = fork_ranks(forest);
-        for index in 0..users.len() {
-            let mut direct = std::mem::take(&mut users[index]);
-            direct.sort_unstable();
-            direct.dedup();
-            let Some(owner) = direct.iter().copied().reduce(|a, b| common_ancestor(forest, &depth, a, b)) else {
-                continue;
-            };
-            let resource = ResourceId::new(index);
-            needs.owners[index] = Some(owner);
-            // The owner also needs what finishing the resource takes.
-            for ofd in forest.resources[index].finish.iter().flat_map(|step| &forest.steps[step.index()].needs) {
-                match needs.of_ofd.get(ofd.index()).copied().flatten() {
-                    Some(needed) if needed.index() > index => users[needed.index()].push(owner),
-                    Some(_) | None => errors.push(PlaceError::Unmade { task: owner, ofd: *ofd }),
-                }
-            }
-            for user in &direct {
-                needs.mark(resource, *user, None);
-                let mut below = *user;
-                while below != owner {
-                    let Some(above) = forest.tasks[below.index()].parent else { break };
-                    if !needs.mark(resource, above, Some(fork_rank[below.index()])) {
-                        break;
-                    }
-                    below = above;
-                }
-            }
-            // A user that is also on the way of others was marked before they were: the walk above
-            // stops at the first mark that says nothing new, so every edge of the paths is seen once.
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        Ok(needs)
-    }
-
-    /// Notes that `task` needs `resource`, for the child at `rank` or for itself. Resources come in
-    /// ascending order, so the last element is the one to widen. Says whether the task was new to
-    /// the resource: then those above must be told too.
-    fn mark(&mut self, resource: ResourceId, task: TaskId, rank: Option<u32>) -> bool {
-        let list = &mut self.through[task.index()];
-        match list.last_mut() {
-            Some((last, span)) if *last == resource => {
-                if let Some(rank) = rank {
-                    *span = Some(span.map_or((rank, rank), |(first, last)| (first.min(rank), last.max(rank))));
-                }
-                false
-            }
-            _ => {
-                list.push((resource, rank.map(|rank| (rank, rank))));
-                true
-            }
-        }
-    }
-}
-
-fn depths(forest: &Forest) -> Vec<u32> {
-    let mut depth = vec![0; forest.tasks.len()];
-    for (index, task) in forest.tasks.iter().enumerate() {
-        if let Some(parent) = task.parent {
-            depth[index] = depth[parent.index()] + 1;
-        }
-    }
-    depth
-}
-
-/// The rank of each task among its parent's children.
-fn fork_ranks(forest: &Forest) -> Vec<u32> {
-    let mut ranks = vec![0; forest.tasks.len()];
-    for siblings in forest.children() {
-        for (rank, child) in siblings.iter().enumerate() {
-            ranks[child.index()] = rank as u32;
-        }
-    }
-    ranks
-}
-
-fn common_ancestor(forest: &Forest, depth: &[u32], mut a: TaskId, mut b: TaskId) -> TaskId {
-    while a != b {
-        let lower = if depth[a.index()] >= depth[b.index()] { &mut a } else { &mut b };
-        match forest.tasks[lower.index()].parent {
-            Some(parent) => *lower = parent,
-            None => return TaskId(0),
-        }
-    }
-    a
-}
-
-/// The numbers at which descriptions travel.
-struct Numbers {
-    /// The number that most tasks want each description at; for those in no table, and carried below
-    /// their owner, a number that no table uses.
-    wanted: Vec<Option<Fd>>,
-    /// A number that no table uses, handed out on demand.
-    aside: BTreeMap<OfdId, Fd>,
-    used: BTreeSet<Fd>,
-    next: Fd,
-}
-
-impl Numbers {
-    fn choose(forest: &Forest, needs: &Needs) -> Numbers {
-        let mut votes: BTreeMap<(OfdId, Fd), u32> = BTreeMap::new();
-        let mut used = BTreeSet::new();
-        for slot in forest.tasks.iter().flat_map(|task| &task.table) {
-            *votes.entry((slot.ofd, slot.fd)).or_default() += 1;
-            used.insert(slot.fd);
-        }
-        let mut best: Vec<Option<(u32, Fd)>> = vec![None; forest.ofds];
-        for ((ofd, fd), count) in votes {
-            let slot = &mut best[ofd.index()];
-            if slot.is_none_or(|(most, _)| count > most) {
-                *slot = Some((count, fd));
-            }
-        }
-        let mut numbers = Numbers { wanted: vec![None; forest.ofds], aside: BTreeMap::new(), used, next: 0 };
-        for (index, best) in best.iter().enumerate() {
-            if let Some((_, fd)) = best {
-                numbers.wanted[index] = Some(*fd);
-            } else if needs.of_ofd[index].is_some_and(|r| needs.is_carried(r)) {
-                numbers.wanted[index] = Some(numbers.aside(OfdId::new(index)));
-            }
-        }
-        numbers
-    }
-
-    fn aside(&mut self, ofd: OfdId) -> Fd {
-        if let Some(fd) = self.aside.get(&ofd) {
-            return *fd;
-        }
-        while self.used.contains(&self.next) {
-            self.next += 1;
-        }
-        let fd = self.next;
-        self.next += 1;
-        self.aside.insert(ofd, fd);
-        fd
-    }
-}
-
-impl Needs {
-    /// Whether somebody below the owner uses the resource.
-    fn is_carried(&self, resource: ResourceId) -> bool {
-        self.owners[resource.index()].is_some_and(|owner| {
-            let list = &self.through[owner.index()];
-            list.binary_search_by_key(&resource, |(r, _)| *r).is_ok_and(|at| list[at].1.is_some())
-        })
     }
 }
 
@@ -399,11 +194,20 @@ impl Placer<'_> {
     fn living(&mut self, task: TaskId, table: Table) {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
-        let desired: BTreeMap<Fd, Entry> =
-            spec.table.iter().map(|slot| (slot.fd, Entry { ofd: Some(slot.ofd), cloexec: slot.cloexec })).collect();
+        let desired: BTreeMap<Fd, Entry> = spec
+            .table
+            .iter()
+            .map(|slot| (slot.fd, Entry { ofd: Some(slot.ofd), cloexec: slot.cloexec }))
+            .collect();
         let desired_ofds = spec.table.iter().map(|slot| slot.ofd).collect();
-        let mut desk =
-            Desk { task, table, desired, desired_ofds, carried: BTreeMap::new(), carried_fds: BTreeSet::new() };
+        let mut desk = Desk {
+            task,
+            table,
+            desired,
+            desired_ofds,
+            carried: BTreeMap::new(),
+            carried_fds: BTreeSet::new(),
+        };
 
         let by_child = self.creations_by_child(task);
         let in_steps: BTreeSet<OfdId> = self
@@ -414,9 +218,14 @@ impl Placer<'_> {
         self.forks(&mut desk, &in_steps, &by_child);
 
         // What only this task wants.
-        let own: Vec<ResourceId> = self.through(task).filter(|(r, span)| span.is_none() && self.owns(task, *r)).map(|(r, _)| r).collect();
+        let own: Vec<ResourceId> = self
+            .through(task)
+            .filter(|(r, span)| span.is_none() && self.owns(task, *r))
+            .map(|(r, _)| r)
+            .collect();
         let (own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
-            self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.desired_ofds.contains(&ofd))
+            self.yields(*r).any(|ofd| in_steps.contains(&ofd))
+                && !self.yields(*r).any(|ofd| desk.desired_ofds.contains(&ofd))
         });
         self.create_all(&mut desk, own_lasting, Reason::AfterForks);
         let wanted = self.wanted(&mut desk, &|ofd| in_steps.contains(&ofd));
@@ -439,13 +248,20 @@ impl Placer<'_> {
     }
 
     /// Forks the children: those first that must be born before setsid.
-    fn forks(&mut self, desk: &mut Desk, in_steps: &BTreeSet<OfdId>, by_child: &BTreeMap<u32, Vec<ResourceId>>) {
+    fn forks(
+        &mut self,
+        desk: &mut Desk,
+        in_steps: &BTreeSet<OfdId>,
+        by_child: &BTreeMap<u32, Vec<ResourceId>>,
+    ) {
         let task = desk.task;
         let children = std::mem::take(&mut self.children[task.index()]);
-        let mut order: Vec<(u32, TaskId)> = children.iter().enumerate().map(|(rank, child)| (rank as u32, *child)).collect();
+        let mut order: Vec<(u32, TaskId)> =
+            children.iter().enumerate().map(|(rank, child)| (rank as u32, *child)).collect();
         order.sort_by_key(|(rank, child)| (!self.family.early[child.index()], *rank));
         // First and last use by position in the fork order, of what is open or will be made here.
-        let position: BTreeMap<u32, u32> = order.iter().enumerate().map(|(at, (rank, _))| (*rank, at as u32)).collect();
+        let position: BTreeMap<u32, u32> =
+            order.iter().enumerate().map(|(at, (rank, _))| (*rank, at as u32)).collect();
         let reordered = order.iter().enumerate().any(|(at, (rank, _))| at as u32 != *rank);
         let mut last_use: BTreeMap<OfdId, u32> = BTreeMap::new();
         let mut create_at: BTreeMap<u32, Vec<ResourceId>> = BTreeMap::new();
@@ -457,7 +273,8 @@ impl Placer<'_> {
         let spans: Vec<(ResourceId, Option<(u32, u32)>)> = self.through(task).collect();
         for (resource, span) in spans {
             if let Some((_, last)) = span {
-                let at = if reordered { order.len() as u32 } else { position.get(&last).copied().unwrap_or(0) };
+                let at =
+                    if reordered { order.len() as u32 } else { position.get(&last).copied().unwrap_or(0) };
                 for ofd in self.yields(resource) {
                     last_use.insert(ofd, at);
                 }
@@ -484,7 +301,9 @@ impl Placer<'_> {
                 dirty = true;
             }
             if dirty || at > 0 && expires.contains_key(&(at - 1)) {
-                let keep = |ofd: OfdId| in_steps.contains(&ofd) || last_use.get(&ofd).is_some_and(|last| *last >= at);
+                let keep = |ofd: OfdId| {
+                    in_steps.contains(&ofd) || last_use.get(&ofd).is_some_and(|last| *last >= at)
+                };
                 let wanted = self.wanted(desk, &keep);
                 self.move_to(desk, &wanted, why);
                 dirty = false;
@@ -520,7 +339,8 @@ impl Placer<'_> {
     fn found_group(&mut self, task: TaskId) {
         if self.family.join[task.index()] == Join::Found {
             let pgid = self.forest.tasks[task.index()].pgid;
-            self.founded[task.index()] = Some(self.graph.push(task, OpKind::SetPgid { pgid }, Reason::Sequence));
+            self.founded[task.index()] =
+                Some(self.graph.push(task, OpKind::SetPgid { pgid }, Reason::Sequence));
         }
     }
 
@@ -561,14 +381,16 @@ impl Placer<'_> {
     fn steps(&mut self, desk: &mut Desk, temporary: &[ResourceId]) {
         let forest = self.forest;
         let task = desk.task;
-        let steps: Vec<StepId> = self.finish(task).chain(forest.tasks[task.index()].steps.iter().copied()).collect();
+        let steps: Vec<StepId> =
+            self.finish(task).chain(forest.tasks[task.index()].steps.iter().copied()).collect();
         let mut last_need: BTreeMap<OfdId, usize> = BTreeMap::new();
         for (at, step) in steps.iter().enumerate() {
             for ofd in &forest.steps[step.index()].needs {
                 last_need.insert(*ofd, at);
             }
         }
-        let temporary: BTreeSet<OfdId> = temporary.iter().flat_map(|resource| self.yields(*resource)).collect();
+        let temporary: BTreeSet<OfdId> =
+            temporary.iter().flat_map(|resource| self.yields(*resource)).collect();
         for (at, step) in steps.iter().enumerate() {
             let needs = &forest.steps[step.index()].needs;
             for ofd in needs {
@@ -600,7 +422,10 @@ impl Placer<'_> {
 
     /// The work on what the task owns that it does after its forks.
     fn finish(&self, task: TaskId) -> impl Iterator<Item = StepId> + use<'_> {
-        let owned = self.through(task).map(|(resource, _)| resource).filter(move |resource| self.owns(task, *resource));
+        let owned = self
+            .through(task)
+            .map(|(resource, _)| resource)
+            .filter(move |resource| self.owns(task, *resource));
         owned.flat_map(|resource| self.forest.resources[resource.index()].finish.iter().copied())
     }
 
@@ -630,7 +455,9 @@ impl Placer<'_> {
         let rank = |placer: &Self, resource: ResourceId| {
             let lowest = placer.yields(resource).map(|ofd| {
                 let here = desk.desired.iter().find(|(_, entry)| entry.ofd == Some(ofd)).map(|(fd, _)| *fd);
-                here.filter(|_| desk.desired_ofds.contains(&ofd)).or(placer.numbers.wanted[ofd.index()]).unwrap_or(0)
+                here.filter(|_| desk.desired_ofds.contains(&ofd))
+                    .or(placer.numbers.wanted[ofd.index()])
+                    .unwrap_or(0)
             });
             (lowest.min().unwrap_or(0), resource)
         };
@@ -638,9 +465,9 @@ impl Placer<'_> {
             let first_slot: BTreeMap<OfdId, Fd> =
                 desk.desired.iter().rev().filter_map(|(fd, entry)| entry.ofd.map(|ofd| (ofd, *fd))).collect();
             resources.sort_by_cached_key(|resource| {
-                let lowest = self
-                    .yields(*resource)
-                    .map(|ofd| first_slot.get(&ofd).copied().or(self.numbers.wanted[ofd.index()]).unwrap_or(0));
+                let lowest = self.yields(*resource).map(|ofd| {
+                    first_slot.get(&ofd).copied().or(self.numbers.wanted[ofd.index()]).unwrap_or(0)
+                });
                 (lowest.min().unwrap_or(0), *resource)
             });
         } else {
@@ -664,7 +491,9 @@ impl Placer<'_> {
         // One flag serves all the numbers that a creation opens; what differs is put right when the
         // descriptions get to their places.
         let cloexec = at.first().is_some_and(|fd| {
-            desk.table.get(*fd).is_some_and(|now| desk.desired.get(fd).is_some_and(|want| want.ofd == now.ofd && want.cloexec))
+            desk.table.get(*fd).is_some_and(|now| {
+                desk.desired.get(fd).is_some_and(|want| want.ofd == now.ofd && want.cloexec)
+            })
         });
         for fd in at.iter().filter(|_| cloexec) {
             desk.table.apply(Move::SetCloexec { fd: *fd, cloexec });
@@ -682,7 +511,8 @@ impl Placer<'_> {
             .map(|(fd, entry)| (*fd, *entry))
             .collect();
         let open: BTreeSet<OfdId> = desk.table.iter().filter_map(|(_, entry)| entry.ofd).collect();
-        let gone: Vec<OfdId> = desk.carried.keys().copied().filter(|ofd| !open.contains(ofd) || !keep(*ofd)).collect();
+        let gone: Vec<OfdId> =
+            desk.carried.keys().copied().filter(|ofd| !open.contains(ofd) || !keep(*ofd)).collect();
         for ofd in gone {
             if let Some(fd) = desk.carried.remove(&ofd) {
                 desk.carried_fds.remove(&fd);
@@ -729,7 +559,9 @@ impl Placer<'_> {
 
     fn push_move(&mut self, task: TaskId, step: Move, ofd: Option<OfdId>, why: Reason) {
         let (kind, why) = match step {
-            Move::Dup { from, to, cloexec } => (OpKind::Dup { ofd, from, to, cloexec }, Reason::NumberWanted { fd: to }),
+            Move::Dup { from, to, cloexec } => {
+                (OpKind::Dup { ofd, from, to, cloexec }, Reason::NumberWanted { fd: to })
+            }
             Move::Close { first, last } => (OpKind::Close { first, last }, Reason::NotWanted),
             Move::SetCloexec { fd, cloexec } => (OpKind::SetCloexec { fd, cloexec }, why),
         };
@@ -738,7 +570,13 @@ impl Placer<'_> {
 
     fn within_limit(&mut self, task: TaskId, fd: Fd) {
         let limit = self.forest.fd_limit;
-        if limit != 0 && fd >= limit && !self.errors.iter().any(|e| matches!(e, PlaceError::TableTooLarge { task: t, .. } if *t == task)) {
+        if limit != 0
+            && fd >= limit
+            && !self
+                .errors
+                .iter()
+                .any(|e| matches!(e, PlaceError::TableTooLarge { task: t, .. } if *t == task))
+        {
             self.errors.push(PlaceError::TableTooLarge { task, fd, limit });
         }
     }
@@ -758,8 +596,16 @@ mod tests {
         for (index, (parent, sid, table)) in tasks.iter().enumerate() {
             let pid = index as u32 + 10;
             let sid = if *sid == 0 { 10 } else { *sid };
-            let table: Vec<Slot> = table.iter().map(|(fd, ofd)| Slot { fd: *fd, ofd: OfdId(*ofd), cloexec: false }).collect();
-            forest.tasks.push(TaskSpec { pid, parent: parent.map(TaskId), pgid: sid, sid, table, ..TaskSpec::default() });
+            let table: Vec<Slot> =
+                table.iter().map(|(fd, ofd)| Slot { fd: *fd, ofd: OfdId(*ofd), cloexec: false }).collect();
+            forest.tasks.push(TaskSpec {
+                pid,
+                parent: parent.map(TaskId),
+                pgid: sid,
+                sid,
+                table,
+                ..TaskSpec::default()
+            });
         }
         forest
     }
@@ -826,7 +672,13 @@ mod tests {
 
     #[test]
     fn the_lowest_common_ancestor_makes_it_and_lets_it_go() {
-        let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[]), (Some(1), 0, &[(0, 0)]), (Some(1), 0, &[(0, 0)]), (Some(1), 0, &[])]);
+        let mut forest = tree(&[
+            (None, 0, &[]),
+            (Some(0), 0, &[]),
+            (Some(1), 0, &[(0, 0)]),
+            (Some(1), 0, &[(0, 0)]),
+            (Some(1), 0, &[]),
+        ]);
         makes(&mut forest, &[Some(0)]);
         check(&forest, &["setsid, fork t1", "r0 at [0], fork t2, fork t3, close 0, fork t4", "", "", ""]);
     }
@@ -856,7 +708,12 @@ mod tests {
 
     #[test]
     fn children_of_the_old_session_are_forked_first() {
-        let mut forest = tree(&[(None, 0, &[]), (Some(0), 11, &[(0, 0)]), (Some(1), 11, &[(0, 0)]), (Some(1), 0, &[(0, 0)])]);
+        let mut forest = tree(&[
+            (None, 0, &[]),
+            (Some(0), 11, &[(0, 0)]),
+            (Some(1), 11, &[(0, 0)]),
+            (Some(1), 0, &[(0, 0)]),
+        ]);
         makes(&mut forest, &[Some(0)]);
         check(&forest, &["setsid, fork t1", "r0 at [0], fork t3, setsid, fork t2", "", ""]);
     }

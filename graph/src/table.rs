@@ -186,7 +186,8 @@ pub fn transform(table: &mut Table, wanted: &BTreeMap<Fd, Entry>, moves: &mut Ve
         let Some(to) = ready.pop() else {
             // Only cycles are left: set one description aside and go on.
             let Some(&to) = todo.first() else { break };
-            let aside = (0..).find(|fd| table.get(*fd).is_none() && !wanted.contains_key(fd)).unwrap_or(Fd::MAX);
+            let aside =
+                (0..).find(|fd| table.get(*fd).is_none() && !wanted.contains_key(fd)).unwrap_or(Fd::MAX);
             let step = Move::Dup { from: to, to: aside, cloexec: false };
             table.apply(step);
             moves.push(step);
@@ -278,7 +279,9 @@ mod tests {
     fn every_small_case() {
         // All tables of numbers 0..4 over three descriptions, into all others that they can become.
         let tables: Vec<Vec<(Fd, u32)>> = (0..256u32)
-            .map(|code| (0..4).filter_map(|fd| ((code >> (2 * fd)) & 3).checked_sub(1).map(|ofd| (fd, ofd))).collect())
+            .map(|code| {
+                (0..4).filter_map(|fd| ((code >> (2 * fd)) & 3).checked_sub(1).map(|ofd| (fd, ofd))).collect()
+            })
             .collect();
         for from in &tables {
             for to in &tables {

@@ -74,8 +74,8 @@ pub use effect::{
     PrivilegeEffect, Region, SocketOption,
 };
 pub use expected::{
-    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Life, OfdSpec, Owner,
-    Slot, SocketFile, SocketPeer, SocketSpec,
+    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Interest, Life, OfdSpec,
+    Owner, Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
 

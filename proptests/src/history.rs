@@ -31,6 +31,9 @@ pub enum Event {
     Join(u16, u16),
     /// A childless task dies.
     Die(u16),
+    /// A childless leader of a group dies and is reaped. If the group has other members, a helper
+    /// has to found it.
+    Reap(u16),
 }
 
 /// Who forks, where the event leaves it open.
@@ -65,6 +68,7 @@ pub fn histories() -> impl Strategy<Value = History> {
         3 => any::<u16>().prop_map(Event::Found),
         6 => any::<(u16, u16)>().prop_map(|(who, whom)| Event::Join(who, whom)),
         2 => any::<u16>().prop_map(Event::Die),
+        2 => any::<u16>().prop_map(Event::Reap),
     ];
     let shape = prop_oneof![2 => Just(Shape::Any), 1 => Just(Shape::Deep), 1 => Just(Shape::Wide)];
     let events = prop_oneof![3 => prop::collection::vec(event.clone(), 0..30), 1 => prop::collection::vec(event, 30..110)];
@@ -79,13 +83,14 @@ struct Person {
     pgid: u32,
     children: usize,
     is_dead: bool,
+    is_reaped: bool,
 }
 
 impl History {
     /// Lives it: the tasks, without tables and steps, and where the root is born.
     pub fn live(&self) -> (Vec<TaskSpec>, Cradle) {
         let root =
-            Person { parent: None, pid: pid(0), sid: CRADLE_SID, pgid: CRADLE_PGID, children: 0, is_dead: false };
+            Person { parent: None, pid: pid(0), sid: CRADLE_SID, pgid: CRADLE_PGID, children: 0, is_dead: false, is_reaped: false };
         let mut people = vec![root];
         if !self.has_cradle {
             set_sid(&mut people, 0);
@@ -103,7 +108,7 @@ impl History {
                         people[by].children += 1;
                         let Person { sid, pgid, .. } = people[by];
                         let pid = pid(people.len());
-                        people.push(Person { parent: Some(by), pid, sid, pgid, children: 0, is_dead: false });
+                        people.push(Person { parent: Some(by), pid, sid, pgid, children: 0, is_dead: false, is_reaped: false });
                     }
                 }
                 Event::SetSid(who) => {
@@ -127,6 +132,16 @@ impl History {
                     let who = at(who);
                     people[who].is_dead |= who != 0 && people[who].children == 0;
                 }
+                Event::Reap(who) => {
+                    // A leader of a session could not be stood in for.
+                    let leads = |person: &Person| person.pgid == person.pid && person.sid != person.pid;
+                    let able: Vec<usize> =
+                        (1..people.len()).filter(|at| people[*at].children == 0 && leads(&people[*at])).collect();
+                    if let Some(who) = able.get(usize::from(who) % able.len().max(1)) {
+                        people[*who].is_dead = true;
+                        people[*who].is_reaped = true;
+                    }
+                }
             }
         }
         let cradle =
@@ -143,13 +158,21 @@ impl History {
         while let Some(at) = (0..ready.len()).min_by_key(|at| key(ready[*at])) {
             let index = ready.swap_remove(at);
             let person = &people[index];
+            let leads_others = people.iter().any(|other| other.pgid == person.pid && other.pid != person.pid && !other.is_reaped);
+            if person.is_reaped && !leads_others {
+                continue;
+            }
             id_of[index] = TaskId::new(tasks.len());
             tasks.push(TaskSpec {
                 pid: person.pid,
                 parent: person.parent.map(|parent| id_of[parent]),
                 pgid: person.pgid,
                 sid: person.sid,
-                life: if person.is_dead { Life::Zombie } else { Life::Lives },
+                life: match (person.is_dead, person.is_reaped) {
+                    (_, true) => Life::Helper,
+                    (true, false) => Life::Zombie,
+                    (false, false) => Life::Lives,
+                },
                 ..TaskSpec::default()
             });
             ready.extend((0..people.len()).filter(|child| people[*child].parent == Some(index)));

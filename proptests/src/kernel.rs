@@ -53,6 +53,8 @@ pub struct Process {
     pub mappings: BTreeSet<usize>,
     /// Dead and not reaped.
     pub is_zombie: bool,
+    /// Its death raises SIGCHLD.
+    pub raises_sigchld: bool,
     /// SIGCHLD is pending.
     pub has_sigchld: bool,
 }
@@ -82,12 +84,12 @@ impl Kernel {
         self.processes.get_mut(&pid).filter(|process| !process.is_zombie).ok_or(Errno::Srch)
     }
 
-    /// fork(2) with a chosen pid.
+    /// fork(2) with a chosen pid, and with SIGCHLD or no exit signal.
     ///
     /// # Errors
     /// `Exist`, `Srch`.
-    pub fn fork(&mut self, pid: u32, child: u32) -> Result<(), Errno> {
-        let born = Process { parent: pid, has_sigchld: false, ..self.alive(pid)?.clone() };
+    pub fn fork(&mut self, pid: u32, child: u32, raises_sigchld: bool) -> Result<(), Errno> {
+        let born = Process { parent: pid, raises_sigchld, has_sigchld: false, ..self.alive(pid)?.clone() };
         if self.is_taken(child) {
             return Err(Errno::Exist);
         }
@@ -243,8 +245,8 @@ impl Kernel {
         process.is_zombie = true;
         process.table.clear();
         process.mappings.clear();
-        let parent = process.parent;
-        if let Some(parent) = self.processes.get_mut(&parent) {
+        let (parent, raises_sigchld) = (process.parent, process.raises_sigchld);
+        if let Some(parent) = self.processes.get_mut(&parent).filter(|_| raises_sigchld) {
             parent.has_sigchld = true;
         }
         Ok(())
@@ -256,6 +258,18 @@ impl Kernel {
     /// `Srch` if it is nobody's child here.
     pub fn wait_would_return(&self, pid: u32, child: u32) -> Result<bool, Errno> {
         self.processes.get(&child).filter(|process| process.parent == pid).map(|process| process.is_zombie).ok_or(Errno::Srch)
+    }
+
+    /// waitid(2) that reaps.
+    ///
+    /// # Errors
+    /// `Srch` if it is nobody's child here, `Again` if it lives.
+    pub fn reap(&mut self, pid: u32, child: u32) -> Result<(), Errno> {
+        if !self.wait_would_return(pid, child)? {
+            return Err(Errno::Again);
+        }
+        self.processes.remove(&child);
+        Ok(())
     }
 
     /// sigtimedwait(2) for SIGCHLD, without waiting.

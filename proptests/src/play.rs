@@ -3,8 +3,8 @@
 //!
 //! What is checked on the way: every call gives what the plan says it gives; every resource is made
 //! once, by its owner; every step runs once, in its task, in order, with the numbers of what it
-//! needs; a child inherits nothing that is open for no reason; nothing is touched by a task that has nothing to do with it, beyond closing; somebody can
-//! always go on.
+//! needs; a child inherits nothing that is open for no reason; nothing is touched by a task that has
+//! nothing to do with it, beyond closing; helpers are gone in the end; somebody can always go on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +97,7 @@ impl<'a> Player<'a> {
     }
 
     fn living(&self) -> usize {
-        self.forest.tasks.iter().filter(|task| task.life != Life::Zombie).count()
+        self.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Thread)).count()
     }
 
     fn next(&self, task: usize) -> Option<Item> {
@@ -217,7 +217,8 @@ impl<'a> Player<'a> {
                     return Err("not its child, or born already".to_owned());
                 }
                 self.inherits(task)?;
-                self.kernel.fork(pid, self.pid(*child)).map_err(errno)?;
+                let is_helper = self.forest.tasks[child.index()].life == Life::Helper;
+                self.kernel.fork(pid, self.pid(*child), !is_helper).map_err(errno)?;
                 self.born[child.index()] = true;
                 self.forked[task.index()] += 1;
                 Ok(())
@@ -238,8 +239,11 @@ impl<'a> Player<'a> {
             OpKind::SetSid => self.kernel.set_sid(pid).map_err(errno),
             OpKind::SetPgid { pgid } => self.kernel.set_pgid(pid, *pgid).map_err(errno),
             OpKind::Step { step, fds } => self.step(task, *step, fds),
-            OpKind::AwaitExit { child, .. } if self.forest.tasks[child.index()].life == Life::Zombie => Ok(()),
-            OpKind::AwaitExit { .. } => Err("it lives".to_owned()),
+            OpKind::AwaitExit { child, reap } => match (self.forest.tasks[child.index()].life, reap) {
+                (Life::Zombie, false) => Ok(()),
+                (Life::Helper, true) => self.kernel.reap(pid, self.pid(*child)).map_err(errno),
+                (Life::Lives | Life::Thread | Life::Zombie | Life::Helper, _) => Err("it lives, or stays".to_owned()),
+            },
             OpKind::EatSigchld => self.kernel.take_sigchld(pid).map_err(errno),
             OpKind::Exit => self.kernel.exit(pid).map_err(errno),
             OpKind::Arrive => {
@@ -366,13 +370,13 @@ impl<'a> Player<'a> {
                 return Err(format!("r{index} has the owner {owner:?} and was made: {}", owner.is_none()));
             }
         }
-        if self.kernel.processes.len() != self.forest.tasks.iter().filter(|task| task.life != Life::Thread).count() + 2 {
+        if self.kernel.processes.len() != self.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Zombie)).count() + 2 {
             return Err("not as many processes as tasks".to_owned());
         }
         for (index, spec) in self.forest.tasks.iter().enumerate() {
             let task = TaskId::new(index);
             let mut steps = self.wanted_steps(task);
-            if spec.life != Life::Zombie {
+            if matches!(spec.life, Life::Lives | Life::Thread) {
                 steps.extend(spec.with_threads.iter().map(|step| Some(*step)));
                 steps.push(None);
                 steps.extend(spec.tail.iter().map(|step| Some(*step)));
@@ -380,7 +384,10 @@ impl<'a> Player<'a> {
             let end = match spec.life {
                 Life::Thread if self.steps[index] == steps => Ok(()),
                 Life::Thread => Err(format!("the steps were {:?} instead of {steps:?}", self.steps[index])),
-                Life::Lives | Life::Zombie | Life::Helper => self.task_at_the_end(task, &steps),
+                Life::Helper if self.kernel.processes.contains_key(&spec.pid) => Err("the helper is still there".to_owned()),
+                Life::Helper if self.born[index] && self.steps[index] == steps => Ok(()),
+                Life::Helper => Err("the helper was not there, or did more than help".to_owned()),
+                Life::Lives | Life::Zombie => self.task_at_the_end(task, &steps),
             };
             end.map_err(|error| format!("t{index} (pid {}): {error}", spec.pid))?;
         }

@@ -58,6 +58,10 @@ fn traits(case: &Case) -> Vec<(&'static str, bool)> {
         ("10 deep", (0..tasks.len()).any(|at| path(forest, TaskId::new(at)).len() >= 10)),
         ("10 wide", children.iter().any(|children| children.len() >= 10)),
         ("zombie", is_any(|kind| matches!(kind, OpKind::Exit))),
+        ("helper", tasks.iter().any(|task| task.life == Life::Helper)),
+        ("zombie in a helper's group", tasks.iter().any(|task| {
+            task.life == Life::Zombie && tasks.iter().any(|helper| helper.life == Life::Helper && helper.pid == task.pgid)
+        })),
         ("thread", is_any(|kind| matches!(kind, OpKind::StartThread { .. }))),
         ("zombie in another's group", (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && matches!(family.join[at], Join::JoinLater { .. }))),
         ("leader of a group is a zombie", (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && family.join[at] == Join::Found)),

@@ -15,6 +15,7 @@ fn config() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         max_shrink_iters: 20_000,
+        max_global_rejects: u32::MAX,
         ..ProptestConfig::default()
     }
 }

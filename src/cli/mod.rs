@@ -151,6 +151,7 @@ impl Features {
             root: self.root.clone(),
             external: self.external.clone(),
             manage_cgroups: self.manage_cgroups.clone(),
+            restoring: false,
         }
     }
 }

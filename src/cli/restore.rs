@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
 use regrow::coordinator::channel::Channel;
 use regrow::coordinator::launcher::{self, End};
 use regrow::coordinator::{Run, RunError};
 use regrow::pipeline::{self, PrepareError};
+use regrow::resolve::Options;
 
 use super::{Features, exit, log};
 
@@ -30,7 +32,7 @@ pub(crate) struct Restore {
     /// As -vN
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "+")]
     verbosity: Option<String>,
-    /// End when the tree runs; without it, stay until all of it has ended
+    /// End when the tree runs; without it, stay until its root has ended
     #[arg(short = 'd', long)]
     restore_detached: bool,
     /// Restore the root task as a sibling: a child of the caller
@@ -78,6 +80,13 @@ impl Restore {
             super::report_error(&anyhow::Error::new(error).context("cannot open the log file"));
             return ExitCode::from(exit::FAILED);
         }
+        if let Some(path) = self.pidfile_path().filter(|path| path.symlink_metadata().is_ok()) {
+            let error = std::io::Error::from_raw_os_error(libc::EEXIST);
+            return ExitCode::from(fail(&RunError::Pidfile { path, error }));
+        }
+        // Before there are two of us: signals from the terminal are for the launcher, which tells the
+        // coordinator, and neither dies of one without the other.
+        let signals = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty());
         raise_last_pid(&self.images_dir);
         let (for_launcher, for_coordinator) = match Channel::pair() {
             Ok(pair) => pair,
@@ -90,7 +99,7 @@ impl Restore {
             }
             Ok(Some(coordinator)) => {
                 drop(for_coordinator);
-                self.launch(&for_launcher, coordinator)
+                self.launch(&for_launcher, coordinator, &signals)
             }
             Err(error) => give_up(&error.into()),
         }
@@ -112,25 +121,34 @@ impl Restore {
         level
     }
 
-    fn launch(&self, channel: &Channel, coordinator: Pid) -> ExitCode {
+    fn pidfile_path(&self) -> Option<PathBuf> {
+        self.pidfile.as_ref().map(|file| self.work_dir().join(file))
+    }
+
+    /// `signals` is the mask that we were started with.
+    fn launch(&self, channel: &Channel, coordinator: Pid, signals: &SigSet) -> ExitCode {
         match launcher::launch(channel, coordinator) {
             End::Committed { .. } => {
-                // It still lets the tasks go, one after another.
-                let _ = nix::sys::wait::waitpid(coordinator, None);
                 if !self.restore_detached {
+                    // The tree lives without us: who wants to end us may.
+                    let _ = signals.thread_set_mask();
                     launcher::wait_for_all();
                 }
                 ExitCode::SUCCESS
             }
             End::Failed(code) => ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILED)),
+            End::Killed => {
+                if let Some(path) = self.pidfile_path() {
+                    let _ = std::fs::remove_file(path);
+                }
+                ExitCode::from(fail(&RunError::CoordinatorKilled))
+            }
         }
     }
 
     /// The coordinator: prepares, runs, reports. Its exit code becomes that of the whole.
     fn coordinate(&self, channel: &Channel) -> u8 {
-        // Signals from the terminal are for the launcher, which tells us.
-        let _ = nix::sys::signal::SigSet::all().thread_block();
-        let mut prepared = match pipeline::prepare(&self.images_dir, &self.features.options()) {
+        let mut prepared = match pipeline::prepare(&self.images_dir, &Options { restoring: true, ..self.features.options() }) {
             Ok(prepared) => prepared,
             Err(error) => return refuse(&error),
         };
@@ -149,7 +167,7 @@ impl Restore {
             threads: &prepared.threads,
             sibling: self.restore_sibling,
             leave_stopped: self.leave_stopped,
-            pidfile: self.pidfile.as_ref().map(|file| self.work_dir().join(file)),
+            pidfile: self.pidfile_path(),
         };
         match regrow::coordinator::run(&run, channel) {
             Ok(outcome) => {

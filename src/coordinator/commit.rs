@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::channel::{Channel, Order};
+use super::channel::Channel;
 use super::supervise;
 use super::{Run, RunError};
 use crate::runner;
@@ -45,7 +45,7 @@ pub struct ThreadState {
 /// A stop at the entry or the exit of a system call, with PTRACE_O_TRACESYSGOOD.
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 
-/// Commits. `before_release` is called when nothing but letting go is left.
+/// Commits. `before_release` is called when nothing but letting go is left: it tells the launcher.
 ///
 /// # Errors
 /// What went wrong; the caller's death then kills all tasks (PTRACE_O_EXITKILL).
@@ -69,21 +69,31 @@ pub fn commit(run: &Run<'_>, channel: &Channel, shared: &Shared, before_release:
     let tasks: Vec<&[ThreadState]> = run.threads.chunk_by(|_, next| !next.is_leader).collect();
     // Tasks that were stopped stop again before their parents go on, children before parents: the
     // kernel tells a parent of a stop by SIGCHLD (wait(2)), which is then taken back from it.
-    for task in tasks.iter().rev().filter(|task| stop_signal(task).is_some()) {
-        leave(tapes, &[task])?;
-        release(task, stop_signal(task))?;
-        await_stop(&task[0]);
+    let (stopped, running): (Vec<&[ThreadState]>, Vec<_>) =
+        tasks.into_iter().partition(|task| stop_signal(task).is_some());
+    let ready = stop_again(tapes, &stopped).and_then(|()| leave(tapes, &running)).and_then(|()| before_release());
+    if let Err(error) = ready {
+        // The others die with us.
+        for task in stopped {
+            let _ = kill(pid_of(&task[0]), Signal::SIGKILL);
+        }
+        return Err(error);
     }
-    let running: Vec<&[ThreadState]> = tasks.into_iter().filter(|task| stop_signal(task).is_none()).collect();
-    leave(tapes, &running)?;
-    before_release()?;
-    channel.send(Order::Committed, None).map_err(RunError::Channel)?;
     for task in running {
         // From here on the tree lives: a thread that is gone now was killed by somebody else, and the
         // others must be let go all the same.
         if let Err(error) = release(task, run.leave_stopped.then_some(Signal::SIGSTOP)) {
             tracing::error!("{error}");
         }
+    }
+    Ok(())
+}
+
+fn stop_again(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
+    for task in tasks.iter().rev() {
+        leave(tapes, &[task])?;
+        release(task, stop_signal(task))?;
+        await_stop(&task[0]);
     }
     Ok(())
 }

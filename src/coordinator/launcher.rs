@@ -3,9 +3,11 @@
 //!
 //! All that regrow restores descends from the launcher (or, with `--restore-sibling`, from its
 //! parent), and the launcher is a subreaper: whoever loses its parent becomes its child. So killing
-//! all children until there are none leaves nothing, whatever the tasks were doing.
+//! all children until there are none leaves nothing, whatever the tasks were doing. A sibling and what is
+//! below it is found by parents, and by the region that it maps.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -17,9 +19,10 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Order, Reply};
+use super::rollback;
 use super::undo::Undo;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
-use crate::sys::region::{Place, map_in_place};
+use crate::sys::region::{Place, Shared, map_in_place};
 
 /// How the launcher ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +34,13 @@ pub enum End {
     },
     /// The coordinator gave up, or never started anything: its exit code. Nothing is left.
     Failed(i32),
+    /// The coordinator was killed. No task is left, but a file that it made may be.
+    Killed,
 }
 
 /// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
-    let mut launcher = Launcher { channel, coordinator, root: None, sibling: false, undo: None };
+    let mut launcher = Launcher { channel, coordinator, root: None, sibling: None, undo: None };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
@@ -59,7 +64,7 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
                 }
                 Ok((Order::Committed, _)) => {
                     if let Some(root) = launcher.root {
-                        return End::Committed { root };
+                        return launcher.see_off(root);
                     }
                 }
                 Ok((Order::Start { .. }, None)) | Err(_) => return launcher.give_up(),
@@ -80,9 +85,16 @@ struct Launcher<'a> {
     channel: &'a Channel,
     coordinator: Pid,
     root: Option<Pid>,
-    sibling: bool,
+    /// Set if the root is no child of ours.
+    sibling: Option<Sibling>,
     /// What a failed restore leaves to be removed.
     undo: Option<Undo>,
+}
+
+/// What is needed to take away a root that is our sibling, and what is below it.
+struct Sibling {
+    shared: Shared,
+    players: rollback::Region,
 }
 
 impl Launcher<'_> {
@@ -90,7 +102,10 @@ impl Launcher<'_> {
         let reply = match self.try_start(place, birth, sibling, region) {
             Ok(root) => {
                 self.root = Some(root);
-                self.sibling = sibling;
+                // Only now: the root must not inherit the mapping.
+                if sibling && let Ok(shared) = Shared::map(region.as_fd()) && let Ok(players) = rollback::Region::of(region.as_fd()) {
+                    self.sibling = Some(Sibling { shared, players });
+                }
                 Reply::Started { pid: root.as_raw() }
             }
             Err(reply) => reply,
@@ -113,7 +128,7 @@ impl Launcher<'_> {
 
     /// Says so if the root has died. Reaps nobody: pids of the tree must not be free before the end.
     fn look_at_children(&self) {
-        let Some(root) = self.root.filter(|_| !self.sibling) else { return };
+        let Some(root) = self.root.filter(|_| self.sibling.is_none()) else { return };
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::Pid(root), flags) {
             Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => {
@@ -123,13 +138,30 @@ impl Launcher<'_> {
         }
     }
 
+    /// After the commit has been said, the coordinator still lets the tasks go, one after another. If it
+    /// dies over that, it takes those along that it has not let go: then there must be none.
+    fn see_off(&mut self, root: Pid) -> End {
+        // All signals are blocked: nothing interrupts this.
+        match waitpid(self.coordinator, None) {
+            Ok(WaitStatus::Exited(_, 0)) => {
+                // Orphans of the tree go from now on to whom they would go without us.
+                let _ = nix::sys::prctl::set_child_subreaper(false);
+                End::Committed { root }
+            }
+            Ok(_) | Err(_) => self.give_up(),
+        }
+    }
+
     /// Ends everything: first the coordinator (with it all that it traces), then the tree.
     fn give_up(&mut self) -> End {
-        let code = self.end_coordinator();
-        if self.sibling
-            && let Some(root) = self.root
-        {
-            kill_below(root);
+        let end = self.end_coordinator();
+        if let Some(sibling) = &self.sibling {
+            // The coordinator has said so if it could.
+            sibling.shared.abort().store(1, Ordering::SeqCst);
+            if let Some(root) = self.root.filter(|root| is_sibling(*root)) {
+                kill_below(root);
+            }
+            sibling.players.kill_players();
         }
         loop {
             for child in children(std::process::id()) {
@@ -143,21 +175,21 @@ impl Launcher<'_> {
         if let Some(undo) = &self.undo {
             undo.run();
         }
-        End::Failed(code)
+        end
     }
 
-    fn end_coordinator(&self) -> i32 {
+    fn end_coordinator(&self) -> End {
         // It has closed its end of the channel, so it is about to exit, or dead.
         for _ in 0..200 {
             match waitpid(self.coordinator, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => std::thread::sleep(std::time::Duration::from_millis(10)),
-                Ok(WaitStatus::Exited(_, code)) if code != 0 => return code,
-                Ok(_) | Err(_) => return 1,
+                Ok(WaitStatus::Exited(_, code)) if code != 0 => return End::Failed(code),
+                Ok(_) | Err(_) => return End::Killed,
             }
         }
         let _ = kill(self.coordinator, Signal::SIGKILL);
         let _ = waitpid(self.coordinator, None);
-        1
+        End::Killed
     }
 }
 
@@ -165,6 +197,14 @@ impl Launcher<'_> {
 fn children(pid: u32) -> Vec<Pid> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// Whether a process is a child of our parent: that of the wanted pid may be gone, and another have it.
+fn is_sibling(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc_pid_stat(5): state and parent follow the name, which is in parentheses and may hold any.
+    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
+    parent == Some(nix::unistd::getppid().as_raw())
 }
 
 /// Kills a tree that is not ours to reap: the tasks fork no more (the abort word is set), so what is
@@ -181,7 +221,7 @@ fn kill_below(root: Pid) {
     }
 }
 
-/// Waits for everything below to end (the tree was restored attached).
+/// Waits for the root to end (the tree was restored attached), and for whoever has come to us otherwise.
 ///
 /// `criu restore` without `--restore-detached` does the same and then succeeds, whatever the root's
 /// own status (`reap_zombies` in its cr-restore.c).

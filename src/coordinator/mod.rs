@@ -3,7 +3,8 @@
 //! Two processes share the work. The *launcher* is the one the user started: tiny, single-threaded,
 //! subreaper; it maps the tapes, clones the root task and, if anything fails, kills and reaps all
 //! that descends from it. The *coordinator*, its child, reads, plans, watches the tapes play,
-//! and commits. If either dies before the commit ends, the other ends the tree.
+//! and commits. If either dies before the commit ends, the other ends the tree: the launcher kills its
+//! children until there are none, the coordinator whoever maps the tapes.
 //!
 //! | module | does |
 //! |---|---|
@@ -12,12 +13,14 @@
 //! | [`supervise`] | waits until all have arrived, or something fails |
 //! | [`undo`] | removes the files that a failed restore made |
 //! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
+//! | `rollback` | finds and kills tasks that are not one's children |
 //!
 //! Nothing here decides: what is done is on the tapes.
 
 pub mod channel;
 pub mod commit;
 pub mod launcher;
+mod rollback;
 pub mod supervise;
 pub mod undo;
 
@@ -86,6 +89,9 @@ pub enum RunError {
         /// What came.
         status: i32,
     },
+    /// The coordinator is gone, and could not say why.
+    #[error("the process that plans and commits was killed")]
+    CoordinatorKilled,
     /// The pidfile could not be written.
     #[error("cannot write the pidfile {}: {error}", path.display())]
     Pidfile {
@@ -150,11 +156,13 @@ pub struct Outcome {
 /// Plays tapes through the launcher at the other end of `channel`, and commits.
 ///
 /// # Errors
-/// The first thing that failed. The caller must exit: the launcher then takes the tree away.
+/// The first thing that failed. Whoever played has been killed; the caller must exit, which kills whom
+/// the commit had seized, and the launcher then reaps.
 pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     let tapes = run.tapes;
     let region = sys::region::create(tapes).map_err(RunError::Region)?;
     let shared = Shared::map(region.as_fd()).map_err(RunError::Region)?;
+    let players = rollback::Region::of(region.as_fd()).map_err(|errno| RunError::Region(errno.into()))?;
     let root = tapes.tasks[0];
     let start = std::time::Instant::now();
     let order = Order::Start {
@@ -166,8 +174,10 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     channel.send(order, Some(region.as_fd())).map_err(RunError::Channel)?;
     let result = watch_and_commit(run, channel, &shared, start);
     if result.is_err() {
-        // No more forks: the launcher is about to count whom it must kill.
+        // No more forks: whoever kills counts whom.
         shared.abort().store(1, std::sync::atomic::Ordering::SeqCst);
+        // The launcher would do it, but it may be dead, or die before it has.
+        players.kill_players();
     }
     result
 }
@@ -185,9 +195,17 @@ fn watch_and_commit(run: &Run<'_>, channel: &Channel, shared: &Shared, start: st
     let play_ns = start.elapsed().as_nanos() as u64;
     let barrier = std::time::Instant::now();
     let pidfile = run.pidfile.as_deref();
-    commit::commit(run, channel, shared, || match pidfile {
-        Some(path) => write_pidfile(path, Pid::from_raw(root as i32)),
-        None => Ok(()),
+    commit::commit(run, channel, shared, || {
+        if let Some(path) = pidfile {
+            write_pidfile(path, Pid::from_raw(root as i32))?;
+        }
+        // From here on the tree lives, whatever happens to the launcher.
+        channel.send(Order::Committed, None).map_err(|error| {
+            if let Some(path) = pidfile {
+                let _ = std::fs::remove_file(path);
+            }
+            RunError::Channel(error)
+        })
     })?;
     Ok(Outcome { play_ns, commit_ns: barrier.elapsed().as_nanos() as u64 })
 }

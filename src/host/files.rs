@@ -78,7 +78,7 @@ pub(super) fn named_by(ofds: &[Ofd]) -> BTreeMap<String, bool> {
                     paths.entry(dir).or_default();
                 }
             }
-            OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Inet(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => {}
+            _ => {}
         }
     }
     paths

@@ -139,6 +139,9 @@ pub(crate) static FS: Kind = read("fs-", Decimal, 0x5140_3912);
 pub(crate) static FDINFO: Kind = read("fdinfo-", Decimal, 0x5621_3732);
 pub(crate) static FILES: Kind = read("files", One, 0x5630_3138);
 pub(crate) static PIPES_DATA: Kind = read("pipes-data", One, 0x5645_3709);
+pub(crate) static FIFO_DATA: Kind = read("fifo-data", One, 0x5933_3054);
+/// What epoll files watch, where it is not in `files.img` yet.
+pub(crate) static EVENTPOLL_TFD: Kind = read("eventpoll-tfd", One, 0x4443_3746);
 pub(crate) static SK_QUEUES: Kind = read("sk-queues", One, 0x5626_4026);
 pub(crate) static MEMFD: Kind = read("memfd", One, 0x4845_3499);
 pub(crate) static REMAP_FPATH: Kind = read("remap-fpath", One, 0x5913_3954);
@@ -161,6 +164,8 @@ static READ: &[&Kind] = &[
     &FDINFO,
     &FILES,
     &PIPES_DATA,
+    &FIFO_DATA,
+    &EVENTPOLL_TFD,
     &SK_QUEUES,
     &MEMFD,
     &REMAP_FPATH,
@@ -191,7 +196,6 @@ static REST: &[Kind] = &[
     // Open files.
     unread("tty-info", One, 0x5945_3036, "terminals"),
     unread("tty-data", One, 0x5941_3026, "data queued in terminals"),
-    mixed("fifo-data", One, 0x5933_3054, "data in FIFOs"),
     mixed("tcp-stream-", Hex, 0x5146_5506, "a TCP connection"),
     mixed("bpfmap-data", One, 0x6432_4033, "contents of BPF maps"),
     unread("bpfmap-file", One, 0x5750_6142, "BPF maps"),
@@ -259,12 +263,6 @@ static REST: &[Kind] = &[
     unread("ns-files", One, 0x6139_4011, "namespace files (old format)"),
     unread("eventfd", One, 0x4452_3722, "eventfds (old format)"),
     unread("eventpoll", One, 0x4502_3858, "epoll files (old format)"),
-    unread(
-        "eventpoll-tfd",
-        One,
-        0x4443_3746,
-        "epoll targets (old format)",
-    ),
     unread("signalfd", One, 0x5732_3820, "signalfds (old format)"),
     unread("inotify", One, 0x4842_4431, "inotify files (old format)"),
     unread(

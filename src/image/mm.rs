@@ -306,6 +306,7 @@ mod tests {
     fn status_bits_say_the_kind() {
         check(&[entry(0x1000, 0x2000, 0x201)], "[AnonPrivate] []");
         check(&[entry(0x1000, 0x2000, 0x221)], "[AnonPrivate] []");
+        check(&[entry(0x1000, 0x2000, 0x40201)], "[AnonPrivate] []");
         check(
             &[entry(0x1000, 0x2000, 0x41)],
             "[FilePrivate { ofd_id: 7, offset_bytes: 0, file_flags: Some(2) }] []",
@@ -342,8 +343,8 @@ mod tests {
             "mm-1.img entry 1: mapping 0x2000-0x4000 overlaps 0x1000-0x3000",
         );
         check(
-            &[entry(0x1000, 0x2000, 0x40201)],
-            "mm-1.img entry 0: unsupported: mapping 0x1000-0x2000: unknown status bits 0x40000",
+            &[entry(0x1000, 0x2000, 0x80201)],
+            "mm-1.img entry 0: unsupported: mapping 0x1000-0x2000: unknown status bits 0x80000",
         );
         check(&[], "mm-1.img entry 0: no mappings");
         let mut odd = entry(0x1000, 0x2000, 0x201);

@@ -54,6 +54,10 @@ pub enum Image {
     Files,
     /// `pipes-data.img`
     PipesData,
+    /// `fifo-data.img`
+    FifoData,
+    /// `eventpoll-tfd.img`
+    EventpollTfd,
     /// `sk-queues.img`
     SkQueues,
     /// `memfd.img`
@@ -87,6 +91,8 @@ impl fmt::Display for Image {
             Image::Fdinfo(id) => write!(f, "fdinfo-{id}.img"),
             Image::Files => f.write_str("files.img"),
             Image::PipesData => f.write_str("pipes-data.img"),
+            Image::FifoData => f.write_str("fifo-data.img"),
+            Image::EventpollTfd => f.write_str("eventpoll-tfd.img"),
             Image::SkQueues => f.write_str("sk-queues.img"),
             Image::Memfd => f.write_str("memfd.img"),
             Image::RemapFpath => f.write_str("remap-fpath.img"),
@@ -155,6 +161,8 @@ pub struct Model {
     pub ofds: Vec<Ofd>,
     /// What the pipes hold, from `pipes-data.img`.
     pub pipe_data: Vec<PipeData>,
+    /// What FIFOs hold, from `fifo-data.img`.
+    pub fifo_data: Vec<PipeData>,
     /// What waits in sockets, from `sk-queues.img`, in the order of the queues.
     pub packets: Vec<Packet>,
     /// Contents of shared memory, one for every `pagemap-shmem-*.img`, sorted by id.
@@ -723,6 +731,14 @@ pub enum OfdKind {
     Pipe(Pipe),
     /// An eventfd.
     Eventfd(Eventfd),
+    /// An epoll file.
+    Epoll(Epoll),
+    /// A timerfd.
+    Timerfd(Timerfd),
+    /// A signalfd.
+    Signalfd(Signalfd),
+    /// A FIFO with a name.
+    Fifo(Fifo),
     /// A unix socket.
     Unix(Box<UnixSocket>),
     /// An internet socket.
@@ -770,6 +786,66 @@ pub struct Eventfd {
     pub flags: u32,
     pub counter: u64,
     pub fown: Fown,
+}
+
+/// `eventpoll.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Epoll {
+    pub flags: u32,
+    pub fown: Fown,
+    /// What it watches, in the order of the image.
+    pub interests: Vec<Interest>,
+}
+
+/// What an epoll file watches: the file at a number in the task that the epoll file was dumped from,
+/// which is the first of `pstree.img` that has it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// The number.
+    pub fd: u32,
+    /// `EPOLL*`.
+    pub events: u32,
+    /// What the program gets with an event.
+    pub data: u64,
+    /// Inode number of the watched file, where stored.
+    pub inode: Option<u64>,
+}
+
+/// `timerfd.proto`. Times in nanoseconds.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Timerfd {
+    pub flags: u32,
+    pub fown: Fown,
+    pub clock_id: u32,
+    /// Expirations that nobody has read.
+    pub ticks: u64,
+    /// `TFD_TIMER_*` of the last `timerfd_settime(2)`.
+    pub settime_flags: u32,
+    /// Time left, however it was set; 0: not armed, or expired and not read yet.
+    pub value_ns: u64,
+    pub interval_ns: u64,
+}
+
+/// `signalfd.proto`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Signalfd {
+    pub flags: u32,
+    pub fown: Fown,
+    /// Bit 0 is signal 1.
+    pub mask: u64,
+}
+
+/// `fifo.proto`: a description of a FIFO. Path, flags and owner are in an entry for a regular file.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Fifo {
+    /// Equal for all descriptions of the FIFO.
+    pub pipe_id: u32,
+    /// Id (in `files.img`) of that entry.
+    pub reg_id: u32,
 }
 
 /// `memfd.proto`: an open file description of a memfd.

@@ -435,15 +435,15 @@ messages! {
         [bytes = "vec", optional] psk: Option<Vec<u8>> = 6;
         [bytes = "vec", optional] nlsk: Option<Vec<u8>> = 7;
         [message, optional] efd: Option<EventfdFileEntry> = 8 in EventfdFileEntry;
-        [bytes = "vec", optional] epfd: Option<Vec<u8>> = 9;
-        [bytes = "vec", optional] sgfd: Option<Vec<u8>> = 10;
+        [message, optional] epfd: Option<EventpollFileEntry> = 9 in EventpollFileEntry;
+        [message, optional] sgfd: Option<SignalfdEntry> = 10 in SignalfdEntry;
         [bytes = "vec", optional] tunf: Option<Vec<u8>> = 11;
-        [bytes = "vec", optional] tfd: Option<Vec<u8>> = 12;
+        [message, optional] tfd: Option<TimerfdEntry> = 12 in TimerfdEntry;
         [bytes = "vec", optional] ify: Option<Vec<u8>> = 13;
         [bytes = "vec", optional] ffy: Option<Vec<u8>> = 14;
         [bytes = "vec", optional] ext: Option<Vec<u8>> = 15;
         [message, optional] usk: Option<UnixSkEntry> = 16 in UnixSkEntry;
-        [bytes = "vec", optional] fifo: Option<Vec<u8>> = 17;
+        [message, optional] fifo: Option<FifoEntry> = 17 in FifoEntry;
         [message, optional] pipe: Option<PipeEntry> = 18 in PipeEntry;
         [bytes = "vec", optional] tty: Option<Vec<u8>> = 19;
         [message, optional] memfd: Option<MemfdFileEntry> = 20 in MemfdFileEntry;
@@ -483,6 +483,45 @@ messages! {
         [uint32, required] flags: u32 = 2;
         [message, required] fown: FownEntry = 3 in FownEntry;
         [uint64, required] counter: u64 = 4;
+    }
+    // eventpoll.proto, timerfd.proto, signalfd.proto, fifo.proto
+    EventpollTfdEntry = "eventpoll_tfd_entry" {
+        [uint32, required] id: u32 = 1;
+        [uint32, required] tfd: u32 = 2;
+        [uint32, required] events: u32 = 3;
+        [uint64, required] data: u64 = 4;
+        [uint32, optional] dev: Option<u32> = 5;
+        [uint64, optional] inode: Option<u64> = 6;
+        [uint64, optional] pos: Option<u64> = 7;
+    }
+    EventpollFileEntry = "eventpoll_file_entry" {
+        [uint32, required] id: u32 = 1;
+        [uint32, required] flags: u32 = 2;
+        [message, required] fown: FownEntry = 3 in FownEntry;
+        [message, repeated] tfd: Vec<EventpollTfdEntry> = 4 in EventpollTfdEntry;
+    }
+    TimerfdEntry = "timerfd_entry" {
+        [uint32, required] id: u32 = 1;
+        [uint32, required] flags: u32 = 2;
+        [message, required] fown: FownEntry = 3 in FownEntry;
+        [uint32, required] clockid: u32 = 4;
+        [uint64, required] ticks: u64 = 5;
+        [uint32, required] settime_flags: u32 = 6;
+        [uint64, required] vsec: u64 = 7;
+        [uint64, required] vnsec: u64 = 8;
+        [uint64, required] isec: u64 = 9;
+        [uint64, required] insec: u64 = 10;
+    }
+    SignalfdEntry = "signalfd_entry" {
+        [uint32, required] id: u32 = 1;
+        [uint32, required] flags: u32 = 2;
+        [message, required] fown: FownEntry = 3 in FownEntry;
+        [uint64, required] sigmask: u64 = 4;
+    }
+    FifoEntry = "fifo_entry" {
+        [uint32, required] id: u32 = 1;
+        [uint32, required] pipe_id: u32 = 2;
+        [uint32, optional] regf_id: Option<u32> = 3;
     }
     SkOptsEntry = "sk_opts_entry" {
         [uint32, required] so_sndbuf: u32 = 1;

@@ -132,6 +132,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         tasks,
         ofds: shared.ofds,
         pipe_data: shared.pipe_data,
+        fifo_data: shared.fifo_data,
         packets: shared.packets,
         shm: shared.shm,
         memfds: shared.memfds,
@@ -151,6 +152,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
 struct Shared {
     ofds: Vec<Ofd>,
     pipe_data: Vec<super::model::PipeData>,
+    fifo_data: Vec<super::model::PipeData>,
     packets: Vec<super::model::Packet>,
     shm: Vec<Shm>,
     memfds: Vec<MemfdInode>,
@@ -162,7 +164,9 @@ struct Shared {
 }
 
 fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
-    let ofds = files::read_ofds(dir, errors);
+    let mut ofds = files::read_ofds(dir, errors);
+    files::epoll::read_targets(dir, &mut ofds, errors);
+    let fifo_data = files::fifo::read_fifo_data(dir, errors);
     let pipe_data = files::pipe::read_pipe_data(dir, errors);
     let packets = files::unix::read_packets(dir, errors);
     let memfds = files::memfd::read_inodes(dir, errors);
@@ -181,6 +185,7 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
     Shared {
         ofds,
         pipe_data,
+        fifo_data,
         packets,
         shm,
         memfds,
@@ -497,22 +502,24 @@ fn check_references(model: &Model, errors: &mut Errors) {
             check_task_references(alive, &kinds, errors);
         }
     }
-    let pipes: BTreeSet<u32> = model
-        .ofds
-        .iter()
-        .filter_map(|ofd| {
-            if let OfdKind::Pipe(pipe) = &ofd.kind {
-                Some(pipe.pipe_id)
-            } else {
-                None
+    let (mut pipes, mut fifos) = (BTreeSet::new(), BTreeSet::new());
+    for ofd in &model.ofds {
+        match &ofd.kind {
+            OfdKind::Pipe(pipe) => {
+                pipes.insert(pipe.pipe_id);
             }
-        })
-        .collect();
-    for data in model
-        .pipe_data
-        .iter()
-        .filter(|data| !pipes.contains(&data.pipe_id))
-    {
+            OfdKind::Fifo(fifo) => {
+                fifos.insert(fifo.pipe_id);
+                if !matches!(kinds.get(&fifo.reg_id), Some(OfdKind::Reg(_))) {
+                    let reason = format!("the path of a FIFO is {:#x}, which is no path of files.img", fifo.reg_id);
+                    errors.inconsistent(ofd.origin.image, ofd.origin.entry, reason);
+                }
+            }
+            _ => {}
+        }
+    }
+    let strays = model.pipe_data.iter().filter(|data| !pipes.contains(&data.pipe_id));
+    for data in strays.chain(model.fifo_data.iter().filter(|data| !fifos.contains(&data.pipe_id))) {
         let reason = format!("data of pipe {:#x}, which files.img lacks", data.pipe_id);
         errors.inconsistent(data.origin.image, data.origin.entry, reason);
     }

@@ -406,14 +406,18 @@ fn what_is_not_known_is_refused() {
         |copy| set_inventory(copy, &|inventory| inventory.img_version = 3),
         &["inventory.img entry 0: unsupported: images of version 3; 1 and 2 (1.1) are known"],
     );
-    // Field 15 of the inventory is the first that no version has yet.
+    check(
+        |copy| set_inventory(copy, &|inventory| inventory.compress = Some(1)),
+        &["inventory.img entry 0: unsupported: the pages are compressed"],
+    );
+    // Field 17 of the inventory is the first that no version has yet: its tag takes two bytes.
     check(
         |copy| {
             let mut inventory = copy.entries("inventory.img").remove(0);
-            inventory.extend([15 << 3, 1]);
+            inventory.extend([0x88, 0x01, 1]);
             copy.set_entries("inventory.img", &[inventory]);
         },
-        &["inventory.img entry 0: unsupported: unknown field 15 in inventory_entry"],
+        &["inventory.img entry 0: unsupported: unknown field 17 in inventory_entry"],
     );
     check(
         |copy| std::os::unix::fs::symlink("../before", copy.path("parent")).unwrap(),

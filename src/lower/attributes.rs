@@ -114,6 +114,15 @@ impl Lowering<'_> {
                     self.tape.call(libc::SYS_membarrier, &[1 << bit, 0, 0], 0);
                 }
             }
+            StepKind::Watch { epoll, target, events, data } => {
+                let epoll = epoll.or(fds.first().copied()).unwrap_or(Fd::MAX);
+                self.watch(epoll, *target, *events, *data);
+            }
+            StepKind::ArmTimerfd { fd, flags, value_ns, interval_ns, ticks } => {
+                self.arm_timerfd(*fd, *flags, *value_ns, *interval_ns, *ticks);
+            }
+            StepKind::Owner { fd, fown, own_uids } => self.owner(*fd, fown, *own_uids),
+            StepKind::FillPair(ends) => self.fill_pair(ends, fds),
             StepKind::Credentials(credentials) => self.credentials(credentials),
             StepKind::RLimit { resource, cur, max } => {
                 let limit = self.asm.words(&[*cur, *max]);

@@ -7,9 +7,12 @@
 mod attributes;
 mod credentials;
 mod eventfd;
+mod fifo;
 mod inet;
 mod memory;
+mod owner;
 mod pipe;
+mod poll;
 mod reg;
 pub mod registers;
 mod unix;
@@ -71,6 +74,8 @@ fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
     let mut words = [0u64; 11];
     match role {
         Role::Task => words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64,
+        // It gets its forker's exit signal (clone(2)), which is SIGCHLD, too.
+        Role::Sibling => words[CLONE_ARGS_FLAGS] = libc::CLONE_PARENT as u64,
         Role::Thread => words[CLONE_ARGS_FLAGS] = THREAD as u64,
         // Its parent waits for it and is to hear nothing else of it.
         Role::Helper => {}
@@ -105,6 +110,10 @@ impl Lowering<'_> {
                     ResourceKind::File { path, flags, position, purpose } => self.open(path, *flags, *position, *purpose, at, *cloexec),
                     ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
                     ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
+                    ResourceKind::Epoll { flags } => self.epoll(*flags, at, *cloexec),
+                    ResourceKind::Timerfd { clock_id, flags } => self.timerfd(*clock_id, *flags, at, *cloexec),
+                    ResourceKind::Signalfd { mask, flags } => self.signalfd(*mask, *flags, at, *cloexec),
+                    ResourceKind::Fifo { path, flags, capacity, data } => self.fifo(path, flags, *capacity, data, at, *cloexec),
                     ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
                     ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
@@ -144,6 +153,13 @@ impl Lowering<'_> {
             OpKind::Exit => self.exit(),
             OpKind::Arrive => self.tape.arrive(),
             OpKind::Park => self.tape.park(),
+        }
+    }
+
+    /// `fcntl(F_SETFL)` where there is more to set than the `O_NONBLOCK` of a creation.
+    fn further_flags(&mut self, fd: u64, flags: u32) {
+        if flags & !(libc::O_NONBLOCK as u32) != 0 {
+            self.tape.call(libc::SYS_fcntl, &[fd, libc::F_SETFL as u64, u64::from(flags)], 0);
         }
     }
 

@@ -5,7 +5,7 @@ use regrow_graph::ids::Fd;
 use super::Lowering;
 use crate::image::SocketOptions;
 use crate::resolve::Recipes;
-use crate::resolve::recipe::{ResourceKind, SocketEnd, UnixAction, UnixGroup, UnixName};
+use crate::resolve::recipe::{Message, ResourceKind, SocketEnd, UnixAction, UnixGroup, UnixName};
 
 /// Buffers while queues are filled: what was sent in pieces may be charged otherwise when it is
 /// sent again. The kernel caps it (socket(7), SO_SNDBUFFORCE).
@@ -51,7 +51,7 @@ impl Lowering<'_> {
                 UnixAction::Unlink { path } => self.unlink(path),
                 UnixAction::Fill { sender, receiver } => {
                     if let Some(end) = group.sockets.get(*receiver) {
-                        self.fill_queue(fd(sender), &end.queue);
+                        self.fill_queue(fd(sender), &end.queue, &[]);
                     }
                 }
                 UnixAction::Shutdown { socket, bits } => {
@@ -128,14 +128,20 @@ impl Lowering<'_> {
     }
 
     /// Sends what waits at the other end, never blocking.
-    fn fill_queue(&mut self, sender: Fd, queue: &[Vec<u8>]) {
+    /// `fds`: what descriptors in flight are indices of.
+    fn fill_queue(&mut self, sender: Fd, queue: &[Message], fds: &[Fd]) {
         if !queue.is_empty() {
             self.socket_option(sender, libc::SO_SNDBUFFORCE, &ROOMY_BYTES.to_ne_bytes());
         }
-        for packet in queue {
-            let buffer = if packet.is_empty() { self.asm.scratch() } else { self.asm.data(packet, 1) };
-            let len = packet.len() as u64;
+        for Message { data, rights } in queue {
             let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64;
+            let len = data.len() as u64;
+            if !rights.is_empty() {
+                let message = self.message(data, rights.iter().filter_map(|index| fds.get(*index).copied()));
+                self.tape.call(libc::SYS_sendmsg, &[u64::from(sender), message, flags], len);
+                continue;
+            }
+            let buffer = if data.is_empty() { self.asm.scratch() } else { self.asm.data(data, 1) };
             self.tape.call(libc::SYS_sendto, &[u64::from(sender), buffer, len, flags, 0, 0], len);
         }
     }
@@ -144,12 +150,19 @@ impl Lowering<'_> {
     /// options and status flags.
     pub(super) fn socket_pair(&mut self, sock_type: u32, ends: &[SocketEnd; 2], at: &[Fd], cloexec: bool) {
         let [first, second, ..] = at else { return };
-        let fds = [*first, *second];
         let kind = sock_type | if cloexec { libc::SOCK_CLOEXEC as u32 } else { 0 };
         let scratch = self.asm.scratch();
         self.tape.call(libc::SYS_socketpair, &[libc::AF_UNIX as u64, u64::from(kind), 0, scratch], 0);
+        self.fill_pair(ends, &[*first, *second]);
+    }
+
+    /// Queues, shutdowns, options, status flags. `fds`: the ends, then what may be in flight.
+    pub(super) fn fill_pair(&mut self, ends: &[SocketEnd; 2], fds: &[Fd]) {
+        if fds.len() < 2 {
+            return;
+        }
         for (index, end) in ends.iter().enumerate() {
-            self.fill_queue(fds[1 - index], &end.queue);
+            self.fill_queue(fds[1 - index], &end.queue, fds);
         }
         for (index, end) in ends.iter().enumerate() {
             if end.shutdown != 0 {
@@ -160,6 +173,26 @@ impl Lowering<'_> {
             }
             self.status_flags(fds[index], end.flags);
         }
+    }
+
+    /// A `struct msghdr` with one vector and one control message of descriptors (cmsg(3)).
+    fn message(&mut self, data: &[u8], rights: impl Iterator<Item = Fd>) -> u64 {
+        let rights: Vec<u8> = rights.flat_map(u32::to_ne_bytes).collect();
+        // struct cmsghdr: length with the head of 16 bytes; level and type; the numbers.
+        let len = 16 + rights.len() as u64;
+        let kind = libc::SOL_SOCKET as u64 | (libc::SCM_RIGHTS as u64) << 32;
+        let mut control = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        control.extend_from_slice(&rights);
+        control.resize(control.len().next_multiple_of(8), 0);
+        let control_len = control.len() as u64;
+        let control = self.asm.data(&control, 8);
+        let (vectors, count) = if data.is_empty() {
+            (0, 0)
+        } else {
+            let buffer = self.asm.data(data, 1);
+            (self.asm.words(&[buffer, data.len() as u64]), 1)
+        };
+        self.asm.words(&[0, 0, vectors, count, control, control_len, 0])
     }
 
     pub(super) fn socket_options(&mut self, fd: Fd, options: &SocketOptions) {

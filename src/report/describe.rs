@@ -76,6 +76,11 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
         ResourceKind::Pipe { data, .. } if data.is_empty() => format!("pipe {resource}"),
         ResourceKind::Pipe { data, .. } => format!("pipe {resource} with {} bytes", data.len()),
         ResourceKind::Eventfd { counter, .. } => format!("eventfd {resource} at {counter}"),
+        ResourceKind::Epoll { .. } => format!("epoll file {resource}"),
+        ResourceKind::Timerfd { clock_id, .. } => format!("timerfd {resource} of clock {clock_id}"),
+        ResourceKind::Signalfd { mask, .. } => format!("signalfd {resource} of signals {mask:#x}"),
+        ResourceKind::Fifo { path, data, .. } if data.is_empty() => format!("FIFO {path}"),
+        ResourceKind::Fifo { path, data, .. } => format!("FIFO {path} with {} bytes", data.len()),
         ResourceKind::SocketPair { ends, .. } => {
             let queued: usize = ends.iter().map(|end| end.queue.len()).sum();
             let with = if queued == 0 { String::new() } else { format!(" with {queued} messages") };
@@ -138,6 +143,17 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::QueueSignal { signal, .. } => format!("pending {}", words::signal(*signal)),
         StepKind::IntervalTimer { which, .. } => format!("interval timer {which}"),
         StepKind::ArmTimer(timer) => format!("arm POSIX timer {}", timer.id),
+        StepKind::Watch { epoll: None, target, events, .. } => format!("epoll: watch fd {target} for {events:#x}"),
+        StepKind::Watch { epoll: Some(epoll), target, events, .. } => format!("fd {epoll}: watch fd {target} for {events:#x}"),
+        StepKind::ArmTimerfd { fd, value_ns: 0, .. } => format!("fd {fd}: timer without a deadline"),
+        StepKind::ArmTimerfd { fd, .. } => format!("fd {fd}: arm the timer"),
+        StepKind::Owner { fd, fown, .. } if fown.pid == 0 => format!("fd {fd}: tells by {}", words::signal(fown.signum)),
+        StepKind::Owner { fd, fown, .. } => format!("fd {fd}: owner {}", fown.pid),
+        StepKind::FillPair(ends) => {
+            let queued: usize = ends.iter().map(|end| end.queue.len()).sum();
+            let flying: usize = ends.iter().flat_map(|end| &end.queue).map(|message| message.rights.len()).sum();
+            format!("send {} with {}", words::count(queued, "message"), words::count(flying, "descriptor"))
+        }
         StepKind::PosixTimers(timers) => format!("{} POSIX timers", timers.len()),
         StepKind::Membarrier(_) => "membarrier registrations".to_owned(),
         StepKind::Credentials(_) => "credentials".to_owned(),

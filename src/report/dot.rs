@@ -49,7 +49,7 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
     for (task, ops) in &ops {
         let recipe = &prepared.resolved.recipes.tasks[task.index()];
         let what = match recipe.role {
-            Role::Task => "task",
+            Role::Task | Role::Sibling => "task",
             Role::Thread => "thread",
             Role::Helper => "helper task",
         };

@@ -271,6 +271,14 @@ pub enum Detail {
     Pipe { pipe_id: u32, end: &'static str },
     /// An eventfd.
     Eventfd { counter: u64 },
+    /// An epoll file: the numbers that it watches.
+    Epoll { watched: Vec<u32> },
+    /// A timerfd.
+    Timerfd { clock: u32, value_ns: u64, interval_ns: u64, ticks: u64 },
+    /// A signalfd: bit 0 is signal 1.
+    Signalfd { mask: u64 },
+    /// A FIFO.
+    Fifo { pipe_id: u32, path: String },
     /// A unix socket.
     UnixSocket {
         inode: u32,
@@ -557,6 +565,13 @@ impl<'a> Collector<'a> {
             OfdKind::Reg(file) => (Some(file.flags), Some(file.position)),
             OfdKind::Pipe(pipe) => (Some(pipe.flags), None),
             OfdKind::Eventfd(eventfd) => (Some(eventfd.flags), None),
+            OfdKind::Epoll(epoll) => (Some(epoll.flags), None),
+            OfdKind::Timerfd(timerfd) => (Some(timerfd.flags), None),
+            OfdKind::Signalfd(signalfd) => (Some(signalfd.flags), None),
+            OfdKind::Fifo(fifo) => match self.ofds.get(&fifo.reg_id).map(|ofd| &ofd.kind) {
+                Some(OfdKind::Reg(file)) => (Some(file.flags), None),
+                _ => (None, None),
+            },
             OfdKind::Unix(socket) => (Some(socket.flags), None),
             OfdKind::Inet(socket) => (Some(socket.flags), None),
             OfdKind::Memfd(memfd) => (Some(memfd.flags), Some(memfd.position)),
@@ -588,6 +603,23 @@ impl<'a> Collector<'a> {
                 },
             },
             OfdKind::Eventfd(eventfd) => Detail::Eventfd { counter: eventfd.counter },
+            OfdKind::Epoll(epoll) => {
+                Detail::Epoll { watched: epoll.interests.iter().map(|interest| interest.fd).collect() }
+            }
+            OfdKind::Timerfd(timerfd) => Detail::Timerfd {
+                clock: timerfd.clock_id,
+                value_ns: timerfd.value_ns,
+                interval_ns: timerfd.interval_ns,
+                ticks: timerfd.ticks,
+            },
+            OfdKind::Signalfd(signalfd) => Detail::Signalfd { mask: signalfd.mask },
+            OfdKind::Fifo(fifo) => Detail::Fifo {
+                pipe_id: fifo.pipe_id,
+                path: match self.ofds.get(&fifo.reg_id).map(|ofd| &ofd.kind) {
+                    Some(OfdKind::Reg(file)) => file.path.clone(),
+                    _ => String::new(),
+                },
+            },
             OfdKind::Unix(socket) => unix_socket(socket),
             OfdKind::Inet(socket) => inet_socket(socket),
             OfdKind::Memfd(memfd) => Detail::Memfd {
@@ -775,6 +807,10 @@ impl Detail {
             Detail::Path { file_type, .. } => file_type.unwrap_or("path").to_owned(),
             Detail::Pipe { .. } => "pipe".to_owned(),
             Detail::Eventfd { .. } => "eventfd".to_owned(),
+            Detail::Epoll { .. } => "epoll file".to_owned(),
+            Detail::Timerfd { .. } => "timerfd".to_owned(),
+            Detail::Signalfd { .. } => "signalfd".to_owned(),
+            Detail::Fifo { .. } => "FIFO".to_owned(),
             Detail::UnixSocket { socket_type, .. } => format!("unix {socket_type} socket"),
             Detail::InetSocket { protocol: 6, .. } => "TCP socket".to_owned(),
             Detail::InetSocket { protocol: 17, .. } => "UDP socket".to_owned(),
@@ -792,6 +828,15 @@ impl Detail {
             Detail::Pipe { pipe_id, end: "both" } => format!("{pipe_id:#x}, both ends"),
             Detail::Pipe { pipe_id, end } => format!("{pipe_id:#x}, {end} end"),
             Detail::Eventfd { counter } => format!("counter {counter}"),
+            Detail::Epoll { watched } => {
+                let numbers: Vec<String> = watched.iter().map(ToString::to_string).collect();
+                format!("watches {}", if numbers.is_empty() { "nothing".to_owned() } else { numbers.join(", ") })
+            }
+            Detail::Timerfd { clock, value_ns, interval_ns, ticks } => {
+                format!("clock {clock}, {value_ns} ns left, every {interval_ns} ns, {ticks} ticks")
+            }
+            Detail::Signalfd { mask } => format!("signals {mask:#x}"),
+            Detail::Fifo { path, .. } => path.clone(),
             Detail::InetSocket { inode, state, local, remote, .. } => {
                 let mut text = format!("{inode:#x}, {state}");
                 if let Some(local) = local {

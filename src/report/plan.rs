@@ -388,6 +388,10 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::File { purpose: FilePurpose::Attribute, .. } => "attribute file",
         ResourceKind::Pipe { .. } => "pipe",
         ResourceKind::Eventfd { .. } => "eventfd",
+        ResourceKind::Epoll { .. } => "epoll file",
+        ResourceKind::Timerfd { .. } => "timerfd",
+        ResourceKind::Signalfd { .. } => "signalfd",
+        ResourceKind::Fifo { .. } => "FIFO",
         ResourceKind::SocketPair { .. } => "socket pair",
         ResourceKind::UnixSockets(_) => "unix sockets",
         ResourceKind::InetSockets(_) => "internet sockets",
@@ -402,7 +406,7 @@ fn totals(prepared: &Prepared, resources: &[PlanResource]) -> PlanTotals {
     let uses = |how: How| resources.iter().flat_map(|resource| &resource.users).filter(move |user| user.how == how);
     let descriptors = |how: How| uses(how).map(|user| user.fds.len() as u64).sum::<u64>();
     PlanTotals {
-        tasks: recipes.iter().filter(|task| task.role == Role::Task).count() as u64,
+        tasks: recipes.iter().filter(|task| matches!(task.role, Role::Task | Role::Sibling)).count() as u64,
         zombies: recipes.iter().filter(|task| task.exit_code.is_some()).count() as u64,
         threads: recipes.iter().filter(|task| task.role == Role::Thread).count() as u64,
         resources: resources.iter().filter(|resource| resource.owner.is_some()).count() as u64,
@@ -564,6 +568,7 @@ fn program(prepared: &Prepared, task: TaskId, verbose: bool) -> String {
     let parent = prepared.resolved.forest.tasks[task.index()].parent;
     let (what, of) = match recipe.role {
         Role::Task => ("task", "child "),
+        Role::Sibling => ("task", "forked by a sibling, "),
         Role::Thread => ("thread", ""),
         Role::Helper => ("helper task", "child "),
     };

@@ -77,6 +77,7 @@ fn prepare(mut model: Model) -> Prepared {
     let read = |blob| image::open_blob(&model.dir, blob).unwrap();
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
+        fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
     };
     // Messages and tapes hold the path.

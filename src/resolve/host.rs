@@ -47,6 +47,10 @@ fn taken_pids(resolver: &mut Resolver<'_>) {
             // Only named as a group or session; whether that can be entered is the planner's to say.
             continue;
         }
+        if taken.whose == Whose::Regrow && !resolver.options.restoring {
+            // A dry run does not stay; a restore has its own numbers behind those of the images.
+            continue;
+        }
         let by = match (taken.whose, taken.holder) {
             (Whose::Regrow, _) => "regrow itself",
             (Whose::Parent, _) => "the caller of regrow",

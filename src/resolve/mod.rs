@@ -8,6 +8,7 @@
 //! One file a kind of resource, with the names of `image/files`.
 
 pub mod memory;
+pub mod family;
 pub mod problem;
 pub mod recipe;
 
@@ -53,6 +54,9 @@ pub struct Options {
     pub external: Vec<String>,
     /// `--manage-cgroups`: `None` is not given.
     pub manage_cgroups: Option<String>,
+    /// The tree is to be restored by this process, whose own pids are in the way if the images need
+    /// them.
+    pub restoring: bool,
 }
 
 /// Bytes that wait in pipes and sockets, loaded: parallel to [`Model::pipe_data`] and
@@ -61,6 +65,8 @@ pub struct Options {
 pub struct Payloads {
     /// Of pipes.
     pub pipes: Vec<Vec<u8>>,
+    /// Of FIFOs, parallel to [`Model::fifo_data`].
+    pub fifos: Vec<Vec<u8>>,
     /// Of sockets.
     pub packets: Vec<Vec<u8>>,
 }
@@ -92,8 +98,10 @@ pub struct Recipes {
 /// What an actor of the plan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A task of the images.
+    /// A task of the images, forked by its parent.
     Task,
+    /// A task of the images that a sibling forks for their parent (CLONE_PARENT).
+    Sibling,
     /// A further thread of one.
     Thread,
     /// A task that is there only while the tree is restored.
@@ -169,6 +177,8 @@ struct Resolver<'a> {
     mapped_files: BTreeMap<(String, u32), OfdId>,
     /// Pages images, by number.
     pages_files: BTreeMap<u32, OfdId>,
+    /// What tasks do to descriptions when they have them at their numbers.
+    placed: Vec<files::Placed>,
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
 }
@@ -211,6 +221,7 @@ impl<'a> Resolver<'a> {
             ofd_of_id: model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect(),
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),
+            placed: vec![files::Placed::default(); model.tasks.len()],
             carriers: BTreeMap::new(),
         }
     }

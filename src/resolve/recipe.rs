@@ -3,7 +3,9 @@
 //! They are what `resolve` hands to `lower`: everything an operation needs, in the field's own
 //! terms (paths, addresses, flags), and nothing of images but the [`Origin`] for messages.
 
-use crate::image::{Creds, InetSocket, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
+use regrow_graph::ids::Fd;
+
+use crate::image::{Creds, Fown, InetSocket, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
 
 /// A step of one task, with where it comes from.
 #[derive(Debug, Clone)]
@@ -163,6 +165,42 @@ pub enum StepKind {
     Membarrier(u32),
     /// All ids, groups and capabilities.
     Credentials(Box<Credentials>),
+    /// `epoll_ctl(EPOLL_CTL_ADD)`: numbers are those of the final table.
+    Watch {
+        /// The epoll file; `None`: what the step needs.
+        epoll: Option<Fd>,
+        /// What it watches.
+        target: Fd,
+        /// `EPOLL*`.
+        events: u32,
+        /// What the program gets with an event.
+        data: u64,
+    },
+    /// `timerfd_settime(2)` of the descriptor with this number in the final table, and its ticks.
+    ArmTimerfd {
+        /// The descriptor.
+        fd: Fd,
+        /// `TFD_TIMER_*`.
+        flags: u32,
+        /// First expiry in nanoseconds; 0: never.
+        value_ns: u64,
+        /// Interval in nanoseconds.
+        interval_ns: u64,
+        /// Expirations to be read.
+        ticks: u64,
+    },
+    /// `F_SETSIG` and `F_SETOWN_EX` of the descriptor with this number in the final table.
+    Owner {
+        /// The descriptor.
+        fd: Fd,
+        /// Who gets signals, and which.
+        fown: Fown,
+        /// Real and effective uid to go back to, where the owner was set with other ones.
+        own_uids: Option<[u32; 2]>,
+    },
+    /// Queues with descriptors in flight of the socket pair whose ends come first among what is
+    /// needed, and all that must follow the sending.
+    FillPair(Box<[SocketEnd; 2]>),
     /// `prlimit64(2)` of the task itself.
     RLimit {
         /// `RLIMIT_*`.
@@ -241,6 +279,37 @@ pub enum ResourceKind {
         counter: u64,
         /// Status flags and EFD_SEMAPHORE.
         flags: u32,
+    },
+    /// `epoll_create1(2)`. Yields one description.
+    Epoll {
+        /// Status flags.
+        flags: u32,
+    },
+    /// `timerfd_create(2)`. Yields one description.
+    Timerfd {
+        /// `CLOCK_*`.
+        clock_id: u32,
+        /// Status flags.
+        flags: u32,
+    },
+    /// `signalfd4(2)`. Yields one description.
+    Signalfd {
+        /// Bit 0 is signal 1.
+        mask: u64,
+        /// Status flags.
+        flags: u32,
+    },
+    /// `openat(2)` of a FIFO. Yields a description for reading and writing, which nobody keeps and
+    /// which lets none of the others wait, then those.
+    Fifo {
+        /// Path.
+        path: String,
+        /// `O_*` of each description.
+        flags: Vec<u32>,
+        /// Capacity, where it is not the default.
+        capacity: Option<u32>,
+        /// What it holds.
+        data: Vec<u8>,
     },
     /// `socketpair(2)`. Yields both ends.
     SocketPair {
@@ -350,5 +419,14 @@ pub struct SocketEnd {
     /// `shutdown(2)`: bit 0 reading, bit 1 writing.
     pub shutdown: u32,
     /// What waits to be read here: packets, or pieces of the stream.
-    pub queue: Vec<Vec<u8>>,
+    pub queue: Vec<Message>,
+}
+
+/// A message, or a piece of a stream.
+#[derive(Debug, Clone, Default)]
+pub struct Message {
+    /// The bytes.
+    pub data: Vec<u8>,
+    /// The descriptors in flight: indices into what the step needs.
+    pub rights: Vec<usize>,
 }

@@ -30,9 +30,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     threads::refuse(resolver, task, alive, leader);
     let mut steps = memory::resolve(resolver, task, alive);
     steps.extend(own(resolver, id, task, alive, leader));
-    resolver.forest.tasks[id.index()].steps = steps;
-    resolver.forest.tasks[id.index()].with_threads = timers(resolver, task, alive);
-    resolver.forest.tasks[id.index()].tail = tail(resolver, task, alive, leader);
+    let placed = std::mem::take(&mut resolver.placed[id.index()]);
+    resolver.forest.tasks[id.index()].steps = [placed.steps, steps].concat();
+    // The table is final when threads start.
+    resolver.forest.tasks[id.index()].with_threads = [placed.with_threads, timers(resolver, task, alive)].concat();
+    // Before anything is given up.
+    resolver.forest.tasks[id.index()].tail = [placed.tail, tail(resolver, task, alive, leader)].concat();
 }
 
 /// POSIX timers may be for one thread, which must exist. They are armed in the tail.

@@ -7,15 +7,20 @@ use regrow_graph::forest::{Life, TaskSpec};
 use regrow_graph::ids::TaskId;
 
 use super::problem::ProblemKind;
-use super::{Resolver, Role, TaskRecipe};
+use super::{Resolver, Role, TaskRecipe, family};
 use crate::image::{NsPid, TaskState};
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let by_pid: BTreeMap<u32, usize> = model.tasks.iter().enumerate().map(|(index, task)| (task.pid.0, index)).collect();
+    let forkers = family::forkers(model);
     for (index, task) in model.tasks.iter().enumerate() {
         let parent = by_pid.get(&task.ppid.0).copied();
-        match parent {
+        let forker = forkers.get(&task.pid).and_then(|forker| by_pid.get(&forker.0)).copied();
+        if forker.is_some() {
+            resolver.recipes.tasks[index].role = Role::Sibling;
+        }
+        match forker.or(parent) {
             None if index == 0 => {}
             Some(parent) if parent < index => resolver.forest.tasks[index].parent = Some(TaskId::new(parent)),
             Some(_) | None => resolver.problems.add(

@@ -55,7 +55,13 @@ pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<W
 
 /// More bytes than the region can take: records, buffers and payloads of every task.
 fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
-    let payload: usize = payloads.pipes.iter().chain(&payloads.packets).map(|data| data.len() + 512).sum();
+    let payload: usize = payloads
+        .pipes
+        .iter()
+        .chain(&payloads.fifos)
+        .chain(&payloads.packets)
+        .map(|data| data.len() + 512)
+        .sum();
     let steps = resolver.forest.steps.len() as u64;
     let slots: usize = resolver.forest.tasks.iter().map(|task| task.table.len()).sum();
     let pieces: u64 = resolver

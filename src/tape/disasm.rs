@@ -94,7 +94,8 @@ const ADVICE: &[(u64, &str)] = &[
     (18, "MADV_WIPEONFORK"),
     (102, "MADV_GUARD_INSTALL"),
 ];
-const FCNTL: &[(u64, &str)] = &[(2, "F_SETFD"), (4, "F_SETFL"), (1031, "F_SETPIPE_SZ")];
+const FCNTL: &[(u64, &str)] =
+    &[(2, "F_SETFD"), (4, "F_SETFL"), (10, "F_SETSIG"), (15, "F_SETOWN_EX"), (1031, "F_SETPIPE_SZ")];
 const LIMITS: &[(u64, &str)] = &[
     (0, "RLIMIT_CPU"),
     (1, "RLIMIT_FSIZE"),
@@ -155,6 +156,8 @@ const P_PID: &[(u64, &str)] = &[(1, "P_PID")];
 const HOW: &[(u64, &str)] = &[(0, "SHUT_RD"), (1, "SHUT_WR"), (2, "SHUT_RDWR")];
 const MSG: &[(u64, &str)] = &[(0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL")];
 const ARCH: &[(u64, &str)] = &[(0x2003, "ARCH_MAP_VDSO_64")];
+const EPOLL: &[(u64, &str)] = &[(1, "EPOLL_CTL_ADD")];
+const IOCTL: &[(u64, &str)] = &[(0x4008_5400, "TFD_IOC_SET_TICKS")];
 const WHENCE: &[(u64, &str)] = &[(0, "SEEK_SET")];
 
 /// Name and arguments of the system calls that tapes use.
@@ -186,6 +189,13 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_fchmodat => ("fchmodat", &[Fd, Text, Hex]),
         libc::SYS_fchownat => ("fchownat", &[Fd, Text, Int, Int, Int]),
         libc::SYS_eventfd2 => ("eventfd2", &[Int, Flags(OPEN)]),
+        libc::SYS_epoll_create1 => ("epoll_create1", &[Flags(OPEN)]),
+        libc::SYS_epoll_ctl => ("epoll_ctl", &[Fd, Name(EPOLL), Fd, Hex]),
+        libc::SYS_timerfd_create => ("timerfd_create", &[Int, Flags(OPEN)]),
+        libc::SYS_timerfd_settime => ("timerfd_settime", &[Fd, Hex, Words(4), Hex]),
+        libc::SYS_ioctl => ("ioctl", &[Fd, Name(IOCTL), Words(1)]),
+        libc::SYS_signalfd4 => ("signalfd4", &[Fd, Words(1), Int, Flags(OPEN)]),
+        libc::SYS_sendmsg => ("sendmsg", &[Fd, Words(7), Flags(MSG)]),
         libc::SYS_write => ("write", &[Fd, Bytes(2), Int]),
         libc::SYS_sendto => ("sendto", &[Fd, Bytes(2), Int, Flags(MSG), Hex, Int]),
         libc::SYS_shutdown => ("shutdown", &[Fd, Name(HOW)]),

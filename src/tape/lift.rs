@@ -504,6 +504,25 @@ impl Call<'_, '_> {
                 flags: self.low(1),
                 fd: self.number()?,
             })),
+            libc::SYS_epoll_create1 => {
+                Ok(Effect::Fd(FdEffect::Epoll { flags: self.low(0), fd: self.number()? }))
+            }
+            libc::SYS_timerfd_create => Ok(Effect::Fd(FdEffect::Timerfd {
+                clock: self.low(0),
+                flags: self.low(1),
+                fd: self.number()?,
+            })),
+            libc::SYS_signalfd4 => {
+                if self.low(0) != u32::MAX || self.arg(2) != 8 {
+                    return Err(format!(
+                        "of descriptor {}, sets of {} bytes",
+                        self.low(0) as i32,
+                        self.arg(2)
+                    ));
+                }
+                let [mask] = region.array::<1>(self.arg(1))?;
+                Ok(Effect::Fd(FdEffect::Signalfd { mask, flags: self.low(3), fd: self.number()? }))
+            }
             libc::SYS_dup3 => {
                 let (from, to, flags) = (self.fd(0)?, self.fd(1)?, self.low(2));
                 if flags & !(libc::O_CLOEXEC as u32) != 0 {
@@ -571,6 +590,36 @@ impl Call<'_, '_> {
                 self.object(Change::Shutdown { bits, connected })
             }
             libc::SYS_setsockopt => self.setsockopt(),
+            libc::SYS_epoll_ctl => {
+                self.gives_zero()?;
+                if self.low(1) as i32 != libc::EPOLL_CTL_ADD {
+                    return Err(format!("operation {}", self.low(1)));
+                }
+                // struct epoll_event is packed: 12 bytes.
+                let words = region.u32s(self.arg(3), 3)?;
+                let data = u64::from(words[1]) | u64::from(words[2]) << 32;
+                self.object(Change::Watch { target: self.fd(2)?, events: words[0], data })
+            }
+            libc::SYS_timerfd_settime => {
+                self.gives_zero()?;
+                self.must_be_zero(&[3])?;
+                let [interval_s, interval, value_s, value] = region.array::<4>(self.arg(2))?;
+                self.object(Change::SetTimer {
+                    flags: self.low(1),
+                    interval_ns: time(interval_s, interval, 1_000_000_000)?,
+                    value_ns: time(value_s, value, 1_000_000_000)?,
+                })
+            }
+            libc::SYS_ioctl => {
+                /// TFD_IOC_SET_TICKS (linux/timerfd.h).
+                const SET_TICKS: u32 = 0x4008_5400;
+                self.gives_zero()?;
+                if self.low(1) != SET_TICKS {
+                    return Err(format!("command {:#x}", self.low(1)));
+                }
+                let [ticks] = region.array::<1>(self.arg(2))?;
+                self.object(Change::SetTicks { ticks })
+            }
             libc::SYS_read => self.read(vec![(self.arg(1), self.arg(2))], None),
             libc::SYS_pread64 => self.read(vec![(self.arg(1), self.arg(2))], Some(self.arg(3))),
             libc::SYS_preadv => {
@@ -1163,6 +1212,12 @@ fn name(nr: u16) -> String {
         libc::SYS_fchmodat => "fchmodat",
         libc::SYS_fchownat => "fchownat",
         libc::SYS_eventfd2 => "eventfd2",
+        libc::SYS_epoll_create1 => "epoll_create1",
+        libc::SYS_epoll_ctl => "epoll_ctl",
+        libc::SYS_timerfd_create => "timerfd_create",
+        libc::SYS_timerfd_settime => "timerfd_settime",
+        libc::SYS_signalfd4 => "signalfd4",
+        libc::SYS_ioctl => "ioctl",
         libc::SYS_dup3 => "dup3",
         libc::SYS_dup2 => "dup2",
         libc::SYS_close => "close",

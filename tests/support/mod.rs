@@ -25,6 +25,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
 
 pub(crate) mod diff;
+pub(crate) mod dumped;
 pub(crate) mod namespace;
 
 use std::fmt::Write as _;
@@ -436,7 +437,7 @@ fn skip(why: &str) {
 }
 
 /// Past the capturing of test output, which would hide it when the test passes.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 

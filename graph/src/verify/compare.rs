@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::expected::{
-    Expected, ExpectedOfd, ExpectedTask, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer, SocketSpec,
+    Expected, ExpectedOfd, ExpectedTask, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer,
+    SocketSpec,
 };
 use super::object::{
     NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
@@ -28,6 +29,7 @@ struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Pipe(u32),
+    Fifo(u32),
     Socket(u32),
 }
 
@@ -45,7 +47,8 @@ struct Compare<'a, 'b> {
     of_table_id: BTreeMap<u32, usize>,
     /// Descriptions in flight, still to be compared, with where they were met.
     in_flight: Vec<(Desc, OfdId, Place)>,
-    /// What is open anywhere at the end.
+    /// What is open anywhere at the end: descriptions and what they show.
+    survivors: BTreeSet<Desc>,
     open_objects: BTreeSet<usize>,
     certificate: Certificate,
 }
@@ -70,7 +73,11 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
             let what = match run.objects.objects[*object].kind {
                 ObjectKind::Pipe(_) => "a pipe",
                 ObjectKind::Socket(_) => "a socket",
-                ObjectKind::File { .. } | ObjectKind::Eventfd { .. } => "something",
+                ObjectKind::File { .. }
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. } => "something",
             };
             let wrong = Wrong::NoReader { call, what: what.to_owned() };
             return Err(Counterexample { task: run.pid(at.task), record: Some(at.record), wrong });
@@ -86,6 +93,7 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         of_table: BTreeMap::new(),
         of_table_id: BTreeMap::new(),
         in_flight: Vec::new(),
+        survivors,
         open_objects,
         certificate: run.certificate.clone(),
     };
@@ -200,6 +208,9 @@ impl<'a> Compare<'a, '_> {
             Some(Key::Pipe(pipe)) => {
                 format!("the {} of pipe {pipe:#x}", end_name(self.run.objects.description(desc).flags))
             }
+            Some(Key::Fifo(fifo)) => {
+                format!("the {} of FIFO {fifo:#x}", end_name(self.run.objects.description(desc).flags))
+            }
             Some(Key::Socket(socket)) => format!("socket {socket:#x}"),
             None => self.run.describe(desc),
         }
@@ -268,21 +279,34 @@ impl<'a> Compare<'a, '_> {
         let access = self.run.objects.description(desc).flags & O_ACCMODE == want.flags & O_ACCMODE;
         match (&self.run.objects.object_of(desc).kind, &want.spec) {
             (ObjectKind::File { path }, OfdSpec::Path { path: wanted, .. }) => path == wanted,
-            (ObjectKind::Pipe(_), OfdSpec::Pipe { .. }) => access,
+            (ObjectKind::Pipe(_), OfdSpec::Pipe { .. }) => access && run_fifo(self.run, desc).is_none(),
             (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => {
                 (socket.family, socket.sock_type, socket.protocol)
                     == (wanted.family, wanted.sock_type, wanted.protocol)
             }
             (ObjectKind::Eventfd { .. }, OfdSpec::Eventfd { .. }) => true,
+            (ObjectKind::Epoll { .. }, OfdSpec::Epoll { .. }) => true,
+            (ObjectKind::Timerfd { .. }, OfdSpec::Timerfd { .. }) => true,
+            (ObjectKind::Signalfd { .. }, OfdSpec::Signalfd { .. }) => true,
+            (ObjectKind::Pipe(_), OfdSpec::Fifo { path, .. }) => {
+                access && run_fifo(self.run, desc) == Some(path.as_slice())
+            }
             (
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
                 | ObjectKind::Socket(_)
-                | ObjectKind::Eventfd { .. },
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. },
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
                 | OfdSpec::Socket(_)
                 | OfdSpec::Eventfd { .. }
+                | OfdSpec::Epoll { .. }
+                | OfdSpec::Timerfd { .. }
+                | OfdSpec::Signalfd { .. }
+                | OfdSpec::Fifo { .. }
                 | OfdSpec::Unmodelled(_),
             ) => false,
         }
@@ -305,12 +329,14 @@ impl<'a> Compare<'a, '_> {
         if flags != wanted_flags {
             return differs("status flags", format!("{flags:#o}"), format!("{wanted_flags:#o}"));
         }
-        let Owner { pid_type, pid, signal } = want.owner;
+        let Owner { pid_type, pid, uids, signal } = want.owner;
         let owner = description.owner;
         number("the owner's signal", owner.signal.into(), signal.into())?;
         number("the owner", owner.pid.into(), pid.into())?;
         if pid != 0 {
             number("the kind of owner", owner.pid_type.into(), pid_type.into())?;
+            number("the owner's real uid", owner.uids[0].into(), uids[0].into())?;
+            number("the owner's effective uid", owner.uids[1].into(), uids[1].into())?;
         }
         match (&run.objects.objects[description.object].kind, &want.spec) {
             (ObjectKind::File { .. }, OfdSpec::Path { position, .. }) => {
@@ -318,10 +344,14 @@ impl<'a> Compare<'a, '_> {
                     number("position", description.position, *position)?;
                 }
             }
-            (ObjectKind::Pipe(pipe), OfdSpec::Pipe { pipe: key }) => {
-                self.pair(place, desc, want, Key::Pipe(*key))?;
+            (ObjectKind::Pipe(pipe), OfdSpec::Pipe { pipe: key } | OfdSpec::Fifo { fifo: key, .. }) => {
+                let (map_key, contained) = match &want.spec {
+                    OfdSpec::Fifo { .. } => (Key::Fifo(*key), self.expected.fifos.get(key)),
+                    _ => (Key::Pipe(*key), self.expected.pipes.get(key)),
+                };
+                self.pair(place, desc, want, map_key)?;
                 let default = self.expected.facts.pipe_bytes;
-                let (capacity, data) = match self.expected.pipes.get(key) {
+                let (capacity, data) = match contained {
                     Some(wanted) => (wanted.capacity.unwrap_or(default), wanted.data.as_slice()),
                     None => (default, [].as_slice()),
                 };
@@ -339,6 +369,22 @@ impl<'a> Compare<'a, '_> {
                 number("counter", *counter, *wanted)?;
                 number("EFD_SEMAPHORE", (*semaphore).into(), (*wanted_semaphore).into())?;
             }
+            (ObjectKind::Epoll { watched }, OfdSpec::Epoll { interests }) => {
+                self.watched(place, want, watched, interests)?;
+            }
+            (
+                ObjectKind::Timerfd { clock, timer },
+                OfdSpec::Timerfd { clock: wanted_clock, timer: wanted },
+            ) => {
+                number("clock", (*clock).into(), (*wanted_clock).into())?;
+                number("flags of the timer", timer.flags.into(), wanted.flags.into())?;
+                number("time left", timer.value_ns, wanted.value_ns)?;
+                number("interval", timer.interval_ns, wanted.interval_ns)?;
+                number("ticks", timer.ticks, wanted.ticks)?;
+            }
+            (ObjectKind::Signalfd { mask }, OfdSpec::Signalfd { mask: wanted }) => {
+                number("signals", *mask, *wanted)?;
+            }
             (ObjectKind::Socket(socket), OfdSpec::Socket(spec)) => {
                 self.pair(place, desc, want, Key::Socket(spec.socket))?;
                 self.socket(place, desc, want, socket, spec)?;
@@ -348,13 +394,57 @@ impl<'a> Compare<'a, '_> {
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
                 | ObjectKind::Socket(_)
-                | ObjectKind::Eventfd { .. },
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. },
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
                 | OfdSpec::Socket(_)
                 | OfdSpec::Eventfd { .. }
+                | OfdSpec::Epoll { .. }
+                | OfdSpec::Timerfd { .. }
+                | OfdSpec::Signalfd { .. }
+                | OfdSpec::Fifo { .. }
                 | OfdSpec::Unmodelled(_),
             ) => {}
+        }
+        Ok(())
+    }
+
+    /// What an epoll file watches at the end: what is closed everywhere is gone from it (epoll(7)).
+    fn watched(
+        &mut self,
+        place: Place,
+        want: &'a ExpectedOfd,
+        watched: &BTreeMap<(Desc, Fd), (u32, u64)>,
+        interests: &[Interest],
+    ) -> Result<(), Wrong> {
+        let differs = |is: String, wanted: String| {
+            Err(Wrong::WrongAttribute {
+                fd: place.fd,
+                what: want.name.clone(),
+                attribute: "what it watches",
+                is,
+                wanted,
+            })
+        };
+        let open: Vec<_> = watched.iter().filter(|((desc, _), _)| self.survivors.contains(desc)).collect();
+        if open.len() != interests.len() {
+            return differs(open.len().to_string(), interests.len().to_string());
+        }
+        for ((desc, fd), (events, data)) in open {
+            let said =
+                |interest: &&Interest| (interest.fd, interest.events, interest.data) == (*fd, *events, *data);
+            match interests.iter().find(said) {
+                Some(interest) => self.in_flight.push((*desc, interest.ofd, place)),
+                None => {
+                    return differs(
+                        format!("descriptor {fd} for {events:#x}, data {data:#x}"),
+                        "otherwise".to_owned(),
+                    );
+                }
+            }
         }
         Ok(())
     }
@@ -390,7 +480,12 @@ impl<'a> Compare<'a, '_> {
         let waits_at = |peer: &usize| {
             self.open_objects.iter().copied().find(|open| match &self.run.objects.objects[*open].kind {
                 ObjectKind::Socket(listener) => listener.waiting.contains(peer),
-                ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Eventfd { .. } => false,
+                ObjectKind::File { .. }
+                | ObjectKind::Pipe(_)
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. } => false,
             })
         };
         let listener = match spec.peer {
@@ -533,6 +628,12 @@ impl<'a> Compare<'a, '_> {
         }
         Ok(())
     }
+}
+
+/// The path of a FIFO.
+fn run_fifo<'a>(run: &'a Run<'_>, desc: Desc) -> Option<&'a [u8]> {
+    let object = run.objects.description(desc).object;
+    run.fifos.iter().find(|(_, of)| **of == object).map(|(path, _)| path.as_slice())
 }
 
 /// How two contents differ, in words.

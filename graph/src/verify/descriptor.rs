@@ -3,6 +3,8 @@
 //! # Sources
 //! `open(2)`, `dup(2)`, `close_range(2)`, `fcntl(2)`, `proc_pid_fd(5)`, `unix(7)`, `shutdown(2)`.
 
+use std::collections::BTreeMap;
+
 use super::before::At;
 use super::effect::{Change, FdEffect};
 use super::object::{
@@ -10,11 +12,16 @@ use super::object::{
     O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
     ObjectKind, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
+use super::expected::TimerSpec;
+use super::family::{SIGKILL, SIGSTOP};
 use super::outcome::Wrong;
-use super::run::{Phase, Run};
+use super::run::{Phase, Role, Run};
 use super::table::{Desc, Table};
 use crate::ids::Fd;
 
+/// uapi/linux/eventpoll.h: the kernel adds both to every interest.
+const EPOLLERR: u32 = 8;
+const EPOLLHUP: u32 = 16;
 /// No table is longer than this (fs/file.c, `sysctl_nr_open_max`).
 const NUMBERS_END: Fd = 1 << 30;
 /// Attributes that are files below /proc/self.
@@ -135,6 +142,19 @@ impl Run<'_> {
                 let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
                 as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
             }
+            FdEffect::Epoll { flags, fd } => {
+                let kind = ObjectKind::Epoll { watched: BTreeMap::new() };
+                as_expected(self.open_anonymous(at, call, kind, *flags, 0)?, *fd)?;
+            }
+            FdEffect::Timerfd { clock, flags, fd } => {
+                let kind = ObjectKind::Timerfd { clock: *clock, timer: TimerSpec::default() };
+                as_expected(self.open_anonymous(at, call, kind, *flags, O_NONBLOCK)?, *fd)?;
+            }
+            FdEffect::Signalfd { mask, flags, fd } => {
+                // Those two cannot be caught; signalfd(2) leaves them out.
+                let mask = mask & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
+                as_expected(self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?, *fd)?;
+            }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
                 let desc = self.descriptor(at, call, *from)?;
@@ -183,6 +203,55 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// A new description of something without a name; `known`: the status flags that it may have.
+    fn open_anonymous(&mut self, at: At, call: &'static str, kind: ObjectKind, flags: u32, known: u32) -> Result<Fd, Wrong> {
+        if flags & !(O_CLOEXEC | known) != 0 {
+            return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
+        }
+        self.use_table(at, call)?;
+        let object = self.objects.add_object(kind, at);
+        let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
+        Ok(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0))
+    }
+
+    /// A description of a FIFO. All of one are made by one task, while it has one of them open: else
+    /// it would not be certain that they show the same pipe, or that nobody waits for an other end.
+    fn open_fifo(&mut self, at: At, call: &'static str, path: &[u8], status: u32) -> Result<Desc, Wrong> {
+        let access = status & O_ACCMODE;
+        let object = match self.fifos.get(path).copied() {
+            None if access == O_RDWR => {
+                let object = self.objects.add_fifo(&self.expected.facts, at);
+                self.fifos.insert(path.to_vec(), object);
+                object
+            }
+            Some(object) if self.objects.objects[object].made.task == at.task => {
+                let table = &self.tables[self.tasks[at.task].table];
+                let has = |wanted: u32| {
+                    table.holds(|desc| {
+                        let description = self.objects.description(desc);
+                        description.object == object && description.flags & O_ACCMODE != wanted
+                    })
+                };
+                // For reading alone a writer must be there, for writing alone a reader.
+                let other_end = match access {
+                    O_RDONLY => has(O_RDONLY),
+                    O_WRONLY => has(O_WRONLY),
+                    _ => has(u32::MAX),
+                };
+                if !other_end {
+                    return Err(Wrong::OpenBlocks { path: path.escape_ascii().to_string() });
+                }
+                object
+            }
+            None => return Err(Wrong::OpenBlocks { path: path.escape_ascii().to_string() }),
+            Some(_) => {
+                let what = "a FIFO that two tasks open".to_owned();
+                return Err(Wrong::NotModelled { call, what });
+            }
+        };
+        Ok(self.objects.add_description(object, status, at))
+    }
+
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
         if flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) != 0 {
@@ -209,7 +278,11 @@ impl Run<'_> {
             let object = self.objects.description(desc).object;
             let can = match self.objects.objects[object].kind {
                 ObjectKind::File { .. } | ObjectKind::Pipe(_) => flags & O_NOFOLLOW == 0,
-                ObjectKind::Socket(_) | ObjectKind::Eventfd { .. } => false,
+                ObjectKind::Socket(_)
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. } => false,
             };
             if !can {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
@@ -228,6 +301,9 @@ impl Run<'_> {
         };
         if !may {
             return Err(Wrong::OpensOther { path: shown() });
+        }
+        if self.fifo_paths.contains(path) && flags & O_PATH == 0 {
+            return self.open_fifo(at, call, path, status);
         }
         let object = self.objects.add_object(ObjectKind::File { path: path.to_vec() }, at);
         Ok(self.objects.add_description(object, status, at))
@@ -283,13 +359,46 @@ impl Run<'_> {
             }
             Change::SetOwner { pid_type, pid } => {
                 self.touch(at, call, desc)?;
+                if *pid != 0 && !self.certainly_exists(at, *pid) {
+                    return Err(Wrong::OwnerMissing { pid: *pid });
+                }
+                let uids = self.tasks[at.task].privileges.uids();
                 let owner = &mut self.objects.description_mut(desc).owner;
                 owner.pid_type = *pid_type;
                 owner.pid = *pid;
+                owner.uids = uids;
             }
             Change::SetSignal { signal } => {
                 self.touch(at, call, desc)?;
                 self.objects.description_mut(desc).owner.signal = *signal;
+            }
+            Change::Watch { target, events, data } => {
+                let target_desc = self.descriptor(at, call, *target)?;
+                self.touch_object(at, call, object, desc)?;
+                let what = self.describe(desc);
+                let pollable = !matches!(self.objects.object_of(target_desc).kind, ObjectKind::File { .. })
+                    || self.objects.description(target_desc).flags & O_PATH == 0;
+                let ObjectKind::Epoll { watched } = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
+                let is_new = watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
+                if !is_new || !pollable || target_desc == desc {
+                    return Err(Wrong::Refused { call, what: format!("{what}: descriptor {target}") });
+                }
+            }
+            Change::SetTimer { flags: set, interval_ns, value_ns } => {
+                self.touch_object(at, call, object, desc)?;
+                let ObjectKind::Timerfd { timer, .. } = &mut self.objects.objects[object].kind else {
+                    return Err(refused(self));
+                };
+                *timer = TimerSpec { flags: *set, interval_ns: *interval_ns, value_ns: *value_ns, ticks: 0 };
+            }
+            Change::SetTicks { ticks } => {
+                self.touch_object(at, call, object, desc)?;
+                match &mut self.objects.objects[object].kind {
+                    ObjectKind::Timerfd { timer, .. } if *ticks != 0 => timer.ticks = *ticks,
+                    _ => return Err(refused(self)),
+                }
             }
             Change::SetPipeSize { bytes } => {
                 self.touch_object(at, call, object, desc)?;
@@ -373,6 +482,17 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether the number of a task, thread or group is in use by then in every run: behind the barrier
+    /// all are there.
+    fn certainly_exists(&self, at: At, pid: u32) -> bool {
+        let Some(task) = self.by_pid.get(&pid).copied() else { return false };
+        if self.tasks[task].phase == Phase::Reaped || matches!(self.roles[task], Role::Helper) {
+            return false;
+        }
+        let is_born = self.forks.get(&pid).is_none_or(|fork| self.before.holds(*fork, at));
+        self.tasks[at.task].phase == Phase::Tail || task == at.task || is_born
+    }
+
     fn write(&mut self, at: At, call: &'static str, desc: Desc, data: &[u8]) -> Result<(), Wrong> {
         let (object, flags) = (self.objects.description(desc).object, self.objects.description(desc).flags);
         if flags & O_ACCMODE == O_RDONLY {
@@ -395,6 +515,9 @@ impl Run<'_> {
                 let full = Full { holds: *counter, capacity: u64::MAX - 1 };
                 let sum = counter.checked_add(value).filter(|sum| *sum < u64::MAX);
                 sum.map(|sum| *counter = sum).ok_or(full)
+            }
+            ObjectKind::Epoll { .. } | ObjectKind::Timerfd { .. } | ObjectKind::Signalfd { .. } => {
+                return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
         };
         if let Err(Full { holds, capacity }) = full {

@@ -181,6 +181,31 @@ pub enum FdEffect {
         /// The expected number.
         fd: Fd,
     },
+    /// `epoll_create1(2)`.
+    Epoll {
+        /// EPOLL_CLOEXEC.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// `timerfd_create(2)`.
+    Timerfd {
+        /// `CLOCK_*`.
+        clock: u32,
+        /// TFD_NONBLOCK, TFD_CLOEXEC.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// `signalfd4(2)`, a new one.
+    Signalfd {
+        /// Bit 0 is signal 1.
+        mask: u64,
+        /// SFD_NONBLOCK, SFD_CLOEXEC.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
     /// Copies to a given number, closing what is there.
     Dup {
         /// From this number
@@ -315,6 +340,29 @@ pub enum Change {
     SetSignal {
         /// The signal.
         signal: u32,
+    },
+    /// `epoll_ctl(EPOLL_CTL_ADD)`.
+    Watch {
+        /// The number of what is watched.
+        target: Fd,
+        /// `EPOLL*`.
+        events: u32,
+        /// What comes with an event.
+        data: u64,
+    },
+    /// `timerfd_settime(2)`.
+    SetTimer {
+        /// `TFD_TIMER_*`.
+        flags: u32,
+        /// Interval in nanoseconds.
+        interval_ns: u64,
+        /// First expiry in nanoseconds.
+        value_ns: u64,
+    },
+    /// `TFD_IOC_SET_TICKS`.
+    SetTicks {
+        /// Expirations that wait to be read; the kernel takes 0 for an error.
+        ticks: u64,
     },
     /// `ftruncate(2)`.
     Truncate {
@@ -657,6 +705,9 @@ impl Effect {
                 FdEffect::Pipe { .. } => "pipe2",
                 FdEffect::SocketPair { .. } => "socketpair",
                 FdEffect::Eventfd { .. } => "eventfd2",
+                FdEffect::Epoll { .. } => "epoll_create1",
+                FdEffect::Timerfd { .. } => "timerfd_create",
+                FdEffect::Signalfd { .. } => "signalfd4",
                 FdEffect::Socket { .. } => "socket",
                 FdEffect::Accept { .. } => "accept4",
                 FdEffect::Dup { .. } => "dup3",
@@ -686,6 +737,9 @@ impl Effect {
                 Change::SetOption { .. } => "setsockopt",
                 Change::SetOwner { .. } => "fcntl(F_SETOWN)",
                 Change::SetSignal { .. } => "fcntl(F_SETSIG)",
+                Change::Watch { .. } => "epoll_ctl",
+                Change::SetTimer { .. } => "timerfd_settime",
+                Change::SetTicks { .. } => "ioctl(TFD_IOC_SET_TICKS)",
                 Change::Truncate { .. } => "ftruncate",
             },
             Effect::Memory(effect) => match effect {

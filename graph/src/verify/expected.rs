@@ -19,6 +19,8 @@ pub struct Expected {
     pub ofds: Vec<ExpectedOfd>,
     /// What the pipes hold, by their number in the images.
     pub pipes: BTreeMap<u32, ExpectedPipe>,
+    /// What the FIFOs hold, by their number in the images.
+    pub fifos: BTreeMap<u32, ExpectedPipe>,
     /// Session and group that the root is born in. 0: some that no task of the images is in.
     pub cradle: Cradle,
     /// Paths that may be opened beside those of `ofds`: executables, mapped files.
@@ -53,6 +55,9 @@ pub struct Facts {
     pub wmem_max: u64,
     /// `net.core.rmem_max`.
     pub rmem_max: u64,
+    /// What the clocks said when the host was looked at, in nanoseconds: CLOCK_REALTIME,
+    /// CLOCK_MONOTONIC, CLOCK_BOOTTIME.
+    pub clocks_ns: [Option<u64>; 3],
 }
 
 impl Default for Facts {
@@ -63,6 +68,7 @@ impl Default for Facts {
             rmem_default: 212_992,
             wmem_max: 212_992,
             rmem_max: 212_992,
+            clocks_ns: [None; 3],
         }
     }
 }
@@ -132,6 +138,8 @@ pub struct Owner {
     pub pid_type: u32,
     /// Who; 0: nobody.
     pub pid: u32,
+    /// Real and effective uid of who said so.
+    pub uids: [u32; 2],
     /// The signal; 0: SIGIO.
     pub signal: u32,
 }
@@ -160,6 +168,30 @@ pub enum OfdSpec {
         /// EFD_SEMAPHORE.
         semaphore: bool,
     },
+    /// An epoll file.
+    Epoll {
+        /// What it watches.
+        interests: Vec<Interest>,
+    },
+    /// A timerfd.
+    Timerfd {
+        /// `CLOCK_*`.
+        clock: u32,
+        /// As it must have been set.
+        timer: TimerSpec,
+    },
+    /// A signalfd.
+    Signalfd {
+        /// Bit 0 is signal 1.
+        mask: u64,
+    },
+    /// A FIFO.
+    Fifo {
+        /// Its number in the images.
+        fifo: u32,
+        /// Its path.
+        path: Vec<u8>,
+    },
     /// Something that the checker cannot judge yet.
     Unmodelled(String),
 }
@@ -168,6 +200,29 @@ impl Default for OfdSpec {
     fn default() -> OfdSpec {
         OfdSpec::Unmodelled("nothing said".to_owned())
     }
+}
+
+/// What an epoll file watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    /// The number it was added under.
+    pub fd: Fd,
+    /// What was there then.
+    pub ofd: OfdId,
+    /// `EPOLL*`.
+    pub events: u32,
+    /// What comes with an event.
+    pub data: u64,
+}
+
+/// A timer as `timerfd_settime(2)` and `TFD_IOC_SET_TICKS` set it. Times in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct TimerSpec {
+    pub flags: u32,
+    pub value_ns: u64,
+    pub interval_ns: u64,
+    pub ticks: u64,
 }
 
 /// What a socket must be.

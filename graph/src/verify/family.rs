@@ -12,8 +12,8 @@ use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD, Signals};
 const CLONE_FILES: u64 = 0x400;
 /// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
 const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
-const SIGKILL: u32 = 9;
-const SIGSTOP: u32 = 19;
+pub(super) const SIGKILL: u32 = 9;
+pub(super) const SIGSTOP: u32 = 19;
 const SA_NOCLDWAIT: u64 = 2;
 
 impl Run<'_> {

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::before::At;
 use super::effect::SocketOption;
-use super::expected::{Facts, Owner};
+use super::expected::{Facts, Owner, TimerSpec};
 use super::table::Desc;
+use crate::ids::Fd;
 
 pub(super) const O_ACCMODE: u32 = 0o3;
 pub(super) const O_RDONLY: u32 = 0;
@@ -70,10 +71,26 @@ pub(super) struct Object {
 
 #[derive(Debug, Clone)]
 pub(super) enum ObjectKind {
-    File { path: Vec<u8> },
+    File {
+        path: Vec<u8>,
+    },
     Pipe(Pipe),
     Socket(Socket),
-    Eventfd { counter: u64, semaphore: bool },
+    Eventfd {
+        counter: u64,
+        semaphore: bool,
+    },
+    /// What is watched: what was at which number, with events and data.
+    Epoll {
+        watched: BTreeMap<(Desc, Fd), (u32, u64)>,
+    },
+    Timerfd {
+        clock: u32,
+        timer: TimerSpec,
+    },
+    Signalfd {
+        mask: u64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -169,6 +186,12 @@ impl Objects {
         [read, write]
     }
 
+    /// The pipe behind a FIFO.
+    pub(super) fn add_fifo(&mut self, facts: &Facts, made: At) -> usize {
+        let pipe = Pipe { capacity: facts.pipe_bytes, data: Vec::new(), pages: 0, last_fill: None };
+        self.add_object(ObjectKind::Pipe(pipe), made)
+    }
+
     pub(super) fn add_socket_pair(
         &mut self,
         sock_type: u32,
@@ -211,6 +234,9 @@ impl Objects {
             ObjectKind::Socket(socket) if socket.peer.is_none() => format!("the socket {by}"),
             ObjectKind::Socket(_) => format!("a socket of the pair {by}"),
             ObjectKind::Eventfd { .. } => format!("the eventfd {by}"),
+            ObjectKind::Epoll { .. } => format!("the epoll file {by}"),
+            ObjectKind::Timerfd { .. } => format!("the timerfd {by}"),
+            ObjectKind::Signalfd { .. } => format!("the signalfd {by}"),
         }
     }
 }

@@ -120,6 +120,8 @@ pub enum Wrong {
     Deadlock { chain: Vec<String> },
     #[error("{call} would block: {what} holds {holds} of {capacity} bytes and nobody is ordered to read it")]
     WouldBlock { call: &'static str, what: String, holds: u64, capacity: u64 },
+    #[error("opens the FIFO {path} where its other end is not certainly open: that would block")]
+    OpenBlocks { path: String },
     #[error("{call} on {what} is not ordered with record {at} of task {by}, which changes it, too")]
     Unordered { call: &'static str, what: String, by: u32, at: u32 },
     #[error("{call} after the barrier: the tail waits for nobody and makes nothing")]
@@ -238,6 +240,8 @@ pub enum Wrong {
     NotAThread,
     #[error("{call} of a thread that is not its task's first")]
     ByThread { call: &'static str },
+    #[error("F_SETOWN to {pid}, which does not certainly exist then")]
+    OwnerMissing { pid: u32 },
     #[error("queues signal {signal} {why}")]
     BadSignal { signal: u32, why: &'static str },
 
@@ -256,6 +260,7 @@ impl Wrong {
             | Wrong::PostedTwice { .. }
             | Wrong::Deadlock { .. }
             | Wrong::WouldBlock { .. }
+            | Wrong::OpenBlocks { .. }
             | Wrong::Unordered { .. }
             | Wrong::InTail { .. }
             | Wrong::AwaitsNobody { .. } => 1,
@@ -309,6 +314,7 @@ impl Wrong {
             | Wrong::ThreadOfOther { .. }
             | Wrong::NotAThread
             | Wrong::ByThread { .. }
+            | Wrong::OwnerMissing { .. }
             | Wrong::BadSignal { .. } => 4,
             Wrong::AfterDrop { .. } => 5,
         }

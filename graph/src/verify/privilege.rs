@@ -24,8 +24,19 @@ pub(super) struct Privileges {
     keep_caps: bool,
     /// The first record that gave something up, and its name.
     dropped: Option<(u32, &'static str)>,
+    /// Where the first to give something up were the uids, and nothing else has followed: what there
+    /// was before.
+    before_uids: Option<Full>,
     /// Hard limits that are known.
     hard: [Option<u64>; 16],
+}
+
+/// Uids with the capabilities that they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Full {
+    effective: u64,
+    permitted: u64,
+    uids: [u32; 3],
 }
 
 /// What an effect needs.
@@ -53,6 +64,7 @@ impl Privileges {
             no_fixup: false,
             keep_caps: false,
             dropped: None,
+            before_uids: None,
             hard: [None; 16],
         }
     }
@@ -69,13 +81,33 @@ impl Privileges {
                 return Err(TooLate { dropped_in, dropped_by });
             }
         }
-        if let Effect::Privilege(effect) = effect
-            && self.apply(effect)
-            && self.dropped.is_none()
-        {
-            self.dropped = Some((record, Effect::Privilege(effect.clone()).name()));
+        if let Effect::Privilege(effect) = effect {
+            let (before, is_first) = (self.full(), self.dropped.is_none());
+            let gives_up = self.apply(effect);
+            if gives_up && is_first {
+                self.dropped = Some((record, Effect::Privilege(effect.clone()).name()));
+            }
+            // Uids that are taken on for a while, the saved one kept, give nothing up.
+            self.before_uids = match effect {
+                PrivilegeEffect::Uids(_) if is_first => Some(before),
+                PrivilegeEffect::Uids(_) => self.before_uids,
+                _ => None,
+            };
+            if self.before_uids == Some(self.full()) {
+                self.dropped = None;
+                self.before_uids = None;
+            }
         }
         Ok(())
+    }
+
+    fn full(&self) -> Full {
+        Full { effective: self.effective, permitted: self.permitted, uids: self.uids }
+    }
+
+    /// Real and effective uid.
+    pub(super) fn uids(&self) -> [u32; 2] {
+        [self.uids[0], self.uids[1]]
     }
 
     fn need(&self, effect: &Effect) -> Need {
@@ -93,10 +125,16 @@ impl Privileges {
             Effect::Undo { .. } => Need::Nothing,
             Effect::File(_) => Need::Everything,
             Effect::Fd(effect) => match effect {
-                FdEffect::Open { .. } | FdEffect::Socket { .. } | FdEffect::Accept { .. } => Need::Everything,
+                // The clocks that wake the machine need CAP_WAKE_ALARM.
+                FdEffect::Open { .. }
+                | FdEffect::Timerfd { .. }
+                | FdEffect::Socket { .. }
+                | FdEffect::Accept { .. } => Need::Everything,
                 FdEffect::Pipe { .. }
                 | FdEffect::SocketPair { .. }
                 | FdEffect::Eventfd { .. }
+                | FdEffect::Epoll { .. }
+                | FdEffect::Signalfd { .. }
                 | FdEffect::Dup { .. }
                 | FdEffect::DupLowest { .. }
                 | FdEffect::SetCloexec { .. }
@@ -107,6 +145,8 @@ impl Privileges {
                 Change::Seek { .. }
                 | Change::SetStatus { .. }
                 | Change::Read { .. }
+                | Change::SetOwner { .. }
+                | Change::SetSignal { .. }
                 | Change::Shutdown { .. } => Need::Nothing,
                 Change::SetPipeSize { .. }
                 | Change::Bind { .. }
@@ -116,8 +156,9 @@ impl Privileges {
                 | Change::Write { .. }
                 | Change::Send { .. }
                 | Change::SetOption { .. }
-                | Change::SetOwner { .. }
-                | Change::SetSignal { .. }
+                | Change::Watch { .. }
+                | Change::SetTimer { .. }
+                | Change::SetTicks { .. }
                 | Change::Truncate { .. } => Need::Everything,
             },
             Effect::Memory(effect) => match effect {

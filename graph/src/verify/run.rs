@@ -6,11 +6,11 @@
 //! always do. What two tasks do to one thing must be ordered ([`super::before`]); then the end
 //! is always the same, too.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::before::{At, Before};
 use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect};
-use super::expected::{Expected, ExpectedTask, Life};
+use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
@@ -139,6 +139,9 @@ pub(super) struct Run<'a> {
     pub(super) ready: VecDeque<usize>,
     /// Carriers by start: end, and who made them.
     pub(super) carriers: BTreeMap<u64, u64>,
+    /// Paths of FIFOs, and those that are open.
+    pub(super) fifo_paths: BTreeSet<&'a [u8]>,
+    pub(super) fifos: BTreeMap<Vec<u8>, usize>,
     /// Writes whose readers must survive: the object that is to be read from.
     pub(super) needs_reader: Vec<(At, &'static str, usize)>,
     pub(super) certificate: Certificate,
@@ -276,6 +279,15 @@ impl<'a> Run<'a> {
             forks,
             ready: VecDeque::new(),
             carriers: BTreeMap::new(),
+            fifo_paths: expected
+                .ofds
+                .iter()
+                .filter_map(|ofd| match &ofd.spec {
+                    OfdSpec::Fifo { path, .. } => Some(path.as_slice()),
+                    _ => None,
+                })
+                .collect(),
+            fifos: BTreeMap::new(),
             needs_reader: Vec::new(),
             certificate: Certificate::default(),
         };
@@ -499,7 +511,11 @@ fn is_for_tail(effect: &Effect) -> bool {
         | Effect::File(_)
         | Effect::Fd(_) => false,
         Effect::Object { change, .. } => match change {
-            Change::SetStatus { .. } | Change::SetOwner { .. } | Change::SetSignal { .. } => true,
+            Change::SetStatus { .. }
+            | Change::SetOwner { .. }
+            | Change::SetSignal { .. }
+            | Change::SetTimer { .. }
+            | Change::SetTicks { .. } => true,
             Change::Seek { .. }
             | Change::SetPipeSize { .. }
             | Change::Write { .. }
@@ -511,6 +527,7 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::Connect { .. }
             | Change::SetBytes { .. }
             | Change::SetOption { .. }
+            | Change::Watch { .. }
             | Change::Truncate { .. } => false,
         },
         Effect::Memory(effect) => match effect {

@@ -107,9 +107,12 @@ impl Run<'_> {
         let what = self.describe(desc);
         match &mut self.objects.objects[object].kind {
             ObjectKind::Socket(socket) => Ok((object, socket)),
-            ObjectKind::File { .. } | ObjectKind::Pipe(_) | ObjectKind::Eventfd { .. } => {
-                Err(Wrong::Refused { call, what })
-            }
+            ObjectKind::File { .. }
+            | ObjectKind::Pipe(_)
+            | ObjectKind::Eventfd { .. }
+            | ObjectKind::Epoll { .. }
+            | ObjectKind::Timerfd { .. }
+            | ObjectKind::Signalfd { .. } => Err(Wrong::Refused { call, what }),
         }
     }
 

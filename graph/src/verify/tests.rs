@@ -795,3 +795,165 @@ fn descriptions_in_flight() {
         "descriptor 3 ends as",
     );
 }
+
+/// Task 12 with an epoll file at 2 that watches the timerfd at 3, a signalfd at 4, and both ends of a
+/// FIFO at 5 and 6, opened by way of 7; the timer's owner is thread 14.
+fn with_events(tapes: &mut Tapes, expected: &mut Expected) {
+    let fd_effects = vec![
+        Effect::Fd(FdEffect::Epoll { flags: 0, fd: 2 }),
+        Effect::Fd(FdEffect::Timerfd { clock: 1, flags: NONBLOCK, fd: 3 }),
+        Effect::Fd(FdEffect::Signalfd { mask: 0x200, flags: 0, fd: 4 }),
+        open("/fifo", 2, 5),
+        write(5, b"queued"),
+        dup(5, 7),
+        close(5),
+        open("/fifo", 0, 5),
+        open("/fifo", 1 | NONBLOCK, 6),
+        close(7),
+        on(2, Change::Watch { target: 3, events: 1, data: 77 }),
+    ];
+    last(tapes, 12, fd_effects);
+    let at = find(&tapes[&12], |other| *other == Effect::Park);
+    let tail = [
+        on(3, Change::SetTimer { flags: 0, interval_ns: 5, value_ns: 70 }),
+        on(3, Change::SetTicks { ticks: 2 }),
+        on(3, Change::SetSignal { signal: 34 }),
+        Effect::Privilege(PrivilegeEffect::Uids([Some(7), Some(8), None])),
+        on(3, Change::SetOwner { pid_type: 0, pid: 14 }),
+        Effect::Privilege(PrivilegeEffect::Uids([Some(0), Some(0), None])),
+        Effect::Privilege(PrivilegeEffect::Limit { resource: 4, soft: u64::MAX, hard: u64::MAX }),
+    ];
+    of(tapes, 12).splice(at..at, tail);
+    let fifo = |flags: u32| ExpectedOfd {
+        name: "file 0xc (FIFO /fifo)".into(),
+        spec: OfdSpec::Fifo { fifo: 0x2f, path: b"/fifo".to_vec() },
+        flags,
+        ..ExpectedOfd::default()
+    };
+    let timer = TimerSpec { flags: 0, value_ns: 70, interval_ns: 5, ticks: 2 };
+    expected.ofds.extend([
+        ExpectedOfd {
+            name: "file 0x9 (epoll)".into(),
+            spec: OfdSpec::Epoll {
+                interests: vec![Interest { fd: 3, ofd: OfdId(9), events: 0x19, data: 77 }],
+            },
+            flags: 2,
+            ..ExpectedOfd::default()
+        },
+        ExpectedOfd {
+            name: "file 0xa (timerfd)".into(),
+            spec: OfdSpec::Timerfd { clock: 1, timer },
+            flags: 2 | NONBLOCK,
+            owner: Owner { pid_type: 0, pid: 14, uids: [7, 8], signal: 34 },
+        },
+        ExpectedOfd {
+            name: "file 0xb (signalfd)".into(),
+            spec: OfdSpec::Signalfd { mask: 0x200 },
+            flags: 2,
+            ..ExpectedOfd::default()
+        },
+        fifo(0),
+        fifo(1 | NONBLOCK),
+    ]);
+    let slots = (2..).zip(8..13).map(|(fd, ofd)| Slot { fd, ofd: OfdId(ofd), cloexec: false });
+    expected.tasks[2].table.extend(slots);
+    expected.fifos.insert(0x2f, ExpectedPipe { capacity: None, data: b"queued".to_vec() });
+    expected.paths.insert(b"/fifo".to_vec());
+}
+
+#[test]
+fn events_have_a_certificate() {
+    assert_eq!(passes(with_events).descriptions, 13);
+    // What is watched and then closed everywhere is forgotten.
+    passes(|t, e| {
+        with_events(t, e);
+        let extra = [
+            Effect::Fd(FdEffect::Eventfd { counter: 0, flags: 0, fd: 7 }),
+            on(2, Change::Watch { target: 7, events: 1, data: 1 }),
+            close(7),
+        ];
+        last(t, 12, extra.into());
+    });
+}
+
+#[test]
+fn events_that_lose_the_certificate() {
+    let lost = |change: &dyn Fn(&mut Tapes, &mut Expected), demand: u32, words: &str| {
+        check_all(
+            |t, _, e| {
+                with_events(t, e);
+                change(t, e);
+            },
+            demand,
+            words,
+        );
+    };
+    let watch = on(2, Change::Watch { target: 3, events: 1, data: 77 });
+    lost(&|t, _| remove(t, 12, &watch), 2, "what it watches ends as 0, the images say 1");
+    let other = on(2, Change::Watch { target: 4, events: 1, data: 77 });
+    lost(
+        &|t, _| replace(t, 12, &watch, vec![other.clone()]),
+        2,
+        "what it watches ends as descriptor 4 for 0x19",
+    );
+    lost(&|t, _| replace(t, 12, &watch, vec![watch.clone(), watch.clone()]), 2, "the kernel refuses that");
+    let twisted = |t: &mut Tapes, _: &mut Expected| {
+        // The right number, but of what was there before.
+        let moved = vec![dup(4, 7), dup(3, 8), dup(7, 3), watch.clone(), dup(8, 3), close(7), close(8)];
+        replace(t, 12, &watch, moved);
+    };
+    lost(&twisted, 2, "descriptor 2 ends as");
+    let ticks = on(3, Change::SetTicks { ticks: 2 });
+    lost(&|t, _| remove(t, 12, &ticks), 2, "ticks ends as 0, the images say 2");
+    lost(
+        &|t, _| replace(t, 12, &ticks, vec![on(3, Change::SetTicks { ticks: 0 })]),
+        2,
+        "the kernel refuses that",
+    );
+    let early = on(3, Change::SetTimer { flags: 1, interval_ns: 5, value_ns: 70 });
+    lost(
+        &|t, _| replace(t, 12, &ticks, vec![early.clone(), ticks.clone()]),
+        2,
+        "flags of the timer ends as 1",
+    );
+    let signalfd = Effect::Fd(FdEffect::Signalfd { mask: 0x200, flags: 0, fd: 4 });
+    let narrow = Effect::Fd(FdEffect::Signalfd { mask: 0x80, flags: 0, fd: 4 });
+    lost(
+        &|t, _| replace(t, 12, &signalfd, vec![narrow.clone()]),
+        2,
+        "signals ends as 128, the images say 512",
+    );
+    // FIFOs.
+    lost(&|t, _| replace(t, 12, &open("/fifo", 2, 5), vec![open("/fifo", 0, 5)]), 1, "that would block");
+    lost(
+        &|t, _| {
+            remove(t, 12, &close(7));
+            replace(t, 12, &dup(5, 7), Vec::new());
+        },
+        1,
+        "opens the FIFO /fifo where its other end is not certainly open",
+    );
+    lost(&|t, _| remove(t, 12, &write(5, b"queued")), 2, "data ends as 0 bytes, the images say 6 bytes");
+    // Owners.
+    let owner = on(3, Change::SetOwner { pid_type: 0, pid: 14 });
+    lost(
+        &|t, _| {
+            remove(t, 12, &owner);
+            let at = find(&t[&12], |effect| *effect == watch);
+            of(t, 12).insert(at, owner.clone());
+        },
+        2,
+        "the owner's real uid ends as 0, the images say 7",
+    );
+    let nobody = on(3, Change::SetOwner { pid_type: 0, pid: 99 });
+    lost(
+        &|t, _| replace(t, 12, &owner, vec![nobody.clone()]),
+        4,
+        "F_SETOWN to 99, which does not certainly exist",
+    );
+    let unborn = on(0, Change::SetOwner { pid_type: 1, pid: 12 });
+    lost(&|t, _| of(t, 11).insert(0, unborn.clone()), 4, "F_SETOWN to 12, which does not certainly exist");
+    // Uids that are not taken back give up what the limit needs.
+    let back = Effect::Privilege(PrivilegeEffect::Uids([Some(0), Some(0), None]));
+    lost(&|t, _| remove(t, 12, &back), 5, "prlimit64 needs a privilege that setresuid");
+}

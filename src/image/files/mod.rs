@@ -7,11 +7,15 @@
 //! Example: the entry `type EVENTFD, id 4, efd {id 4, flags 0x802, counter 3, …}` is an eventfd
 //! that is read-write and non-blocking and whose counter is 3.
 
+pub(crate) mod epoll;
 pub(crate) mod eventfd;
+pub(crate) mod fifo;
 pub(crate) mod inet;
 pub(crate) mod memfd;
 pub(crate) mod pipe;
 pub(crate) mod reg;
+pub(crate) mod signalfd;
+pub(crate) mod timerfd;
 pub(crate) mod unix;
 
 use super::error::Errors;
@@ -48,9 +52,13 @@ const FD_TYPES: [&str; 21] = [
 
 const REG: u32 = 1;
 const PIPE: u32 = 2;
+const FIFO: u32 = 3;
 const INETSK: u32 = 4;
 const UNIXSK: u32 = 5;
 const EVENTFD: u32 = 6;
+const EVENTPOLL: u32 = 7;
+const SIGNALFD: u32 = 9;
+const TIMERFD: u32 = 17;
 const MEMFD: u32 = 18;
 
 /// CRIU's name of a kind of open file.
@@ -105,6 +113,10 @@ fn read_ofd(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Ofd>
         INETSK => ("isk", e.isk.as_ref().map(|x| x.id), inet::read),
         UNIXSK => ("usk", e.usk.as_ref().map(|x| x.id), unix::read),
         EVENTFD => ("efd", e.efd.as_ref().map(|x| x.id), eventfd::read),
+        EVENTPOLL => ("epfd", e.epfd.as_ref().map(|x| x.id), epoll::read),
+        TIMERFD => ("tfd", e.tfd.as_ref().map(|x| x.id), timerfd::read),
+        SIGNALFD => ("sgfd", e.sgfd.as_ref().map(|x| x.id), signalfd::read),
+        FIFO => ("fifo", e.fifo.as_ref().map(|x| x.id), fifo::read),
         MEMFD => ("memfd", e.memfd.as_ref().map(|x| x.id), memfd::read),
         _ => {
             let origin = Origin {

@@ -26,11 +26,15 @@ pub(crate) fn read(e: FileEntry, _: &Entry<'_>, _: &mut Errors) -> Option<OfdKin
 
 /// What pipes hold.
 pub(crate) fn read_pipe_data(dir: &Dir<'_>, errors: &mut Errors) -> Vec<PipeData> {
-    let image = Image::PipesData;
+    read_data(dir, Image::PipesData, &magic::PIPES_DATA, errors)
+}
+
+/// What pipes or FIFOs hold: their images are alike.
+pub(super) fn read_data(dir: &Dir<'_>, image: Image, kind: &magic::Kind, errors: &mut Errors) -> Vec<PipeData> {
     let (mut list, mut seen) = (Vec::new(), BTreeSet::new());
     dir.for_each(
         image,
-        &magic::PIPES_DATA,
+        kind,
         errors,
         |entries, entry, errors| {
             let Some(e) = errors.decode::<PipeDataEntry>(entry) else {

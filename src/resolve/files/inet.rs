@@ -80,7 +80,6 @@ fn address(family: u32, (bytes, port): &(Vec<u8>, u16)) -> Vec<u8> {
 
 /// Whether the socket is restored; otherwise says why not.
 fn is_plain(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &InetSocket) -> bool {
-    super::refuse_owner(resolver, entry, &socket.fown);
     let mut reasons: Vec<String> = Vec::new();
     let (sock_type, protocol) = (socket.sock_type as i32, socket.protocol as i32);
     let known = match sock_type {

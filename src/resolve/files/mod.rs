@@ -1,20 +1,51 @@
 //! Open file descriptions: descriptor tables into slots, descriptions into resources.
 
+mod epoll;
 mod eventfd;
+mod fifo;
+mod flight;
 mod inet;
 mod memfd;
+mod owner;
 mod pipe;
 mod reg;
+mod signalfd;
+mod timerfd;
 mod unix;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::forest::Slot;
-use regrow_graph::ids::OfdId;
+use regrow_graph::ids::{Fd, OfdId, StepId, TaskId};
 
 use super::{Payloads, Resolver};
 pub(super) use reg::judge;
-use crate::image::{Fown, Ofd, OfdKind, Origin};
+use crate::image::{Ofd, OfdKind, Origin};
+
+/// Steps of a task on descriptions that it has. One task does them, whoever else has the description.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Placed {
+    /// Before its table is final: they are told the numbers of what they need.
+    pub(super) steps: Vec<StepId>,
+    /// With the final table, before the barrier.
+    pub(super) with_threads: Vec<StepId>,
+    /// After the barrier, when every task and every thread is there.
+    pub(super) tail: Vec<StepId>,
+}
+
+/// The first task, in the order of the images, that has each description in its table, and the
+/// lowest number there.
+type Holders = BTreeMap<OfdId, (TaskId, Fd)>;
+
+fn holders(resolver: &Resolver<'_>) -> Holders {
+    let mut holders = Holders::new();
+    for (index, task) in resolver.forest.tasks.iter().enumerate() {
+        for slot in &task.table {
+            holders.entry(slot.ofd).or_insert((TaskId::new(index), slot.fd));
+        }
+    }
+    holders
+}
 
 /// Resolves all tables and every description that is in one.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
@@ -35,6 +66,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
         resolver.forest.tasks[index].table = table;
     }
     let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
+    let holders = holders(resolver);
+    flight::add(resolver, &mut used);
     for ofd in &used {
         let entry = &model.ofds[ofd.index()];
         if remapped.contains(&entry.id) {
@@ -45,6 +78,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
             OfdKind::Reg(file) => reg::resolve(resolver, *ofd, entry, file),
             OfdKind::Eventfd(eventfd) => eventfd::resolve(resolver, *ofd, entry, eventfd),
             OfdKind::Memfd(memfd) => memfd::resolve(resolver, entry, memfd),
+            OfdKind::Epoll(epoll) => epoll::resolve(resolver, &holders, *ofd, entry, epoll),
+            OfdKind::Timerfd(timerfd) => timerfd::resolve(resolver, &holders, *ofd, entry, timerfd),
+            OfdKind::Signalfd(signalfd) => signalfd::resolve(resolver, *ofd, entry, signalfd),
             OfdKind::Other(kind) => {
                 let option = match *kind {
                     "EXT" => " (with --external, too)",
@@ -54,11 +90,15 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                 resolver.problems.unsupported(None, Some(entry.origin), format!("{}: files of kind {kind} are not restored yet{option}", name(entry)));
             }
             // Those come in groups.
-            OfdKind::Pipe(_) | OfdKind::Unix(_) | OfdKind::Inet(_) => {}
+            OfdKind::Pipe(_) | OfdKind::Fifo(_) | OfdKind::Unix(_) | OfdKind::Inet(_) => {}
         }
     }
+    for ofd in &used {
+        owner::resolve(resolver, &holders, *ofd);
+    }
     pipe::resolve(resolver, &used, payloads);
-    unix::resolve(resolver, &used, payloads);
+    fifo::resolve(resolver, &used, payloads);
+    unix::resolve(resolver, &holders, &used, payloads);
     inet::resolve(resolver, &used);
 }
 
@@ -68,18 +108,14 @@ pub(crate) fn name(ofd: &Ofd) -> String {
         OfdKind::Reg(file) => format!("file {:#x} ({})", ofd.id, file.path),
         OfdKind::Pipe(pipe) => format!("file {:#x} (pipe {:#x})", ofd.id, pipe.pipe_id),
         OfdKind::Eventfd(_) => format!("file {:#x} (eventfd)", ofd.id),
+        OfdKind::Epoll(_) => format!("file {:#x} (epoll)", ofd.id),
+        OfdKind::Timerfd(_) => format!("file {:#x} (timerfd)", ofd.id),
+        OfdKind::Signalfd(_) => format!("file {:#x} (signalfd)", ofd.id),
+        OfdKind::Fifo(fifo) => format!("file {:#x} (FIFO {:#x})", ofd.id, fifo.pipe_id),
         OfdKind::Unix(socket) => format!("file {:#x} (unix socket {:#x})", ofd.id, socket.inode),
         OfdKind::Inet(socket) => format!("file {:#x} (internet socket {:#x})", ofd.id, socket.inode),
         OfdKind::Memfd(memfd) => format!("file {:#x} (memfd {})", ofd.id, memfd.inode_id),
         OfdKind::Other(kind) => format!("file {:#x} ({kind})", ofd.id),
-    }
-}
-
-/// `F_SETOWN` and `F_SETSIG` come with signals.
-fn refuse_owner(resolver: &mut Resolver<'_>, ofd: &Ofd, fown: &Fown) {
-    if fown.is_set() {
-        let text = format!("{}: F_SETOWN ({} {}, signal {}) is not restored yet", name(ofd), fown.pid_type, fown.pid, fown.signum);
-        resolver.problems.unsupported(None, Some(ofd.origin), text);
     }
 }
 

@@ -21,13 +21,29 @@ fn in_order(mut ofds: Vec<(OfdId, u32)>) -> Vec<(OfdId, u32)> {
     ofds
 }
 
+/// The capacity of a pipe or a FIFO, where it is not the default.
+pub(super) fn capacity(resolver: &mut Resolver<'_>, name: &str, entry: &PipeData, len: usize) -> Option<u32> {
+    let capacity = entry.capacity_bytes.filter(|capacity| *capacity != DEFAULT_CAPACITY);
+    if len > capacity.unwrap_or(DEFAULT_CAPACITY) as usize {
+        let text = format!("{name}: {len} bytes do not fit into its capacity of {}", capacity.unwrap_or(DEFAULT_CAPACITY));
+        resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
+    }
+    if let (Some(capacity), Some(max)) = (capacity, resolver.facts.kernel.pipe_max_size_bytes)
+        && u64::from(capacity) > max
+        && !resolver.facts.own.caps.has_effective(super::super::host::CAP_SYS_RESOURCE)
+    {
+        let text = format!("{name}: capacity {capacity} is above fs.pipe-max-size {max}, and CAP_SYS_RESOURCE is missing");
+        resolver.problems.add(ProblemKind::Lacking, None, Some(entry.origin), text);
+    }
+    capacity
+}
+
 pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
     let mut pipes: BTreeMap<u32, Vec<(OfdId, u32)>> = BTreeMap::new();
     for ofd in used {
         let entry = &model.ofds[ofd.index()];
         if let OfdKind::Pipe(pipe) = &entry.kind {
-            super::refuse_owner(resolver, entry, &pipe.fown);
             pipes.entry(pipe.pipe_id).or_default().push((*ofd, pipe.flags));
         }
     }
@@ -55,19 +71,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         let Some(origin) = origin.map(|ofd| &model.ofds[ofd.index()]) else { continue };
         let (mut capacity, mut data) = (None, Vec::new());
         if let Some((entry, bytes)) = contents.get(&pipe_id) {
-            capacity = entry.capacity_bytes.filter(|capacity| *capacity != DEFAULT_CAPACITY);
             data.clone_from(bytes);
-            if bytes.len() > capacity.unwrap_or(DEFAULT_CAPACITY) as usize {
-                let text = format!("{}: {} bytes do not fit into its capacity of {}", name(origin), bytes.len(), capacity.unwrap_or(DEFAULT_CAPACITY));
-                resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
-            }
-            if let (Some(capacity), Some(max)) = (capacity, resolver.facts.kernel.pipe_max_size_bytes)
-                && u64::from(capacity) > max
-                && !resolver.facts.own.caps.has_effective(super::super::host::CAP_SYS_RESOURCE)
-            {
-                let text = format!("{}: capacity {capacity} is above fs.pipe-max-size {max}, and CAP_SYS_RESOURCE is missing", name(origin));
-                resolver.problems.add(ProblemKind::Lacking, None, Some(entry.origin), text);
-            }
+            capacity = self::capacity(resolver, &name(origin), entry, bytes.len());
         }
         let flags = [ends[0].map_or(0, |(_, flags)| flags), ends[1].map_or(0, |(_, flags)| flags)];
         let mut yields: Vec<Option<OfdId>> = ends.iter().map(|end| end.map(|(ofd, _)| ofd)).collect();

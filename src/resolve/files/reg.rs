@@ -16,7 +16,6 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, file
         resolver.problems.unsupported(None, Some(entry.origin), format!("{}: external files (--external) are not restored yet", name(entry)));
         return;
     }
-    super::refuse_owner(resolver, entry, &file.fown);
     let unknown = file.flags & !O_KNOWN;
     if unknown != 0 {
         resolver.problems.unsupported(None, Some(entry.origin), format!("{}: unknown open flags {unknown:#x}", name(entry)));

@@ -9,15 +9,18 @@ use super::super::numbers::O_SETTABLE;
 use super::super::problem::ProblemKind;
 use super::super::recipe::{ResourceKind, SocketEnd, UnixAction, UnixGroup, UnixName};
 use super::super::{Payloads, Resolver};
-use super::name;
+use super::flight::{self, Queue};
+use super::{Holders, name};
 use crate::image::{Ofd, OfdKind, UnixSocket};
 
 /// `TCP_ESTABLISHED`, as the kernel numbers the state of connected unix sockets, too.
 const ESTABLISHED: u32 = 1;
+/// Most descriptors of one message (unix(7)).
+const SCM_MAX_FD: usize = 253;
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
     let sockets: BTreeMap<u32, (OfdId, &Ofd, &UnixSocket)> = used
         .iter()
@@ -25,16 +28,21 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
             let entry = &model.ofds[ofd.index()];
             match &entry.kind {
                 OfdKind::Unix(socket) => Some((socket.inode, (*ofd, entry, &**socket))),
-                OfdKind::Reg(_) | OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Inet(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => None,
+                _ => None,
             }
         })
         .collect();
-    let mut queues: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+    let mut queues: BTreeMap<u32, Queue> = BTreeMap::new();
     for (packet, data) in model.packets.iter().zip(&payloads.packets) {
-        if packet.control_messages != 0 {
-            resolver.problems.unsupported(None, Some(packet.origin), "descriptors in flight in a unix socket are not restored yet");
+        if packet.control_messages as usize > packet.rights.len() {
+            resolver.problems.unsupported(None, Some(packet.origin), "a control message without descriptors: not restored");
         }
-        queues.entry(packet.id_for).or_default().push(data.clone());
+        if packet.rights.len() > SCM_MAX_FD {
+            let text = format!("{} descriptors in one message: the kernel takes {SCM_MAX_FD}", packet.rights.len());
+            resolver.problems.add(ProblemKind::BadImages, None, Some(packet.origin), text);
+        }
+        let rights = packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id).copied()).collect();
+        queues.entry(packet.id_for).or_default().push((data.clone(), rights));
     }
     let mut named = Vec::new();
     for (inode, (ofd, entry, socket)) in &sockets {
@@ -53,11 +61,30 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
                     let text = format!("{}: its peer is of another type", name(entry));
                     resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
                 }
-                let ends = [end(socket, queues.remove(&entry.id)), end(peer, queues.remove(&peer_entry.id))];
+                let waiting = [queues.remove(&entry.id), queues.remove(&peer_entry.id)];
+                if waiting.iter().any(|queue| flight::has_rights(queue.as_ref())) {
+                    let [own, other] = waiting;
+                    let ends = [(Some(*ofd), end(socket, None), own), (Some(*peer_ofd), end(peer, None), other)];
+                    flight::pair(resolver, holders, entry, socket, ends);
+                    continue;
+                }
+                let ends = [end(socket, waiting[0].as_ref()), end(peer, waiting[1].as_ref())];
                 let kind = ResourceKind::SocketPair { sock_type: socket.sock_type, ends: Box::new(ends) };
                 resolver.add_resource(kind, entry.origin, vec![Some(*ofd), Some(*peer_ofd)]);
             }
+            None if socket.name.is_empty() && socket.peer == 0 && flight::has_rights(queues.get(&entry.id)) => {
+                // The peer is gone, what it sent is still there, descriptors among it.
+                let waiting = queues.remove(&entry.id);
+                let ends = [(Some(*ofd), end(socket, None), waiting), (None, SocketEnd::default(), None)];
+                flight::pair(resolver, holders, entry, socket, ends);
+            }
             None => named.push((*ofd, *entry, *socket)),
+        }
+    }
+    for (_, entry, _) in &named {
+        if flight::has_rights(queues.get(&entry.id)) {
+            let text = format!("{}: descriptors in flight in a socket with a name are not restored yet", name(entry));
+            resolver.problems.unsupported(None, Some(entry.origin), text);
         }
     }
     let named = groups(resolver, named);
@@ -112,7 +139,7 @@ fn join(leader: &mut [usize], a: usize, b: usize) {
 /// The making of a group: first all sockets that nobody accepts, then names (those that have been
 /// unlinked since first, so that another may have the path), connections as their targets appear,
 /// what waits, and at last what lower does with every socket: shutdowns, options, flags.
-fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTreeMap<u32, Vec<Vec<u8>>>) {
+fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTreeMap<u32, Queue>) {
     let is_dgram = |socket: &UnixSocket| socket.sock_type == libc::SOCK_DGRAM as u32;
     let member_of: BTreeMap<u32, usize> = members.iter().enumerate().map(|(index, member)| (member.2.inode, index)).collect();
     let peer_of = |index: usize| member_of.get(&members[index].2.peer).copied();
@@ -270,9 +297,9 @@ struct Making {
 }
 
 impl Making {
-    fn socket(&mut self, members: &[Member<'_>], index: usize, queues: &mut BTreeMap<u32, Vec<Vec<u8>>>) -> usize {
+    fn socket(&mut self, members: &[Member<'_>], index: usize, queues: &mut BTreeMap<u32, Queue>) -> usize {
         let (ofd, entry, socket) = members[index];
-        self.group.sockets.push(end(socket, queues.remove(&entry.id)));
+        self.group.sockets.push(end(socket, queues.remove(&entry.id).as_ref()));
         self.yields.push(Some(ofd));
         self.at[index] = Some(self.yields.len() - 1);
         self.yields.len() - 1
@@ -286,7 +313,7 @@ impl Making {
     }
 
     /// Two connected ones, with what waits in streams and between datagram sockets of each other.
-    fn pair(&mut self, members: &[Member<'_>], index: usize, peer: Option<usize>, queues: &mut BTreeMap<u32, Vec<Vec<u8>>>) -> (usize, usize) {
+    fn pair(&mut self, members: &[Member<'_>], index: usize, peer: Option<usize>, queues: &mut BTreeMap<u32, Queue>) -> (usize, usize) {
         let sock_type = members[index].2.sock_type;
         let first = self.socket(members, index, queues);
         let second = match peer {
@@ -360,18 +387,17 @@ fn unix_name(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &UnixSocket) -> O
     Some(UnixName { address, dir, path: Some(path), perms: socket.file_perms })
 }
 
-fn end(socket: &UnixSocket, queue: Option<Vec<Vec<u8>>>) -> SocketEnd {
+fn end(socket: &UnixSocket, queue: Option<&Queue>) -> SocketEnd {
     SocketEnd {
         flags: socket.flags & O_SETTABLE,
         options: Some(socket.options.clone()),
         shutdown: socket.shutdown,
-        queue: queue.unwrap_or_default(),
+        queue: flight::plain(queue),
     }
 }
 
 /// Whether the socket can be one end of a `socketpair`; otherwise says why not.
 fn is_plain(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &UnixSocket) -> bool {
-    super::refuse_owner(resolver, entry, &socket.fown);
     let mut reasons = Vec::new();
     if socket.name.len() > 108 {
         reasons.push(format!("a name of {} bytes", socket.name.len()));

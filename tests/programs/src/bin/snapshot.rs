@@ -360,8 +360,16 @@ impl Snapshot {
                     )) => {
                         entry.insert(name.into(), json!(value));
                     }
+                    // Time goes by; a deadline that is past stands for a whole period.
+                    Some(("it_value", _)) => {}
+                    // What an epoll file watches: without inode numbers, which the kernel chose.
+                    Some(("tfd", _)) => more.push(squeeze(line.split("pos:").next().unwrap_or(line))),
                     _ => more.push(squeeze(line)),
                 }
+            }
+            if target == "anon_inode:[eventpoll]" {
+                // The kernel lists them by address.
+                more.sort();
             }
             if !more.is_empty() {
                 entry.insert("more".into(), json!(more));

@@ -1,0 +1,168 @@
+//! Who uses what, seen from every task on the way, and so who owns it.
+//!
+//! Example: a pipe that two grandchildren in different branches use is owned by their grandparent and
+//! goes through both children, each of which needs it only for the child below.
+
+use crate::forest::{Forest, Life};
+use crate::ids::{ResourceId, TaskId};
+use crate::place::PlaceError;
+
+/// The first and the last child, by rank, below which something is used.
+pub(crate) type Span = (u32, u32);
+
+/// Who uses what, seen from every task on the way.
+pub(crate) struct Needs {
+    pub(crate) of_ofd: Vec<Option<ResourceId>>,
+    pub(crate) owners: Vec<Option<TaskId>>,
+    /// For each task the resources that it or somebody below uses and that it or somebody above
+    /// makes, with the first and last child (index into its children, in fork order) whose subtree
+    /// uses them; `None` where only the task itself does. Sorted by resource.
+    pub(crate) through: Vec<Vec<(ResourceId, Option<Span>)>>,
+}
+
+impl Needs {
+    pub(crate) fn find(forest: &Forest) -> Result<Needs, Vec<PlaceError>> {
+        let mut errors = Vec::new();
+        let mut of_ofd: Vec<Option<ResourceId>> = vec![None; forest.ofds];
+        for (index, resource) in forest.resources.iter().enumerate() {
+            for ofd in resource.yields.iter().flatten() {
+                let second = ResourceId::new(index);
+                match of_ofd.get_mut(ofd.index()) {
+                    Some(slot @ None) => *slot = Some(second),
+                    Some(Some(first)) => {
+                        errors.push(PlaceError::MadeTwice { ofd: *ofd, first: *first, second })
+                    }
+                    None => errors.push(PlaceError::Unmade { task: TaskId(0), ofd: *ofd }),
+                }
+            }
+        }
+        for (index, task) in forest.tasks.iter().enumerate() {
+            let own = task.steps.iter().filter(|_| task.life != Life::Lives);
+            for step in task.birth.iter().chain(own).chain(&task.with_threads).chain(&task.tail) {
+                if !forest.steps[step.index()].needs.is_empty() {
+                    errors.push(PlaceError::NeedsNothing { task: TaskId::new(index), step: *step });
+                }
+            }
+        }
+        // Direct users, each resource once a task.
+        let mut users: Vec<Vec<TaskId>> = forest.resources.iter().map(|r| r.users.clone()).collect();
+        for (index, task) in forest.tasks.iter().enumerate() {
+            let id = TaskId::new(index);
+            let steps = task.birth.iter().chain(&task.steps).chain(&task.tail);
+            let in_steps = steps.flat_map(|step| &forest.steps[step.index()].needs);
+            for ofd in task.table.iter().map(|slot| &slot.ofd).chain(in_steps) {
+                match of_ofd.get(ofd.index()).copied().flatten() {
+                    Some(resource) => users[resource.index()].push(id),
+                    None => errors.push(PlaceError::Unmade { task: id, ofd: *ofd }),
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let depth = depths(forest);
+        let mut needs = Needs {
+            of_ofd,
+            owners: vec![None; forest.resources.len()],
+            through: vec![Vec::new(); forest.tasks.len()],
+        };
+        let fork_rank = fork_ranks(forest);
+        for index in 0..users.len() {
+            let mut direct = std::mem::take(&mut users[index]);
+            direct.sort_unstable();
+            direct.dedup();
+            let Some(owner) = direct.iter().copied().reduce(|a, b| common_ancestor(forest, &depth, a, b))
+            else {
+                continue;
+            };
+            let resource = ResourceId::new(index);
+            needs.owners[index] = Some(owner);
+            // The owner also needs what finishing the resource takes.
+            for ofd in
+                forest.resources[index].finish.iter().flat_map(|step| &forest.steps[step.index()].needs)
+            {
+                match needs.of_ofd.get(ofd.index()).copied().flatten() {
+                    Some(needed) if needed.index() > index => users[needed.index()].push(owner),
+                    Some(_) | None => errors.push(PlaceError::Unmade { task: owner, ofd: *ofd }),
+                }
+            }
+            for user in &direct {
+                needs.mark(resource, *user, None);
+                let mut below = *user;
+                while below != owner {
+                    let Some(above) = forest.tasks[below.index()].parent else { break };
+                    if !needs.mark(resource, above, Some(fork_rank[below.index()])) {
+                        break;
+                    }
+                    below = above;
+                }
+            }
+            // A user that is also on the way of others was marked before they were: the walk above
+            // stops at the first mark that says nothing new, so every edge of the paths is seen once.
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(needs)
+    }
+
+    /// Notes that `task` needs `resource`, for the child at `rank` or for itself. Resources come in
+    /// ascending order, so the last element is the one to widen. Says whether the task was new to
+    /// the resource: then those above must be told too.
+    fn mark(&mut self, resource: ResourceId, task: TaskId, rank: Option<u32>) -> bool {
+        let list = &mut self.through[task.index()];
+        match list.last_mut() {
+            Some((last, span)) if *last == resource => {
+                if let Some(rank) = rank {
+                    *span =
+                        Some(span.map_or((rank, rank), |(first, last)| (first.min(rank), last.max(rank))));
+                }
+                false
+            }
+            _ => {
+                list.push((resource, rank.map(|rank| (rank, rank))));
+                true
+            }
+        }
+    }
+
+    /// Whether somebody below the owner uses the resource.
+    pub(crate) fn is_carried(&self, resource: ResourceId) -> bool {
+        self.owners[resource.index()].is_some_and(|owner| {
+            let list = &self.through[owner.index()];
+            list.binary_search_by_key(&resource, |(r, _)| *r).is_ok_and(|at| list[at].1.is_some())
+        })
+    }
+}
+
+fn depths(forest: &Forest) -> Vec<u32> {
+    let mut depth = vec![0; forest.tasks.len()];
+    for (index, task) in forest.tasks.iter().enumerate() {
+        if let Some(parent) = task.parent {
+            depth[index] = depth[parent.index()] + 1;
+        }
+    }
+    depth
+}
+
+/// The rank of each task among its parent's children.
+fn fork_ranks(forest: &Forest) -> Vec<u32> {
+    let mut ranks = vec![0; forest.tasks.len()];
+    for siblings in forest.children() {
+        for (rank, child) in siblings.iter().enumerate() {
+            ranks[child.index()] = rank as u32;
+        }
+    }
+    ranks
+}
+
+fn common_ancestor(forest: &Forest, depth: &[u32], mut a: TaskId, mut b: TaskId) -> TaskId {
+    while a != b {
+        let lower = if depth[a.index()] >= depth[b.index()] { &mut a } else { &mut b };
+        match forest.tasks[lower.index()].parent {
+            Some(parent) => *lower = parent,
+            None => return TaskId(0),
+        }
+    }
+    a
+}
