@@ -13,10 +13,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// No path is longer (PATH_MAX).
 const PATH_MAX: usize = 4096;
+
+/// The clock of file systems may be so far behind (a tick of the slowest kernel, CONFIG_HZ=100).
+const TICK: Duration = Duration::from_millis(10);
 
 /// The list, in the memfd of the tapes.
 #[derive(Debug)]
@@ -69,6 +72,8 @@ impl Undo {
     }
 
     fn is_new(&self, path: &Path) -> bool {
-        symlink_metadata(path).and_then(|metadata| metadata.created()).is_ok_and(|born| born >= self.started)
+        symlink_metadata(path)
+            .and_then(|metadata| metadata.created())
+            .is_ok_and(|born| born + TICK >= self.started)
     }
 }
