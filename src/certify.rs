@@ -15,15 +15,17 @@ use std::os::unix::ffi::OsStrExt;
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
-    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Life, OfdSpec,
-    Owner, Slot, SocketOption, SocketSpec, Wrong, verify,
+    Content, Cradle as Birthplace, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
+    ExpectedTask, InodeId, InodeKind, Life, OfdSpec, Owner, Slot, SocketOption, SocketSpec, Wrong, verify,
 };
 
-use crate::image::{Blob, Fown, Model, Ofd, OfdKind, RegFile, TaskState, UnixSocket, open_blob};
+use crate::image::{Blob, Fown, Image, Model, Ofd, OfdKind, RegFile, TaskState, UnixSocket, open_blob};
 use crate::runner;
 use crate::tape::Tapes;
 use crate::tape::lift::{LiftError, lift};
 
+/// The bit of O_TMPFILE that is not O_DIRECTORY.
+const O_TMPFILE_BIT: u32 = 0o20_000_000;
 /// `TCP_ESTABLISHED` and `TCP_LISTEN`, as unix sockets have them, too.
 const ESTABLISHED: u32 = 1;
 const LISTEN: u32 = 10;
@@ -139,9 +141,15 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         let packet_data = ExpectedPacket { data: read(&packet.data)?, rights: rights.unwrap_or_default() };
         queues.entry(packet.id_for).or_default().push(packet_data);
     }
+    let mut ghost_of: BTreeMap<u32, InodeId> = BTreeMap::new();
     for remap in &model.remaps {
-        strange.insert(remap.orig_id, "its name was unlinked or replaced");
+        if remap.remap_type == 1 {
+            ghost_of.insert(remap.orig_id, InodeId::Ghost(remap.remap_id));
+        } else {
+            strange.insert(remap.orig_id, "its name was replaced, or its process is gone");
+        }
     }
+    let inodes = inodes(model, &ghost_of);
 
     let sockets: BTreeMap<u32, (OfdId, &UnixSocket)> = model
         .ofds
@@ -161,6 +169,17 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         .iter()
         .map(|ofd| {
             let mut wanted = expected_ofd(ofd, &sockets, queues.remove(&ofd.id).unwrap_or_default());
+            if let (Some(inode), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
+                if inodes.contains_key(inode) && !file.is_external {
+                    wanted.spec = OfdSpec::Inode { inode: *inode, position: position(file) };
+                    // The flag of a file that was made without a name, which no other way leaves.
+                    if file.flags & O_TMPFILE_BIT != 0 {
+                        wanted.flags &= !(libc::O_TMPFILE as u32);
+                    }
+                } else {
+                    wanted.spec = OfdSpec::Unmodelled("an unlinked file of this kind".to_owned());
+                }
+            }
             if let Some(what) = strange.get(&ofd.id) {
                 wanted.spec = OfdSpec::Unmodelled((*what).to_owned());
             }
@@ -184,7 +203,66 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         paths: paths.collect(),
         images: model.dir.as_os_str().as_bytes().to_vec(),
         facts,
+        inodes,
     })
+}
+
+/// Unlinked files, each by the name that it had, and memfds.
+fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId, ExpectedInode> {
+    let image = |image: Image| model.dir.join(image.to_string()).as_os_str().as_bytes().to_vec();
+    let mut names: BTreeMap<InodeId, &str> = BTreeMap::new();
+    for ofd in &model.ofds {
+        if let (Some(id), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
+            names.insert(*id, &file.path);
+        }
+    }
+    let mut inodes = BTreeMap::new();
+    for ghost in &model.ghosts {
+        let id = InodeId::Ghost(ghost.id);
+        let kind = match ghost.mode & libc::S_IFMT {
+            libc::S_IFREG => InodeKind::File,
+            libc::S_IFDIR => InodeKind::Directory,
+            _ => continue,
+        };
+        let Some(name) = names.get(&id) else { continue };
+        let mut content = Content::default();
+        for piece in &ghost.pieces {
+            content.push(piece.at, &image(Image::GhostFile(ghost.id)), piece.data.offset_bytes, piece.data.len_bytes);
+        }
+        let inode = ExpectedInode {
+            kind,
+            name: name.as_bytes().to_vec(),
+            size: ghost.size_bytes,
+            mode: Some(ghost.mode & 0o7777),
+            owner: (ghost.uid, ghost.gid),
+            times: ghost.times,
+            seals: 0,
+            content,
+        };
+        inodes.insert(id, inode);
+    }
+    for memfd in &model.memfds {
+        let mut content = Content::default();
+        for shm in model.shm.iter().filter(|shm| shm.shmid == memfd.shmid) {
+            let source = image(Image::Pages(shm.pages.pages_id));
+            for extent in &shm.pages.extents {
+                let rest = memfd.size_bytes.saturating_sub(extent.start);
+                content.push(extent.start, &source, extent.offset_bytes, rest.min(extent.len_pages.saturating_mul(4096)));
+            }
+        }
+        let inode = ExpectedInode {
+            kind: InodeKind::Memfd,
+            name: memfd.name.as_bytes().to_vec(),
+            size: memfd.size_bytes,
+            mode: memfd.mode.map(|mode| mode & 0o7777),
+            owner: (memfd.uid, memfd.gid),
+            times: None,
+            seals: memfd.seals,
+            content,
+        };
+        inodes.insert(InodeId::Memfd(memfd.inode_id), inode);
+    }
+    inodes
 }
 
 fn unusable(task: u32, what: String) -> Counterexample {
@@ -222,7 +300,7 @@ fn expected_ofd(
             (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
         }
         OfdKind::Memfd(memfd) => {
-            let spec = OfdSpec::Unmodelled("a memfd".to_owned());
+            let spec = OfdSpec::Inode { inode: InodeId::Memfd(memfd.inode_id), position: Some(memfd.position) };
             (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
         }
         OfdKind::Other(kind) => (
@@ -240,9 +318,13 @@ fn path(file: &RegFile) -> OfdSpec {
     if file.is_external {
         return OfdSpec::Unmodelled("an external file".to_owned());
     }
-    // Descriptions without a position have -1, or are O_PATH.
+    OfdSpec::Path { path: file.path.as_bytes().to_vec(), position: position(file) }
+}
+
+/// Descriptions without a position have -1, or are O_PATH.
+fn position(file: &RegFile) -> Option<u64> {
     let has_position = file.flags & libc::O_PATH as u32 == 0 && file.position != u64::MAX;
-    OfdSpec::Path { path: file.path.as_bytes().to_vec(), position: has_position.then_some(file.position) }
+    has_position.then_some(file.position)
 }
 
 fn socket(

@@ -64,12 +64,12 @@ mod table;
 mod tests;
 
 pub use effect::{
-    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
+    Attribute, Birth, Change, Effect, FdEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect, NameEffect,
     PrivilegeEffect, Region, SocketOption,
 };
 pub use expected::{
-    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Life, OfdSpec, Owner,
-    Slot, SocketSpec,
+    Content, Cradle, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts,
+    InodeId, InodeKind, Life, OfdSpec, Owner, Slot, SocketSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
 

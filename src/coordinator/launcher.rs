@@ -16,6 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Order, Reply};
+use super::undo::Remains;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
 use crate::sys::region::{Place, map_in_place};
 
@@ -33,7 +34,7 @@ pub enum End {
 
 /// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
-    let mut launcher = Launcher { channel, coordinator, root: None, sibling: false };
+    let mut launcher = Launcher { channel, coordinator, root: None, sibling: false, remains: None };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
@@ -75,10 +76,17 @@ struct Launcher<'a> {
     coordinator: Pid,
     root: Option<Pid>,
     sibling: bool,
+    /// What to take away if there is no commit.
+    remains: Option<Remains>,
 }
 
 impl Launcher<'_> {
     fn start(&mut self, place: Place, birth: Birth, sibling: bool, region: &OwnedFd) {
+        self.remains = Remains::keep(region.as_fd(), place).ok();
+        if self.remains.is_none() {
+            let _ = self.channel.reply(Reply::MapFailed(libc::EMFILE));
+            return;
+        }
         let reply = match self.try_start(place, birth, sibling, region) {
             Ok(root) => {
                 self.root = Some(root);
@@ -129,9 +137,18 @@ impl Launcher<'_> {
             }
             match waitpid(None, Some(WaitPidFlag::__WALL)) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return End::Failed(code),
+                Err(_) => break,
             }
         }
+        if self.sibling
+            && let Some(root) = self.root
+        {
+            await_gone(root);
+        }
+        for (path, error) in self.remains.iter().flat_map(Remains::remove) {
+            tracing::error!("{} is left behind: {error}", path.display());
+        }
+        End::Failed(code)
     }
 
     fn end_coordinator(&self) -> i32 {
@@ -166,6 +183,19 @@ fn kill_below(root: Pid) {
     }
     for pid in found {
         let _ = kill(pid, Signal::SIGKILL);
+    }
+}
+
+/// Waits until a tree that was killed and is not ours to reap makes no more system calls.
+fn await_gone(root: Pid) {
+    for _ in 0..200 {
+        let stat = std::fs::read_to_string(format!("/proc/{root}/stat")).unwrap_or_default();
+        // proc_pid_stat(5): the state follows the name.
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        if matches!(state, None | Some('Z' | 'X')) && children(root.as_raw() as u32).is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 

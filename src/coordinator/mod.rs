@@ -10,6 +10,7 @@
 //! | [`launcher`] | the launcher's life |
 //! | [`channel`] | what the two say to each other |
 //! | [`supervise`] | waits until all have arrived, or something fails |
+//! | [`undo`] | takes away files that killed tasks have left |
 //! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
 //!
 //! Nothing here decides: what is done is on the tapes.
@@ -18,6 +19,7 @@ pub mod channel;
 pub mod commit;
 pub mod launcher;
 pub mod supervise;
+pub mod undo;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

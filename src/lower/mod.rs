@@ -8,6 +8,7 @@ mod attributes;
 mod credentials;
 mod eventfd;
 mod memory;
+mod nameless;
 mod pipe;
 mod reg;
 pub mod registers;
@@ -29,7 +30,8 @@ use crate::tape::assemble::{Assembler, Tape, TooLarge};
 /// # Errors
 /// The tapes are larger than the window allows.
 pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
-    let mut asm = Assembler::new(window.base, plan.events.len(), attributes::cells(recipes), runner::code());
+    let mut asm =
+        Assembler::with_undo(window.base, plan.events.len(), nameless::names(recipes), attributes::cells(recipes), runner::code());
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Children have higher ids than their parents, which need the addresses of their tapes.
     for (index, program) in plan.programs.iter().enumerate().rev() {
@@ -102,6 +104,7 @@ impl Lowering<'_> {
                     ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
                     ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
                     ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
+                    ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
                     ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
                 }
             }

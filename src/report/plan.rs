@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{describe, run, words};
 use crate::image::Origin;
 use crate::pipeline::{Prepared, Timings};
-use crate::resolve::recipe::{FilePurpose, ResourceKind};
+use crate::resolve::recipe::{FilePurpose, InodeKind, ResourceKind};
 
 /// Name and version of the JSON.
 pub const FORMAT: &str = "regrow-plan/1";
@@ -388,6 +388,10 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::Pipe { .. } => "pipe",
         ResourceKind::Eventfd { .. } => "eventfd",
         ResourceKind::SocketPair { .. } => "socket pair",
+        ResourceKind::Nameless(recipe) => match recipe.inodes.first().map(|inode| &inode.kind) {
+            Some(InodeKind::Memfd { .. }) => "memfd",
+            Some(InodeKind::File { .. } | InodeKind::Directory { .. }) | None => "unlinked file",
+        },
         ResourceKind::Carrier { .. } => "shared memory",
     }
 }

@@ -157,6 +157,10 @@ struct Resolver<'a> {
     pages_files: BTreeMap<u32, OfdId>,
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
+    /// Inodes without a name: the resource that makes them, and which of its inodes they are.
+    inodes: BTreeMap<files::ghost::InodeKey, (ResourceId, usize)>,
+    /// Their descriptions that are in no table, by flags.
+    inode_views: BTreeMap<(files::ghost::InodeKey, u32), OfdId>,
 }
 
 impl<'a> Resolver<'a> {
@@ -195,6 +199,8 @@ impl<'a> Resolver<'a> {
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),
             carriers: BTreeMap::new(),
+            inodes: BTreeMap::new(),
+            inode_views: BTreeMap::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
+use super::files::ghost;
 use super::{Resolver, host, memory, threads};
 use crate::host::Probe;
 use crate::image::{Alive, RLimit, SigAction, Task, TaskState, Thread};
@@ -85,8 +86,27 @@ fn keeps_zombies(resolver: &Resolver<'_>, id: TaskId) -> bool {
     resolver.zombie_parents.contains(&resolver.model.tasks[id.index()].pid)
 }
 
+/// The directory to start in. One that was removed is entered later, when it has been made.
 fn cwd<'a>(resolver: &Resolver<'a>, alive: &Alive) -> Option<&'a str> {
-    path_of(resolver, alive.fs.cwd_id)
+    let path = path_of(resolver, alive.fs.cwd_id)?;
+    Some(if ghost::remap_of(resolver, alive.fs.cwd_id).is_some() { "/" } else { path })
+}
+
+/// Enters a working directory that was removed.
+fn enter_removed(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Option<StepId> {
+    let remap = ghost::remap_of(resolver, alive.fs.cwd_id)?;
+    let Some(key) = ghost::key_of(resolver, alive.fs.cwd_id) else {
+        let entry = resolver.ofd_of_id.get(&alive.fs.cwd_id).map(|ofd| &resolver.model.ofds[ofd.index()])?;
+        ghost::refuse(resolver, entry, remap);
+        return None;
+    };
+    let flags = (libc::O_PATH | libc::O_DIRECTORY) as u32;
+    let Some(directory) = resolver.open_inode(key, flags, 0, None) else {
+        let text = "its working directory was removed, and cannot be made again";
+        resolver.problems.unsupported(Some(task.pid), Some(alive.fs.origin), text);
+        return None;
+    };
+    Some(resolver.add_step(StepKind::EnterDirectory, alive.fs.origin, vec![directory]))
 }
 
 fn path_of<'a>(resolver: &Resolver<'a>, ofd_id: u32) -> Option<&'a str> {
@@ -156,10 +176,10 @@ fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
     if alive.rlimits.is_empty() {
         no("images without resource limits".to_owned());
     }
-    let root = path_of(resolver, alive.fs.root_id);
-    if root != Some("/") {
-        let text = format!("its root directory is {}: not restored yet", root.unwrap_or("not in files.img"));
-        resolver.problems.unsupported(pid, Some(alive.fs.origin), text);
+    let is_removed = ghost::remap_of(resolver, alive.fs.root_id).is_some();
+    if path_of(resolver, alive.fs.root_id).is_none() || is_removed {
+        let why = if is_removed { "was removed: not restored yet" } else { "is not in files.img" };
+        resolver.problems.unsupported(pid, Some(alive.fs.origin), format!("its root directory {why}"));
     }
 }
 
@@ -180,6 +200,7 @@ fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lead
         kinds.push(StepKind::Membarrier(alive.membarrier));
     }
     let mut steps = proc_attributes(resolver, task, alive);
+    steps.extend(enter_removed(resolver, task, alive));
     steps.extend(kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())));
     steps.extend(threads::own(resolver, task, leader));
     steps
@@ -223,6 +244,11 @@ fn proc_attributes(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> V
 fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
     let core = task.core_origin;
     let mut kinds = Vec::new();
+    // Paths of the images start at the root of the mount namespace, so everything has been opened
+    // by now. The working directory stays what it is (chroot(2)).
+    if let Some(root) = path_of(resolver, alive.fs.root_id).filter(|root| *root != "/") {
+        kinds.push(StepKind::Chroot(root.to_owned()));
+    }
     limits(resolver, task, alive, &mut kinds);
     // All signals are blocked until the very end: what is put back stays pending, what a timer sends
     // becomes so.

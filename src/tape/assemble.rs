@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
-use super::{TaskTape, Tapes};
+use super::{TaskTape, Tapes, Undo, UndoKind};
 
 const PAGE: u64 = 4096;
 /// Room behind the events where calls may write what nobody reads.
@@ -38,6 +38,9 @@ pub struct Assembler {
     code: u64,
     known: HashMap<Box<[u8]>, u64>,
     tasks: Vec<TaskTape>,
+    undo: Vec<Undo>,
+    /// The first event word that is a flag of an undo entry, and the first that is not.
+    undo_events: (usize, usize),
 }
 
 impl Assembler {
@@ -56,7 +59,27 @@ impl Assembler {
             code: base + rw_len,
             known: HashMap::new(),
             tasks: Vec::new(),
+            undo: Vec::new(),
+            undo_events: (events, events),
         }
+    }
+
+    /// An assembler with room for the flags of `names` undo entries behind its events.
+    pub fn with_undo(base: u64, events: usize, names: usize, cells: usize, runner: &[u8]) -> Assembler {
+        let all = events + 3 * names;
+        Assembler { undo_events: (events, all), ..Assembler::new(base, all, cells, runner) }
+    }
+
+    /// Notes a name that a task makes and removes again: the addresses of the words that say that it
+    /// is about to be made, that it has been made, that it is gone. No more of them may be asked for
+    /// than were announced.
+    pub fn undo(&mut self, path: &[u8], kind: UndoKind) -> [u64; 3] {
+        let first = self.undo_events.0 + 3 * self.undo.len();
+        assert!(first + 3 <= self.undo_events.1, "more undo entries than were announced");
+        let words = [0, 1, 2].map(|word| self.event((first + word) as u32));
+        let [intent, made, gone] = words.map(|address| address - self.base);
+        self.undo.push(Undo { intent, made, gone, kind, path: path.to_vec() });
+        words
     }
 
     /// Address of a word of its own that starts as `value` and may be written by calls. No more of
@@ -152,6 +175,7 @@ impl Assembler {
             sigchld_set,
             no_time,
             tasks: self.tasks,
+            undo: self.undo,
         })
     }
 }

@@ -32,6 +32,40 @@ pub struct Tapes {
     pub no_time: u64,
     /// The tape of each task, in the order of the tasks: the root first.
     pub tasks: Vec<TaskTape>,
+    /// Names that tasks make and remove again, in the order in which they are lowered.
+    pub undo: Vec<Undo>,
+}
+
+/// A name in the file system that a task makes and removes again. Its task adds to three words of the
+/// region, whose offsets these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// It is about to be made.
+    pub intent: u64,
+    /// It has been made.
+    pub made: u64,
+    /// It is gone.
+    pub gone: u64,
+    /// What it is the name of.
+    pub kind: UndoKind,
+    /// The name.
+    pub path: Vec<u8>,
+}
+
+/// What a name to be removed leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UndoKind {
+    /// `unlink(2)`.
+    File,
+    /// `rmdir(2)`.
+    Directory,
+}
+
+impl Undo {
+    /// The permissions that a file is made with: ones that no other file has.
+    pub const FILE_MODE: u32 = 0o1600;
+    /// The permissions that a directory is made with.
+    pub const DIRECTORY_MODE: u32 = 0o1700;
 }
 
 /// Where one task's tape is.

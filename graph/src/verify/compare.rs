@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::expected::{Expected, ExpectedOfd, ExpectedTask, Life, OfdSpec, Owner, Slot, SocketSpec};
+use super::expected::{Content, Expected, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Life, OfdSpec, Owner, Slot, SocketSpec};
 use super::object::{
     NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
 };
@@ -27,6 +27,7 @@ struct Place {
 enum Key {
     Pipe(u32),
     Socket(u32),
+    Inode(InodeId),
 }
 
 struct Compare<'a, 'b> {
@@ -68,7 +69,7 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
             let what = match run.objects.objects[*object].kind {
                 ObjectKind::Pipe(_) => "a pipe",
                 ObjectKind::Socket(_) => "a socket",
-                ObjectKind::File { .. } | ObjectKind::Eventfd { .. } => "something",
+                ObjectKind::File { .. } | ObjectKind::Eventfd { .. } | ObjectKind::Inode(_) => "something",
             };
             let wrong = Wrong::NoReader { call, what: what.to_owned() };
             return Err(Counterexample { task: run.pid(at.task), record: Some(at.record), wrong });
@@ -101,6 +102,10 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
             }
             compare.certificate.helpers += 1;
         }
+    }
+    if let Some((path, name)) = run.names.iter().find(|(_, name)| name.is_there) {
+        let path = path.escape_ascii().to_string();
+        return Err(Counterexample { task: run.pid(name.last.task), record: None, wrong: Wrong::NameLeft { path } });
     }
     compare.certificate.descriptions = compare.of_desc.len() as u64;
     compare.certificate.objects = compare.of_object.len() as u64;
@@ -199,7 +204,7 @@ impl<'a> Compare<'a, '_> {
                 format!("the {} of pipe {pipe:#x}", end_name(self.run.objects.description(desc).flags))
             }
             Some(Key::Socket(socket)) => format!("socket {socket:#x}"),
-            None => self.run.describe(desc),
+            Some(Key::Inode(_)) | None => self.run.describe(desc),
         }
     }
 
@@ -269,15 +274,20 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Pipe(_), OfdSpec::Pipe { .. }) => access,
             (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => socket.sock_type == wanted.sock_type,
             (ObjectKind::Eventfd { .. }, OfdSpec::Eventfd { .. }) => true,
+            (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, .. }) => {
+                self.expected.inodes.get(wanted).is_some_and(|wanted| inode.kind == wanted.kind && inode.name == wanted.name)
+            }
             (
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
                 | ObjectKind::Socket(_)
-                | ObjectKind::Eventfd { .. },
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
                 | OfdSpec::Socket(_)
                 | OfdSpec::Eventfd { .. }
+                | OfdSpec::Inode { .. }
                 | OfdSpec::Unmodelled(_),
             ) => false,
         }
@@ -338,16 +348,47 @@ impl<'a> Compare<'a, '_> {
                 self.pair(place, desc, want, Key::Socket(spec.socket))?;
                 self.socket(place, desc, want, socket, spec)?;
             }
+            (ObjectKind::Inode(is), OfdSpec::Inode { inode, position }) => {
+                self.pair(place, desc, want, Key::Inode(*inode))?;
+                if let Some(position) = position {
+                    number("position", description.position, *position)?;
+                }
+                let Some(wanted) = self.expected.inodes.get(inode) else {
+                    return Err(Wrong::Images { what: format!("{}: its inode is not described", want.name) });
+                };
+                if let Some(wanted) = wanted.mode {
+                    let shown = |mode: Option<u32>| mode.map_or("not set".to_owned(), |mode| format!("{mode:o}"));
+                    if is.mode != Some(wanted) {
+                        return differs("mode", shown(is.mode), shown(Some(wanted)));
+                    }
+                }
+                if is.owner != Some(wanted.owner) {
+                    return differs("owner", format!("{:?}", is.owner), format!("{:?}", wanted.owner));
+                }
+                if wanted.times.is_some() && is.times != wanted.times {
+                    return differs("times", format!("{:?}", is.times), format!("{:?}", wanted.times));
+                }
+                number("seals", is.seals.into(), wanted.seals.into())?;
+                if is.kind != InodeKind::Directory {
+                    number("length", is.size, wanted.size)?;
+                }
+                if is.content != wanted.content {
+                    let bytes = |content: &Content| format!("{} bytes", content.bytes());
+                    return differs("content", bytes(&is.content), bytes(&wanted.content));
+                }
+            }
             // is_kind has refused these.
             (
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
                 | ObjectKind::Socket(_)
-                | ObjectKind::Eventfd { .. },
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
                 | OfdSpec::Socket(_)
                 | OfdSpec::Eventfd { .. }
+                | OfdSpec::Inode { .. }
                 | OfdSpec::Unmodelled(_),
             ) => {}
         }

@@ -103,6 +103,8 @@ pub enum Effect {
     },
     /// Changes the descriptor table.
     Fd(FdEffect),
+    /// Makes or removes a name in the file system.
+    Name(NameEffect),
     /// Does something to what a descriptor refers to.
     Object {
         /// The descriptor.
@@ -116,6 +118,26 @@ pub enum Effect {
     Attribute(Attribute),
     /// Sets credentials, limits or filters.
     Privilege(PrivilegeEffect),
+}
+
+/// A change of the names in the file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameEffect {
+    /// `mkdir(2)` of an absolute path.
+    MakeDirectory {
+        /// The path.
+        path: Vec<u8>,
+    },
+    /// `unlink(2)` of an absolute path.
+    Unlink {
+        /// The path.
+        path: Vec<u8>,
+    },
+    /// `rmdir(2)` of an absolute path.
+    RemoveDirectory {
+        /// The path.
+        path: Vec<u8>,
+    },
 }
 
 /// A change of a descriptor table.
@@ -147,6 +169,15 @@ pub enum FdEffect {
         /// The counter.
         counter: u32,
         /// O_CLOEXEC, O_NONBLOCK and EFD_SEMAPHORE.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// `memfd_create(2)`, giving `fd`.
+    Memfd {
+        /// The name.
+        name: Vec<u8>,
+        /// `MFD_*`.
         flags: u32,
         /// The expected number.
         fd: Fd,
@@ -266,6 +297,39 @@ pub enum Change {
         /// The new length.
         len: u64,
     },
+    /// `sendfile(2)` from and to the positions of two descriptions.
+    Copy {
+        /// Where the bytes come from.
+        from: Fd,
+        /// How many.
+        len: u64,
+    },
+    /// `fchown(2)`.
+    SetFileOwner {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// `fchmod(2)`.
+    SetMode {
+        /// The permissions.
+        mode: u32,
+    },
+    /// `futimens(3)`: seconds and nanoseconds.
+    SetTimes {
+        /// Last access.
+        atime: (i64, u64),
+        /// Last modification.
+        mtime: (i64, u64),
+    },
+    /// `F_ADD_SEALS`.
+    AddSeals {
+        /// `F_SEAL_*`.
+        seals: u32,
+    },
+    /// `fchdir(2)`: it becomes the working directory.
+    Enter,
 }
 
 /// An option of a socket. Values are numbers; times in microseconds; linger is seconds + 1, 0: off.
@@ -561,11 +625,17 @@ impl Effect {
                 FdEffect::Pipe { .. } => "pipe2",
                 FdEffect::SocketPair { .. } => "socketpair",
                 FdEffect::Eventfd { .. } => "eventfd2",
+                FdEffect::Memfd { .. } => "memfd_create",
                 FdEffect::Dup { .. } => "dup3",
                 FdEffect::DupLowest { .. } => "fcntl(F_DUPFD)",
                 FdEffect::SetCloexec { .. } => "fcntl(F_SETFD)",
                 FdEffect::Close { .. } => "close",
                 FdEffect::CloseRange { .. } => "close_range",
+            },
+            Effect::Name(effect) => match effect {
+                NameEffect::MakeDirectory { .. } => "mkdir",
+                NameEffect::Unlink { .. } => "unlink",
+                NameEffect::RemoveDirectory { .. } => "rmdir",
             },
             Effect::Object { change, .. } => match change {
                 Change::Seek { .. } => "lseek",
@@ -579,6 +649,12 @@ impl Effect {
                 Change::SetOwner { .. } => "fcntl(F_SETOWN)",
                 Change::SetSignal { .. } => "fcntl(F_SETSIG)",
                 Change::Truncate { .. } => "ftruncate",
+                Change::Copy { .. } => "sendfile",
+                Change::SetFileOwner { .. } => "fchown",
+                Change::SetMode { .. } => "fchmod",
+                Change::SetTimes { .. } => "utimensat",
+                Change::AddSeals { .. } => "fcntl(F_ADD_SEALS)",
+                Change::Enter => "fchdir",
             },
             Effect::Memory(effect) => match effect {
                 MemoryEffect::Map { .. } => "mmap",

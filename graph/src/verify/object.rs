@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::before::At;
 use super::effect::SocketOption;
-use super::expected::{Facts, Owner};
+use super::expected::{Content, Facts, InodeKind, Owner};
 use super::table::Desc;
 
 pub(super) const O_ACCMODE: u32 = 0o3;
@@ -74,6 +74,31 @@ pub(super) enum ObjectKind {
     Pipe(Pipe),
     Socket(Socket),
     Eventfd { counter: u64, semaphore: bool },
+    Inode(Box<Inode>),
+}
+
+/// A file that the restore makes itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Inode {
+    pub(super) kind: InodeKind,
+    /// The path it was made under, or the memfd's name.
+    pub(super) name: Vec<u8>,
+    pub(super) size: u64,
+    /// What is known of it: what was set last.
+    pub(super) mode: Option<u32>,
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) times: Option<((i64, u64), (i64, u64))>,
+    pub(super) seals: u32,
+    pub(super) content: Content,
+}
+
+impl Inode {
+    /// Whether the seals forbid to write, or to let it grow.
+    pub(super) fn is_sealed(&self) -> bool {
+        /// F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
+        const CHANGES: u32 = 0x1e;
+        self.seals & CHANGES != 0
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -200,6 +225,10 @@ impl Objects {
             ObjectKind::Pipe(_) => format!("the {} of the pipe {by}", end_name(description.flags)),
             ObjectKind::Socket(_) => format!("a socket of the pair {by}"),
             ObjectKind::Eventfd { .. } => format!("the eventfd {by}"),
+            ObjectKind::Inode(inode) => match inode.kind {
+                InodeKind::Memfd => format!("memfd {}", inode.name.escape_ascii()),
+                InodeKind::File | InodeKind::Directory => format!("unlinked file {}", inode.name.escape_ascii()),
+            },
         }
     }
 }

@@ -95,12 +95,14 @@ impl Privileges {
                 FdEffect::Pipe { .. }
                 | FdEffect::SocketPair { .. }
                 | FdEffect::Eventfd { .. }
+                | FdEffect::Memfd { .. }
                 | FdEffect::Dup { .. }
                 | FdEffect::DupLowest { .. }
                 | FdEffect::SetCloexec { .. }
                 | FdEffect::Close { .. }
                 | FdEffect::CloseRange { .. } => Need::Nothing,
             },
+            Effect::Name(_) => Need::Everything,
             Effect::Object { change, .. } => match change {
                 Change::Seek { .. }
                 | Change::SetStatus { .. }
@@ -112,7 +114,13 @@ impl Privileges {
                 | Change::SetOption { .. }
                 | Change::SetOwner { .. }
                 | Change::SetSignal { .. }
-                | Change::Truncate { .. } => Need::Everything,
+                | Change::Truncate { .. }
+                | Change::Copy { .. }
+                | Change::SetFileOwner { .. }
+                | Change::SetMode { .. }
+                | Change::SetTimes { .. }
+                | Change::AddSeals { .. }
+                | Change::Enter => Need::Everything,
             },
             Effect::Memory(effect) => match effect {
                 MemoryEffect::Map { .. }

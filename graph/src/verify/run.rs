@@ -9,10 +9,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::before::{At, Before};
-use super::effect::{Attribute, Birth, Change, Effect, FdEffect, LiftedTree, MemoryEffect};
-use super::expected::{Expected, ExpectedTask, Life};
+use super::effect::{Attribute, Birth, Change, Effect, FdEffect, LiftedTree, MemoryEffect, NameEffect};
+use super::expected::{Expected, ExpectedTask, InodeKind, Life};
 use super::object::{
-    Full, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
+    Full, Inode, O_ACCMODE, O_APPEND, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
     O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
     ObjectKind, Objects, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
@@ -32,6 +32,10 @@ const SA_NOCLDWAIT: u64 = 2;
 const MAP_SHARED: u32 = 1;
 const MAP_ANONYMOUS: u32 = 0x20;
 const PROT_WRITE: u32 = 2;
+const F_SEAL_SEAL: u32 = 1;
+const F_SEAL_EXEC: u32 = 0x20;
+/// F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
+const SEALS_WRITE: u32 = 0x18;
 const PAGE: u64 = 4096;
 /// Behind the last address of user space (arch/x86, `TASK_SIZE_MAX` with four levels of pages).
 const USER_END: u64 = 0x7fff_ffff_f000;
@@ -122,6 +126,15 @@ struct Group {
     sid: u32,
 }
 
+/// A name in the file system that a tape has made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name {
+    pub(super) is_there: bool,
+    is_directory: bool,
+    object: Option<usize>,
+    pub(super) last: At,
+}
+
 enum Flow {
     Next,
     Blocked,
@@ -153,6 +166,8 @@ pub(super) struct Run<'a> {
     carriers: BTreeMap<u64, u64>,
     /// Writes whose readers must survive: the object that is to be read from.
     pub(super) needs_reader: Vec<(At, &'static str, usize)>,
+    /// Names that the tapes make, by path.
+    pub(super) names: BTreeMap<Vec<u8>, Name>,
     pub(super) certificate: Certificate,
 }
 
@@ -281,6 +296,7 @@ impl<'a> Run<'a> {
             ready: VecDeque::new(),
             carriers: BTreeMap::new(),
             needs_reader: Vec::new(),
+            names: BTreeMap::new(),
             certificate: Certificate::default(),
         };
         let root = tree.root;
@@ -422,6 +438,7 @@ impl<'a> Run<'a> {
             Effect::SetSid => self.set_sid(at)?,
             Effect::SetPgid { pgid } => self.set_pgid(at, *pgid)?,
             Effect::Fd(effect) => self.change_table(at, call, effect)?,
+            Effect::Name(effect) => self.change_names(at, call, effect)?,
             Effect::Object { fd, change } => self.change_object(at, call, *fd, change)?,
             Effect::Memory(effect) => self.change_memory(at, call, effect)?,
             Effect::Attribute(attribute) => self.set_attribute(task, attribute)?,
@@ -808,6 +825,19 @@ impl<'a> Run<'a> {
                 let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
                 as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
             }
+            FdEffect::Memfd { name, flags, fd } => {
+                /// MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC.
+                const KNOWN: u32 = 0x13;
+                if flags & !KNOWN != 0 {
+                    return Err(Wrong::NotModelled { call, what: format!("flags {flags:#x}") });
+                }
+                self.use_table(at, call)?;
+                let seals = if flags & 2 == 0 { 1 } else { 0 };
+                let inode = Inode { kind: InodeKind::Memfd, name: name.clone(), seals, ..Inode::default() };
+                let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
+                let desc = self.objects.add_description(object, O_RDWR, at);
+                as_expected(self.use_table(at, call)?.open(0, desc, flags & 1 != 0), *fd)?;
+            }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
                 let desc = self.descriptor(at, call, *from)?;
@@ -858,6 +888,14 @@ impl<'a> Run<'a> {
 
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
+        let made = flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) == O_CREAT | O_EXCL;
+        if made && self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && inode.name == path) {
+            let inode = Inode { kind: InodeKind::File, name: path.to_vec(), ..Inode::default() };
+            let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
+            self.make_name(at, call, path, false, Some(object))?;
+            let status = flags & !(O_CLOEXEC | O_NOCTTY | O_CREAT | O_EXCL);
+            return Ok(self.objects.add_description(object, status, at));
+        }
         if flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) != 0 {
             return Err(Wrong::OpensToChange { path: shown(), flags });
         }
@@ -882,10 +920,25 @@ impl<'a> Run<'a> {
             let object = self.objects.description(desc).object;
             let can = match self.objects.objects[object].kind {
                 ObjectKind::File { .. } | ObjectKind::Pipe(_) => flags & O_NOFOLLOW == 0,
+                ObjectKind::Inode(ref inode) => {
+                    let is_directory = inode.kind == InodeKind::Directory;
+                    let writes = flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0;
+                    flags & O_NOFOLLOW == 0 && (is_directory || flags & O_DIRECTORY == 0) && !(is_directory && writes)
+                }
                 ObjectKind::Socket(_) | ObjectKind::Eventfd { .. } => false,
             };
             if !can {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
+            }
+            return Ok(self.objects.add_description(object, status, at));
+        }
+        if let Some(name) = self.names.get(path).copied().filter(|name| name.is_there) {
+            self.order(name.last, at, call, shown)?;
+            // What stands only for others to be made in, nobody needs to open.
+            let object = name.object.ok_or_else(|| Wrong::OpensOther { path: shown() })?;
+            let is_directory = name.is_directory && flags & (O_ACCMODE | O_PATH) == O_RDONLY;
+            if !is_directory {
+                return Err(Wrong::NotModelled { call, what: format!("another open of {}", shown()) });
             }
             return Ok(self.objects.add_description(object, status, at));
         }
@@ -904,6 +957,70 @@ impl<'a> Run<'a> {
         }
         let object = self.objects.add_object(ObjectKind::File { path: path.to_vec() }, at);
         Ok(self.objects.add_description(object, status, at))
+    }
+
+    // Names.
+
+    fn change_names(&mut self, at: At, call: &'static str, effect: &NameEffect) -> Result<(), Wrong> {
+        match effect {
+            NameEffect::MakeDirectory { path } => {
+                let inodes = self.expected.inodes.values();
+                let mut named = inodes.filter(|inode| inode.kind != InodeKind::Memfd).map(|inode| inode.name.as_slice());
+                let is_above = |name: &[u8]| name.strip_prefix(path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"));
+                let is_wanted = self.expected.inodes.values().any(|inode| inode.kind == InodeKind::Directory && inode.name == *path);
+                if !is_wanted && !named.any(is_above) {
+                    let path = path.escape_ascii().to_string();
+                    return Err(Wrong::BadName { call, path, why: "no unlinked file of the images needs" });
+                }
+                let object = is_wanted.then(|| {
+                    let inode = Inode { kind: InodeKind::Directory, name: path.clone(), ..Inode::default() };
+                    self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at)
+                });
+                self.make_name(at, call, path, true, object)
+            }
+            NameEffect::Unlink { path } => self.remove_name(at, call, path, false),
+            NameEffect::RemoveDirectory { path } => self.remove_name(at, call, path, true),
+        }
+    }
+
+    fn make_name(&mut self, at: At, call: &'static str, path: &[u8], is_directory: bool, object: Option<usize>) -> Result<(), Wrong> {
+        let shown = || path.escape_ascii().to_string();
+        if let Some(name) = self.names.get(path).copied() {
+            self.order(name.last, at, call, shown)?;
+            if name.is_there {
+                return Err(Wrong::BadName { call, path: shown(), why: "exists" });
+            }
+        }
+        // What it is made in must be there, if it is the tapes' own.
+        let above = path.iter().rposition(|byte| *byte == b'/').and_then(|end| path.get(..end)).unwrap_or_default();
+        if let Some(directory) = self.names.get(above).copied() {
+            self.order(directory.last, at, call, shown)?;
+            if !directory.is_there || !directory.is_directory {
+                return Err(Wrong::BadName { call, path: shown(), why: "would be in a directory that is gone" });
+            }
+        }
+        self.names.insert(path.to_vec(), Name { is_there: true, is_directory, object, last: at });
+        Ok(())
+    }
+
+    fn remove_name(&mut self, at: At, call: &'static str, path: &[u8], is_directory: bool) -> Result<(), Wrong> {
+        let shown = || path.escape_ascii().to_string();
+        let bad = |why| Err(Wrong::BadName { call, path: shown(), why });
+        let Some(name) = self.names.get(path).copied().filter(|name| name.is_there) else {
+            return bad("the tapes have not made");
+        };
+        self.order(name.last, at, call, shown)?;
+        if name.is_directory != is_directory {
+            return bad("is of another kind");
+        }
+        let mut below = path.to_vec();
+        below.push(b'/');
+        let is_below = |other: &Vec<u8>| other.starts_with(&below);
+        if is_directory && self.names.range(below.clone()..).take_while(|(other, _)| is_below(other)).any(|(_, name)| name.is_there) {
+            return bad("is not empty");
+        }
+        self.names.insert(path.to_vec(), Name { is_there: false, last: at, ..name });
+        Ok(())
     }
 
     // What descriptors refer to.
@@ -935,12 +1052,12 @@ impl<'a> Run<'a> {
         let object = self.objects.description(desc).object;
         let flags = self.objects.description(desc).flags;
         let refused = |run: &Self| Wrong::Refused { call, what: run.describe(desc) };
-        if flags & O_PATH != 0 {
+        if flags & O_PATH != 0 && *change != Change::Enter {
             return Err(refused(self));
         }
         match change {
             Change::Seek { position } => {
-                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. }) {
+                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. } | ObjectKind::Inode(_)) {
                     return Err(refused(self));
                 }
                 self.touch(at, call, desc)?;
@@ -1022,8 +1139,88 @@ impl<'a> Run<'a> {
                 };
                 socket.set_option(*option, *value, *force, &facts);
             }
-            Change::Truncate { .. } => return Err(Wrong::ChangesFile { call, what: self.describe(desc) }),
+            Change::Truncate { len } => {
+                let writable = flags & O_ACCMODE != O_RDONLY;
+                let inode = self.inode(at, call, desc)?;
+                if inode.kind == InodeKind::Directory || inode.is_sealed() || *len < inode.size || !writable {
+                    return Err(refused(self));
+                }
+                inode.size = *len;
+            }
+            Change::SetFileOwner { uid, gid } => {
+                let inode = self.inode(at, call, desc)?;
+                inode.owner = Some((*uid, *gid));
+                // Bits of the mode may be taken away (chown(2)).
+                inode.mode = None;
+            }
+            Change::SetMode { mode } => {
+                let inode = self.inode(at, call, desc)?;
+                if inode.seals & F_SEAL_EXEC != 0 {
+                    return Err(refused(self));
+                }
+                inode.mode = Some(*mode);
+            }
+            Change::SetTimes { atime, mtime } => self.inode(at, call, desc)?.times = Some((*atime, *mtime)),
+            Change::AddSeals { seals } => {
+                let inode = self.inode(at, call, desc)?;
+                if inode.kind != InodeKind::Memfd || inode.seals & F_SEAL_SEAL != 0 {
+                    return Err(refused(self));
+                }
+                inode.seals |= *seals;
+            }
+            Change::Enter => {
+                let is_directory = match &self.objects.objects[object].kind {
+                    ObjectKind::Inode(inode) => inode.kind == InodeKind::Directory,
+                    ObjectKind::File { .. } => true,
+                    ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. } => false,
+                };
+                if !is_directory {
+                    return Err(refused(self));
+                }
+            }
+            Change::Copy { from, len } => self.copy(at, call, desc, *from, *len)?,
         }
+        Ok(())
+    }
+
+    /// A file that the tapes have made.
+    fn inode(&mut self, at: At, call: &'static str, desc: Desc) -> Result<&mut Inode, Wrong> {
+        let object = self.objects.description(desc).object;
+        self.touch_object(at, call, object, desc)?;
+        let what = self.describe(desc);
+        match &mut self.objects.objects[object].kind {
+            ObjectKind::Inode(inode) => Ok(inode),
+            ObjectKind::File { .. } => Err(Wrong::ChangesFile { call, what }),
+            ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. } => Err(Wrong::Refused { call, what }),
+        }
+    }
+
+    /// `sendfile`: both positions go on.
+    fn copy(&mut self, at: At, call: &'static str, desc: Desc, from: Fd, len: u64) -> Result<(), Wrong> {
+        let source = self.descriptor(at, call, from)?;
+        let ObjectKind::File { path } = self.objects.object_of(source).kind.clone() else {
+            return Err(Wrong::NotModelled { call, what: format!("copying from {}", self.describe(source)) });
+        };
+        let source_flags = self.objects.description(source).flags;
+        if source_flags & O_PATH != 0 || source_flags & O_ACCMODE == O_WRONLY {
+            return Err(Wrong::Refused { call, what: self.describe(source) });
+        }
+        self.touch(at, call, source)?;
+        self.touch(at, call, desc)?;
+        let (to, start) = (self.objects.description(desc).position, self.objects.description(source).position);
+        let flags = self.objects.description(desc).flags;
+        let refused = Wrong::Refused { call, what: self.describe(desc) };
+        let ends = to.checked_add(len).zip(start.checked_add(len));
+        let inode = self.inode(at, call, desc)?;
+        let Some((end, source_end)) = ends else { return Err(refused) };
+        if inode.kind == InodeKind::Directory || inode.is_sealed() || flags & O_ACCMODE == O_RDONLY || flags & O_APPEND != 0 {
+            return Err(refused);
+        }
+        inode.content.push(to, &path, start, len);
+        inode.size = inode.size.max(end);
+        inode.times = None;
+        self.objects.description_mut(desc).position = end;
+        self.objects.description_mut(source).position = source_end;
         Ok(())
     }
 
@@ -1043,6 +1240,7 @@ impl<'a> Run<'a> {
             ObjectKind::Socket(_) => {
                 return self.send(at, call, desc, data, Vec::new(), flags & O_NONBLOCK != 0);
             }
+            ObjectKind::Inode(_) => return Err(Wrong::NotModelled { call, what: self.describe(desc) }),
             ObjectKind::Pipe(pipe) => pipe.write(data, flags),
             ObjectKind::Eventfd { counter, .. } => {
                 let value = data.try_into().map(u64::from_ne_bytes).unwrap_or(u64::MAX);
@@ -1164,7 +1362,14 @@ impl<'a> Run<'a> {
                 if let Some((fd, offset)) = file {
                     let desc = self.descriptor(at, call, *fd)?;
                     let flags_of = self.objects.description(desc).flags;
-                    let is_file = matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. });
+                    let is_file = match &self.objects.object_of(desc).kind {
+                        ObjectKind::File { .. } => true,
+                        ObjectKind::Inode(inode) => {
+                            let writes = flags & MAP_SHARED != 0 && prot & PROT_WRITE != 0;
+                            inode.kind != InodeKind::Directory && !(writes && inode.seals & SEALS_WRITE != 0)
+                        }
+                        ObjectKind::Pipe(_) | ObjectKind::Socket(_) | ObjectKind::Eventfd { .. } => false,
+                    };
                     let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
                     let writable =
                         flags & MAP_SHARED == 0 || prot & PROT_WRITE == 0 || flags_of & O_ACCMODE == O_RDWR;
@@ -1189,7 +1394,7 @@ impl<'a> Run<'a> {
             MemoryEffect::SetMm { exe, .. } => {
                 if let Some(fd) = exe {
                     let desc = self.descriptor(at, call, *fd)?;
-                    if !matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. }) {
+                    if !matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. } | ObjectKind::Inode(_)) {
                         return Err(Wrong::Refused { call, what: self.describe(desc) });
                     }
                 }
@@ -1268,6 +1473,7 @@ fn is_for_tail(effect: &Effect) -> bool {
         | Effect::AwaitExit { .. }
         | Effect::SetSid
         | Effect::SetPgid { .. }
+        | Effect::Name(_)
         | Effect::Fd(_) => false,
         Effect::Object { change, .. } => match change {
             Change::SetStatus { .. } | Change::SetOwner { .. } | Change::SetSignal { .. } => true,
@@ -1278,7 +1484,13 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::Read { .. }
             | Change::Shutdown { .. }
             | Change::SetOption { .. }
-            | Change::Truncate { .. } => false,
+            | Change::Truncate { .. }
+            | Change::Copy { .. }
+            | Change::SetFileOwner { .. }
+            | Change::SetMode { .. }
+            | Change::SetTimes { .. }
+            | Change::AddSeals { .. }
+            | Change::Enter => false,
         },
         Effect::Memory(effect) => match effect {
             MemoryEffect::Protect { .. } | MemoryEffect::Advise { .. } => true,

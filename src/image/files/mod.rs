@@ -8,6 +8,7 @@
 //! that is read-write and non-blocking and whose counter is 3.
 
 pub(crate) mod eventfd;
+pub(crate) mod ghost;
 pub(crate) mod memfd;
 pub(crate) mod pipe;
 pub(crate) mod reg;

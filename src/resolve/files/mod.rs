@@ -1,19 +1,20 @@
 //! Open file descriptions: descriptor tables into slots, descriptions into resources.
 
 mod eventfd;
+pub(super) mod ghost;
 mod memfd;
 mod pipe;
 mod reg;
 mod unix;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::forest::Slot;
 use regrow_graph::ids::OfdId;
 
 use super::{Payloads, Resolver};
 pub(super) use reg::judge;
-use crate::image::{Fown, Ofd, OfdKind, Origin};
+use crate::image::{Fown, Ofd, OfdKind, Origin, Remap};
 
 /// Resolves all tables and every description that is in one.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
@@ -33,17 +34,24 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
         }
         resolver.forest.tasks[index].table = table;
     }
-    let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
+    let remapped: BTreeMap<u32, Remap> = model.remaps.iter().map(|remap| (remap.orig_id, *remap)).collect();
+    ghost::make(resolver);
+    memfd::make(resolver);
     for ofd in &used {
         let entry = &model.ofds[ofd.index()];
-        if remapped.contains(&entry.id) {
-            resolver.problems.unsupported(None, Some(entry.origin), format!("{}: its name was unlinked or replaced (ghost file or link remap): not restored yet", name(entry)));
+        if let Some(remap) = remapped.get(&entry.id) {
+            match &entry.kind {
+                OfdKind::Reg(file) => ghost::resolve(resolver, *ofd, entry, file, *remap),
+                OfdKind::Pipe(_) | OfdKind::Eventfd(_) | OfdKind::Unix(_) | OfdKind::Memfd(_) | OfdKind::Other(_) => {
+                    ghost::refuse(resolver, entry, *remap);
+                }
+            }
             continue;
         }
         match &entry.kind {
             OfdKind::Reg(file) => reg::resolve(resolver, *ofd, entry, file),
             OfdKind::Eventfd(eventfd) => eventfd::resolve(resolver, *ofd, entry, eventfd),
-            OfdKind::Memfd(memfd) => memfd::resolve(resolver, entry, memfd),
+            OfdKind::Memfd(memfd) => memfd::resolve(resolver, *ofd, entry, memfd),
             OfdKind::Other(kind) => {
                 let option = match *kind {
                     "INETSK" => " (with --tcp-established or --tcp-close, too)",

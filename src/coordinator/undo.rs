@@ -1,0 +1,190 @@
+//! Takes away what tasks that were killed in the middle have left in the file system.
+//!
+//! A file that must have a name for a moment is noted in the tapes ([`Undo`]) with three words of the
+//! region: its task sets the first before it makes the name, the second when it has, the third when
+//! the name is gone again. The launcher reads them when everybody is dead, so nothing changes any
+//! more. Between the first two words it is not known whether the name was made: then it is removed
+//! only if it looks as it does at that moment and as nothing else does (an empty file, or an empty
+//! directory, of root, with the sticky bit and no other permission than the owner's).
+//!
+//! The table of notes lies behind the region in its memfd, where no task maps it:
+//!
+//! ```text
+//! intent: u64  made: u64  gone: u64  kind: u64  len: u64  path…      (offsets of words; one after another)
+//! ```
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::sys::region::Place;
+use crate::tape::{Undo, UndoKind};
+
+/// Longest path that is believed (PATH_MAX).
+const PATH_MAX: u64 = 4096;
+
+/// The table, as it is written behind the region.
+pub fn to_bytes(list: &[Undo]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for undo in list {
+        let kind = match undo.kind {
+            UndoKind::File => 0,
+            UndoKind::Directory => 1,
+        };
+        for word in [undo.intent, undo.made, undo.gone, kind, undo.path.len() as u64] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&undo.path);
+    }
+    bytes
+}
+
+/// The region of a run, kept for its end.
+#[derive(Debug)]
+pub struct Remains {
+    region: File,
+    table: u64,
+}
+
+impl Remains {
+    /// Keeps the memfd of a region.
+    ///
+    /// # Errors
+    /// The kernel's, of duplicating a descriptor.
+    pub fn keep(region: BorrowedFd<'_>, place: Place) -> std::io::Result<Remains> {
+        let region: OwnedFd = region.try_clone_to_owned()?;
+        Ok(Remains { region: region.into(), table: place.rw_len + place.ro_len })
+    }
+
+    /// Removes what has been left. All tasks must be dead. Gives what could not be removed.
+    pub fn remove(&self) -> Vec<(PathBuf, std::io::Error)> {
+        let mut failed = Vec::new();
+        // In reverse: what was made last goes first.
+        for undo in self.list().into_iter().rev() {
+            if !self.is_set(undo.intent) || self.is_set(undo.gone) {
+                continue;
+            }
+            let path = Path::new(std::ffi::OsStr::from_bytes(&undo.path));
+            if !self.is_set(undo.made) && !looks_new(path, undo.kind) {
+                continue;
+            }
+            let removed = match undo.kind {
+                UndoKind::File => std::fs::remove_file(path),
+                UndoKind::Directory => std::fs::remove_dir(path),
+            };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    failed.push((path.to_owned(), error))
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        failed
+    }
+
+    fn is_set(&self, offset: u64) -> bool {
+        let mut word = [0; 4];
+        self.region.read_exact_at(&mut word, offset).is_ok() && word != [0; 4]
+    }
+
+    fn list(&self) -> Vec<Undo> {
+        let mut list = Vec::new();
+        let mut at = self.table;
+        loop {
+            let mut head = [0; 40];
+            if self.region.read_exact_at(&mut head, at).is_err() {
+                return list;
+            }
+            let word = |index: usize| u64::from_ne_bytes(std::array::from_fn(|byte| head[index * 8 + byte]));
+            let len = word(4);
+            let mut path = vec![0; len.min(PATH_MAX) as usize];
+            if len > PATH_MAX || self.region.read_exact_at(&mut path, at + 40).is_err() {
+                return list;
+            }
+            let kind = if word(3) == 0 { UndoKind::File } else { UndoKind::Directory };
+            list.push(Undo { intent: word(0), made: word(1), gone: word(2), kind, path });
+            at += 40 + len;
+        }
+    }
+}
+
+/// Whether what is there is as it was made, before anything was done to it.
+fn looks_new(path: &Path, kind: UndoKind) -> bool {
+    let Ok(stat) = std::fs::symlink_metadata(path) else { return false };
+    let (is_kind, is_empty) = match kind {
+        UndoKind::File => (stat.is_file(), stat.len() == 0),
+        // rmdir(2) sees to that.
+        UndoKind::Directory => (stat.is_dir(), true),
+    };
+    // The umask may have taken the owner's permissions, too.
+    is_kind && is_empty && stat.uid() == 0 && stat.mode() & 0o7077 == 0o1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    fn remains(words: &[u32], list: &[Undo]) -> Remains {
+        let mut file = tempfile::tempfile().expect("a file");
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        file.write_all(&bytes).expect("write");
+        file.write_all(&to_bytes(list)).expect("write");
+        let place = Place { base: 0, rw_len: bytes.len() as u64, ro_len: 0 };
+        Remains::keep(file.as_fd(), place).expect("a copy")
+    }
+
+    /// Whether the file is still there afterwards.
+    fn check(words: [u32; 3], mode: u32, stays: bool) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        let file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).expect("a file");
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("chmod");
+        let undo = Undo {
+            intent: 0,
+            made: 4,
+            gone: 8,
+            kind: UndoKind::File,
+            path: path.as_os_str().as_bytes().to_vec(),
+        };
+        let failed = remains(&words, &[undo]).remove();
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(path.exists(), stays, "{words:?} {mode:o}");
+    }
+
+    #[test]
+    fn what_was_made_and_is_not_gone_is_removed() {
+        check([1, 1, 0], 0o644, false);
+        check([1, 1, 1], 0o644, true);
+        check([0, 0, 0], 0o644, true);
+        // Not known: only what looks new.
+        check([1, 0, 0], 0o644, true);
+        if nix::unistd::geteuid().is_root() {
+            check([1, 0, 0], Undo::FILE_MODE, false);
+        }
+    }
+
+    #[test]
+    fn a_cut_table_is_no_panic() {
+        let undo = Undo {
+            intent: 0,
+            made: 4,
+            gone: 8,
+            kind: UndoKind::Directory,
+            path: b"/nowhere/at/all".to_vec(),
+        };
+        let bytes = to_bytes(std::slice::from_ref(&undo));
+        for end in 0..bytes.len() {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(&bytes[..end]).expect("write");
+            let remains =
+                Remains::keep(file.as_fd(), Place { base: 0, rw_len: 0, ro_len: 0 }).expect("a copy");
+            assert!(remains.list().is_empty());
+        }
+    }
+}
