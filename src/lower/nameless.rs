@@ -97,6 +97,14 @@ impl Lowering<'_> {
                     self.tape.call(libc::SYS_memfd_create, &[name, how], *fd);
                     self.fill_file(inode, *fd, *source, close);
                     self.attributes(inode, *fd);
+                    if let Some((flags, position)) = inode.first {
+                        if position != 0 || inode.content.is_some() {
+                            self.tape.call(libc::SYS_lseek, &[*fd, position, libc::SEEK_SET as u64], position);
+                        }
+                        if flags != 0 {
+                            self.tape.call(libc::SYS_fcntl, &[*fd, libc::F_SETFL as u64, u64::from(flags)], 0);
+                        }
+                    }
                     if *seals != 0 && *seals != F_SEAL_SEAL {
                         self.tape.call(libc::SYS_fcntl, &[*fd, F_ADD_SEALS, u64::from(*seals)], 0);
                     }

@@ -291,6 +291,10 @@ pub struct Inode {
     pub times: Option<((i64, u64), (i64, u64))>,
     /// What a file holds beside holes.
     pub content: Option<Content>,
+    /// The description that it is made by, if that is kept: status flags and position. Of a memfd
+    /// that is another than any that is opened: while a file is *open* for writing nobody can execute
+    /// it, and by `memfd_create(2)` it is not opened.
+    pub first: Option<(u32, u64)>,
 }
 
 /// What an inode is.

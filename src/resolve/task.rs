@@ -9,7 +9,7 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
-use super::files::ghost;
+use super::files::{self, ghost};
 use super::{Resolver, host, memory, threads};
 use crate::host::Probe;
 use crate::image::{Alive, RLimit, SigAction, Task, TaskState, Thread};
@@ -92,6 +92,25 @@ fn cwd<'a>(resolver: &Resolver<'a>, alive: &Alive) -> Option<&'a str> {
     Some(if ghost::remap_of(resolver, alive.fs.cwd_id).is_some() { "/" } else { path })
 }
 
+/// Whether the working directory is there when the task is born.
+fn judge_directory(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive) {
+    let Some(path) = cwd(resolver, alive) else { return };
+    let origin = Some(alive.fs.origin);
+    match files::proc_task(resolver, path) {
+        Some(of) if files::is_above(resolver, of, id) => {}
+        Some(_) => {
+            let text = format!("its working directory {path} is about a task that is born later: not restored yet");
+            resolver.problems.unsupported(Some(task.pid), origin, text);
+        }
+        None => {
+            if let Some(Err(errno)) = resolver.facts.files.get(path).map(|fact| &fact.reached) {
+                let text = format!("its working directory {path}: {}", errno.desc());
+                resolver.problems.add(ProblemKind::FileChanged, Some(task.pid), origin, text);
+            }
+        }
+    }
+}
+
 /// Enters a working directory that was removed.
 fn enter_removed(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Option<StepId> {
     let remap = ghost::remap_of(resolver, alive.fs.cwd_id)?;
@@ -151,6 +170,7 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     if me.cwd.is_none() {
         resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(alive.fs.origin), "its working directory is not in files.img");
     }
+    judge_directory(resolver, id, task, alive);
     if let Some(cwd) = me.cwd
         && from.as_ref().is_none_or(|from| from.cwd != Some(cwd))
     {

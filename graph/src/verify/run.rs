@@ -942,6 +942,15 @@ impl<'a> Run<'a> {
             }
             return Ok(self.objects.add_description(object, status, at));
         }
+        // A file about a task is there when the task is.
+        let about = path.strip_prefix(b"/proc/").and_then(|rest| rest.split(|byte| *byte == b'/').next());
+        let about = about.and_then(|pid| std::str::from_utf8(pid).ok()).and_then(|pid| pid.parse::<u32>().ok());
+        if let Some(fork) = about.filter(|pid| *pid != self.pid(at.task)).and_then(|pid| self.forks.get(&pid).copied()) {
+            if !self.before.holds(fork, at) {
+                return Err(Wrong::BadName { call, path: shown(), why: "is about a task that may not be born yet" });
+            }
+            self.certificate.orders_proved += 1;
+        }
         let is_image = || {
             let file =
                 path.strip_prefix(self.expected.images.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));

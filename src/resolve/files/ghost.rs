@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use regrow_graph::ids::OfdId;
 
 use super::super::Resolver;
-use super::super::numbers::{O_CREATION, O_LARGEFILE, O_TMPFILE_BIT};
+use super::super::numbers::{O_CREATION, O_LARGEFILE, O_SETTABLE, O_TMPFILE_BIT};
 use super::super::problem::ProblemKind;
 use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece, ResourceKind};
 use super::name;
@@ -98,6 +98,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
                 times: ghost.times,
                 content: (!ghost.pieces.is_empty())
                     .then(|| Content { path: source(), pieces: ghost.pieces.iter().map(piece).collect() }),
+                first: None,
             });
         }
         let clash = directories.iter().find(|directory| {
@@ -265,6 +266,17 @@ impl Resolver<'_> {
             }
         };
         if let ResourceKind::Nameless(recipe) = &mut self.recipes.resources[resource.index()].kind {
+            let made = recipe.inodes.get_mut(inode).filter(|inode| matches!(inode.kind, InodeKind::Memfd { .. }));
+            if let Some(made) = made
+                && flags & !O_SETTABLE == libc::O_RDWR as u32
+                && made.first.is_none()
+            {
+                // A memfd is alone in its resource, and its number is the first.
+                made.first = Some((flags & O_SETTABLE, position));
+                self.forest.resources[resource.index()].yields[0] = Some(new);
+                self.inode_views.entry((key, libc::O_RDWR as u32)).or_insert(new);
+                return Some(new);
+            }
             recipe.opens.push(super::super::recipe::Opening { inode, flags, position });
             self.forest.resources[resource.index()].yields.push(Some(new));
         }

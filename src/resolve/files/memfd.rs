@@ -43,6 +43,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
             size_bytes: inode.size_bytes,
             times: None,
             content,
+            first: None,
         };
         let recipe = Nameless { scaffold: Vec::new(), inodes: vec![recipe], opens: Vec::new() };
         resolver.add_nameless(recipe, vec![InodeKey::Memfd(inode.inode_id)], inode.origin);

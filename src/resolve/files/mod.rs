@@ -13,7 +13,7 @@ use regrow_graph::forest::Slot;
 use regrow_graph::ids::OfdId;
 
 use super::{Payloads, Resolver};
-pub(super) use reg::judge;
+pub(super) use reg::{is_above, judge, proc_task};
 use crate::image::{Fown, Ofd, OfdKind, Origin, Remap};
 
 /// Resolves all tables and every description that is in one.
