@@ -25,22 +25,6 @@ use crate::tape::{Undo, UndoKind};
 /// Longest path that is believed (PATH_MAX).
 const PATH_MAX: u64 = 4096;
 
-/// The table, as it is written behind the region.
-pub fn to_bytes(list: &[Undo]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for undo in list {
-        let kind = match undo.kind {
-            UndoKind::File => 0,
-            UndoKind::Directory => 1,
-        };
-        for word in [undo.intent, undo.made, undo.gone, kind, undo.path.len() as u64] {
-            bytes.extend_from_slice(&word.to_ne_bytes());
-        }
-        bytes.extend_from_slice(&undo.path);
-    }
-    bytes
-}
-
 /// The region of a run, kept for its end.
 #[derive(Debug)]
 pub struct Remains {
@@ -66,6 +50,10 @@ impl Remains {
             if !self.is_set(undo.intent) || self.is_set(undo.gone) {
                 continue;
             }
+            if undo.kind == UndoKind::ChangedPlaces {
+                failed.extend(self.put_back(&undo));
+                continue;
+            }
             let path = Path::new(std::ffi::OsStr::from_bytes(&undo.path));
             if !self.is_set(undo.made) && !looks_new(path, undo.kind) {
                 continue;
@@ -73,6 +61,7 @@ impl Remains {
             let removed = match undo.kind {
                 UndoKind::File => std::fs::remove_file(path),
                 UndoKind::Directory => std::fs::remove_dir(path),
+                UndoKind::ChangedPlaces => Ok(()),
             };
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -82,6 +71,23 @@ impl Remains {
             }
         }
         failed
+    }
+
+    /// Which of the two is under the first name shows in its permissions: those of the new file are
+    /// not set before both names are as they were.
+    fn put_back(&self, undo: &Undo) -> Option<(PathBuf, std::io::Error)> {
+        let mut names =
+            undo.path.splitn(2, |byte| *byte == 0).map(|name| Path::new(std::ffi::OsStr::from_bytes(name)));
+        let (aside, own) = (names.next()?, names.next()?);
+        let stat = std::fs::symlink_metadata(aside).ok()?;
+        let is_new = stat.is_file() && stat.uid() == 0 && stat.mode() & 0o7077 == 0o1000;
+        let done = match (is_new, self.is_set(undo.made)) {
+            (true, true) => std::fs::remove_file(aside),
+            (true, false) if stat.len() == 0 => std::fs::remove_file(aside),
+            (false, true) => std::fs::rename(aside, own),
+            (true | false, false) => Ok(()),
+        };
+        done.err().map(|error| (aside.to_owned(), error))
     }
 
     fn is_set(&self, offset: u64) -> bool {
@@ -103,7 +109,12 @@ impl Remains {
             if len > PATH_MAX || self.region.read_exact_at(&mut path, at + 40).is_err() {
                 return list;
             }
-            let kind = if word(3) == 0 { UndoKind::File } else { UndoKind::Directory };
+            let kind = match word(3) {
+                0 => UndoKind::File,
+                1 => UndoKind::Directory,
+                2 => UndoKind::ChangedPlaces,
+                _ => return list,
+            };
             list.push(Undo { intent: word(0), made: word(1), gone: word(2), kind, path });
             at += 40 + len;
         }
@@ -117,6 +128,7 @@ fn looks_new(path: &Path, kind: UndoKind) -> bool {
         UndoKind::File => (stat.is_file(), stat.len() == 0),
         // rmdir(2) sees to that.
         UndoKind::Directory => (stat.is_dir(), true),
+        UndoKind::ChangedPlaces => (false, false),
     };
     // The umask may have taken the owner's permissions, too.
     is_kind && is_empty && stat.uid() == 0 && stat.mode() & 0o7077 == 0o1000
@@ -125,6 +137,7 @@ fn looks_new(path: &Path, kind: UndoKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tape::undo_table;
     use std::io::Write;
     use std::os::fd::AsFd;
     use std::os::unix::fs::OpenOptionsExt;
@@ -133,7 +146,7 @@ mod tests {
         let mut file = tempfile::tempfile().expect("a file");
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         file.write_all(&bytes).expect("write");
-        file.write_all(&to_bytes(list)).expect("write");
+        file.write_all(&undo_table(list)).expect("write");
         let place = Place { base: 0, rw_len: bytes.len() as u64, ro_len: 0 };
         Remains::keep(file.as_fd(), place).expect("a copy")
     }
@@ -178,7 +191,7 @@ mod tests {
             kind: UndoKind::Directory,
             path: b"/nowhere/at/all".to_vec(),
         };
-        let bytes = to_bytes(std::slice::from_ref(&undo));
+        let bytes = undo_table(std::slice::from_ref(&undo));
         for end in 0..bytes.len() {
             let mut file = tempfile::tempfile().expect("a file");
             file.write_all(&bytes[..end]).expect("write");

@@ -99,19 +99,31 @@ impl Lowering<'_> {
                     self.attributes(inode, *fd);
                     if let Some((flags, position)) = inode.first {
                         if position != 0 || inode.content.is_some() {
-                            self.tape.call(libc::SYS_lseek, &[*fd, position, libc::SEEK_SET as u64], position);
+                            self.tape.call(
+                                libc::SYS_lseek,
+                                &[*fd, position, libc::SEEK_SET as u64],
+                                position,
+                            );
                         }
                         if flags != 0 {
-                            self.tape.call(libc::SYS_fcntl, &[*fd, libc::F_SETFL as u64, u64::from(flags)], 0);
+                            self.tape.call(
+                                libc::SYS_fcntl,
+                                &[*fd, libc::F_SETFL as u64, u64::from(flags)],
+                                0,
+                            );
                         }
                     }
                     if *seals != 0 && *seals != F_SEAL_SEAL {
                         self.tape.call(libc::SYS_fcntl, &[*fd, F_ADD_SEALS, u64::from(*seals)], 0);
                     }
                 }
-                InodeKind::File { path } => {
-                    let flags = self.begin(path, UndoKind::File);
-                    let text = self.asm.text(path.as_bytes());
+                InodeKind::File { path, aside } => {
+                    let flags = match aside {
+                        Some(aside) => self.begin(&format!("{aside}\0{path}"), UndoKind::ChangedPlaces),
+                        None => self.begin(path, UndoKind::File),
+                    };
+                    let own = self.asm.text(path.as_bytes());
+                    let text = aside.as_ref().map_or(own, |aside| self.asm.text(aside.as_bytes()));
                     let how =
                         (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_NOCTTY)
                             as u64
@@ -119,7 +131,14 @@ impl Lowering<'_> {
                     self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, u64::from(Undo::FILE_MODE)], *fd);
                     self.tape.post(flags.made);
                     self.fill_file(inode, *fd, *source, close);
-                    self.tape.call(libc::SYS_unlinkat, &[AT_CWD, text, 0], 0);
+                    if aside.is_some() {
+                        // What is overwritten keeps its name (rename(2), fs/dcache.c `__d_move`).
+                        for exchange in [u64::from(libc::RENAME_EXCHANGE), 0] {
+                            self.tape.call(libc::SYS_renameat2, &[AT_CWD, text, AT_CWD, own, exchange], 0);
+                        }
+                    } else {
+                        self.tape.call(libc::SYS_unlinkat, &[AT_CWD, text, 0], 0);
+                    }
                     self.tape.post(flags.gone);
                     self.attributes(inode, *fd);
                 }

@@ -83,7 +83,7 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
                 .iter()
                 .map(|inode| match &inode.kind {
                     InodeKind::Memfd { name, .. } => format!("memfd \"{name}\""),
-                    InodeKind::File { path } => format!("{path} (deleted)"),
+                    InodeKind::File { path, .. } => format!("{path} (deleted)"),
                     InodeKind::Directory { path } => format!("{path}/ (deleted)"),
                 })
                 .collect();

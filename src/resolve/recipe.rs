@@ -311,6 +311,8 @@ pub enum InodeKind {
     File {
         /// The name it had.
         path: String,
+        /// Where it is made, if that name is taken by another file: they change places for a moment.
+        aside: Option<String>,
     },
     /// A directory.
     Directory {

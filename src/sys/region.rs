@@ -28,7 +28,7 @@ pub fn create(tapes: &Tapes) -> std::io::Result<OwnedFd> {
     file.write_all(&tapes.rw)?;
     file.write_all(&tapes.ro)?;
     // Behind what is mapped: for the launcher.
-    file.write_all(&crate::coordinator::undo::to_bytes(&tapes.undo))?;
+    file.write_all(&crate::tape::undo_table(&tapes.undo))?;
     Ok(file.into())
 }
 

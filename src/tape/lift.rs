@@ -487,6 +487,19 @@ impl Call<'_, '_> {
                 self.gives_zero()?;
                 Ok(Effect::Name(NameEffect::MakeDirectory { path: self.path_at_cwd()? }))
             }
+            libc::SYS_renameat2 => {
+                self.gives_zero()?;
+                let from = self.path_at_cwd()?;
+                if self.low(2) as i32 != libc::AT_FDCWD {
+                    return Err(format!("relative to descriptor {}", self.low(2) as i32));
+                }
+                let to = region.absolute_path(self.arg(3))?;
+                match self.low(4) {
+                    0 => Ok(Effect::Name(NameEffect::Rename { from, to })),
+                    libc::RENAME_EXCHANGE => Ok(Effect::Name(NameEffect::Exchange { from, to })),
+                    flags => Err(format!("flags {flags:#x}")),
+                }
+            }
             libc::SYS_unlinkat => {
                 self.gives_zero()?;
                 let path = self.path_at_cwd()?;
@@ -1119,6 +1132,7 @@ fn name(nr: u16) -> String {
         libc::SYS_memfd_create => "memfd_create",
         libc::SYS_mkdirat => "mkdirat",
         libc::SYS_unlinkat => "unlinkat",
+        libc::SYS_renameat2 => "renameat2",
         libc::SYS_sendfile => "sendfile",
         libc::SYS_fchown => "fchown",
         libc::SYS_fchmod => "fchmod",

@@ -59,6 +59,26 @@ pub enum UndoKind {
     File,
     /// `rmdir(2)`.
     Directory,
+    /// The path is two, with a zero byte between: a file made under the first changes places with
+    /// the one that has the second, which then takes its name back.
+    ChangedPlaces,
+}
+
+/// The list of undo entries as it is written behind the region, for the launcher.
+pub fn undo_table(list: &[Undo]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for undo in list {
+        let kind = match undo.kind {
+            UndoKind::File => 0,
+            UndoKind::Directory => 1,
+            UndoKind::ChangedPlaces => 2,
+        };
+        for word in [undo.intent, undo.made, undo.gone, kind, undo.path.len() as u64] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&undo.path);
+    }
+    bytes
 }
 
 impl Undo {

@@ -133,6 +133,20 @@ pub enum NameEffect {
         /// The path.
         path: Vec<u8>,
     },
+    /// `rename(2)` of absolute paths: what was called `to` loses its name.
+    Rename {
+        /// The old path.
+        from: Vec<u8>,
+        /// The new path.
+        to: Vec<u8>,
+    },
+    /// `renameat2(2)` with RENAME_EXCHANGE of absolute paths.
+    Exchange {
+        /// The one path.
+        from: Vec<u8>,
+        /// The other.
+        to: Vec<u8>,
+    },
     /// `rmdir(2)` of an absolute path.
     RemoveDirectory {
         /// The path.
@@ -635,6 +649,8 @@ impl Effect {
             Effect::Name(effect) => match effect {
                 NameEffect::MakeDirectory { .. } => "mkdir",
                 NameEffect::Unlink { .. } => "unlink",
+                NameEffect::Rename { .. } => "rename",
+                NameEffect::Exchange { .. } => "renameat2",
                 NameEffect::RemoveDirectory { .. } => "rmdir",
             },
             Effect::Object { change, .. } => match change {

@@ -34,6 +34,8 @@ const MAP_ANONYMOUS: u32 = 0x20;
 const PROT_WRITE: u32 = 2;
 const F_SEAL_SEAL: u32 = 1;
 const F_SEAL_EXEC: u32 = 0x20;
+/// What a name may have behind it for a moment.
+const ASIDE: &[u8] = b".regrow";
 /// F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
 const SEALS_WRITE: u32 = 0x18;
 const PAGE: u64 = 4096;
@@ -132,6 +134,8 @@ pub(super) struct Name {
     pub(super) is_there: bool,
     is_directory: bool,
     object: Option<usize>,
+    /// It leads, for a moment, to a file that is not the tapes' own.
+    is_foreign: bool,
     pub(super) last: At,
 }
 
@@ -889,7 +893,7 @@ impl<'a> Run<'a> {
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
         let made = flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) == O_CREAT | O_EXCL;
-        if made && self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && inode.name == path) {
+        if made && self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && (inode.name == path || path.strip_prefix(inode.name.as_slice()) == Some(ASIDE))) {
             let inode = Inode { kind: InodeKind::File, name: path.to_vec(), ..Inode::default() };
             let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
             self.make_name(at, call, path, false, Some(object))?;
@@ -987,6 +991,8 @@ impl<'a> Run<'a> {
                 });
                 self.make_name(at, call, path, true, object)
             }
+            NameEffect::Exchange { from, to } => self.change_places(at, call, from, to),
+            NameEffect::Rename { from, to } => self.take_back(at, call, from, to),
             NameEffect::Unlink { path } => self.remove_name(at, call, path, false),
             NameEffect::RemoveDirectory { path } => self.remove_name(at, call, path, true),
         }
@@ -1008,7 +1014,53 @@ impl<'a> Run<'a> {
                 return Err(Wrong::BadName { call, path: shown(), why: "would be in a directory that is gone" });
             }
         }
-        self.names.insert(path.to_vec(), Name { is_there: true, is_directory, object, last: at });
+        self.names.insert(path.to_vec(), Name { is_there: true, is_directory, object, is_foreign: false, last: at });
+        Ok(())
+    }
+
+    /// A file that the tapes have made beside the name that it is to have takes that name, and what
+    /// had it gets the other.
+    fn change_places(&mut self, at: At, call: &'static str, from: &[u8], to: &[u8]) -> Result<(), Wrong> {
+        let bad = |path: &[u8], why| Err(Wrong::BadName { call, path: path.escape_ascii().to_string(), why });
+        let made = self.names.get(from).copied().filter(|name| name.is_there && !name.is_foreign && !name.is_directory);
+        let Some((made, object)) = made.and_then(|name| Some((name, name.object?))) else {
+            return bad(from, "the tapes have not made");
+        };
+        self.order(made.last, at, call, || from.escape_ascii().to_string())?;
+        if let Some(old) = self.names.get(to).copied() {
+            self.order(old.last, at, call, || to.escape_ascii().to_string())?;
+            if old.is_there {
+                return bad(to, "is the tapes' own");
+            }
+        }
+        let is_wanted = self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && inode.name == to);
+        let ObjectKind::Inode(inode) = &mut self.objects.objects[object].kind else {
+            return bad(from, "is no file of the tapes");
+        };
+        if !is_wanted || from.strip_prefix(to) != Some(ASIDE) {
+            return bad(to, "no unlinked file of the images had");
+        }
+        inode.name = to.to_vec();
+        self.names.insert(to.to_vec(), Name { last: at, ..made });
+        self.names.insert(from.to_vec(), Name { object: None, is_foreign: true, last: at, ..made });
+        Ok(())
+    }
+
+    /// What had to make place takes its name back.
+    fn take_back(&mut self, at: At, call: &'static str, from: &[u8], to: &[u8]) -> Result<(), Wrong> {
+        let there = |name: Option<&Name>| name.copied().filter(|name| name.is_there);
+        let (Some(foreign), Some(own)) = (there(self.names.get(from)), there(self.names.get(to))) else {
+            let path = from.escape_ascii().to_string();
+            return Err(Wrong::BadName { call, path, why: "has not changed places" });
+        };
+        self.order(foreign.last, at, call, || from.escape_ascii().to_string())?;
+        self.order(own.last, at, call, || to.escape_ascii().to_string())?;
+        if !foreign.is_foreign || own.is_foreign || from.strip_prefix(to) != Some(ASIDE) {
+            let path = from.escape_ascii().to_string();
+            return Err(Wrong::BadName { call, path, why: "has not changed places with it" });
+        }
+        self.names.insert(from.to_vec(), Name { is_there: false, is_foreign: false, last: at, ..foreign });
+        self.names.insert(to.to_vec(), Name { is_there: false, last: at, ..own });
         Ok(())
     }
 
@@ -1019,7 +1071,7 @@ impl<'a> Run<'a> {
             return bad("the tapes have not made");
         };
         self.order(name.last, at, call, shown)?;
-        if name.is_directory != is_directory {
+        if name.is_directory != is_directory || name.is_foreign {
             return bad("is of another kind");
         }
         let mut below = path.to_vec();

@@ -20,10 +20,14 @@ use super::super::problem::ProblemKind;
 use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece, ResourceKind};
 use super::name;
 use crate::image::{GhostFile, Image, Ofd, OfdKind, RegFile, Remap};
+use crate::tape::Undo;
 
 /// `remap_type` of a link remap, a ghost file, a process that is gone.
 pub(in super::super) const LINKED: u32 = 0;
 pub(in super::super) const GHOST: u32 = 1;
+
+/// What is put behind a name for a moment.
+const ASIDE: &str = ".regrow";
 
 /// Which inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +94,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
                 len: piece.data.len_bytes,
             };
             inodes.push(Inode {
-                kind: if is_directory { InodeKind::Directory { path } } else { InodeKind::File { path } },
+                kind: if is_directory { InodeKind::Directory { path } } else { file_kind(resolver, path) },
                 mode: ghost.mode & 0o7777,
                 uid: ghost.uid,
                 gid: ghost.gid,
@@ -102,7 +106,9 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
             });
         }
         let clash = directories.iter().find(|directory| {
-            inodes.iter().any(|inode| matches!(&inode.kind, InodeKind::File { path } if path == *directory))
+            inodes
+                .iter()
+                .any(|inode| matches!(&inode.kind, InodeKind::File { path, .. } if path == *directory))
         });
         if let (Some(path), Some((ghost, _))) = (clash, ghosts.first()) {
             let text = format!(
@@ -160,6 +166,9 @@ fn judge<'a>(resolver: &mut Resolver<'_>, ghost: &GhostFile, paths: &BTreeSet<&'
             );
             None
         }
+        Some((Ok(stat), false)) if kind == libc::S_IFREG && can_change_places(resolver, path, stat.mode) => {
+            Some(path)
+        }
         Some(_) => {
             let text = format!("{path}: exists, and an unlinked file must be made under that name");
             resolver.problems.add(ProblemKind::FileChanged, None, origin, text);
@@ -175,6 +184,27 @@ fn judge<'a>(resolver: &mut Resolver<'_>, ghost: &GhostFile, paths: &BTreeSet<&'
             None
         }
     }
+}
+
+/// How a file is made: under its name, or beside it where another file has that name now.
+fn file_kind(resolver: &Resolver<'_>, path: String) -> InodeKind {
+    let is_taken = resolver.facts.files.get(&path).is_some_and(|fact| fact.reached.is_ok());
+    let aside = is_taken.then(|| format!("{path}{ASIDE}"));
+    InodeKind::File { path, aside }
+}
+
+/// Whether the file that has the name of an unlinked one now can be taken out of the way and put back:
+/// it must not be mistaken for the other after a failure, and nobody may open it meanwhile.
+fn can_change_places(resolver: &Resolver<'_>, path: &str, mode: u32) -> bool {
+    let is_plain = mode & libc::S_IFMT == libc::S_IFREG && mode & 0o7077 != Undo::FILE_MODE & 0o7077;
+    let model = resolver.model;
+    let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
+    let is_named = |ofd: &Ofd| {
+        matches!(&ofd.kind, OfdKind::Reg(file) if file.path == path) && !remapped.contains(&ofd.id)
+    };
+    // One task does one thing after another.
+    let is_alone = model.tasks.iter().filter(|task| task.alive().is_some()).count() == 1;
+    is_plain && (is_alone || !model.ofds.iter().any(is_named))
 }
 
 /// The directories above `path` that do not exist, from the top.
@@ -266,7 +296,8 @@ impl Resolver<'_> {
             }
         };
         if let ResourceKind::Nameless(recipe) = &mut self.recipes.resources[resource.index()].kind {
-            let made = recipe.inodes.get_mut(inode).filter(|inode| matches!(inode.kind, InodeKind::Memfd { .. }));
+            let made =
+                recipe.inodes.get_mut(inode).filter(|inode| matches!(inode.kind, InodeKind::Memfd { .. }));
             if let Some(made) = made
                 && flags & !O_SETTABLE == libc::O_RDWR as u32
                 && made.first.is_none()

@@ -3,7 +3,7 @@
 //! (Shared anonymous memory, which CRIU stores as a memfd named `/dev/zero`, is `super::memory`'s
 //! unless somebody has it open.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::ids::OfdId;
 
@@ -12,13 +12,29 @@ use super::super::numbers::{F_SEAL_FUTURE_WRITE, F_SEALS_KNOWN, O_CREATION, O_LA
 use super::super::problem::ProblemKind;
 use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece};
 use super::ghost::InodeKey;
-use crate::image::{Image, MemfdFile, MemfdInode, Ofd, VmaKind};
+use crate::image::{Image, MemfdFile, MemfdInode, Ofd, OfdKind, VmaKind};
 
 /// Makes the resources of all memfds, without any description yet.
 pub(super) fn make(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let contents: BTreeMap<u64, &crate::image::Shm> = model.shm.iter().map(|shm| (shm.shmid, shm)).collect();
-    for inode in &model.memfds {
+    // The others are shared anonymous memory.
+    let mut used: BTreeSet<u64> = BTreeSet::new();
+    for vma in model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.mm.vmas) {
+        if let VmaKind::Memfd { inode_id, .. } = vma.kind {
+            used.insert(inode_id);
+        }
+    }
+    let fds =
+        model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.fds).map(|fd| fd.ofd_id);
+    for id in fds.chain(model.packets.iter().flat_map(|packet| packet.rights.iter().copied())) {
+        if let Some(OfdKind::Memfd(file)) =
+            resolver.ofd_of_id.get(&id).map(|ofd| &model.ofds[ofd.index()].kind)
+        {
+            used.insert(file.inode_id);
+        }
+    }
+    for inode in model.memfds.iter().filter(|inode| used.contains(&inode.inode_id)) {
         judge(resolver, inode);
         let mut content = None;
         if let Some(shm) = contents.get(&inode.shmid).filter(|shm| !shm.pages.extents.is_empty()) {
