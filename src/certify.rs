@@ -21,7 +21,8 @@ use regrow_graph::verify::{
 
 use crate::image::{Blob, Fown, Image, Model, Ofd, OfdKind, RegFile, TaskState, UnixSocket, open_blob};
 use crate::runner;
-use crate::tape::Tapes;
+use crate::tape::abi::{Record, Verb};
+use crate::tape::{Tapes, Undo, UndoKind};
 use crate::tape::lift::{LiftError, lift};
 
 /// The bit of O_TMPFILE that is not O_DIRECTORY.
@@ -80,7 +81,58 @@ pub fn certify_in(
         let wrong = Wrong::NotUnderstood { what: what.to_owned() };
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
+    check_undo(tapes)?;
     verify(&lifted, &expected(model, cradle, facts)?)
+}
+
+/// Whether the launcher would find every name that a task makes: each has a note of its own, whose
+/// flags are set just before, just after, and when the name is gone.
+fn check_undo(tapes: &Tapes) -> Result<(), Counterexample> {
+    let mut free: Vec<&Undo> = tapes.undo.iter().collect();
+    for task in &tapes.tasks {
+        let records: Vec<Record> = tapes.records(task).map(|(_, record)| record).collect();
+        let posts = |at: Option<usize>, word: u64| {
+            let record = at.and_then(|at| records.get(at));
+            record.is_some_and(|record| record.verb() == Some(Verb::Post) && record.args[0] == tapes.base + word)
+        };
+        let wrong = |at: usize, path: &[u8], what: &str| Counterexample {
+            task: task.pid,
+            record: Some(at as u32),
+            wrong: Wrong::NotUnderstood { what: format!("{}: {what}", path.escape_ascii()) },
+        };
+        let mut open: Vec<(&[u8], &Undo)> = Vec::new();
+        for (at, record) in records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall)) {
+            let nr = libc::c_long::from(record.nr);
+            let makes = nr == libc::SYS_mkdirat || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
+            let removes = nr == libc::SYS_unlinkat || nr == libc::SYS_renameat2 && record.args[4] == 0;
+            if !makes && !removes {
+                continue;
+            }
+            let path = tapes.c_string(record.args[1]).unwrap_or_default();
+            if removes {
+                let Some(index) = open.iter().rposition(|(name, _)| *name == path) else {
+                    return Err(wrong(at, path, "is removed, and nothing says that it was made"));
+                };
+                if !posts(Some(at + 1), open.remove(index).1.gone) {
+                    return Err(wrong(at, path, "is removed, and the launcher is not told"));
+                }
+                continue;
+            }
+            let is_this = |undo: &&Undo| {
+                let named = match undo.kind {
+                    UndoKind::File => nr == libc::SYS_openat && undo.path == path,
+                    UndoKind::Directory => nr == libc::SYS_mkdirat && undo.path == path,
+                    UndoKind::ChangedPlaces => nr == libc::SYS_openat && undo.path.split(|byte| *byte == 0).next() == Some(path),
+                };
+                named && posts(at.checked_sub(1), undo.intent) && posts(Some(at + 1), undo.made)
+            };
+            let Some(index) = free.iter().position(is_this) else {
+                return Err(wrong(at, path, "is made, and the launcher would not remove it after a failure"));
+            };
+            open.push((path, free.remove(index)));
+        }
+    }
+    Ok(())
 }
 
 /// What the images say, for the checker.
@@ -399,7 +451,7 @@ mod tests {
 
     use super::*;
     use crate::image::read_model;
-    use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, Record};
+    use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE};
     use crate::tape::assemble::{Assembler, Tape};
 
     const BASE: u64 = 0x1_0000_0000;
