@@ -156,12 +156,12 @@ fn images_of_an_incremental_dump() {
 
 #[test]
 fn sockets_of_kinds_that_are_not_restored() {
-    let Some(mut tree) = Dumped::program("beyond", &["tcp", "packet"]) else { return };
+    let Some(mut tree) = Dumped::program("beyond", &["netlink", "packet"]) else { return };
     check_refused(
         &mut tree,
         6,
         "unsupported",
-        &[&["files.img entry ", "INETSK"], &["files.img entry ", "PACKETSK"]],
+        &[&["files.img entry ", "NETLINKSK"], &["files.img entry ", "PACKETSK"]],
     );
 }
 

@@ -133,6 +133,24 @@ pub(crate) struct Features {
     /// Accepted: only a dump needs it
     #[arg(long)]
     skip_in_flight: bool,
+    /// Accepted: only a dump needs it
+    #[arg(long, value_name = "PATH")]
+    irmap_scan_path: Vec<String>,
+    /// Accepted: only a dump needs it
+    #[arg(long, value_name = "BYTES")]
+    ghost_limit: Option<String>,
+    /// Accepted: only a dump needs it
+    #[arg(long, value_name = "PATH")]
+    freeze_cgroup: Option<String>,
+    /// Accepted: only a dump needs it
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<String>,
+    /// Accepted: connections are not locked, so there is nothing to unlock
+    #[arg(long, value_name = "METHOD")]
+    network_lock: Option<String>,
+    /// Accepted: what cannot be set is a problem that `check` names
+    #[arg(long)]
+    weak_sysctls: bool,
     /// How to treat cgroups
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "soft", value_name = "MODE")]
     manage_cgroups: Option<String>,

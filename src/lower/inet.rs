@@ -45,7 +45,8 @@ impl Lowering<'_> {
         if recipe.shares || socket.options.reuseport {
             self.number_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
         }
-        let (level, name) = if is_v6 { (libc::IPPROTO_IPV6, IPV6_FREEBIND) } else { (libc::IPPROTO_IP, libc::IP_FREEBIND) };
+        let (level, name) =
+            if is_v6 { (libc::IPPROTO_IPV6, IPV6_FREEBIND) } else { (libc::IPPROTO_IP, libc::IP_FREEBIND) };
         // An IPv6 address may be tentative yet, or have been allowed when it was bound.
         let is_free = socket.freebind || is_v6 && !is_raw && recipe.bind.is_some();
         if is_free {
@@ -113,7 +114,11 @@ impl Lowering<'_> {
             // It takes effect on a socket that is not connected, too, and fails (inet_shutdown in
             // net/ipv4/af_inet.c).
             let result = if recipe.connect.is_some() { 0 } else { -i64::from(libc::ENOTCONN) };
-            self.tape.call(libc::SYS_shutdown, &[u64::from(fd), u64::from(socket.shutdown - 1)], result as u64);
+            self.tape.call(
+                libc::SYS_shutdown,
+                &[u64::from(fd), u64::from(socket.shutdown - 1)],
+                result as u64,
+            );
         }
         self.status_flags(fd, socket.flags);
     }

@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::before::At;
 use super::effect::FileEffect;
-use super::object::{O_CLOEXEC, O_NONBLOCK, O_RDWR, ObjectKind, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, Socket};
+use super::object::{
+    O_CLOEXEC, O_NONBLOCK, O_RDWR, ObjectKind, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, Socket,
+};
 use super::outcome::Wrong;
 use super::run::Run;
 use super::table::Desc;
@@ -115,8 +117,15 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn bind(&mut self, at: At, call: &'static str, desc: Desc, address: &[u8]) -> Result<(), Wrong> {
-        let refused = |run: &Self, why: &str| Wrong::Refused { call, what: format!("{}: {why}", run.describe(desc)) };
+    pub(super) fn bind(
+        &mut self,
+        at: At,
+        call: &'static str,
+        desc: Desc,
+        address: &[u8],
+    ) -> Result<(), Wrong> {
+        let refused =
+            |run: &Self, why: &str| Wrong::Refused { call, what: format!("{}: {why}", run.describe(desc)) };
         let (object, socket) = self.socket_mut(call, desc)?;
         if family(address) != Some(socket.family) || socket.name.is_some() {
             return Err(refused(self, "bound before, or of another family"));
@@ -124,7 +133,8 @@ impl Run<'_> {
         let mut name = address.to_vec();
         let mut dir = None;
         if socket.family == AF_UNIX {
-            let unix = unix_name(address).filter(|name| !name.is_empty()).ok_or_else(|| refused(self, "no name"))?;
+            let unix =
+                unix_name(address).filter(|name| !name.is_empty()).ok_or_else(|| refused(self, "no name"))?;
             if unix[0] == 0 {
                 if self.names.abstracts.contains_key(unix) {
                     return Err(refused(self, "a name that is taken"));
@@ -139,7 +149,8 @@ impl Run<'_> {
                     }
                 }
                 let announced = self.names.announced.remove(&path) == Some(at.task);
-                if self.names.files.contains_key(&path) || !announced && !self.names.unlinked.contains(&path) {
+                if self.names.files.contains_key(&path) || !announced && !self.names.unlinked.contains(&path)
+                {
                     return Err(refused(self, "makes a file that nobody would remove on a failure"));
                 }
                 if announced {
@@ -160,12 +171,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn listen(&mut self, at: At, call: &'static str, desc: Desc, backlog: u32) -> Result<(), Wrong> {
+    pub(super) fn listen(
+        &mut self,
+        at: At,
+        call: &'static str,
+        desc: Desc,
+        backlog: u32,
+    ) -> Result<(), Wrong> {
         let object = self.objects.description(desc).object;
         self.touch_object(at, call, object, desc)?;
         let what = self.describe(desc);
         let (_, socket) = self.socket_mut(call, desc)?;
-        if !matches!(socket.sock_type, SOCK_STREAM | SOCK_SEQPACKET) || socket.name.is_none() || socket.peer.is_some() {
+        if !matches!(socket.sock_type, SOCK_STREAM | SOCK_SEQPACKET)
+            || socket.name.is_none()
+            || socket.peer.is_some()
+        {
             return Err(Wrong::Refused { call, what });
         }
         socket.backlog = Some(backlog);
@@ -182,8 +202,15 @@ impl Run<'_> {
         self.names.files.get(&path).map(|node| (node.socket, node.last))
     }
 
-    pub(super) fn connect(&mut self, at: At, call: &'static str, desc: Desc, address: &[u8]) -> Result<(), Wrong> {
-        let refused = |run: &Self, why: &str| Wrong::Refused { call, what: format!("{}: {why}", run.describe(desc)) };
+    pub(super) fn connect(
+        &mut self,
+        at: At,
+        call: &'static str,
+        desc: Desc,
+        address: &[u8],
+    ) -> Result<(), Wrong> {
+        let refused =
+            |run: &Self, why: &str| Wrong::Refused { call, what: format!("{}: {why}", run.describe(desc)) };
         let (object, socket) = self.socket_mut(call, desc)?;
         let (own_family, sock_type, backlog) = (socket.family, socket.sock_type, socket.backlog);
         let to = family(address).ok_or_else(|| refused(self, "no address"))?;
@@ -209,7 +236,8 @@ impl Run<'_> {
             socket.queue.clear();
             return Ok(());
         }
-        let (peer, bound) = self.find(at.task, address).ok_or_else(|| refused(self, "to a name that nobody has"))?;
+        let (peer, bound) =
+            self.find(at.task, address).ok_or_else(|| refused(self, "to a name that nobody has"))?;
         let what = self.describe(desc);
         self.order(bound, at, call, || what)?;
         self.touch_object(at, call, peer, desc)?;
@@ -231,7 +259,12 @@ impl Run<'_> {
         match other.backlog {
             None => return Err(refused(self, "to a socket that does not listen")),
             Some(backlog) if waiting > u64::from(backlog) => {
-                return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds: waiting, capacity: backlog.into() });
+                return Err(Wrong::WouldBlock {
+                    call,
+                    what: self.describe(desc),
+                    holds: waiting,
+                    capacity: backlog.into(),
+                });
             }
             Some(_) => {}
         }
@@ -252,7 +285,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn accept(&mut self, at: At, call: &'static str, listener: Fd, flags: u32) -> Result<Desc, Wrong> {
+    pub(super) fn accept(
+        &mut self,
+        at: At,
+        call: &'static str,
+        listener: Fd,
+        flags: u32,
+    ) -> Result<Desc, Wrong> {
         if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
             return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
         }
@@ -277,7 +316,10 @@ impl Run<'_> {
             return Err(Wrong::Refused { call: "undo", what });
         }
         if self.names.announced.insert(path.to_vec(), at.task).is_some() {
-            return Err(Wrong::Refused { call: "undo", what: format!("{} announced twice", path.escape_ascii()) });
+            return Err(Wrong::Refused {
+                call: "undo",
+                what: format!("{} announced twice", path.escape_ascii()),
+            });
         }
         Ok(())
     }
@@ -332,6 +374,11 @@ impl Run<'_> {
 
     /// Whether something is announced or made and the launcher does not know which.
     pub(super) fn unfinished(&self) -> Option<(usize, &[u8])> {
-        self.names.announced.iter().chain(&self.names.made).next().map(|(path, task)| (*task, path.as_slice()))
+        self.names
+            .announced
+            .iter()
+            .chain(&self.names.made)
+            .next()
+            .map(|(path, task)| (*task, path.as_slice()))
     }
 }

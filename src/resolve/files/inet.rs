@@ -120,7 +120,11 @@ fn is_plain(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &InetSocket) -> bo
         reasons.push(format!("in another network namespace ({ns})"));
     }
     for reason in &reasons {
-        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {reason}: not restored yet", name(entry)));
+        resolver.problems.unsupported(
+            None,
+            Some(entry.origin),
+            format!("{}: {reason}: not restored yet", name(entry)),
+        );
     }
     reasons.is_empty()
 }

@@ -1,7 +1,6 @@
-//! Holds what regrow does not restore: `beyond DIR KIND...`, of the kinds `tcp` (a listening socket) and
-//! `packet` (a packet socket). For tests of refusals: it is dumped and not restored.
+//! Holds what regrow does not restore: `beyond DIR KIND...`, of the kinds `netlink` and `packet`
+//! (sockets). For tests of refusals: it is dumped and not restored.
 
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -12,11 +11,13 @@ fn main() {
     let held: Vec<OwnedFd> = std::env::args()
         .skip(2)
         .map(|kind| match kind.as_str() {
-            "tcp" => TcpListener::bind("127.0.0.1:0").expect("bind").into(),
+            "netlink" => {
+                socket(AddressFamily::Netlink, SockType::Raw, SockFlag::empty(), None).expect("socket")
+            }
             "packet" => {
                 socket(AddressFamily::Packet, SockType::Datagram, SockFlag::empty(), None).expect("socket")
             }
-            other => panic!("{other}: it is `tcp` or `packet`"),
+            other => panic!("{other}: it is `netlink` or `packet`"),
         })
         .collect();
     task.park();

@@ -2,12 +2,12 @@
 //! paths and abstract names, with and without peers, and internet sockets of all kinds that need no
 //! connection. A child shares a listener with its parent and accepts from it afterwards.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
-use std::io::{Read, Write};
 
 use nix::sys::socket::sockopt::{ReuseAddr, ReusePort};
 use nix::sys::socket::{
@@ -48,14 +48,16 @@ fn main() {
     sender.send(b"one").expect("send");
     sender.send(b"two").expect("send");
     let lonely = UnixDatagram::unbound().expect("socket");
-    let unconnected = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).expect("socket");
+    let unconnected =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).expect("socket");
 
     // Internet sockets.
     let tcp4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let tcp6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
     let sharing: Vec<_> = (0..2)
         .scan(0, |port, _| {
-            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("socket");
+            let socket =
+                socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("socket");
             setsockopt(&socket, ReusePort, &true).expect("setsockopt");
             bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, *port)).expect("bind");
             listen(&socket, Backlog::new(7).expect("backlog")).expect("listen");
@@ -81,7 +83,8 @@ fn main() {
 
     task.park();
 
-    let found = std::fs::metadata(&path).map(|it| (it.file_type().is_socket(), it.permissions().mode() & 0o7777));
+    let found =
+        std::fs::metadata(&path).map(|it| (it.file_type().is_socket(), it.permissions().mode() & 0o7777));
     task.check_eq("the file", found.ok(), Some((true, 0o640)));
     expect(&mut task, "server", &mut server, b"to the server");
     expect(&mut task, "client", &mut client, b"to the client");
@@ -91,7 +94,8 @@ fn main() {
     task.check_eq("the peer's name", peer, Some(path.clone()));
     let again = UnixStream::connect(&path);
     task.check("connects again", again.is_ok());
-    let peer = hidden_client.peer_addr().ok().and_then(|address| address.as_abstract_name().map(ToOwned::to_owned));
+    let peer =
+        hidden_client.peer_addr().ok().and_then(|address| address.as_abstract_name().map(ToOwned::to_owned));
     task.check_eq("the abstract name", peer.as_deref(), name.as_abstract_name());
     task.check("connects to the abstract name", UnixStream::connect_addr(&name).is_ok());
     drop(hidden_server);
@@ -105,12 +109,18 @@ fn main() {
     task.check_eq("three", mailbox.recv(&mut bytes).ok(), Some(5));
     task.check("sends by name", lonely.send_to(b"four", &mailbox_path).is_ok());
     task.check_eq("four", mailbox.recv(&mut bytes).ok(), Some(4));
-    task.check("still no peer", nix::sys::socket::getpeername::<SockaddrIn>(unconnected.as_raw_fd()).is_err());
+    task.check(
+        "still no peer",
+        nix::sys::socket::getpeername::<SockaddrIn>(unconnected.as_raw_fd()).is_err(),
+    );
 
     task.check_eq("addresses", addresses(&[&tcp4], &[&udp, &to_udp, &half]), before);
     for listener in [Some(&tcp4), tcp6.as_ref()].into_iter().flatten() {
         let address = listener.local_addr().expect("address");
-        task.check("connects over a network", TcpStream::connect(address).is_ok() && listener.accept().is_ok());
+        task.check(
+            "connects over a network",
+            TcpStream::connect(address).is_ok() && listener.accept().is_ok(),
+        );
     }
     for socket in &sharing {
         task.check_eq("SO_REUSEPORT", getsockopt(socket, ReusePort), Ok(true));
