@@ -15,18 +15,22 @@ use std::os::unix::ffi::OsStrExt;
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
-    Cradle as Birthplace, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Interest, Life,
-    OfdSpec, Owner, Slot, SocketFile, SocketOption, SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
+    Content, Cradle as Birthplace, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
+    ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketOption, SocketPeer,
+    SocketSpec, TimerSpec, Wrong, verify,
 };
 
 use crate::image::{
-    Blob, Epoll, Fifo, Fown, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState, Timerfd,
+    Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState, Timerfd,
     UnixSocket, open_blob,
 };
 use crate::runner;
-use crate::tape::Tapes;
+use crate::tape::abi::{Record, Verb};
+use crate::tape::{Tapes, Undo, UndoKind};
 use crate::tape::lift::{LiftError, lift};
 
+/// The bit of O_TMPFILE that is not O_DIRECTORY.
+const O_TMPFILE_BIT: u32 = 0o20_000_000;
 /// `TCP_ESTABLISHED` and `TCP_LISTEN`, as unix sockets have them, too.
 const ESTABLISHED: u32 = 1;
 const LISTEN: u32 = 10;
@@ -70,14 +74,10 @@ pub fn certify_in(
         address >= tapes.ro_base() && tapes.bytes(address, bytes.len() as u64) == Some(bytes)
     };
     let sigchld = 1u64 << (libc::SIGCHLD - 1);
-    let undo: Vec<u8> =
-        tapes.undo.iter().flat_map(|undo| [undo.word, undo.path]).flat_map(u64::to_ne_bytes).collect();
     let strange = if !reads(tapes.code, runner::code()) {
         Some("the tapes come with another runner")
     } else if !reads(tapes.sigchld_set, &sigchld.to_ne_bytes()) || !reads(tapes.no_time, &[0; 16]) {
         Some("what the commit reads is not a set of SIGCHLD and no time")
-    } else if !reads(tapes.undo_table, &undo) {
-        Some("what the launcher would undo is not what the tapes announce")
     } else {
         None
     };
@@ -85,7 +85,65 @@ pub fn certify_in(
         let wrong = Wrong::NotUnderstood { what: what.to_owned() };
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
-    verify(&lifted, &expected(model, cradle, facts)?)
+    let expected = expected(model, cradle, facts)?;
+    check_undo(tapes, &expected)?;
+    verify(&lifted, &expected)
+}
+
+/// Whether the launcher would find every name that a task makes: each has a note of its own, whose
+/// flags are set just before, just after, and when the name is gone. Those of sockets are
+/// [`verify`]'s: their names are not in the records alone.
+fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> {
+    let mut free: Vec<&Undo> = tapes.undo.iter().collect();
+    for task in &tapes.tasks {
+        let records: Vec<Record> = tapes.records(task).map(|(_, record)| record).collect();
+        let posts = |at: Option<usize>, word: u64| {
+            let record = at.and_then(|at| records.get(at));
+            record.is_some_and(|record| record.verb() == Some(Verb::Post) && record.args[0] == tapes.base + word)
+        };
+        let wrong = |at: usize, path: &[u8], what: &str| Counterexample {
+            task: task.pid,
+            record: Some(at as u32),
+            wrong: Wrong::NotUnderstood { what: format!("{}: {what}", path.escape_ascii()) },
+        };
+        let mut open: Vec<(&[u8], &Undo)> = Vec::new();
+        for (at, record) in records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall)) {
+            let nr = libc::c_long::from(record.nr);
+            let makes = nr == libc::SYS_mkdirat || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
+            let removes = nr == libc::SYS_unlinkat || nr == libc::SYS_renameat2 && record.args[4] == 0;
+            if !makes && !removes {
+                continue;
+            }
+            let path = tapes.c_string(record.args[1]).unwrap_or_default();
+            if removes {
+                let is_plain = nr == libc::SYS_unlinkat && record.args[2] == 0;
+                if is_plain && expected.socket_paths.contains(path) && !open.iter().any(|(name, _)| *name == path) {
+                    continue;
+                }
+                let Some(index) = open.iter().rposition(|(name, _)| *name == path) else {
+                    return Err(wrong(at, path, "is removed, and nothing says that it was made"));
+                };
+                if !posts(Some(at + 1), open.remove(index).1.gone) {
+                    return Err(wrong(at, path, "is removed, and the launcher is not told"));
+                }
+                continue;
+            }
+            let is_this = |undo: &&Undo| {
+                let named = match undo.kind {
+                    UndoKind::File => nr == libc::SYS_openat && undo.path == path,
+                    UndoKind::Directory => nr == libc::SYS_mkdirat && undo.path == path,
+                    UndoKind::Socket => false,
+                    UndoKind::ChangedPlaces => nr == libc::SYS_openat && undo.path.split(|byte| *byte == 0).next() == Some(path),
+                };
+                named && posts(at.checked_sub(1), undo.intent) && posts(Some(at + 1), undo.made)
+            };
+            let Some(index) = free.iter().position(is_this) else {
+                return Err(wrong(at, path, "is made, and the launcher would not remove it after a failure"));
+            };
+            open.push((path, free.remove(index)));
+        }
+    }
+    Ok(())
 }
 
 /// What the images say, for the checker.
@@ -150,9 +208,15 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         let packet_data = ExpectedPacket { data: read(&packet.data)?, rights: rights.unwrap_or_default() };
         queues.entry(packet.id_for).or_default().push(packet_data);
     }
+    let mut ghost_of: BTreeMap<u32, InodeId> = BTreeMap::new();
     for remap in &model.remaps {
-        strange.insert(remap.orig_id, "its name was unlinked or replaced");
+        if remap.remap_type == 1 {
+            ghost_of.insert(remap.orig_id, InodeId::Ghost(remap.remap_id));
+        } else {
+            strange.insert(remap.orig_id, "its name was replaced, or its process is gone");
+        }
     }
+    let inodes = inodes(model, &ghost_of);
 
     let sockets: BTreeMap<u32, (OfdId, &UnixSocket)> = model
         .ofds
@@ -169,7 +233,21 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         .iter()
         .map(|ofd| {
             let mut wanted = context.expected_ofd(ofd, queues.remove(&ofd.id).unwrap_or_default());
+            if let (Some(inode), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
+                if inodes.contains_key(inode) && !file.is_external {
+                    wanted.spec = OfdSpec::Inode { inode: *inode, position: position(file) };
+                    // The flag of a file that was made without a name, which no other way leaves.
+                    if file.flags & O_TMPFILE_BIT != 0 {
+                        wanted.flags &= !(libc::O_TMPFILE as u32);
+                    }
+                } else {
+                    wanted.spec = OfdSpec::Unmodelled("an unlinked file of this kind".to_owned());
+                }
+            }
             let path_id = if let OfdKind::Fifo(fifo) = &ofd.kind { fifo.reg_id } else { ofd.id };
+            if ghost_of.contains_key(&path_id) && matches!(ofd.kind, OfdKind::Fifo(_)) {
+                wanted.spec = OfdSpec::Unmodelled("a FIFO whose name was unlinked".to_owned());
+            }
             if let Some(what) = strange.get(&path_id) {
                 wanted.spec = OfdSpec::Unmodelled((*what).to_owned());
             }
@@ -193,7 +271,66 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         socket_paths: sockets.values().filter_map(|(_, socket)| unix_path(socket)).collect::<BTreeSet<_>>(),
         images: model.dir.as_os_str().as_bytes().to_vec(),
         facts,
+        inodes,
     })
+}
+
+/// Unlinked files, each by the name that it had, and memfds.
+fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId, ExpectedInode> {
+    let image = |image: Image| model.dir.join(image.to_string()).as_os_str().as_bytes().to_vec();
+    let mut names: BTreeMap<InodeId, &str> = BTreeMap::new();
+    for ofd in &model.ofds {
+        if let (Some(id), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
+            names.insert(*id, &file.path);
+        }
+    }
+    let mut inodes = BTreeMap::new();
+    for ghost in &model.ghosts {
+        let id = InodeId::Ghost(ghost.id);
+        let kind = match ghost.mode & libc::S_IFMT {
+            libc::S_IFREG => InodeKind::File,
+            libc::S_IFDIR => InodeKind::Directory,
+            _ => continue,
+        };
+        let Some(name) = names.get(&id) else { continue };
+        let mut content = Content::default();
+        for piece in &ghost.pieces {
+            content.push(piece.at, &image(Image::GhostFile(ghost.id)), piece.data.offset_bytes, piece.data.len_bytes);
+        }
+        let inode = ExpectedInode {
+            kind,
+            name: name.as_bytes().to_vec(),
+            size: ghost.size_bytes,
+            mode: Some(ghost.mode & 0o7777),
+            owner: (ghost.uid, ghost.gid),
+            times: ghost.times,
+            seals: 0,
+            content,
+        };
+        inodes.insert(id, inode);
+    }
+    for memfd in &model.memfds {
+        let mut content = Content::default();
+        for shm in model.shm.iter().filter(|shm| shm.shmid == memfd.shmid) {
+            let source = image(Image::Pages(shm.pages.pages_id));
+            for extent in &shm.pages.extents {
+                let rest = memfd.size_bytes.saturating_sub(extent.start);
+                content.push(extent.start, &source, extent.offset_bytes, rest.min(extent.len_pages.saturating_mul(4096)));
+            }
+        }
+        let inode = ExpectedInode {
+            kind: InodeKind::Memfd,
+            name: memfd.name.as_bytes().to_vec(),
+            size: memfd.size_bytes,
+            mode: memfd.mode.map(|mode| mode & 0o7777),
+            owner: (memfd.uid, memfd.gid),
+            times: None,
+            seals: memfd.seals,
+            content,
+        };
+        inodes.insert(InodeId::Memfd(memfd.inode_id), inode);
+    }
+    inodes
 }
 
 fn unusable(task: u32, what: String) -> Counterexample {
@@ -244,7 +381,8 @@ impl Context<'_> {
                 (format!("file {id:#x} (internet socket {:#x})", inet.inode), spec, inet.flags, inet.fown)
             }
             OfdKind::Memfd(memfd) => {
-                let spec = OfdSpec::Unmodelled("a memfd".to_owned());
+                let inode = InodeId::Memfd(memfd.inode_id);
+                let spec = OfdSpec::Inode { inode, position: Some(memfd.position) };
                 (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
             }
             OfdKind::Epoll(epoll) => {
@@ -380,9 +518,13 @@ fn path(file: &RegFile) -> OfdSpec {
     if file.is_external {
         return OfdSpec::Unmodelled("an external file".to_owned());
     }
-    // Descriptions without a position have -1, or are O_PATH.
+    OfdSpec::Path { path: file.path.as_bytes().to_vec(), position: position(file) }
+}
+
+/// Descriptions without a position have -1, or are O_PATH.
+fn position(file: &RegFile) -> Option<u64> {
     let has_position = file.flags & libc::O_PATH as u32 == 0 && file.position != u64::MAX;
-    OfdSpec::Path { path: file.path.as_bytes().to_vec(), position: has_position.then_some(file.position) }
+    has_position.then_some(file.position)
 }
 
 fn socket(
@@ -562,7 +704,7 @@ mod tests {
 
     use super::*;
     use crate::image::read_model;
-    use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, Record};
+    use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE};
     use crate::tape::assemble::{Assembler, Tape};
 
     const BASE: u64 = 0x1_0000_0000;

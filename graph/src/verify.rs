@@ -59,6 +59,7 @@ mod descriptor;
 mod effect;
 mod expected;
 mod family;
+mod name;
 mod object;
 mod outcome;
 mod privilege;
@@ -71,11 +72,11 @@ mod tests;
 
 pub use effect::{
     Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
-    PrivilegeEffect, Region, SocketOption,
+    NameEffect, PrivilegeEffect, Region, SocketOption,
 };
 pub use expected::{
-    Cradle, Expected, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts, Interest, Life, OfdSpec,
-    Owner, Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
+    Content, Cradle, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts,
+    InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
 

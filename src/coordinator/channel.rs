@@ -23,8 +23,6 @@ pub enum Order {
         birth: Birth,
         /// Clone it as a child of our parent.
         sibling: bool,
-        /// Where the table of what is to be removed after a failure is, and how many entries it has.
-        undo: (u64, u64),
     },
     /// The commit has ended: the tree runs. Nothing is to be killed any more.
     Committed,
@@ -48,13 +46,13 @@ pub enum Reply {
     Interrupted(i32),
 }
 
-const WORDS: usize = 11;
+const WORDS: usize = 9;
 type Words = [u64; WORDS];
 
 impl Order {
     fn to_words(self) -> Words {
         match self {
-            Order::Start { place, birth, sibling, undo } => [
+            Order::Start { place, birth, sibling } => [
                 1,
                 place.base,
                 place.rw_len,
@@ -64,21 +62,18 @@ impl Order {
                 birth.control,
                 birth.code,
                 u64::from(sibling),
-                undo.0,
-                undo.1,
             ],
-            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0],
         }
     }
 
     fn from_words(words: Words) -> Option<Order> {
-        let [kind, base, rw_len, ro_len, clone_args, tape, control, code, sibling, undo_at, undo_count] = words;
+        let [kind, base, rw_len, ro_len, clone_args, tape, control, code, sibling] = words;
         match kind {
             1 => Some(Order::Start {
                 place: Place { base, rw_len, ro_len },
                 birth: Birth { clone_args, tape, control, code },
                 sibling: sibling != 0,
-                undo: (undo_at, undo_count),
             }),
             2 => Some(Order::Committed),
             _ => None,
@@ -95,7 +90,7 @@ impl Reply {
             Reply::RootDied => (4, 0),
             Reply::Interrupted(signal) => (5, signal),
         };
-        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0]
     }
 
     fn from_words(words: Words) -> Option<Reply> {
@@ -221,7 +216,7 @@ mod tests {
         }
         let place = Place { base: 1, rw_len: 2, ro_len: 3 };
         let birth = Birth { clone_args: 4, tape: 5, control: 6, code: 7 };
-        let words = Order::Start { place, birth, sibling: true, undo: (8, 9) }.to_words();
+        let words = Order::Start { place, birth, sibling: true }.to_words();
         assert_eq!(Order::from_words(words).map(Order::to_words), Some(words));
         assert!(Order::from_words([9; WORDS]).is_none());
     }

@@ -8,7 +8,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,7 +19,7 @@ use nix::unistd::Pid;
 
 use super::channel::{Channel, Order, Reply};
 use super::rollback;
-use super::undo::Undo;
+use super::undo::Remains;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
 use crate::sys::region::{Place, Shared, map_in_place};
 
@@ -40,7 +39,7 @@ pub enum End {
 
 /// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
-    let mut launcher = Launcher { channel, coordinator, root: None, sibling: None, undo: None };
+    let mut launcher = Launcher { channel, coordinator, root: None, sibling: None, remains: None };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
@@ -57,10 +56,8 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         // Orders first: a commit that has been said counts, whatever else has happened since.
         if fds[0].revents().is_some_and(|events| !events.is_empty()) {
             match channel.order() {
-                Ok((Order::Start { place, birth, sibling, undo }, Some(region))) => {
-                    let started = SystemTime::now();
+                Ok((Order::Start { place, birth, sibling }, Some(region))) => {
                     launcher.start(place, birth, sibling, &region);
-                    launcher.undo = Some(Undo::new(region, place.base, undo, started));
                 }
                 Ok((Order::Committed, _)) => {
                     if let Some(root) = launcher.root {
@@ -87,8 +84,8 @@ struct Launcher<'a> {
     root: Option<Pid>,
     /// Set if the root is no child of ours.
     sibling: Option<Sibling>,
-    /// What a failed restore leaves to be removed.
-    undo: Option<Undo>,
+    /// What to take away if there is no commit.
+    remains: Option<Remains>,
 }
 
 /// What is needed to take away a root that is our sibling, and what is below it.
@@ -99,6 +96,14 @@ struct Sibling {
 
 impl Launcher<'_> {
     fn start(&mut self, place: Place, birth: Birth, sibling: bool, region: &OwnedFd) {
+        // Before anything is born: what is older is not the tapes'.
+        match Remains::keep(region.as_fd(), place) {
+            Ok(remains) => self.remains = Some(remains),
+            Err(error) => {
+                let _ = self.channel.reply(Reply::MapFailed(error.raw_os_error().unwrap_or(libc::EMFILE)));
+                return;
+            }
+        }
         let reply = match self.try_start(place, birth, sibling, region) {
             Ok(root) => {
                 self.root = Some(root);
@@ -172,8 +177,13 @@ impl Launcher<'_> {
                 Err(_) => break,
             }
         }
-        if let Some(undo) = &self.undo {
-            undo.run();
+        if self.sibling.is_some()
+            && let Some(root) = self.root
+        {
+            await_gone(root);
+        }
+        for (path, error) in self.remains.iter().flat_map(Remains::remove) {
+            tracing::error!("{} is left behind: {error}", path.display());
         }
         end
     }
@@ -218,6 +228,19 @@ fn kill_below(root: Pid) {
     }
     for pid in found {
         let _ = kill(pid, Signal::SIGKILL);
+    }
+}
+
+/// Waits until a tree that was killed and is not ours to reap makes no more system calls.
+fn await_gone(root: Pid) {
+    for _ in 0..200 {
+        let stat = std::fs::read_to_string(format!("/proc/{root}/stat")).unwrap_or_default();
+        // proc_pid_stat(5): the state follows the name.
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        if matches!(state, None | Some('Z' | 'X')) && children(root.as_raw() as u32).is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 

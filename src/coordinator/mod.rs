@@ -11,7 +11,7 @@
 //! | [`launcher`] | the launcher's life |
 //! | [`channel`] | what the two say to each other |
 //! | [`supervise`] | waits until all have arrived, or something fails |
-//! | [`undo`] | removes the files that a failed restore made |
+//! | [`undo`] | takes away files that killed tasks have left |
 //! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
 //! | `rollback` | finds and kills tasks that are not one's children |
 //!
@@ -169,7 +169,6 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
         place: Place { base: tapes.base, rw_len: tapes.rw.len() as u64, ro_len: tapes.ro.len() as u64 },
         birth: Birth { clone_args: root.clone_args, tape: root.tape, control: tapes.base, code: tapes.code },
         sibling: run.sibling,
-        undo: (tapes.undo_table, tapes.undo.len() as u64),
     };
     channel.send(order, Some(region.as_fd())).map_err(RunError::Channel)?;
     let result = watch_and_commit(run, channel, &shared, start);

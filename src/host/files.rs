@@ -107,16 +107,23 @@ pub(super) fn gather(paths: &BTreeMap<String, bool>, root: Option<&Path>) -> BTr
         Some(root) => open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .map(|root| Tree { root: Some(root) }),
     };
-    paths
-        .iter()
-        .map(|(path, &wants_build_id)| {
-            let fact = match &tree {
-                Ok(tree) => tree.look_up(path, wants_build_id),
-                Err(errno) => FileFact { reached: Err(*errno), is_symlink: false, build_id: None },
-            };
-            (path.clone(), fact)
-        })
-        .collect()
+    let look_up = |path: &str, wants_build_id| match &tree {
+        Ok(tree) => tree.look_up(path, wants_build_id),
+        Err(errno) => FileFact { reached: Err(*errno), is_symlink: false, build_id: None },
+    };
+    let mut facts: BTreeMap<String, FileFact> =
+        paths.iter().map(|(path, &wants_build_id)| (path.clone(), look_up(path, wants_build_id))).collect();
+    // Of what is missing it matters which of the directories above it are there.
+    let missing: Vec<String> =
+        facts.iter().filter(|(_, fact)| fact.reached.is_err()).map(|(path, _)| path.clone()).collect();
+    for path in missing {
+        for above in path.match_indices('/').map(|(end, _)| &path[..end]).filter(|above| !above.is_empty()) {
+            if !facts.contains_key(above) {
+                facts.insert(above.to_owned(), look_up(above, false));
+            }
+        }
+    }
+    facts
 }
 
 /// Where paths begin: at a directory, or at this process's own root.

@@ -276,12 +276,31 @@ impl<'a> Entries<'a> {
     /// # Errors
     /// [`ImageError::Truncated`].
     pub(crate) fn payload(&mut self, image: Image, len: u32) -> Result<Blob, ImageError> {
+        self.long_payload(image, u64::from(len))
+    }
+
+    /// As [`Entries::payload`], for what may be longer than any other.
+    ///
+    /// # Errors
+    /// [`ImageError::Truncated`].
+    pub(crate) fn long_payload(&mut self, image: Image, len: u64) -> Result<Blob, ImageError> {
         let offset_bytes = self.at as u64;
-        self.take(len as usize)?;
+        self.take(usize::try_from(len).unwrap_or(usize::MAX))?;
         Ok(Blob {
             image,
             offset_bytes,
-            len_bytes: u64::from(len),
+            len_bytes: len,
         })
+    }
+
+    /// Steps over everything up to the end of the file and says where it is.
+    pub(crate) fn rest(&mut self, image: Image) -> Blob {
+        let offset_bytes = self.at as u64;
+        self.at = self.bytes.len();
+        Blob {
+            image,
+            offset_bytes,
+            len_bytes: self.at as u64 - offset_bytes,
+        }
     }
 }

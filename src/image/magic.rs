@@ -145,6 +145,7 @@ pub(crate) static EVENTPOLL_TFD: Kind = read("eventpoll-tfd", One, 0x4443_3746);
 pub(crate) static SK_QUEUES: Kind = read("sk-queues", One, 0x5626_4026);
 pub(crate) static MEMFD: Kind = read("memfd", One, 0x4845_3499);
 pub(crate) static REMAP_FPATH: Kind = read("remap-fpath", One, 0x5913_3954);
+pub(crate) static GHOST_FILE: Kind = read("ghost-file-", Hex, 0x5258_3605);
 pub(crate) static CGROUP: Kind = read("cgroup", One, 0x5938_3330);
 pub(crate) static FILELOCKS: Kind = read("filelocks", One, 0x5432_3616);
 /// Without a time namespace: the clocks at the dump.
@@ -169,6 +170,7 @@ static READ: &[&Kind] = &[
     &SK_QUEUES,
     &MEMFD,
     &REMAP_FPATH,
+    &GHOST_FILE,
     &CGROUP,
     &FILELOCKS,
     &CLOCKS,
@@ -187,12 +189,6 @@ static REST: &[Kind] = &[
     // Features of tasks.
     unread("seccomp", One, 0x6441_3049, "seccomp filters"),
     unread("apparmor", One, 0x5942_3047, "AppArmor policies"),
-    mixed(
-        "ghost-file-",
-        Hex,
-        0x5258_3605,
-        "contents of an unlinked file",
-    ),
     // Open files.
     unread("tty-info", One, 0x5945_3036, "terminals"),
     unread("tty-data", One, 0x5941_3026, "data queued in terminals"),

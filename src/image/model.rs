@@ -64,6 +64,8 @@ pub enum Image {
     Memfd,
     /// `remap-fpath.img`
     RemapFpath,
+    /// `ghost-file-ID.img`
+    GhostFile(u32),
     /// `cgroup.img`
     Cgroup,
     /// `seccomp.img`
@@ -96,6 +98,7 @@ impl fmt::Display for Image {
             Image::SkQueues => f.write_str("sk-queues.img"),
             Image::Memfd => f.write_str("memfd.img"),
             Image::RemapFpath => f.write_str("remap-fpath.img"),
+            Image::GhostFile(id) => write!(f, "ghost-file-{id:x}.img"),
             Image::Cgroup => f.write_str("cgroup.img"),
             Image::Seccomp => f.write_str("seccomp.img"),
             Image::Filelocks => f.write_str("filelocks.img"),
@@ -171,6 +174,8 @@ pub struct Model {
     pub memfds: Vec<MemfdInode>,
     /// Unlinked or otherwise unreachable files, from `remap-fpath.img`.
     pub remaps: Vec<Remap>,
+    /// What unlinked files were and held, one for every `ghost-file-*.img`, sorted by id.
+    pub ghosts: Vec<GhostFile>,
     /// The cgroup sets that tasks refer to.
     pub cgroup_sets: Vec<CgroupSet>,
     /// File locks (`filelocks.img`).
@@ -996,6 +1001,36 @@ pub struct Remap {
     /// 0 link remap, 1 ghost, 2 procfs.
     pub remap_type: u32,
     pub origin: Origin,
+}
+
+/// `ghost-file-ID.img`: an unlinked file.
+#[derive(Debug, Clone)]
+pub struct GhostFile {
+    /// The number in the name of the image: [`Remap::remap_id`].
+    pub id: u32,
+    /// `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last access and last modification: seconds since 1970, and nanoseconds.
+    pub times: Option<((i64, u64), (i64, u64))>,
+    /// Length.
+    pub size_bytes: u64,
+    /// Stretches with content; the rest are holes.
+    pub pieces: Vec<GhostPiece>,
+    /// Entry.
+    pub origin: Origin,
+}
+
+/// A stretch of an unlinked file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GhostPiece {
+    /// Offset in the file.
+    pub at: u64,
+    /// The bytes.
+    pub data: Blob,
 }
 
 /// A set of cgroups that tasks are in: (controller name, path).

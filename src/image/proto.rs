@@ -658,6 +658,28 @@ messages! {
         [uint32, required] remap_id: u32 = 2;
         [uint32, optional] remap_type: Option<u32> = 3;
     }
+    // ghost-file.proto, time.proto
+    GhostFileEntry = "ghost_file_entry" {
+        [uint32, required] uid: u32 = 1;
+        [uint32, required] gid: u32 = 2;
+        [uint32, required] mode: u32 = 3;
+        [uint32, optional] dev: Option<u32> = 4;
+        [uint64, optional] ino: Option<u64> = 5;
+        [uint32, optional] rdev: Option<u32> = 6;
+        [message, optional] atim: Option<Timeval> = 7 in Timeval;
+        [message, optional] mtim: Option<Timeval> = 8 in Timeval;
+        [bool, optional] chunks: Option<bool> = 9;
+        [uint64, optional] size: Option<u64> = 10;
+        [bytes = "vec", optional] symlnk_target: Option<Vec<u8>> = 11;
+    }
+    GhostChunkEntry = "ghost_chunk_entry" {
+        [uint64, required] len: u64 = 1;
+        [uint64, required] off: u64 = 2;
+    }
+    Timeval = "timeval" {
+        [uint64, required] tv_sec: u64 = 1;
+        [uint64, required] tv_usec: u64 = 2;
+    }
     FileLockEntry = "file_lock_entry" {
         [uint32, required] flag: u32 = 1;
         [uint32, required] r#type: u32 = 2;

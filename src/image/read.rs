@@ -137,6 +137,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         shm: shared.shm,
         memfds: shared.memfds,
         remaps: shared.remaps,
+        ghosts: shared.ghosts,
         cgroup_sets: shared.cgroup_sets,
         file_locks: shared.file_locks,
         clocks: shared.clocks,
@@ -157,6 +158,7 @@ struct Shared {
     shm: Vec<Shm>,
     memfds: Vec<MemfdInode>,
     remaps: Vec<super::model::Remap>,
+    ghosts: Vec<super::model::GhostFile>,
     cgroup_sets: Vec<super::model::CgroupSet>,
     file_locks: Vec<super::model::FileLock>,
     clocks: Option<super::model::Clocks>,
@@ -182,6 +184,10 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
             Some(Shm { shmid, pages })
         })
         .collect();
+    let ghosts = names
+        .of(&magic::GHOST_FILE)
+        .filter_map(|id| files::ghost::read_ghost(dir, u32::try_from(id).ok()?, errors))
+        .collect();
     Shared {
         ofds,
         pipe_data,
@@ -190,6 +196,7 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
         shm,
         memfds,
         remaps: shared::read_remaps(dir, errors),
+        ghosts,
         cgroup_sets: shared::read_cgroup_sets(dir, errors),
         file_locks: shared::read_file_locks(dir, errors),
         clocks: shared::read_clocks(dir, errors),
@@ -540,6 +547,15 @@ fn check_references(model: &Model, errors: &mut Errors) {
     {
         // A remap of type procfs (2) names a path, whose file may be one of the old images.
         let reason = format!("remaps {:#x}, which files.img lacks", remap.orig_id);
+        errors.inconsistent(remap.origin.image, remap.origin.entry, reason);
+    }
+    let ghosts: BTreeSet<u32> = model.ghosts.iter().map(|ghost| ghost.id).collect();
+    for remap in model
+        .remaps
+        .iter()
+        .filter(|remap| remap.remap_type == 1 && !ghosts.contains(&remap.remap_id))
+    {
+        let reason = format!("remaps {:#x} to ghost file {:x}, which has no image", remap.orig_id, remap.remap_id);
         errors.inconsistent(remap.origin.image, remap.origin.entry, reason);
     }
 }

@@ -445,7 +445,7 @@ fn unread_images_are_listed_if_they_say_anything() {
     let copy = Copy::new();
     copy.set_entries("tty-info.img", &[]);
     copy.set_entries("utsns-11.img", &[vec![8, 1], vec![8, 2]]);
-    copy.set_entries("ghost-file-a.img", &[vec![8, 1]]);
+    copy.set_entries("bpfmap-data.img", &[vec![8, 1]]);
     copy.write("route-9.img", b"");
     copy.write("iptables-9.img", b"*filter");
     copy.write("dump.log", b"not an image");
@@ -459,7 +459,7 @@ fn unread_images_are_listed_if_they_say_anything() {
     assert_eq!(
         unread,
         [
-            "ghost-file-a.img None contents of an unlinked file",
+            "bpfmap-data.img None contents of BPF maps",
             "iptables-9.img None iptables of a network namespace",
             "utsns-11.img Some(2) a UTS namespace",
         ]

@@ -51,6 +51,14 @@ impl Lowering<'_> {
                 let path = self.asm.text(path.as_bytes());
                 self.tape.call(libc::SYS_chdir, &[path], 0);
             }
+            StepKind::EnterDirectory => {
+                let fd = fds.first().map_or(u64::MAX, |fd| u64::from(*fd));
+                self.tape.call(libc::SYS_fchdir, &[fd], 0);
+            }
+            StepKind::Chroot(path) => {
+                let path = self.asm.text(path.as_bytes());
+                self.tape.call(libc::SYS_chroot, &[path], 0);
+            }
             StepKind::Comm(name) => {
                 let name = self.asm.text(name.as_bytes());
                 self.prctl(libc::PR_SET_NAME, name);

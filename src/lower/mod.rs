@@ -11,6 +11,7 @@ mod fifo;
 mod inet;
 mod memory;
 mod owner;
+mod nameless;
 mod pipe;
 mod poll;
 mod reg;
@@ -33,9 +34,9 @@ use crate::tape::assemble::{Assembler, Tape, TooLarge};
 /// # Errors
 /// The tapes are larger than the window allows.
 pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
-    let events = plan.events.len() + unix::undo_words(recipes);
-    let mut asm = Assembler::new(window.base, events, attributes::cells(recipes), runner::code());
-    asm.keep_for_undo(plan.events.len() as u32);
+    let names = nameless::names(recipes) + unix::names(recipes);
+    let mut asm =
+        Assembler::with_undo(window.base, plan.events.len(), names, attributes::cells(recipes), runner::code());
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Children have higher ids than their parents, which need the addresses of their tapes.
     for (index, program) in plan.programs.iter().enumerate().rev() {
@@ -117,6 +118,7 @@ impl Lowering<'_> {
                     ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
                     ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
+                    ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
                     ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
                 }
             }

@@ -6,13 +6,14 @@ use super::Lowering;
 use crate::image::SocketOptions;
 use crate::resolve::Recipes;
 use crate::resolve::recipe::{Message, ResourceKind, SocketEnd, UnixAction, UnixGroup, UnixName};
+use crate::tape::UndoKind;
 
 /// Buffers while queues are filled: what was sent in pieces may be charged otherwise when it is
 /// sent again. The kernel caps it (socket(7), SO_SNDBUFFORCE).
 const ROOMY_BYTES: u32 = 1 << 26;
 
 /// How many files are made, of which the launcher is told.
-pub(super) fn undo_words(recipes: &Recipes) -> usize {
+pub(super) fn names(recipes: &Recipes) -> usize {
     let made = |action: &&UnixAction| matches!(action, UnixAction::Bind { name, stale: false, .. } if name.path.is_some());
     let count = |kind: &ResourceKind| match kind {
         ResourceKind::UnixSockets(group) => group.actions.iter().filter(made).count(),
@@ -85,13 +86,13 @@ impl Lowering<'_> {
             self.unlink(path);
             None
         } else {
-            let word = self.asm.undo(path.as_bytes());
-            self.tape.post(word);
-            Some(word)
+            let [intent, made, _] = self.asm.undo(path.as_bytes(), UndoKind::Socket);
+            self.tape.post(intent);
+            Some(made)
         };
         self.named_call(libc::SYS_bind, fd, name);
-        if let Some(word) = undo {
-            self.tape.post(word);
+        if let Some(made) = undo {
+            self.tape.post(made);
         }
         if let Some((mode, uid, gid)) = name.perms {
             let path = self.asm.text(path.as_bytes());

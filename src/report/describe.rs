@@ -8,7 +8,7 @@ use regrow_graph::ids::{OpId, ResourceId, TaskId};
 use super::words;
 use crate::image::Origin;
 use crate::pipeline::Prepared;
-use crate::resolve::recipe::{ResourceKind, StepKind, UnixAction};
+use crate::resolve::recipe::{InodeKind, ResourceKind, StepKind, UnixAction};
 
 /// The pid of a task, the tid of a thread.
 pub fn pid(prepared: &Prepared, task: TaskId) -> u32 {
@@ -102,6 +102,18 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
             [one] => format!("internet socket {resource} (protocol {}, port {})", one.socket.protocol, one.socket.src.1),
             _ => format!("{} internet sockets {resource}", sockets.len()),
         },
+        ResourceKind::Nameless(recipe) => {
+            let names: Vec<String> = recipe
+                .inodes
+                .iter()
+                .map(|inode| match &inode.kind {
+                    InodeKind::Memfd { name, .. } => format!("memfd \"{name}\""),
+                    InodeKind::File { path, .. } => format!("{path} (deleted)"),
+                    InodeKind::Directory { path } => format!("{path}/ (deleted)"),
+                })
+                .collect();
+            names.join(", ")
+        }
         ResourceKind::Carrier { len, .. } => format!("shared memory {resource} of {len} bytes"),
     }
 }
@@ -114,6 +126,8 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::SigAction { signal, .. } => format!("handler of {}", words::signal(*signal)),
         StepKind::Umask(mask) => format!("umask {mask:03o}"),
         StepKind::Chdir(path) => format!("working directory {path}"),
+        StepKind::EnterDirectory => "working directory that was removed".to_owned(),
+        StepKind::Chroot(path) => format!("root directory {path}"),
         StepKind::Comm(name) => format!("name {name}"),
         StepKind::Personality(persona) => format!("personality {persona:#x}"),
         StepKind::Mmap { start, len, .. } => format!("map {}", range(*start, *len)),

@@ -17,7 +17,7 @@ use super::{describe, run, words};
 use crate::image::Origin;
 use crate::pipeline::{Prepared, Timings};
 use crate::resolve::Role;
-use crate::resolve::recipe::{FilePurpose, ResourceKind};
+use crate::resolve::recipe::{FilePurpose, InodeKind, ResourceKind};
 
 /// Name and version of the JSON.
 pub const FORMAT: &str = "regrow-plan/1";
@@ -395,6 +395,10 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::SocketPair { .. } => "socket pair",
         ResourceKind::UnixSockets(_) => "unix sockets",
         ResourceKind::InetSockets(_) => "internet sockets",
+        ResourceKind::Nameless(recipe) => match recipe.inodes.first().map(|inode| &inode.kind) {
+            Some(InodeKind::Memfd { .. }) => "memfd",
+            Some(InodeKind::File { .. } | InodeKind::Directory { .. }) | None => "unlinked file",
+        },
         ResourceKind::Carrier { .. } => "shared memory",
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
-use super::files;
+use super::files::{self, ghost};
 use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
@@ -178,9 +178,18 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                 }
             }
             VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => {}
-            VmaKind::Memfd { .. } => {
-                let text = format!("mapping {:#x}-{:#x}: a mapped memfd is not restored yet", vma.start, vma.end);
-                resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
+            VmaKind::Memfd { inode_id, offset_bytes, file_flags, .. } => {
+                let shared = vma.flags & libc::MAP_SHARED as u32 != 0;
+                let default = if shared && vma.prot & libc::PROT_WRITE as u32 != 0 { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+                let access = if shared { file_flags.unwrap_or(default) & O_ACCMODE } else { libc::O_RDONLY as u32 };
+                let Some(file) = resolver.open_inode(ghost::InodeKey::Memfd(inode_id), access, 0, None) else { continue };
+                let prot = if shared { vma.prot } else { prot };
+                let flags = kept & !(libc::MAP_ANONYMOUS as u32);
+                let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
+                steps.push(resolver.add_step(kind, vma.origin, vec![file]));
+                if prot != vma.prot {
+                    protections.push(vma);
+                }
             }
             VmaKind::Other => {
                 let text = format!("mapping {:#x}-{:#x}: {} is not restored yet", vma.start, vma.end, format_args!("status {:#x}", vma.status));
@@ -272,7 +281,8 @@ fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, vdso: Opt
             let fits = vmas.get(index).filter(|vma| vma.start <= at).filter(|vma| match vma.kind {
                 VmaKind::AnonPrivate | VmaKind::FilePrivate { .. } => true,
                 VmaKind::Vvar | VmaKind::Vdso => vdso.is_some(),
-                VmaKind::FileShared { .. } | VmaKind::AnonShared { .. } | VmaKind::Memfd { .. } | VmaKind::Vsyscall | VmaKind::Other => false,
+                VmaKind::Memfd { .. } => vma.flags & libc::MAP_PRIVATE as u32 != 0,
+                VmaKind::FileShared { .. } | VmaKind::AnonShared { .. } | VmaKind::Vsyscall | VmaKind::Other => false,
             });
             let Some(vma) = fits else {
                 let text = format!("page {at:#x} is in no private mapping");
@@ -331,10 +341,12 @@ fn mapped_file(resolver: &mut Resolver<'_>, pid: NsPid, ofd_id: u32, access: u32
         resolver.problems.add(ProblemKind::BadImages, Some(pid), Some(origin), text);
         return None;
     };
-    if model.remaps.iter().any(|remap| remap.orig_id == ofd_id) {
-        let text = format!("{}: mapped, and its name was unlinked or replaced: not restored yet", files::name(entry));
-        resolver.problems.unsupported(Some(pid), Some(entry.origin), text);
-        return None;
+    if let Some(remap) = ghost::remap_of(resolver, ofd_id) {
+        let Some(key) = ghost::key_of(resolver, ofd_id) else {
+            ghost::refuse(resolver, entry, remap);
+            return None;
+        };
+        return resolver.open_inode(key, access, 0, None);
     }
     let OfdKind::Reg(file) = &entry.kind else {
         let text = format!("{}: cannot be mapped yet", files::name(entry));

@@ -181,6 +181,10 @@ struct Resolver<'a> {
     placed: Vec<files::Placed>,
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
+    /// Inodes without a name: the resource that makes them, and which of its inodes they are.
+    inodes: BTreeMap<files::ghost::InodeKey, (ResourceId, usize)>,
+    /// Their descriptions that are in no table, by flags.
+    inode_views: BTreeMap<(files::ghost::InodeKey, u32), OfdId>,
 }
 
 impl<'a> Resolver<'a> {
@@ -223,6 +227,8 @@ impl<'a> Resolver<'a> {
             pages_files: BTreeMap::new(),
             placed: vec![files::Placed::default(); model.tasks.len()],
             carriers: BTreeMap::new(),
+            inodes: BTreeMap::new(),
+            inode_views: BTreeMap::new(),
         }
     }
 

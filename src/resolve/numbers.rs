@@ -14,6 +14,12 @@ pub(crate) const O_SETTABLE: u32 =
     (libc::O_APPEND | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME | libc::O_NONBLOCK) as u32;
 /// `O_LARGEFILE` as the kernel stores it: means nothing on 64-bit machines.
 pub(crate) const O_LARGEFILE: u32 = 0o100_000;
+/// The bit of `O_TMPFILE` that is not `O_DIRECTORY`.
+pub(crate) const O_TMPFILE_BIT: u32 = 0o20_000_000;
+/// `F_SEAL_FUTURE_WRITE` (uapi/linux/fcntl.h).
+pub(crate) const F_SEAL_FUTURE_WRITE: u32 = 0x10;
+/// All seals up to `F_SEAL_EXEC` (uapi/linux/fcntl.h).
+pub(crate) const F_SEALS_KNOWN: u32 = 0x3f;
 /// Bit of `FMODE_` flags that some versions of CRIU leave in stored flags: `FMODE_EXEC` and the
 /// like never reach user space; all bits of O_* are below this.
 pub(crate) const O_KNOWN: u32 = 0o37_777_777;

@@ -32,6 +32,10 @@ pub enum StepKind {
     Umask(u32),
     /// `chdir(2)`.
     Chdir(String),
+    /// `fchdir(2)` to the needed directory.
+    EnterDirectory,
+    /// `chroot(2)`.
+    Chroot(String),
     /// `prctl(PR_SET_NAME)`.
     Comm(String),
     /// `personality(2)`.
@@ -322,6 +326,9 @@ pub enum ResourceKind {
     UnixSockets(Box<UnixGroup>),
     /// Internet sockets of one port. Yields all of them.
     InetSockets(Vec<InetRecipe>),
+    /// Inodes without a name, memfds and unlinked files. Yields, for each of them, the number by
+    /// which it is made and that of the image that fills it, if any; then the descriptions.
+    Nameless(Box<Nameless>),
     /// Shared anonymous memory, mapped at `address` in the window for everyone below.
     Carrier {
         /// Address.
@@ -329,6 +336,95 @@ pub enum ResourceKind {
         /// Length, a multiple of the page size.
         len: u64,
     },
+}
+
+/// Inodes that are made in one go: one memfd, or unlinked files that have to do with each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nameless {
+    /// Directories that are there only while the others are made, parents before children.
+    pub scaffold: Vec<String>,
+    /// The inodes: directories first, parents before children.
+    pub inodes: Vec<Inode>,
+    /// Descriptions of them.
+    pub opens: Vec<Opening>,
+}
+
+/// An inode without a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inode {
+    /// What it is, and how it was called.
+    pub kind: InodeKind,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length of a file.
+    pub size_bytes: u64,
+    /// Last access and last modification: seconds and nanoseconds.
+    pub times: Option<((i64, u64), (i64, u64))>,
+    /// What a file holds beside holes.
+    pub content: Option<Content>,
+    /// The description that it is made by, if that is kept: status flags and position. Of a memfd
+    /// that is another than any that is opened: while a file is *open* for writing nobody can execute
+    /// it, and by `memfd_create(2)` it is not opened.
+    pub first: Option<(u32, u64)>,
+}
+
+/// What an inode is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InodeKind {
+    /// `memfd_create(2)`.
+    Memfd {
+        /// Name.
+        name: String,
+        /// `F_SEAL_*`.
+        seals: u32,
+    },
+    /// A regular file.
+    File {
+        /// The name it had.
+        path: String,
+        /// Where it is made, if that name is taken by another file: they change places for a moment.
+        aside: Option<String>,
+    },
+    /// A directory.
+    Directory {
+        /// The name it had.
+        path: String,
+    },
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The image that has it.
+    pub path: String,
+    /// Its pieces.
+    pub pieces: Vec<Piece>,
+}
+
+/// A piece of a file's content, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Offset in the file.
+    pub at: u64,
+    /// Offset in the image.
+    pub from: u64,
+    /// Length.
+    pub len: u64,
+}
+
+/// A description of an inode without a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// Which of the inodes.
+    pub inode: usize,
+    /// `O_*`.
+    pub flags: u32,
+    /// File position.
+    pub position: u64,
 }
 
 /// Why a file is opened.

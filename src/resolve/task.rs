@@ -9,7 +9,8 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
-use super::{Resolver, files, host, memory, threads};
+use super::files::{self, ghost};
+use super::{Resolver, host, memory, threads};
 use crate::host::Probe;
 use crate::image::{Alive, OfdKind, RLimit, SigAction, Task, TaskState, Thread};
 
@@ -86,8 +87,50 @@ fn keeps_zombies(resolver: &Resolver<'_>, id: TaskId) -> bool {
     resolver.zombie_parents.contains(&resolver.model.tasks[id.index()].pid)
 }
 
+/// The directory to start in. One that was removed is entered later, when it has been made.
 fn cwd<'a>(resolver: &Resolver<'a>, alive: &Alive) -> Option<&'a str> {
-    path_of(resolver, alive.fs.cwd_id)
+    let path = path_of(resolver, alive.fs.cwd_id)?;
+    Some(if ghost::remap_of(resolver, alive.fs.cwd_id).is_some() { "/" } else { path })
+}
+
+/// A working directory must be the one that was dumped, and there when the task is born. (One that was
+/// removed is made again.)
+fn judge_directory(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive) {
+    let Some(path) = cwd(resolver, alive) else { return };
+    let origin = Some(alive.fs.origin);
+    match files::proc_task(resolver, path) {
+        Some(of) if files::is_above(resolver, of, id) => {}
+        Some(_) => {
+            let text = format!("its working directory {path} is about a task that is born later: not restored yet");
+            resolver.problems.unsupported(Some(task.pid), origin, text);
+        }
+        None => {
+            let model = resolver.model;
+            let entry = resolver.ofd_of_id.get(&alive.fs.cwd_id).map(|ofd| &model.ofds[ofd.index()]);
+            if let Some((OfdKind::Reg(file), origin)) = entry.map(|entry| (&entry.kind, entry.origin))
+                && file.path == path
+            {
+                files::judge(resolver, file, origin);
+            }
+        }
+    }
+}
+
+/// Enters a working directory that was removed.
+fn enter_removed(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Option<StepId> {
+    let remap = ghost::remap_of(resolver, alive.fs.cwd_id)?;
+    let Some(key) = ghost::key_of(resolver, alive.fs.cwd_id) else {
+        let entry = resolver.ofd_of_id.get(&alive.fs.cwd_id).map(|ofd| &resolver.model.ofds[ofd.index()])?;
+        ghost::refuse(resolver, entry, remap);
+        return None;
+    };
+    let flags = (libc::O_PATH | libc::O_DIRECTORY) as u32;
+    let Some(directory) = resolver.open_inode(key, flags, 0, None) else {
+        let text = "its working directory was removed, and cannot be made again";
+        resolver.problems.unsupported(Some(task.pid), Some(alive.fs.origin), text);
+        return None;
+    };
+    Some(resolver.add_step(StepKind::EnterDirectory, alive.fs.origin, vec![directory]))
 }
 
 fn path_of<'a>(resolver: &Resolver<'a>, ofd_id: u32) -> Option<&'a str> {
@@ -95,21 +138,6 @@ fn path_of<'a>(resolver: &Resolver<'a>, ofd_id: u32) -> Option<&'a str> {
     match &resolver.model.ofds[ofd.index()].kind {
         OfdKind::Reg(file) => Some(&file.path),
         _ => None,
-    }
-}
-
-/// A working directory must be the one that was dumped. (An unlinked one is refused with its remap.)
-fn judge_directory(resolver: &mut Resolver<'_>, ofd_id: u32) {
-    let model = resolver.model;
-    let Some(ofd) = resolver.ofd_of_id.get(&ofd_id) else { return };
-    let entry = &model.ofds[ofd.index()];
-    if let OfdKind::Reg(file) = &entry.kind {
-        if model.remaps.iter().any(|remap| remap.orig_id == ofd_id) {
-            let text = format!("{}: its name was unlinked or replaced: not restored yet", files::name(entry));
-            resolver.problems.unsupported(None, Some(entry.origin), text);
-        } else {
-            files::judge(resolver, file, entry.origin);
-        }
     }
 }
 
@@ -148,7 +176,7 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     if me.cwd.is_none() {
         resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(alive.fs.origin), "its working directory is not in files.img");
     }
-    judge_directory(resolver, alive.fs.cwd_id);
+    judge_directory(resolver, id, task, alive);
     if let Some(cwd) = me.cwd
         && from.as_ref().is_none_or(|from| from.cwd != Some(cwd))
     {
@@ -171,10 +199,10 @@ fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
     if alive.rlimits.is_empty() {
         no("images without resource limits".to_owned());
     }
-    let root = path_of(resolver, alive.fs.root_id);
-    if root != Some("/") {
-        let text = format!("its root directory is {}: not restored yet", root.unwrap_or("not in files.img"));
-        resolver.problems.unsupported(pid, Some(alive.fs.origin), text);
+    let is_removed = ghost::remap_of(resolver, alive.fs.root_id).is_some();
+    if path_of(resolver, alive.fs.root_id).is_none() || is_removed {
+        let why = if is_removed { "was removed: not restored yet" } else { "is not in files.img" };
+        resolver.problems.unsupported(pid, Some(alive.fs.origin), format!("its root directory {why}"));
     }
 }
 
@@ -199,6 +227,7 @@ fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lead
         kinds.push(StepKind::Membarrier(alive.membarrier));
     }
     let mut steps = proc_attributes(resolver, task, alive);
+    steps.extend(enter_removed(resolver, task, alive));
     steps.extend(kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())));
     steps.extend(threads::own(resolver, task, leader));
     steps
@@ -242,6 +271,11 @@ fn proc_attributes(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> V
 fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
     let core = task.core_origin;
     let mut kinds = Vec::new();
+    // Paths of the images start at the root of the mount namespace, so everything has been opened
+    // by now. The working directory stays what it is (chroot(2)).
+    if let Some(root) = path_of(resolver, alive.fs.root_id).filter(|root| *root != "/") {
+        kinds.push(StepKind::Chroot(root.to_owned()));
+    }
     limits(resolver, task, alive, &mut kinds);
     // All signals are blocked until the very end: what is put back stays pending, what a timer sends
     // becomes so.

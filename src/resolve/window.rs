@@ -21,6 +21,8 @@ const LOWEST: u64 = 4 << 30;
 /// The end of user space on x86-64 with four page table levels (Documentation/arch/x86/x86_64/mm.rst).
 pub(crate) const TASK_SIZE: u64 = 0x7fff_ffff_f000;
 const ALIGN: u64 = 2 << 20;
+/// At least this much is copied by one call.
+const COPY_MAX: u64 = 1 << 30;
 
 /// Finds a window that is large enough, in the lowest hole that is.
 pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<Window> {
@@ -73,7 +75,20 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
             _ => 0,
         })
         .sum();
+    let nameless: u64 = resolver
+        .recipes
+        .resources
+        .iter()
+        .map(|resource| match &resource.kind {
+            super::recipe::ResourceKind::Nameless(recipe) => {
+                let pieces: u64 = recipe.inodes.iter().filter_map(|inode| inode.content.as_ref()).map(|content| content.pieces.iter().map(|piece| 1 + piece.len / COPY_MAX).sum::<u64>()).sum();
+                pieces * 256 + (recipe.scaffold.len() + recipe.inodes.len() + recipe.opens.len()) as u64 * 8192
+            }
+            _ => 0,
+        })
+        .sum();
     (4 << 20)
+        + nameless
         + payload as u64
         + steps * 4096
         + pieces * 16

@@ -27,6 +27,8 @@ pub fn create(tapes: &Tapes) -> std::io::Result<OwnedFd> {
     let mut file = File::from(fd);
     file.write_all(&tapes.rw)?;
     file.write_all(&tapes.ro)?;
+    // Behind what is mapped: for the launcher.
+    file.write_all(&crate::tape::undo_table(&tapes.undo))?;
     Ok(file.into())
 }
 

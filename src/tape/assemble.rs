@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
-use super::{TaskTape, Tapes, Undo};
+use super::{TaskTape, Tapes, Undo, UndoKind};
 
 const PAGE: u64 = 4096;
 /// Room behind the events where calls may write what nobody reads.
@@ -34,13 +34,13 @@ pub struct Assembler {
     scratch: u64,
     cells: Vec<u64>,
     cell_room: usize,
-    /// Number of the next event word that is not an event but an [`Undo`]'s.
-    next_undo: u32,
-    undo: Vec<Undo>,
     ro: Vec<u8>,
     code: u64,
     known: HashMap<Box<[u8]>, u64>,
     tasks: Vec<TaskTape>,
+    undo: Vec<Undo>,
+    /// The first event word that is a flag of an undo entry, and the first that is not.
+    undo_events: (usize, usize),
 }
 
 impl Assembler {
@@ -55,13 +55,31 @@ impl Assembler {
             scratch,
             cells: Vec::new(),
             cell_room: cells,
-            next_undo: 0,
-            undo: Vec::new(),
             ro: runner.to_vec(),
             code: base + rw_len,
             known: HashMap::new(),
             tasks: Vec::new(),
+            undo: Vec::new(),
+            undo_events: (events, events),
         }
+    }
+
+    /// An assembler with room for the flags of `names` undo entries behind its events.
+    pub fn with_undo(base: u64, events: usize, names: usize, cells: usize, runner: &[u8]) -> Assembler {
+        let all = events + 3 * names;
+        Assembler { undo_events: (events, all), ..Assembler::new(base, all, cells, runner) }
+    }
+
+    /// Notes a name that a task makes, for the launcher: the addresses of the words that say that it
+    /// is about to be made, that it has been made, that it is gone. No more of them may be asked for
+    /// than were announced.
+    pub fn undo(&mut self, path: &[u8], kind: UndoKind) -> [u64; 3] {
+        let first = self.undo_events.0 + 3 * self.undo.len();
+        assert!(first + 3 <= self.undo_events.1, "more undo entries than were announced");
+        let words = [0, 1, 2].map(|word| self.event((first + word) as u32));
+        let [intent, made, gone] = words.map(|address| address - self.base);
+        self.undo.push(Undo { intent, made, gone, kind, path: path.to_vec() });
+        words
     }
 
     /// Address of a word of its own that starts as `value` and may be written by calls. No more of
@@ -70,22 +88,6 @@ impl Assembler {
         assert!(self.cells.len() < self.cell_room, "more cells than were announced");
         self.cells.push(value);
         self.base + self.scratch + SCRATCH + 8 * (self.cells.len() as u64 - 1)
-    }
-
-    /// Keeps the event words from `first` on for [`Assembler::undo`].
-    pub fn keep_for_undo(&mut self, first: u32) {
-        self.next_undo = first;
-    }
-
-    /// A word by which the launcher is told of the making of `path`. No more of them may be asked for
-    /// than event words were announced.
-    pub fn undo(&mut self, path: &[u8]) -> u64 {
-        let word = self.event(self.next_undo);
-        assert!(word + 4 <= self.scratch(), "more undo words than were announced");
-        self.next_undo += 1;
-        let path = self.text(path);
-        self.undo.push(Undo { word, path });
-        word
     }
 
     /// Address of event word `index`.
@@ -151,8 +153,6 @@ impl Assembler {
         self.tasks.reverse();
         let sigchld_set = self.words(&[1 << (libc::SIGCHLD - 1)]);
         let no_time = self.words(&[0, 0]);
-        let undo: Vec<u64> = self.undo.iter().flat_map(|undo| [undo.word, undo.path]).collect();
-        let undo_table = self.words(&undo);
         self.ro.resize((self.ro.len() as u64).next_multiple_of(PAGE) as usize, 0);
         let need = self.rw_len + self.ro.len() as u64;
         if need > region_len {
@@ -174,9 +174,8 @@ impl Assembler {
             code: self.code,
             sigchld_set,
             no_time,
-            undo: self.undo,
-            undo_table,
             tasks: self.tasks,
+            undo: self.undo,
         })
     }
 }

@@ -251,6 +251,16 @@ pub fn line(tapes: &Tapes, record: &Record) -> String {
     text
 }
 
+/// What a word of a note for the launcher says, and of which name.
+fn undo_word(tapes: &Tapes, address: u64) -> Option<(&'static str, &[u8])> {
+    let offset = address.checked_sub(tapes.base)?;
+    tapes.undo.iter().find_map(|undo| {
+        let words = [(undo.intent, "intent"), (undo.made, "made"), (undo.gone, "gone")];
+        let (_, what) = words.into_iter().find(|(word, _)| *word == offset)?;
+        Some((what, undo.path.as_slice()))
+    })
+}
+
 /// One record without what it expects.
 pub fn call(tapes: &Tapes, record: &Record) -> String {
     let word = |address: u64| format!("event {}", (address.wrapping_sub(tapes.base + super::abi::EVENTS_OFFSET)) / 4);
@@ -259,11 +269,8 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
         Some(Verb::Fork) => {
             format!("clone3({{exit_signal=SIGCHLD, set_tid=[{}]}})", record.expect)
         }
-        Some(Verb::Post) => match tapes.undo.iter().find(|undo| undo.word == record.args[0]) {
-            Some(undo) => {
-                let path = tapes.c_string(undo.path).unwrap_or_default();
-                format!("undo(\"{}\")", path.escape_ascii())
-            }
+        Some(Verb::Post) => match undo_word(tapes, record.args[0]) {
+            Some((what, path)) => format!("undo({what}, \"{}\")", path.escape_ascii()),
             None => format!("post({})", word(record.args[0])),
         },
         Some(Verb::Wait) => format!("wait({})", word(record.args[0])),

@@ -22,7 +22,7 @@ use std::mem::offset_of;
 use regrow_graph::ids::Fd;
 use regrow_graph::verify::{
     Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
-    PrivilegeEffect, Region, SocketOption,
+    NameEffect, PrivilegeEffect, Region, SocketOption,
 };
 use thiserror::Error;
 
@@ -30,7 +30,7 @@ use super::abi::{
     CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE,
     Check, Control, EVENTS_OFFSET, Record, Verb,
 };
-use super::{Tapes, TaskTape};
+use super::{Tapes, TaskTape, Undo, UndoKind};
 
 /// uapi/linux/prctl.h, since Linux 6.15.
 const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
@@ -231,14 +231,28 @@ impl<'a> Lifter<'a> {
                 }
                 Ok(Effect::Fork(birth))
             }
-            Verb::Post => match self.tapes.undo.iter().find(|undo| undo.word == record.args[0]) {
-                Some(undo) => Ok(Effect::Undo { path: self.absolute_path(undo.path)? }),
+            Verb::Post => match self.socket_note(record.args[0]) {
+                Some((undo, is_made)) => {
+                    if undo.path.first() != Some(&b'/') || undo.path.contains(&0) {
+                        return Err(format!("{} is no absolute path", undo.path.escape_ascii()));
+                    }
+                    Ok(Effect::Undo { path: undo.path.clone(), is_made })
+                }
                 None => self.event(record.args[0]).map(Effect::Post),
             },
             Verb::Wait => self.event(record.args[0]).map(Effect::Wait),
             Verb::Arrive => Ok(Effect::Arrive),
             Verb::Park => Ok(Effect::Park),
         }
+    }
+
+    /// The note of a socket's file that has its first or second word there, and whether it is the
+    /// second. What is noted of other files [`crate::certify`] compares with the records around.
+    fn socket_note(&self, address: u64) -> Option<(&Undo, bool)> {
+        let offset = address.checked_sub(self.tapes.base)?;
+        let mut sockets = self.tapes.undo.iter().filter(|undo| undo.kind == UndoKind::Socket);
+        let undo = sockets.find(|undo| undo.intent == offset || undo.made == offset)?;
+        Some((undo, undo.made == offset))
     }
 
     fn event(&self, address: u64) -> Lift<u32> {
@@ -439,6 +453,14 @@ impl Call<'_, '_> {
         }
     }
 
+    /// An absolute path, behind AT_FDCWD.
+    fn path_at_cwd(&self) -> Lift<Vec<u8>> {
+        if self.low(0) as i32 != libc::AT_FDCWD {
+            return Err(format!("relative to descriptor {}", self.low(0) as i32));
+        }
+        self.lifter.absolute_path(self.arg(1))
+    }
+
     fn object(&self, change: Change) -> Lift<Effect> {
         Ok(Effect::Object { fd: self.fd(0)?, change })
     }
@@ -448,10 +470,7 @@ impl Call<'_, '_> {
         match libc::c_long::from(self.record.nr) {
             // Descriptors.
             libc::SYS_openat => {
-                if self.low(0) as i32 != libc::AT_FDCWD {
-                    return Err(format!("relative to descriptor {}", self.low(0) as i32));
-                }
-                let path = region.absolute_path(self.arg(1))?;
+                let path = self.path_at_cwd()?;
                 Ok(Effect::Fd(FdEffect::Open { path, flags: self.low(2), fd: self.number()? }))
             }
             libc::SYS_pipe2 => {
@@ -498,7 +517,7 @@ impl Call<'_, '_> {
                 self.gives_zero()?;
                 self.object(Change::Listen { backlog: self.low(1) })
             }
-            libc::SYS_unlinkat | libc::SYS_fchmodat | libc::SYS_fchownat => self.file(),
+            libc::SYS_fchmodat | libc::SYS_fchownat => self.file(),
             libc::SYS_eventfd2 => Ok(Effect::Fd(FdEffect::Eventfd {
                 counter: self.low(0),
                 flags: self.low(1),
@@ -523,6 +542,40 @@ impl Call<'_, '_> {
                 let [mask] = region.array::<1>(self.arg(1))?;
                 Ok(Effect::Fd(FdEffect::Signalfd { mask, flags: self.low(3), fd: self.number()? }))
             }
+            libc::SYS_memfd_create => Ok(Effect::Fd(FdEffect::Memfd {
+                name: region.text(self.arg(0))?.to_vec(),
+                flags: self.low(1),
+                fd: self.number()?,
+            })),
+
+            // Names.
+            libc::SYS_mkdirat => {
+                self.gives_zero()?;
+                Ok(Effect::Name(NameEffect::MakeDirectory { path: self.path_at_cwd()? }))
+            }
+            libc::SYS_renameat2 => {
+                self.gives_zero()?;
+                let from = self.path_at_cwd()?;
+                if self.low(2) as i32 != libc::AT_FDCWD {
+                    return Err(format!("relative to descriptor {}", self.low(2) as i32));
+                }
+                let to = region.absolute_path(self.arg(3))?;
+                match self.low(4) {
+                    0 => Ok(Effect::Name(NameEffect::Rename { from, to })),
+                    libc::RENAME_EXCHANGE => Ok(Effect::Name(NameEffect::Exchange { from, to })),
+                    flags => Err(format!("flags {flags:#x}")),
+                }
+            }
+            libc::SYS_unlinkat => {
+                self.gives_zero()?;
+                let path = self.path_at_cwd()?;
+                match self.low(2) as i32 {
+                    0 => Ok(Effect::Name(NameEffect::Unlink { path })),
+                    libc::AT_REMOVEDIR => Ok(Effect::Name(NameEffect::RemoveDirectory { path })),
+                    flags => Err(format!("flags {flags:#x}")),
+                }
+            }
+
             libc::SYS_dup3 => {
                 let (from, to, flags) = (self.fd(0)?, self.fd(1)?, self.low(2));
                 if flags & !(libc::O_CLOEXEC as u32) != 0 {
@@ -632,6 +685,39 @@ impl Call<'_, '_> {
             libc::SYS_ftruncate => {
                 self.gives_zero()?;
                 self.object(Change::Truncate { len: self.arg(1) })
+            }
+            libc::SYS_sendfile => {
+                self.gives_exactly(self.arg(3))?;
+                self.must_be_zero(&[2])?;
+                if self.arg(3) > RW_MAX {
+                    return Err(format!("{} bytes, more than can be copied at once", self.arg(3)));
+                }
+                self.object(Change::Copy { from: self.fd(1)?, len: self.arg(3) })
+            }
+            libc::SYS_fchown => {
+                self.gives_zero()?;
+                let (uid, gid) = (self.low(1), self.low(2));
+                if uid == u32::MAX || gid == u32::MAX {
+                    return Err("leaves the owner or the group".to_owned());
+                }
+                self.object(Change::SetFileOwner { uid, gid })
+            }
+            libc::SYS_fchmod => {
+                self.gives_zero()?;
+                self.object(Change::SetMode { mode: self.low(1) })
+            }
+            libc::SYS_utimensat => {
+                self.gives_zero()?;
+                self.must_be_zero(&[1, 3])?;
+                let [atime, atime_ns, mtime, mtime_ns] = region.array::<4>(self.arg(2))?;
+                if atime_ns >= 1_000_000_000 || mtime_ns >= 1_000_000_000 {
+                    return Err("not a time".to_owned());
+                }
+                self.object(Change::SetTimes { atime: (atime as i64, atime_ns), mtime: (mtime as i64, mtime_ns) })
+            }
+            libc::SYS_fchdir => {
+                self.gives_zero()?;
+                self.object(Change::Enter)
             }
 
             // Address spaces.
@@ -755,6 +841,8 @@ impl Call<'_, '_> {
                 let owner = self.lifter.u32s(self.arg(2), 2)?;
                 Change::SetOwner { pid_type: owner[0], pid: owner[1] }
             }
+            // F_ADD_SEALS (uapi/linux/fcntl.h)
+            1033 => Change::AddSeals { seals: value },
             // F_SETSIG
             10 => Change::SetSignal { signal: value },
             command => return Err(format!("command {command}")),
@@ -876,17 +964,8 @@ impl Call<'_, '_> {
     /// A change of a file by its absolute path.
     fn file(&self) -> Lift<Effect> {
         self.gives_zero()?;
-        if self.low(0) as i32 != libc::AT_FDCWD {
-            return Err(format!("relative to descriptor {}", self.low(0) as i32));
-        }
-        let path = self.lifter.absolute_path(self.arg(1))?;
+        let path = self.path_at_cwd()?;
         Ok(Effect::File(match libc::c_long::from(self.record.nr) {
-            libc::SYS_unlinkat => {
-                if self.low(2) != 0 {
-                    return Err(format!("flags {:#x}", self.low(2)));
-                }
-                FileEffect::Unlink { path }
-            }
             libc::SYS_fchmodat => FileEffect::Chmod { path, mode: self.low(2) },
             _ => {
                 if self.low(4) != 0 {
@@ -1233,6 +1312,15 @@ fn name(nr: u16) -> String {
         libc::SYS_pread64 => "pread64",
         libc::SYS_preadv => "preadv",
         libc::SYS_ftruncate => "ftruncate",
+        libc::SYS_memfd_create => "memfd_create",
+        libc::SYS_mkdirat => "mkdirat",
+        libc::SYS_renameat2 => "renameat2",
+        libc::SYS_sendfile => "sendfile",
+        libc::SYS_fchown => "fchown",
+        libc::SYS_fchmod => "fchmod",
+        libc::SYS_utimensat => "utimensat",
+        libc::SYS_fchdir => "fchdir",
+        libc::SYS_chroot => "chroot",
         libc::SYS_mmap => "mmap",
         libc::SYS_mremap => "mremap",
         libc::SYS_munmap => "munmap",

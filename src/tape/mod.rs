@@ -30,22 +30,65 @@ pub struct Tapes {
     pub sigchld_set: u64,
     /// Address of a `timespec` of no time, for the commit.
     pub no_time: u64,
-    /// What the launcher removes where the tapes fail.
-    pub undo: Vec<Undo>,
-    /// Address of the same list for the launcher: of each the two words, in the read-only part.
-    pub undo_table: u64,
     /// The tape of each task, in the order of the tasks: the root first.
     pub tasks: Vec<TaskTape>,
+    /// Names that are to be removed where the tapes fail, in the order in which they are lowered.
+    pub undo: Vec<Undo>,
 }
 
-/// A path that a task makes. The task adds one to the word before it makes it, and one when it has:
-/// so whoever is left after a failure knows what to remove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A name in the file system that a task makes, and in most cases removes again. Its task adds to three
+/// words of the region, whose offsets these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undo {
-    /// Address of the word, a `u32` in the written part.
-    pub word: u64,
-    /// Address of the absolute path, in the read-only part.
-    pub path: u64,
+    /// It is about to be made.
+    pub intent: u64,
+    /// It has been made.
+    pub made: u64,
+    /// It is gone.
+    pub gone: u64,
+    /// What it is the name of.
+    pub kind: UndoKind,
+    /// The name.
+    pub path: Vec<u8>,
+}
+
+/// What a name to be removed leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UndoKind {
+    /// `unlink(2)`.
+    File,
+    /// `rmdir(2)`.
+    Directory,
+    /// The path is two, with a zero byte between: a file made under the first changes places with
+    /// the one that has the second, which then takes its name back.
+    ChangedPlaces,
+    /// `unlink(2)` of what `bind(2)` made. It stays if nothing fails: nobody says that it is gone.
+    Socket,
+}
+
+/// The list of undo entries as it is written behind the region, for the launcher.
+pub fn undo_table(list: &[Undo]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for undo in list {
+        let kind = match undo.kind {
+            UndoKind::File => 0,
+            UndoKind::Directory => 1,
+            UndoKind::ChangedPlaces => 2,
+            UndoKind::Socket => 3,
+        };
+        for word in [undo.intent, undo.made, undo.gone, kind, undo.path.len() as u64] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&undo.path);
+    }
+    bytes
+}
+
+impl Undo {
+    /// The permissions that a file is made with: ones that no other file has.
+    pub const FILE_MODE: u32 = 0o1600;
+    /// The permissions that a directory is made with.
+    pub const DIRECTORY_MODE: u32 = 0o1700;
 }
 
 /// Where one task's tape is.

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::expected::{
-    Expected, ExpectedOfd, ExpectedTask, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer,
-    SocketSpec,
+    Content, Expected, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
+    SocketFile, SocketPeer, SocketSpec,
 };
 use super::object::{
     NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
@@ -31,6 +31,7 @@ enum Key {
     Pipe(u32),
     Fifo(u32),
     Socket(u32),
+    Inode(InodeId),
 }
 
 struct Compare<'a, 'b> {
@@ -77,7 +78,8 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. } => "something",
+                | ObjectKind::Signalfd { .. }
+                | ObjectKind::Inode(_) => "something",
             };
             let wrong = Wrong::NoReader { call, what: what.to_owned() };
             return Err(Counterexample { task: run.pid(at.task), record: Some(at.record), wrong });
@@ -111,6 +113,10 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
             }
             compare.certificate.helpers += 1;
         }
+    }
+    if let Some((path, name)) = run.made_names.iter().find(|(_, name)| name.is_there) {
+        let path = path.escape_ascii().to_string();
+        return Err(Counterexample { task: run.pid(name.last.task), record: None, wrong: Wrong::NameLeft { path } });
     }
     compare.certificate.descriptions = compare.of_desc.len() as u64;
     compare.certificate.objects = compare.of_object.len() as u64;
@@ -212,7 +218,7 @@ impl<'a> Compare<'a, '_> {
                 format!("the {} of FIFO {fifo:#x}", end_name(self.run.objects.description(desc).flags))
             }
             Some(Key::Socket(socket)) => format!("socket {socket:#x}"),
-            None => self.run.describe(desc),
+            Some(Key::Inode(_)) | None => self.run.describe(desc),
         }
     }
 
@@ -291,6 +297,9 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Pipe(_), OfdSpec::Fifo { path, .. }) => {
                 access && run_fifo(self.run, desc) == Some(path.as_slice())
             }
+            (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, .. }) => {
+                self.expected.inodes.get(wanted).is_some_and(|wanted| inode.kind == wanted.kind && inode.name == wanted.name)
+            }
             (
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
@@ -298,7 +307,8 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. },
+                | ObjectKind::Signalfd { .. }
+                | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
                 | OfdSpec::Socket(_)
@@ -307,6 +317,7 @@ impl<'a> Compare<'a, '_> {
                 | OfdSpec::Timerfd { .. }
                 | OfdSpec::Signalfd { .. }
                 | OfdSpec::Fifo { .. }
+                | OfdSpec::Inode { .. }
                 | OfdSpec::Unmodelled(_),
             ) => false,
         }
@@ -389,6 +400,35 @@ impl<'a> Compare<'a, '_> {
                 self.pair(place, desc, want, Key::Socket(spec.socket))?;
                 self.socket(place, desc, want, socket, spec)?;
             }
+            (ObjectKind::Inode(is), OfdSpec::Inode { inode, position }) => {
+                self.pair(place, desc, want, Key::Inode(*inode))?;
+                if let Some(position) = position {
+                    number("position", description.position, *position)?;
+                }
+                let Some(wanted) = self.expected.inodes.get(inode) else {
+                    return Err(Wrong::Images { what: format!("{}: its inode is not described", want.name) });
+                };
+                if let Some(wanted) = wanted.mode {
+                    let shown = |mode: Option<u32>| mode.map_or("not set".to_owned(), |mode| format!("{mode:o}"));
+                    if is.mode != Some(wanted) {
+                        return differs("mode", shown(is.mode), shown(Some(wanted)));
+                    }
+                }
+                if is.owner != Some(wanted.owner) {
+                    return differs("owner", format!("{:?}", is.owner), format!("{:?}", wanted.owner));
+                }
+                if wanted.times.is_some() && is.times != wanted.times {
+                    return differs("times", format!("{:?}", is.times), format!("{:?}", wanted.times));
+                }
+                number("seals", is.seals.into(), wanted.seals.into())?;
+                if is.kind != InodeKind::Directory {
+                    number("length", is.size, wanted.size)?;
+                }
+                if is.content != wanted.content {
+                    let bytes = |content: &Content| format!("{} bytes", content.bytes());
+                    return differs("content", bytes(&is.content), bytes(&wanted.content));
+                }
+            }
             // is_kind has refused these.
             (
                 ObjectKind::File { .. }
@@ -397,7 +437,8 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. },
+                | ObjectKind::Signalfd { .. }
+                | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
                 | OfdSpec::Socket(_)
@@ -406,6 +447,7 @@ impl<'a> Compare<'a, '_> {
                 | OfdSpec::Timerfd { .. }
                 | OfdSpec::Signalfd { .. }
                 | OfdSpec::Fifo { .. }
+                | OfdSpec::Inode { .. }
                 | OfdSpec::Unmodelled(_),
             ) => {}
         }
@@ -485,7 +527,8 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. } => false,
+                | ObjectKind::Signalfd { .. }
+                | ObjectKind::Inode(_) => false,
             })
         };
         let listener = match spec.peer {

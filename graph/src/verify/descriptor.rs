@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use super::before::At;
 use super::effect::{Change, FdEffect};
 use super::object::{
-    Full, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
+    Full, Inode, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
     O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
     ObjectKind, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
-use super::expected::TimerSpec;
+use super::expected::{InodeKind, TimerSpec};
 use super::family::{SIGKILL, SIGSTOP};
+use super::name::ASIDE;
 use super::outcome::Wrong;
 use super::run::{Phase, Role, Run};
 use super::table::{Desc, Table};
@@ -22,6 +23,8 @@ use crate::ids::Fd;
 /// uapi/linux/eventpoll.h: the kernel adds both to every interest.
 const EPOLLERR: u32 = 8;
 const EPOLLHUP: u32 = 16;
+const F_SEAL_SEAL: u32 = 1;
+const F_SEAL_EXEC: u32 = 0x20;
 /// No table is longer than this (fs/file.c, `sysctl_nr_open_max`).
 const NUMBERS_END: Fd = 1 << 30;
 /// Attributes that are files below /proc/self.
@@ -155,6 +158,19 @@ impl Run<'_> {
                 let mask = mask & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
                 as_expected(self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?, *fd)?;
             }
+            FdEffect::Memfd { name, flags, fd } => {
+                /// MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC.
+                const KNOWN: u32 = 0x13;
+                if flags & !KNOWN != 0 {
+                    return Err(Wrong::NotModelled { call, what: format!("flags {flags:#x}") });
+                }
+                self.use_table(at, call)?;
+                let seals = if flags & 2 == 0 { 1 } else { 0 };
+                let inode = Inode { kind: InodeKind::Memfd, name: name.clone(), seals, ..Inode::default() };
+                let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
+                let desc = self.objects.add_description(object, O_RDWR, at);
+                as_expected(self.use_table(at, call)?.open(0, desc, flags & 1 != 0), *fd)?;
+            }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
                 let desc = self.descriptor(at, call, *from)?;
@@ -254,6 +270,14 @@ impl Run<'_> {
 
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
+        let made = flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) == O_CREAT | O_EXCL;
+        if made && self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && (inode.name == path || path.strip_prefix(inode.name.as_slice()) == Some(ASIDE))) {
+            let inode = Inode { kind: InodeKind::File, name: path.to_vec(), ..Inode::default() };
+            let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
+            self.make_name(at, call, path, false, Some(object))?;
+            let status = flags & !(O_CLOEXEC | O_NOCTTY | O_CREAT | O_EXCL);
+            return Ok(self.objects.add_description(object, status, at));
+        }
         if flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) != 0 {
             return Err(Wrong::OpensToChange { path: shown(), flags });
         }
@@ -278,6 +302,11 @@ impl Run<'_> {
             let object = self.objects.description(desc).object;
             let can = match self.objects.objects[object].kind {
                 ObjectKind::File { .. } | ObjectKind::Pipe(_) => flags & O_NOFOLLOW == 0,
+                ObjectKind::Inode(ref inode) => {
+                    let is_directory = inode.kind == InodeKind::Directory;
+                    let writes = flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0;
+                    flags & O_NOFOLLOW == 0 && (is_directory || flags & O_DIRECTORY == 0) && !(is_directory && writes)
+                }
                 ObjectKind::Socket(_)
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
@@ -288,6 +317,25 @@ impl Run<'_> {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
             return Ok(self.objects.add_description(object, status, at));
+        }
+        if let Some(name) = self.made_names.get(path).copied().filter(|name| name.is_there) {
+            self.order(name.last, at, call, shown)?;
+            // What stands only for others to be made in, nobody needs to open.
+            let object = name.object.ok_or_else(|| Wrong::OpensOther { path: shown() })?;
+            let is_directory = name.is_directory && flags & (O_ACCMODE | O_PATH) == O_RDONLY;
+            if !is_directory {
+                return Err(Wrong::NotModelled { call, what: format!("another open of {}", shown()) });
+            }
+            return Ok(self.objects.add_description(object, status, at));
+        }
+        // A file about a task is there when the task is.
+        let about = path.strip_prefix(b"/proc/").and_then(|rest| rest.split(|byte| *byte == b'/').next());
+        let about = about.and_then(|pid| std::str::from_utf8(pid).ok()).and_then(|pid| pid.parse::<u32>().ok());
+        if let Some(fork) = about.filter(|pid| *pid != self.pid(at.task)).and_then(|pid| self.forks.get(&pid).copied()) {
+            if !self.before.holds(fork, at) {
+                return Err(Wrong::BadName { call, path: shown(), why: "is about a task that may not be born yet" });
+            }
+            self.certificate.orders_proved += 1;
         }
         let is_image = || {
             let file =
@@ -310,7 +358,7 @@ impl Run<'_> {
     }
 
     /// Orders a change of a description.
-    fn touch(&mut self, at: At, call: &'static str, desc: Desc) -> Result<(), Wrong> {
+    pub(super) fn touch(&mut self, at: At, call: &'static str, desc: Desc) -> Result<(), Wrong> {
         let last = self.objects.description(desc).last;
         if last.task != at.task {
             let what = self.describe(desc);
@@ -342,12 +390,12 @@ impl Run<'_> {
         let object = self.objects.description(desc).object;
         let flags = self.objects.description(desc).flags;
         let refused = |run: &Self| Wrong::Refused { call, what: run.describe(desc) };
-        if flags & O_PATH != 0 {
+        if flags & O_PATH != 0 && *change != Change::Enter {
             return Err(refused(self));
         }
         match change {
             Change::Seek { position } => {
-                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. }) {
+                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. } | ObjectKind::Inode(_)) {
                     return Err(refused(self));
                 }
                 self.touch(at, call, desc)?;
@@ -477,7 +525,51 @@ impl Run<'_> {
                 };
                 socket.set_option(*option, *value, *force, &facts);
             }
-            Change::Truncate { .. } => return Err(Wrong::ChangesFile { call, what: self.describe(desc) }),
+            Change::Truncate { len } => {
+                let writable = flags & O_ACCMODE != O_RDONLY;
+                let inode = self.inode(at, call, desc)?;
+                if inode.kind == InodeKind::Directory || inode.is_sealed() || *len < inode.size || !writable {
+                    return Err(refused(self));
+                }
+                inode.size = *len;
+            }
+            Change::SetFileOwner { uid, gid } => {
+                let inode = self.inode(at, call, desc)?;
+                inode.owner = Some((*uid, *gid));
+                // Bits of the mode may be taken away (chown(2)).
+                inode.mode = None;
+            }
+            Change::SetMode { mode } => {
+                let inode = self.inode(at, call, desc)?;
+                if inode.seals & F_SEAL_EXEC != 0 {
+                    return Err(refused(self));
+                }
+                inode.mode = Some(*mode);
+            }
+            Change::SetTimes { atime, mtime } => self.inode(at, call, desc)?.times = Some((*atime, *mtime)),
+            Change::AddSeals { seals } => {
+                let inode = self.inode(at, call, desc)?;
+                if inode.kind != InodeKind::Memfd || inode.seals & F_SEAL_SEAL != 0 {
+                    return Err(refused(self));
+                }
+                inode.seals |= *seals;
+            }
+            Change::Enter => {
+                let is_directory = match &self.objects.objects[object].kind {
+                    ObjectKind::Inode(inode) => inode.kind == InodeKind::Directory,
+                    ObjectKind::File { .. } => true,
+                    ObjectKind::Pipe(_)
+                    | ObjectKind::Socket(_)
+                    | ObjectKind::Eventfd { .. }
+                    | ObjectKind::Epoll { .. }
+                    | ObjectKind::Timerfd { .. }
+                    | ObjectKind::Signalfd { .. } => false,
+                };
+                if !is_directory {
+                    return Err(refused(self));
+                }
+            }
+            Change::Copy { from, len } => self.copy(at, call, desc, *from, *len)?,
         }
         Ok(())
     }
@@ -509,6 +601,7 @@ impl Run<'_> {
             ObjectKind::Socket(_) => {
                 return self.send(at, call, desc, data, Vec::new(), flags & O_NONBLOCK != 0);
             }
+            ObjectKind::Inode(_) => return Err(Wrong::NotModelled { call, what: self.describe(desc) }),
             ObjectKind::Pipe(pipe) => pipe.write(data, flags),
             ObjectKind::Eventfd { counter, .. } => {
                 let value = data.try_into().map(u64::from_ne_bytes).unwrap_or(u64::MAX);

@@ -103,14 +103,18 @@ pub enum Effect {
     },
     /// Changes the descriptor table.
     Fd(FdEffect),
-    /// Announces to the launcher that the next record makes this path, or that it has been made: on
-    /// a failure the path is removed.
+    /// Announces to the launcher that the next record makes the file of a socket, or that it has been
+    /// made: on a failure the path is removed.
     Undo {
         /// The absolute path.
         path: Vec<u8>,
+        /// It has been made.
+        is_made: bool,
     },
-    /// Changes a directory, or what is in it.
+    /// Changes the file of a socket.
     File(FileEffect),
+    /// Makes or removes a name in the file system.
+    Name(NameEffect),
     /// Does something to what a descriptor refers to.
     Object {
         /// The descriptor.
@@ -124,6 +128,40 @@ pub enum Effect {
     Attribute(Attribute),
     /// Sets credentials, limits or filters.
     Privilege(PrivilegeEffect),
+}
+
+/// A change of the names in the file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameEffect {
+    /// `mkdir(2)` of an absolute path.
+    MakeDirectory {
+        /// The path.
+        path: Vec<u8>,
+    },
+    /// `unlink(2)` of an absolute path.
+    Unlink {
+        /// The path.
+        path: Vec<u8>,
+    },
+    /// `rename(2)` of absolute paths: what was called `to` loses its name.
+    Rename {
+        /// The old path.
+        from: Vec<u8>,
+        /// The new path.
+        to: Vec<u8>,
+    },
+    /// `renameat2(2)` with RENAME_EXCHANGE of absolute paths.
+    Exchange {
+        /// The one path.
+        from: Vec<u8>,
+        /// The other.
+        to: Vec<u8>,
+    },
+    /// `rmdir(2)` of an absolute path.
+    RemoveDirectory {
+        /// The path.
+        path: Vec<u8>,
+    },
 }
 
 /// A change of a descriptor table.
@@ -202,6 +240,15 @@ pub enum FdEffect {
         /// Bit 0 is signal 1.
         mask: u64,
         /// SFD_NONBLOCK, SFD_CLOEXEC.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
+    /// `memfd_create(2)`, giving `fd`.
+    Memfd {
+        /// The name.
+        name: Vec<u8>,
+        /// `MFD_*`.
         flags: u32,
         /// The expected number.
         fd: Fd,
@@ -369,6 +416,39 @@ pub enum Change {
         /// The new length.
         len: u64,
     },
+    /// `sendfile(2)` from and to the positions of two descriptions.
+    Copy {
+        /// Where the bytes come from.
+        from: Fd,
+        /// How many.
+        len: u64,
+    },
+    /// `fchown(2)`.
+    SetFileOwner {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// `fchmod(2)`.
+    SetMode {
+        /// The permissions.
+        mode: u32,
+    },
+    /// `futimens(3)`: seconds and nanoseconds.
+    SetTimes {
+        /// Last access.
+        atime: (i64, u64),
+        /// Last modification.
+        mtime: (i64, u64),
+    },
+    /// `F_ADD_SEALS`.
+    AddSeals {
+        /// `F_SEAL_*`.
+        seals: u32,
+    },
+    /// `fchdir(2)`: it becomes the working directory.
+    Enter,
 }
 
 /// An option of a socket. Values are numbers; times in microseconds; linger is seconds + 1, 0: off.
@@ -413,11 +493,6 @@ pub enum SocketOption {
 /// A change of a file by its absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileEffect {
-    /// `unlink(2)`.
-    Unlink {
-        /// The path.
-        path: Vec<u8>,
-    },
     /// `chown(2)`.
     Chown {
         /// The path.
@@ -710,6 +785,7 @@ impl Effect {
                 FdEffect::Signalfd { .. } => "signalfd4",
                 FdEffect::Socket { .. } => "socket",
                 FdEffect::Accept { .. } => "accept4",
+                FdEffect::Memfd { .. } => "memfd_create",
                 FdEffect::Dup { .. } => "dup3",
                 FdEffect::DupLowest { .. } => "fcntl(F_DUPFD)",
                 FdEffect::SetCloexec { .. } => "fcntl(F_SETFD)",
@@ -718,9 +794,15 @@ impl Effect {
             },
             Effect::Undo { .. } => "undo",
             Effect::File(effect) => match effect {
-                FileEffect::Unlink { .. } => "unlinkat",
                 FileEffect::Chown { .. } => "fchownat",
                 FileEffect::Chmod { .. } => "fchmodat",
+            },
+            Effect::Name(effect) => match effect {
+                NameEffect::MakeDirectory { .. } => "mkdir",
+                NameEffect::Unlink { .. } => "unlink",
+                NameEffect::Rename { .. } => "rename",
+                NameEffect::Exchange { .. } => "renameat2",
+                NameEffect::RemoveDirectory { .. } => "rmdir",
             },
             Effect::Object { change, .. } => match change {
                 Change::Seek { .. } => "lseek",
@@ -741,6 +823,12 @@ impl Effect {
                 Change::SetTimer { .. } => "timerfd_settime",
                 Change::SetTicks { .. } => "ioctl(TFD_IOC_SET_TICKS)",
                 Change::Truncate { .. } => "ftruncate",
+                Change::Copy { .. } => "sendfile",
+                Change::SetFileOwner { .. } => "fchown",
+                Change::SetMode { .. } => "fchmod",
+                Change::SetTimes { .. } => "utimensat",
+                Change::AddSeals { .. } => "fcntl(F_ADD_SEALS)",
+                Change::Enter => "fchdir",
             },
             Effect::Memory(effect) => match effect {
                 MemoryEffect::Map { .. } => "mmap",

@@ -31,6 +31,89 @@ pub struct Expected {
     pub images: Vec<u8>,
     /// What the host does where nobody says otherwise.
     pub facts: Facts,
+    /// Unlinked files and memfds.
+    pub inodes: BTreeMap<InodeId, ExpectedInode>,
+}
+
+/// An inode of the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InodeId {
+    /// A ghost file, by its number.
+    Ghost(u32),
+    /// A memfd, by its number.
+    Memfd(u64),
+}
+
+/// What kind of inode it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InodeKind {
+    /// A regular file.
+    #[default]
+    File,
+    /// A directory.
+    Directory,
+    /// A memfd.
+    Memfd,
+}
+
+/// A file without a name that must be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExpectedInode {
+    /// What it is.
+    pub kind: InodeKind,
+    /// The path it had, or the memfd's name.
+    pub name: Vec<u8>,
+    /// Length of a file.
+    pub size: u64,
+    /// Permissions; `None`: not said.
+    pub mode: Option<u32>,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Last access and modification, in seconds and nanoseconds; `None`: not said.
+    pub times: Option<((i64, u64), (i64, u64))>,
+    /// `F_SEAL_*`.
+    pub seals: u32,
+    /// What it holds beside holes.
+    pub content: Content,
+}
+
+/// What a file holds: stretches of other files, in the order in which they were put in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    stretches: Vec<Stretch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stretch {
+    at: u64,
+    source: Vec<u8>,
+    from: u64,
+    len: u64,
+}
+
+impl Content {
+    /// Puts in `len` bytes at `at`, from offset `from` of the file `source`. What continues the last
+    /// stretch makes that longer.
+    pub fn push(&mut self, at: u64, source: &[u8], from: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        match self.stretches.last_mut() {
+            Some(last)
+                if last.source == source
+                    && last.at.checked_add(last.len) == Some(at)
+                    && last.from.checked_add(last.len) == Some(from) =>
+            {
+                last.len = last.len.saturating_add(len);
+            }
+            _ => self.stretches.push(Stretch { at, source: source.to_vec(), from, len }),
+        }
+    }
+
+    /// How many bytes were put in.
+    pub fn bytes(&self) -> u64 {
+        self.stretches.iter().fold(0, |sum, stretch| sum.saturating_add(stretch.len))
+    }
 }
 
 /// Session and process group that the root is born in.
@@ -191,6 +274,13 @@ pub enum OfdSpec {
         fifo: u32,
         /// Its path.
         path: Vec<u8>,
+    },
+    /// A memfd or an unlinked file.
+    Inode {
+        /// Which of [`Expected::inodes`].
+        inode: InodeId,
+        /// The position; `None`: it has none.
+        position: Option<u64>,
     },
     /// Something that the checker cannot judge yet.
     Unmodelled(String),

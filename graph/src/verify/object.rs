@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::before::At;
 use super::effect::SocketOption;
-use super::expected::{Facts, Owner, TimerSpec};
+use super::expected::{Content, Facts, InodeKind, Owner, TimerSpec};
 use super::table::Desc;
 use crate::ids::Fd;
 
@@ -91,6 +91,31 @@ pub(super) enum ObjectKind {
     Signalfd {
         mask: u64,
     },
+    Inode(Box<Inode>),
+}
+
+/// A file that the restore makes itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Inode {
+    pub(super) kind: InodeKind,
+    /// The path it was made under, or the memfd's name.
+    pub(super) name: Vec<u8>,
+    pub(super) size: u64,
+    /// What is known of it: what was set last.
+    pub(super) mode: Option<u32>,
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) times: Option<((i64, u64), (i64, u64))>,
+    pub(super) seals: u32,
+    pub(super) content: Content,
+}
+
+impl Inode {
+    /// Whether the seals forbid to write, or to let it grow.
+    pub(super) fn is_sealed(&self) -> bool {
+        /// F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
+        const CHANGES: u32 = 0x1e;
+        self.seals & CHANGES != 0
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -237,6 +262,10 @@ impl Objects {
             ObjectKind::Epoll { .. } => format!("the epoll file {by}"),
             ObjectKind::Timerfd { .. } => format!("the timerfd {by}"),
             ObjectKind::Signalfd { .. } => format!("the signalfd {by}"),
+            ObjectKind::Inode(inode) => match inode.kind {
+                InodeKind::Memfd => format!("memfd {}", inode.name.escape_ascii()),
+                InodeKind::File | InodeKind::Directory => format!("unlinked file {}", inode.name.escape_ascii()),
+            },
         }
     }
 }

@@ -140,6 +140,10 @@ pub enum Wrong {
     LauncherDescriptors { call: &'static str },
     #[error("opens {path}, which the images do not mention")]
     OpensOther { path: String },
+    #[error("{call} of {path}, which {why}")]
+    BadName { call: &'static str, path: String, why: &'static str },
+    #[error("{path} is made and not removed again")]
+    NameLeft { path: String },
     #[error("opens {path} with {flags:#o}, which may create or truncate it")]
     OpensToChange { path: String, flags: u32 },
     #[error("{call} on {what}: the kernel refuses that")]
@@ -270,6 +274,8 @@ impl Wrong {
             | Wrong::LauncherDescriptors { .. }
             | Wrong::OpensOther { .. }
             | Wrong::OpensToChange { .. }
+            | Wrong::BadName { .. }
+            | Wrong::NameLeft { .. }
             | Wrong::Refused { .. }
             | Wrong::ChangesFile { .. }
             | Wrong::NoReader { .. }

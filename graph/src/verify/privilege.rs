@@ -135,12 +135,14 @@ impl Privileges {
                 | FdEffect::Eventfd { .. }
                 | FdEffect::Epoll { .. }
                 | FdEffect::Signalfd { .. }
+                | FdEffect::Memfd { .. }
                 | FdEffect::Dup { .. }
                 | FdEffect::DupLowest { .. }
                 | FdEffect::SetCloexec { .. }
                 | FdEffect::Close { .. }
                 | FdEffect::CloseRange { .. } => Need::Nothing,
             },
+            Effect::Name(_) => Need::Everything,
             Effect::Object { change, .. } => match change {
                 Change::Seek { .. }
                 | Change::SetStatus { .. }
@@ -159,7 +161,13 @@ impl Privileges {
                 | Change::Watch { .. }
                 | Change::SetTimer { .. }
                 | Change::SetTicks { .. }
-                | Change::Truncate { .. } => Need::Everything,
+                | Change::Truncate { .. }
+                | Change::Copy { .. }
+                | Change::SetFileOwner { .. }
+                | Change::SetMode { .. }
+                | Change::SetTimes { .. }
+                | Change::AddSeals { .. }
+                | Change::Enter => Need::Everything,
             },
             Effect::Memory(effect) => match effect {
                 MemoryEffect::Map { .. }

@@ -12,6 +12,7 @@ use super::before::{At, Before};
 use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::object::Objects;
+use super::name::Name;
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
 use super::socket::Names;
@@ -126,7 +127,10 @@ pub(super) struct Run<'a> {
     pub(super) roles: Vec<Role<'a>>,
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
+    /// Names of sockets.
     pub(super) names: Names,
+    /// Names that the tapes make and remove again, by path.
+    pub(super) made_names: BTreeMap<Vec<u8>, Name>,
     pub(super) groups: BTreeMap<u32, Group>,
     pub(super) before: Before,
     /// Where each event is posted.
@@ -270,6 +274,7 @@ impl<'a> Run<'a> {
             tables: vec![Table::unknown()],
             objects: Objects::default(),
             names: Names::default(),
+            made_names: BTreeMap::new(),
             groups: BTreeMap::new(),
             before: Before::new(count),
             posts,
@@ -430,7 +435,8 @@ impl<'a> Run<'a> {
             Effect::AwaitExit { pid, reap } => return self.await_exit(at, *pid, *reap),
             Effect::SetSid => self.set_sid(at)?,
             Effect::SetPgid { pgid } => self.set_pgid(at, *pgid)?,
-            Effect::Undo { path } => self.announce(at, path)?,
+            Effect::Undo { path, is_made } => self.announce(at, path, *is_made)?,
+            Effect::Name(effect) => self.change_names(at, call, effect)?,
             Effect::File(effect) => self.change_file(at, call, effect)?,
             Effect::Fd(effect) => self.change_table(at, call, effect)?,
             Effect::Object { fd, change } => self.change_object(at, call, *fd, change)?,
@@ -509,6 +515,7 @@ fn is_for_tail(effect: &Effect) -> bool {
         | Effect::SetPgid { .. }
         | Effect::Undo { .. }
         | Effect::File(_)
+        | Effect::Name(_)
         | Effect::Fd(_) => false,
         Effect::Object { change, .. } => match change {
             Change::SetStatus { .. }
@@ -528,7 +535,13 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::SetBytes { .. }
             | Change::SetOption { .. }
             | Change::Watch { .. }
-            | Change::Truncate { .. } => false,
+            | Change::Truncate { .. }
+            | Change::Copy { .. }
+            | Change::SetFileOwner { .. }
+            | Change::SetMode { .. }
+            | Change::SetTimes { .. }
+            | Change::AddSeals { .. }
+            | Change::Enter => false,
         },
         Effect::Memory(effect) => match effect {
             MemoryEffect::Protect { .. } | MemoryEffect::Advise { .. } => true,

@@ -112,7 +112,8 @@ impl Run<'_> {
             | ObjectKind::Eventfd { .. }
             | ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
-            | ObjectKind::Signalfd { .. } => Err(Wrong::Refused { call, what }),
+            | ObjectKind::Signalfd { .. }
+            | ObjectKind::Inode(_) => Err(Wrong::Refused { call, what }),
         }
     }
 
@@ -140,8 +141,13 @@ impl Run<'_> {
                 }
                 self.names.abstracts.insert(unix.to_vec(), (object, at));
             } else {
-                let path =
-                    self.absolute(at.task, unix).ok_or_else(|| refused(self, "from an unknown directory"))?;
+                let path = self.absolute(at.task, unix).ok_or_else(|| refused(self, "from an unknown directory"))?;
+                if let Some(name) = self.made_names.get(&path).copied() {
+                    self.order(name.last, at, call, || path.escape_ascii().to_string())?;
+                    if name.is_there {
+                        return Err(refused(self, "a name that is taken"));
+                    }
+                }
                 let announced = self.names.announced.remove(&path) == Some(at.task);
                 if self.names.files.contains_key(&path) || !announced && !self.names.unlinked.contains(&path)
                 {
@@ -300,10 +306,14 @@ impl Run<'_> {
         Ok(self.objects.add_description(accepted, O_RDWR | flags & O_NONBLOCK, at))
     }
 
-    pub(super) fn announce(&mut self, at: At, path: &[u8]) -> Result<(), Wrong> {
-        // Before it is made, and again when it has been.
-        if self.names.made.remove(path) == Some(at.task) {
-            return Ok(());
+    /// What the launcher is told of a file: that it is about to be made, or that it has been.
+    pub(super) fn announce(&mut self, at: At, path: &[u8], is_made: bool) -> Result<(), Wrong> {
+        if is_made {
+            if self.names.made.remove(path) == Some(at.task) {
+                return Ok(());
+            }
+            let what = format!("{} has not been made", path.escape_ascii());
+            return Err(Wrong::Refused { call: "undo", what });
         }
         if self.names.announced.insert(path.to_vec(), at.task).is_some() {
             return Err(Wrong::Refused {
@@ -314,42 +324,35 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn change_file(
-        &mut self,
-        at: At,
-        call: &'static str,
-        effect: &FileEffect,
-    ) -> Result<(), Wrong> {
-        let (FileEffect::Unlink { path } | FileEffect::Chown { path, .. } | FileEffect::Chmod { path, .. }) =
-            effect;
+    /// `unlink(2)` of what stands for a socket, of the tapes or a stale one.
+    pub(super) fn unlink_socket(&mut self, at: At, call: &'static str, path: &[u8]) -> Result<(), Wrong> {
         let shown = || path.escape_ascii().to_string();
         if let Some(node) = self.names.files.get(path) {
             self.order(node.last, at, call, shown)?;
         }
-        let node = self.names.files.get_mut(path);
-        match (effect, node) {
-            (FileEffect::Unlink { .. }, Some(_)) => {
-                self.names.files.remove(path);
-                self.names.unlinked.remove(path);
-            }
-            (FileEffect::Unlink { .. }, None) => {
-                // A stale one: nobody but the owner of a socket of the images may have left it.
-                if !self.expected.socket_paths.contains(path) {
-                    return Err(Wrong::OpensOther { path: shown() });
-                }
-                self.names.unlinked.insert(path.clone());
-            }
-            (FileEffect::Chown { uid, gid, .. }, Some(node)) => {
-                node.last = at;
-                node.owner = Some((*uid, *gid));
-            }
-            (FileEffect::Chmod { mode, .. }, Some(node)) => {
-                node.last = at;
-                node.mode = Some(S_IFSOCK | mode & 0o7777);
-            }
-            (FileEffect::Chown { .. } | FileEffect::Chmod { .. }, None) => {
-                return Err(Wrong::OpensOther { path: shown() });
-            }
+        if self.names.files.remove(path).is_some() {
+            self.names.unlinked.remove(path);
+            return Ok(());
+        }
+        // A stale one: nobody but the owner of a socket of the images may have left it.
+        if !self.expected.socket_paths.contains(path) {
+            return Err(Wrong::OpensOther { path: shown() });
+        }
+        self.names.unlinked.insert(path.to_vec());
+        Ok(())
+    }
+
+    pub(super) fn change_file(&mut self, at: At, call: &'static str, effect: &FileEffect) -> Result<(), Wrong> {
+        let (FileEffect::Chown { path, .. } | FileEffect::Chmod { path, .. }) = effect;
+        let shown = || path.escape_ascii().to_string();
+        if let Some(node) = self.names.files.get(path) {
+            self.order(node.last, at, call, shown)?;
+        }
+        let node = self.names.files.get_mut(path).ok_or_else(|| Wrong::OpensOther { path: shown() })?;
+        node.last = at;
+        match effect {
+            FileEffect::Chown { uid, gid, .. } => node.owner = Some((*uid, *gid)),
+            FileEffect::Chmod { mode, .. } => node.mode = Some(S_IFSOCK | mode & 0o7777),
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use super::before::At;
 use super::effect::MemoryEffect;
+use super::expected::InodeKind;
 use super::object::{O_ACCMODE, O_PATH, O_RDWR, O_WRONLY, ObjectKind};
 use super::outcome::Wrong;
 use super::run::Run;
@@ -13,6 +14,8 @@ use super::run::Run;
 const MAP_SHARED: u32 = 1;
 const MAP_ANONYMOUS: u32 = 0x20;
 const PROT_WRITE: u32 = 2;
+/// F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
+const SEALS_WRITE: u32 = 0x18;
 const PAGE: u64 = 4096;
 /// Behind the last address of user space (arch/x86, `TASK_SIZE_MAX` with four levels of pages).
 const USER_END: u64 = 0x7fff_ffff_f000;
@@ -84,7 +87,19 @@ impl Run<'_> {
                 if let Some((fd, offset)) = file {
                     let desc = self.descriptor(at, call, *fd)?;
                     let flags_of = self.objects.description(desc).flags;
-                    let is_file = matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. });
+                    let is_file = match &self.objects.object_of(desc).kind {
+                        ObjectKind::File { .. } => true,
+                        ObjectKind::Inode(inode) => {
+                            let writes = flags & MAP_SHARED != 0 && prot & PROT_WRITE != 0;
+                            inode.kind != InodeKind::Directory && !(writes && inode.seals & SEALS_WRITE != 0)
+                        }
+                        ObjectKind::Pipe(_)
+                        | ObjectKind::Socket(_)
+                        | ObjectKind::Eventfd { .. }
+                        | ObjectKind::Epoll { .. }
+                        | ObjectKind::Timerfd { .. }
+                        | ObjectKind::Signalfd { .. } => false,
+                    };
                     let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
                     let writable =
                         flags & MAP_SHARED == 0 || prot & PROT_WRITE == 0 || flags_of & O_ACCMODE == O_RDWR;
@@ -109,7 +124,7 @@ impl Run<'_> {
             MemoryEffect::SetMm { exe, .. } => {
                 if let Some(fd) = exe {
                     let desc = self.descriptor(at, call, *fd)?;
-                    if !matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. }) {
+                    if !matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. } | ObjectKind::Inode(_)) {
                         return Err(Wrong::Refused { call, what: self.describe(desc) });
                     }
                 }

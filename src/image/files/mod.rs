@@ -11,6 +11,7 @@ pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod fifo;
 pub(crate) mod inet;
+pub(crate) mod ghost;
 pub(crate) mod memfd;
 pub(crate) mod pipe;
 pub(crate) mod reg;

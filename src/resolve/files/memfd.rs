@@ -1,12 +1,117 @@
-//! memfd: not restored yet as a descriptor. (Shared anonymous memory, which CRIU stores as a memfd
-//! named `/dev/zero`, is mapped and never in a table.)
+//! memfds: all descriptions of one inode, and its mappings, are one resource.
+//!
+//! (Shared anonymous memory, which CRIU stores as a memfd named `/dev/zero`, is `super::memory`'s
+//! unless somebody has it open.)
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regrow_graph::ids::OfdId;
 
 use super::super::Resolver;
-use super::name;
-use crate::image::{MemfdFile, Ofd};
+use super::super::numbers::{F_SEAL_FUTURE_WRITE, F_SEALS_KNOWN, O_CREATION, O_LARGEFILE, PAGE};
+use super::super::problem::ProblemKind;
+use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece};
+use super::ghost::InodeKey;
+use crate::image::{Image, MemfdFile, MemfdInode, OfdKind, VmaKind};
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, entry: &Ofd, memfd: &MemfdFile) {
-    let inode = resolver.model.memfds.iter().find(|inode| inode.inode_id == memfd.inode_id);
-    let called = inode.map_or("?", |inode| inode.name.as_str());
-    resolver.problems.unsupported(None, Some(entry.origin), format!("{}: memfd \"{called}\" is not restored yet", name(entry)));
+/// Makes the resources of all memfds, without any description yet.
+pub(super) fn make(resolver: &mut Resolver<'_>) {
+    let model = resolver.model;
+    let contents: BTreeMap<u64, &crate::image::Shm> = model.shm.iter().map(|shm| (shm.shmid, shm)).collect();
+    // The others are shared anonymous memory.
+    let mut used: BTreeSet<u64> = BTreeSet::new();
+    for vma in model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.mm.vmas) {
+        if let VmaKind::Memfd { inode_id, .. } = vma.kind {
+            used.insert(inode_id);
+        }
+    }
+    let fds =
+        model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.fds).map(|fd| fd.ofd_id);
+    for id in fds.chain(model.packets.iter().flat_map(|packet| packet.rights.iter().copied())) {
+        if let Some(OfdKind::Memfd(file)) =
+            resolver.ofd_of_id.get(&id).map(|ofd| &model.ofds[ofd.index()].kind)
+        {
+            used.insert(file.inode_id);
+        }
+    }
+    for inode in model.memfds.iter().filter(|inode| used.contains(&inode.inode_id)) {
+        judge(resolver, inode);
+        let mut content = None;
+        if let Some(shm) = contents.get(&inode.shmid).filter(|shm| !shm.pages.extents.is_empty()) {
+            let mut pieces = Vec::with_capacity(shm.pages.extents.len());
+            for extent in &shm.pages.extents {
+                // The last page goes beyond the end.
+                let len =
+                    inode.size_bytes.saturating_sub(extent.start).min(extent.len_pages.saturating_mul(PAGE));
+                if len > 0 {
+                    pieces.push(Piece { at: extent.start, from: extent.offset_bytes, len });
+                }
+            }
+            let path =
+                model.dir.join(Image::Pages(shm.pages.pages_id).to_string()).to_string_lossy().into_owned();
+            content = (!pieces.is_empty()).then_some(Content { path, pieces });
+        }
+        let recipe = Inode {
+            kind: InodeKind::Memfd { name: inode.name.clone(), seals: inode.seals },
+            mode: inode.mode.unwrap_or(0o777) & 0o7777,
+            uid: inode.uid,
+            gid: inode.gid,
+            size_bytes: inode.size_bytes,
+            times: None,
+            content,
+            first: None,
+        };
+        let recipe = Nameless { scaffold: Vec::new(), inodes: vec![recipe], opens: Vec::new() };
+        resolver.add_nameless(recipe, vec![InodeKey::Memfd(inode.inode_id)], inode.origin);
+    }
+}
+
+fn judge(resolver: &mut Resolver<'_>, inode: &MemfdInode) {
+    let origin = Some(inode.origin);
+    let name = &inode.name;
+    if inode.hugetlb_flag.is_some_and(|flag| flag != 0) {
+        resolver.problems.unsupported(
+            None,
+            origin,
+            format!("memfd \"{name}\" of huge pages is not restored yet"),
+        );
+    }
+    if inode.seals & !F_SEALS_KNOWN != 0 {
+        resolver.problems.unsupported(
+            None,
+            origin,
+            format!("memfd \"{name}\": unknown seals {:#x}", inode.seals & !F_SEALS_KNOWN),
+        );
+    }
+    if inode.size_bytes > i64::MAX as u64 {
+        resolver.problems.add(
+            ProblemKind::BadImages,
+            None,
+            origin,
+            format!("memfd \"{name}\" of {} bytes", inode.size_bytes),
+        );
+    }
+    if inode.seals & F_SEAL_FUTURE_WRITE == 0 {
+        return;
+    }
+    // It is sealed when it is made; a mapping that was there before the seal cannot be had then.
+    let model = resolver.model;
+    let mut vmas = model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.mm.vmas);
+    let writable = vmas.find(|vma| {
+        matches!(vma.kind, VmaKind::Memfd { inode_id, .. } if inode_id == inode.inode_id)
+            && vma.flags & libc::MAP_SHARED as u32 != 0
+            && vma.prot & libc::PROT_WRITE as u32 != 0
+    });
+    if let Some(vma) = writable {
+        let text = format!(
+            "memfd \"{name}\" has F_SEAL_FUTURE_WRITE and is mapped writable ({:#x}): not restored yet",
+            vma.start
+        );
+        resolver.problems.unsupported(None, origin, text);
+    }
+}
+
+pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, memfd: &MemfdFile) {
+    let flags = memfd.flags & !(O_CREATION | O_LARGEFILE);
+    resolver.open_inode(InodeKey::Memfd(memfd.inode_id), flags, memfd.position, Some(ofd));
 }

@@ -4,6 +4,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 mod flight;
+pub(super) mod ghost;
 mod inet;
 mod memfd;
 mod owner;
@@ -19,8 +20,8 @@ use regrow_graph::forest::Slot;
 use regrow_graph::ids::{Fd, OfdId, StepId, TaskId};
 
 use super::{Payloads, Resolver};
-pub(super) use reg::judge;
-use crate::image::{Ofd, OfdKind, Origin};
+pub(super) use reg::{is_above, judge, proc_task};
+use crate::image::{Ofd, OfdKind, Origin, Remap};
 
 /// Steps of a task on descriptions that it has. One task does them, whoever else has the description.
 #[derive(Debug, Clone, Default)]
@@ -65,22 +66,27 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
         }
         resolver.forest.tasks[index].table = table;
     }
-    let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
     let holders = holders(resolver);
     flight::add(resolver, &mut used);
+    let remapped: BTreeMap<u32, Remap> = model.remaps.iter().map(|remap| (remap.orig_id, *remap)).collect();
+    ghost::make(resolver);
+    memfd::make(resolver);
     for ofd in &used {
         let entry = &model.ofds[ofd.index()];
-        if remapped.contains(&entry.id) {
-            resolver.problems.unsupported(None, Some(entry.origin), format!("{}: its name was unlinked or replaced (ghost file or link remap): not restored yet", name(entry)));
+        if let Some(remap) = remapped.get(&entry.id) {
+            match &entry.kind {
+                OfdKind::Reg(file) => ghost::resolve(resolver, *ofd, entry, file, *remap),
+                _ => ghost::refuse(resolver, entry, *remap),
+            }
             continue;
         }
         match &entry.kind {
             OfdKind::Reg(file) => reg::resolve(resolver, *ofd, entry, file),
             OfdKind::Eventfd(eventfd) => eventfd::resolve(resolver, *ofd, entry, eventfd),
-            OfdKind::Memfd(memfd) => memfd::resolve(resolver, entry, memfd),
             OfdKind::Epoll(epoll) => epoll::resolve(resolver, &holders, *ofd, entry, epoll),
             OfdKind::Timerfd(timerfd) => timerfd::resolve(resolver, &holders, *ofd, entry, timerfd),
             OfdKind::Signalfd(signalfd) => signalfd::resolve(resolver, *ofd, entry, signalfd),
+            OfdKind::Memfd(memfd) => memfd::resolve(resolver, *ofd, memfd),
             OfdKind::Other(kind) => {
                 let option = match *kind {
                     "EXT" => " (with --external, too)",

@@ -340,7 +340,8 @@ impl Snapshot {
                 kind = Some(Kind::Socket { inode });
                 self.socket_names.entry(inode).or_insert_with(|| here.clone());
                 format!("socket of {}", self.name(device, inode, &here))
-            } else if target.ends_with(" (deleted)") {
+            } else if target.ends_with(" (deleted)") || target.starts_with("/proc/") {
+                // Inodes of /proc get their numbers when somebody looks.
                 format!("{target} of {}", self.name(device, inode, &here))
             } else if target.starts_with('/') {
                 format!("{target} {device:x}:{inode}")

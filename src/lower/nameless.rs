@@ -1,0 +1,204 @@
+//! Inodes without a name: memfds, unlinked files and directories.
+//!
+//! Files are made under their names, filled, and unlinked; directories are removed when all is made
+//! in them; then everything is opened through `/proc/self/fd`, which works without a name and gives
+//! the name that it had. What may be left behind by a task that is killed in between is noted in
+//! flags of the region: see [`crate::coordinator::undo`].
+
+use std::collections::BTreeMap;
+
+use regrow_graph::ids::Fd;
+
+use super::Lowering;
+use crate::resolve::Recipes;
+use crate::resolve::recipe::{Content, Inode, InodeKind, Nameless, ResourceKind};
+use crate::tape::{Undo, UndoKind};
+
+/// `fcntl(F_ADD_SEALS)` (uapi/linux/fcntl.h).
+const F_ADD_SEALS: u64 = 1033;
+/// `MFD_EXEC` (uapi/linux/memfd.h, since Linux 6.3): what is stored of the mode counts, whatever
+/// `vm.memfd_noexec` says.
+const MFD_EXEC: u64 = 0x10;
+const MFD_CLOEXEC: u64 = 1;
+const MFD_ALLOW_SEALING: u64 = 2;
+const F_SEAL_SEAL: u32 = 1;
+/// Most bytes of one `sendfile(2)`; the kernel stops at 0x7ffff000.
+const COPY_MAX: u64 = 1 << 30;
+const AT_CWD: u64 = libc::AT_FDCWD as u64;
+
+/// How many names are made and removed again.
+pub(super) fn names(recipes: &Recipes) -> usize {
+    let count = |recipe: &Nameless| {
+        let named = recipe.inodes.iter().filter(|inode| !matches!(inode.kind, InodeKind::Memfd { .. }));
+        recipe.scaffold.len() + named.count()
+    };
+    recipes
+        .resources
+        .iter()
+        .map(|resource| match &resource.kind {
+            ResourceKind::Nameless(recipe) => count(recipe),
+            _ => 0,
+        })
+        .sum()
+}
+
+/// The words of one undo entry.
+#[derive(Clone, Copy)]
+struct Flags {
+    made: u64,
+    gone: u64,
+}
+
+impl Lowering<'_> {
+    pub(super) fn nameless(&mut self, recipe: &Nameless, at: &[Fd], cloexec: bool) {
+        let mut numbers = at.iter().map(|fd| u64::from(*fd));
+        let mut number = || numbers.next().unwrap_or(u64::MAX);
+        let close = if cloexec { libc::O_CLOEXEC as u64 } else { 0 };
+        // The numbers of each inode, in the order in which the kernel gives them.
+        let fds: Vec<(u64, u64)> = recipe
+            .inodes
+            .iter()
+            .map(|inode| (number(), if inode.content.is_some() { number() } else { u64::MAX }))
+            .collect();
+        let opened: Vec<u64> = recipe.opens.iter().map(|_| number()).collect();
+
+        let mut directories: BTreeMap<&str, Option<u64>> =
+            recipe.scaffold.iter().map(|path| (path.as_str(), None)).collect();
+        for (inode, (fd, _)) in recipe.inodes.iter().zip(&fds) {
+            if let InodeKind::Directory { path } = &inode.kind {
+                directories.insert(path, Some(*fd));
+            }
+        }
+        let mut standing = Vec::with_capacity(directories.len());
+        for (path, fd) in &directories {
+            let flags = self.begin(path, UndoKind::Directory);
+            let text = self.asm.text(path.as_bytes());
+            self.tape.call(libc::SYS_mkdirat, &[AT_CWD, text, u64::from(Undo::DIRECTORY_MODE)], 0);
+            self.tape.post(flags.made);
+            standing.push((text, flags));
+            if let Some(fd) = fd {
+                let how = (libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW) as u64 | close;
+                self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, 0], *fd);
+            }
+        }
+        for (inode, (fd, source)) in recipe.inodes.iter().zip(&fds) {
+            match &inode.kind {
+                InodeKind::Directory { .. } => {}
+                InodeKind::Memfd { name, seals } => {
+                    // Without MFD_ALLOW_SEALING it would have F_SEAL_SEAL from the start.
+                    let how = MFD_EXEC
+                        | if cloexec { MFD_CLOEXEC } else { 0 }
+                        | if *seals == F_SEAL_SEAL { 0 } else { MFD_ALLOW_SEALING };
+                    let name = self.asm.text(name.as_bytes());
+                    self.tape.call(libc::SYS_memfd_create, &[name, how], *fd);
+                    self.fill_file(inode, *fd, *source, close);
+                    self.attributes(inode, *fd);
+                    if let Some((flags, position)) = inode.first {
+                        if position != 0 || inode.content.is_some() {
+                            self.tape.call(
+                                libc::SYS_lseek,
+                                &[*fd, position, libc::SEEK_SET as u64],
+                                position,
+                            );
+                        }
+                        if flags != 0 {
+                            self.tape.call(
+                                libc::SYS_fcntl,
+                                &[*fd, libc::F_SETFL as u64, u64::from(flags)],
+                                0,
+                            );
+                        }
+                    }
+                    if *seals != 0 && *seals != F_SEAL_SEAL {
+                        self.tape.call(libc::SYS_fcntl, &[*fd, F_ADD_SEALS, u64::from(*seals)], 0);
+                    }
+                }
+                InodeKind::File { path, aside } => {
+                    let flags = match aside {
+                        Some(aside) => self.begin(&format!("{aside}\0{path}"), UndoKind::ChangedPlaces),
+                        None => self.begin(path, UndoKind::File),
+                    };
+                    let own = self.asm.text(path.as_bytes());
+                    let text = aside.as_ref().map_or(own, |aside| self.asm.text(aside.as_bytes()));
+                    let how =
+                        (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_NOCTTY)
+                            as u64
+                            | close;
+                    self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, u64::from(Undo::FILE_MODE)], *fd);
+                    self.tape.post(flags.made);
+                    self.fill_file(inode, *fd, *source, close);
+                    if aside.is_some() {
+                        // What is overwritten keeps its name (rename(2), fs/dcache.c `__d_move`).
+                        for exchange in [u64::from(libc::RENAME_EXCHANGE), 0] {
+                            self.tape.call(libc::SYS_renameat2, &[AT_CWD, text, AT_CWD, own, exchange], 0);
+                        }
+                    } else {
+                        self.tape.call(libc::SYS_unlinkat, &[AT_CWD, text, 0], 0);
+                    }
+                    self.tape.post(flags.gone);
+                    self.attributes(inode, *fd);
+                }
+            }
+        }
+        for (text, flags) in standing.into_iter().rev() {
+            self.tape.call(libc::SYS_unlinkat, &[AT_CWD, text, libc::AT_REMOVEDIR as u64], 0);
+            self.tape.post(flags.gone);
+        }
+        for (inode, (fd, _)) in recipe.inodes.iter().zip(&fds) {
+            if let InodeKind::Directory { .. } = inode.kind {
+                self.attributes(inode, *fd);
+            }
+        }
+        for (open, fd) in recipe.opens.iter().zip(opened) {
+            let Some((made, _)) = fds.get(open.inode) else { continue };
+            let path = self.asm.text(format!("/proc/self/fd/{made}").as_bytes());
+            let how = u64::from(open.flags) | libc::O_NOCTTY as u64 | close;
+            self.tape.call(libc::SYS_openat, &[AT_CWD, path, how, 0], fd);
+            if open.position != 0 {
+                self.tape.call(libc::SYS_lseek, &[fd, open.position, libc::SEEK_SET as u64], open.position);
+            }
+        }
+    }
+
+    /// Says that a name is about to be made.
+    fn begin(&mut self, path: &str, kind: UndoKind) -> Flags {
+        let [intent, made, gone] = self.asm.undo(path.as_bytes(), kind);
+        self.tape.post(intent);
+        Flags { made, gone }
+    }
+
+    fn fill_file(&mut self, inode: &Inode, fd: u64, source: u64, close: u64) {
+        if inode.size_bytes != 0 {
+            self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
+        }
+        let Some(Content { path, pieces }) = &inode.content else { return };
+        let path = self.asm.text(path.as_bytes());
+        self.tape.call(
+            libc::SYS_openat,
+            &[AT_CWD, path, (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close, 0],
+            source,
+        );
+        for piece in pieces {
+            let mut done = 0;
+            while done < piece.len {
+                let now = (piece.len - done).min(COPY_MAX);
+                for (fd, position) in [(fd, piece.at + done), (source, piece.from + done)] {
+                    self.tape.call(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64], position);
+                }
+                self.tape.call(libc::SYS_sendfile, &[fd, source, 0, now], now);
+                done += now;
+            }
+        }
+    }
+
+    /// Owner before mode, which a change of the owner may alter (chown(2)); times last.
+    fn attributes(&mut self, inode: &Inode, fd: u64) {
+        self.tape.call(libc::SYS_fchown, &[fd, u64::from(inode.uid), u64::from(inode.gid)], 0);
+        self.tape.call(libc::SYS_fchmod, &[fd, u64::from(inode.mode)], 0);
+        if let Some((atime, mtime)) = inode.times {
+            let words = [atime.0 as u64, atime.1, mtime.0 as u64, mtime.1];
+            let times = self.asm.words(&words);
+            self.tape.call(libc::SYS_utimensat, &[fd, 0, times, 0], 0);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Files without a name: memfds, unlinked files and directories, files about tasks.
+
+mod support;
+
+use support::Scenario;
+
+#[test]
+fn memfds_and_unlinked_files() {
+    Scenario::program("nameless", &[]).run();
+}
