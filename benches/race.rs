@@ -137,7 +137,11 @@ impl Race {
             count: tasks - 1,
             label: "nothing".to_owned(),
         });
-        let shared = shared.into_iter().map(|count| Tree { program: "shared_fds", count, label: "60 descriptors".to_owned() });
+        let shared = shared.into_iter().map(|count| Tree {
+            program: "shared_fds",
+            count,
+            label: "60 descriptors".to_owned(),
+        });
         wide.chain(shared).collect()
     }
 
@@ -147,14 +151,26 @@ impl Race {
         let criu = find_criu(&profile)?;
         build_programs(&profile)?;
         let version = Command::new(&criu).arg("--version").output().context("criu --version")?;
-        let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().replace("Version: ", "");
+        let version = String::from_utf8_lossy(&version.stdout)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .replace("Version: ", "");
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        println!("CRIU {version}, Linux {}, {cpus} CPUs, {} rounds; milliseconds: median (least–most)\n", kernel.trim(), self.rounds);
-        println!("| tasks | they share | criu restore -d | regrow restore -d | regrow / CRIU | the program itself |");
+        println!(
+            "CRIU {version}, Linux {}, {cpus} CPUs, {} rounds; milliseconds: median (least–most)\n",
+            kernel.trim(),
+            self.rounds
+        );
+        println!(
+            "| tasks | they share | criu restore -d | regrow restore -d | regrow / CRIU | the program itself |"
+        );
         println!("|---|---|---|---|---|---|");
         for tree in self.trees() {
-            let row = self.race(&tree, &profile, &criu, &regrow).with_context(|| format!("{} {}", tree.program, tree.count))?;
+            let row = self
+                .race(&tree, &profile, &criu, &regrow)
+                .with_context(|| format!("{} {}", tree.program, tree.count))?;
             println!("{row}");
         }
         Ok(())
@@ -162,7 +178,8 @@ impl Race {
 
     /// One row of the table.
     fn race(&self, tree: &Tree, profile: &Path, criu: &Path, regrow: &Path) -> Result<String> {
-        let directory = tempfile::Builder::new().prefix("regrow-race-").tempdir().context("a directory for the race")?;
+        let directory =
+            tempfile::Builder::new().prefix("regrow-race-").tempdir().context("a directory for the race")?;
         let program = profile.join(tree.program);
         let images = make(directory.path(), "images")?;
         let state = make(directory.path(), "state")?;
@@ -200,7 +217,13 @@ impl Race {
             }
         }
         let ratio = times[1].median().as_secs_f64() / times[0].median().as_secs_f64();
-        Ok(format!("| {dumped} | {} | {} | {} | {ratio:.3} (1 : {:.1}) | {own} |", tree.label, times[0], times[1], 1.0 / ratio))
+        Ok(format!(
+            "| {dumped} | {} | {} | {} | {ratio:.3} (1 : {:.1}) | {own} |",
+            tree.label,
+            times[0],
+            times[1],
+            1.0 / ratio
+        ))
     }
 }
 
@@ -220,7 +243,12 @@ fn in_namespaces() -> Result<Command> {
 
 /// Runs it; gives its two numbers.
 fn answer(command: &mut Command) -> Result<(Duration, usize)> {
-    let output = command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("unshare")?;
+    let output = command
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("unshare")?;
     ensure!(output.status.success(), "{}", output.status);
     let text = String::from_utf8_lossy(&output.stdout);
     let mut numbers = text.split_whitespace();
@@ -233,7 +261,8 @@ impl Inside {
     fn run(&self) -> Result<()> {
         // What whoever started the race left open is of another mount namespace, where CRIU cannot follow.
         // SAFETY: it takes no pointers, and a flag that only exec reads breaks no owner of a descriptor.
-        let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+        let result =
+            unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
         ensure!(result == 0, "close_range: {}", std::io::Error::last_os_error());
         let (time, tasks) = match self {
             Inside::Build { program, count, directory, criu, images } => {
@@ -248,7 +277,12 @@ impl Inside {
 }
 
 /// From the start of a program to its tree being ready. Dumps the tree then, if asked.
-fn build(program: &Path, count: u32, directory: &Path, dump: Option<(&Path, &Path)>) -> Result<(Duration, usize)> {
+fn build(
+    program: &Path,
+    count: u32,
+    directory: &Path,
+    dump: Option<(&Path, &Path)>,
+) -> Result<(Duration, usize)> {
     fs::write("/proc/sys/kernel/ns_last_pid", PID_BEFORE_ROOT).context("ns_last_pid")?;
     let log = File::create(directory.join("program.log"))?;
     let start = Instant::now();
@@ -305,7 +339,10 @@ fn restore(restorer: &Path, images: &Path, directory: &Path) -> Result<(Duration
 /// The tasks in this namespace beside this one.
 fn tasks() -> Result<usize> {
     let is_task = |name: &str| name.parse::<u32>().is_ok_and(|pid| pid != std::process::id());
-    Ok(fs::read_dir("/proc")?.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_task)).count())
+    Ok(fs::read_dir("/proc")?
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_task))
+        .count())
 }
 
 /// The end of a log.
@@ -320,7 +357,10 @@ fn find_criu(profile: &Path) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("REGROW_CRIU") {
         return Ok(PathBuf::from(path));
     }
-    let targets = [profile.parent().unwrap_or(profile).to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("target")];
+    let targets = [
+        profile.parent().unwrap_or(profile).to_owned(),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
+    ];
     let mut found: Vec<PathBuf> = targets
         .iter()
         .filter_map(|target| fs::read_dir(target.join("criu")).ok())
@@ -335,7 +375,17 @@ fn find_criu(profile: &Path) -> Result<PathBuf> {
 /// Cargo builds a package's own binaries for its benches, but not those of another member.
 fn build_programs(profile: &Path) -> Result<()> {
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--package", "regrow-test-programs", "--bin", "bench_wide", "--bin", "shared_fds"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "regrow-test-programs",
+            "--bin",
+            "bench_wide",
+            "--bin",
+            "shared_fds",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CARGO_TARGET_DIR", profile.parent().unwrap_or(profile))
         .status()

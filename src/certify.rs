@@ -16,18 +16,18 @@ use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
     Content, Cradle as Birthplace, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
-    ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketOption, SocketPeer,
-    SocketSpec, TimerSpec, Wrong, verify,
+    ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketOption,
+    SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
 };
 
 use crate::image::{
-    Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState, Timerfd,
-    UnixSocket, open_blob,
+    Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState,
+    Timerfd, UnixSocket, open_blob,
 };
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
-use crate::tape::{Tapes, Undo, UndoKind};
 use crate::tape::lift::{LiftError, lift};
+use crate::tape::{Tapes, Undo, UndoKind};
 
 /// The bit of O_TMPFILE that is not O_DIRECTORY.
 const O_TMPFILE_BIT: u32 = 0o20_000_000;
@@ -99,7 +99,9 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
         let records: Vec<Record> = tapes.records(task).map(|(_, record)| record).collect();
         let posts = |at: Option<usize>, word: u64| {
             let record = at.and_then(|at| records.get(at));
-            record.is_some_and(|record| record.verb() == Some(Verb::Post) && record.args[0] == tapes.base + word)
+            record.is_some_and(|record| {
+                record.verb() == Some(Verb::Post) && record.args[0] == tapes.base + word
+            })
         };
         let wrong = |at: usize, path: &[u8], what: &str| Counterexample {
             task: task.pid,
@@ -107,9 +109,12 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
             wrong: Wrong::NotUnderstood { what: format!("{}: {what}", path.escape_ascii()) },
         };
         let mut open: Vec<(&[u8], &Undo)> = Vec::new();
-        for (at, record) in records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall)) {
+        for (at, record) in
+            records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall))
+        {
             let nr = libc::c_long::from(record.nr);
-            let makes = nr == libc::SYS_mkdirat || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
+            let makes = nr == libc::SYS_mkdirat
+                || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
             let removes = nr == libc::SYS_unlinkat || nr == libc::SYS_renameat2 && record.args[4] == 0;
             if !makes && !removes {
                 continue;
@@ -117,7 +122,10 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
             let path = tapes.c_string(record.args[1]).unwrap_or_default();
             if removes {
                 let is_plain = nr == libc::SYS_unlinkat && record.args[2] == 0;
-                if is_plain && expected.socket_paths.contains(path) && !open.iter().any(|(name, _)| *name == path) {
+                if is_plain
+                    && expected.socket_paths.contains(path)
+                    && !open.iter().any(|(name, _)| *name == path)
+                {
                     continue;
                 }
                 let Some(index) = open.iter().rposition(|(name, _)| *name == path) else {
@@ -133,7 +141,9 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
                     UndoKind::File => nr == libc::SYS_openat && undo.path == path,
                     UndoKind::Directory => nr == libc::SYS_mkdirat && undo.path == path,
                     UndoKind::Socket => false,
-                    UndoKind::ChangedPlaces => nr == libc::SYS_openat && undo.path.split(|byte| *byte == 0).next() == Some(path),
+                    UndoKind::ChangedPlaces => {
+                        nr == libc::SYS_openat && undo.path.split(|byte| *byte == 0).next() == Some(path)
+                    }
                 };
                 named && posts(at.checked_sub(1), undo.intent) && posts(Some(at + 1), undo.made)
             };
@@ -295,7 +305,12 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
         let Some(name) = names.get(&id) else { continue };
         let mut content = Content::default();
         for piece in &ghost.pieces {
-            content.push(piece.at, &image(Image::GhostFile(ghost.id)), piece.data.offset_bytes, piece.data.len_bytes);
+            content.push(
+                piece.at,
+                &image(Image::GhostFile(ghost.id)),
+                piece.data.offset_bytes,
+                piece.data.len_bytes,
+            );
         }
         let inode = ExpectedInode {
             kind,
@@ -315,7 +330,12 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
             let source = image(Image::Pages(shm.pages.pages_id));
             for extent in &shm.pages.extents {
                 let rest = memfd.size_bytes.saturating_sub(extent.start);
-                content.push(extent.start, &source, extent.offset_bytes, rest.min(extent.len_pages.saturating_mul(4096)));
+                content.push(
+                    extent.start,
+                    &source,
+                    extent.offset_bytes,
+                    rest.min(extent.len_pages.saturating_mul(4096)),
+                );
             }
         }
         let inode = ExpectedInode {
@@ -639,7 +659,10 @@ fn inet_socket(socket: &InetSocket) -> OfdSpec {
         set(SocketOption::KeepInterval, socket.keep[2]);
     }
     let mut bytes = byte_options(&socket.options);
-    bytes.insert(SocketOption::IcmpFilter, socket.icmp_filter.iter().flat_map(|word| word.to_ne_bytes()).collect());
+    bytes.insert(
+        SocketOption::IcmpFilter,
+        socket.icmp_filter.iter().flat_map(|word| word.to_ne_bytes()).collect(),
+    );
     // The number of an ICMP socket is none that anybody chose.
     let named = is_raw || !PROTOCOL_ICMP.contains(&socket.protocol);
     OfdSpec::Socket(Box::new(SocketSpec {
@@ -663,7 +686,8 @@ fn byte_options(options: &SocketOptions) -> BTreeMap<SocketOption, Vec<u8>> {
     // Code, jump if true, jump if false, operand: from the highest bits to the lowest.
     let instruction = |word: &u64| {
         let [b7, b6, b5, b4, b3, b2, b1, b0] = word.to_be_bytes();
-        let (code, operand) = (u16::from_be_bytes([b7, b6]).to_ne_bytes(), u32::from_be_bytes([b3, b2, b1, b0]).to_ne_bytes());
+        let (code, operand) =
+            (u16::from_be_bytes([b7, b6]).to_ne_bytes(), u32::from_be_bytes([b3, b2, b1, b0]).to_ne_bytes());
         [&code[..], &[b5, b4], &operand].concat()
     };
     let filter = options.filter.iter().flat_map(instruction).collect();

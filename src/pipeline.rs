@@ -90,7 +90,11 @@ impl PrepareError {
                 .errors()
                 .iter()
                 .map(|error| Problem {
-                    kind: if error.is_unsupported() { ProblemKind::Unsupported } else { ProblemKind::BadImages },
+                    kind: if error.is_unsupported() {
+                        ProblemKind::Unsupported
+                    } else {
+                        ProblemKind::BadImages
+                    },
                     task: None,
                     text: error.to_string(),
                     origin: None,
@@ -98,7 +102,12 @@ impl PrepareError {
                 .collect(),
             PrepareError::Image(error) => vec![bad(error.to_string())],
             PrepareError::TooLarge(error) => {
-                vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
+                vec![Problem {
+                    kind: ProblemKind::Lacking,
+                    task: None,
+                    text: error.to_string(),
+                    origin: None,
+                }]
             }
             PrepareError::Refuted(counterexample) => {
                 let text = format!("the plan has no certificate: {counterexample}");
@@ -140,7 +149,9 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
         Ok(plan) => plan,
         Err(error) => {
             // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
-            if problems.iter().all(|problem| problem.kind != ProblemKind::Unsupported && problem.kind != ProblemKind::BadImages) {
+            if problems.iter().all(|problem| {
+                problem.kind != ProblemKind::Unsupported && problem.kind != ProblemKind::BadImages
+            }) {
                 problems.extend(plan_problems(&error, &resolved));
             } else if let PlanError::Family(_) = error {
                 problems.extend(plan_problems(&error, &resolved));
@@ -148,7 +159,10 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
             return Ok((None, problems));
         }
     };
-    if problems.iter().any(|problem| matches!(problem.kind, ProblemKind::Unsupported | ProblemKind::BadImages)) {
+    if problems
+        .iter()
+        .any(|problem| matches!(problem.kind, ProblemKind::Unsupported | ProblemKind::BadImages))
+    {
         // A plan that leaves something out cannot have a certificate.
         return Ok((None, problems));
     }
@@ -199,19 +213,31 @@ fn compare_vdso(model: &Model, facts: &HostFacts) -> Result<Vec<Problem>, ImageE
         .par_iter()
         .map(|task| {
             let Some(alive) = task.alive() else { return Ok(None) };
-            let Some(vma) = alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vdso) else { return Ok(None) };
+            let Some(vma) = alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vdso) else {
+                return Ok(None);
+            };
             for extent in &alive.mm.pages.extents {
                 let end = extent.start + extent.len_pages * 4096;
                 if extent.start < vma.start || end > vma.end {
                     continue;
                 }
                 let pages = image::Image::Pages(alive.mm.pages.pages_id);
-                let blob = image::Blob { image: pages, offset_bytes: extent.offset_bytes, len_bytes: extent.len_pages * 4096 };
+                let blob = image::Blob {
+                    image: pages,
+                    offset_bytes: extent.offset_bytes,
+                    len_bytes: extent.len_pages * 4096,
+                };
                 let dumped = image::open_blob(&model.dir, &blob)?;
                 let at = (extent.start - vma.start) as usize;
                 if running.bytes.get(at..at + dumped.len()) != Some(&dumped[..]) {
-                    let text = "the vDSO of the dump is another than this kernel's: not restored yet".to_owned();
-                    return Ok(Some(Problem { kind: ProblemKind::Lacking, task: Some(task.pid), text, origin: Some(vma.origin) }));
+                    let text =
+                        "the vDSO of the dump is another than this kernel's: not restored yet".to_owned();
+                    return Ok(Some(Problem {
+                        kind: ProblemKind::Lacking,
+                        task: Some(task.pid),
+                        text,
+                        origin: Some(vma.origin),
+                    }));
                 }
             }
             Ok(None)
@@ -242,10 +268,16 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
                     registers: registers::user_regs(thread),
                     xstate,
                     blocked: thread.blocked,
-                    eats_sigchld: thread.tid == task.pid && parents_of_stopped.contains(&task.pid) && !has_sigchld(task),
+                    eats_sigchld: thread.tid == task.pid
+                        && parents_of_stopped.contains(&task.pid)
+                        && !has_sigchld(task),
                     stop_signal: match &task.state {
-                        image::TaskState::Stopped(alive) if thread.tid == task.pid => Some(alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32)),
-                        image::TaskState::Stopped(_) | image::TaskState::Alive(_) | image::TaskState::Zombie { .. } => None,
+                        image::TaskState::Stopped(alive) if thread.tid == task.pid => {
+                            Some(alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32))
+                        }
+                        image::TaskState::Stopped(_)
+                        | image::TaskState::Alive(_)
+                        | image::TaskState::Zombie { .. } => None,
                     },
                 }),
                 Err(error) => problems.push(Problem {
@@ -273,7 +305,9 @@ fn plan_problems(error: &PlanError, resolved: &Resolved) -> Vec<Problem> {
         Problem { kind: ProblemKind::Unsupported, task: Some(recipe.pid), text, origin: Some(recipe.origin) }
     };
     match error {
-        PlanError::Family(errors) => errors.iter().map(|error| of_task(error.task(), format!("{error}: not restored yet"))).collect(),
+        PlanError::Family(errors) => {
+            errors.iter().map(|error| of_task(error.task(), format!("{error}: not restored yet"))).collect()
+        }
         PlanError::Place(_) | PlanError::Cycle(_) => {
             vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
         }

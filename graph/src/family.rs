@@ -148,7 +148,8 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
 
     // Threads lead nothing, whatever is said of them.
     let processes = forest.tasks.iter().enumerate().filter(|(_, task)| task.life != Life::Thread);
-    let by_pid: std::collections::BTreeMap<u32, usize> = processes.map(|(index, task)| (task.pid, index)).collect();
+    let by_pid: std::collections::BTreeMap<u32, usize> =
+        processes.map(|(index, task)| (task.pid, index)).collect();
     // The group each task is in when it forks children late, and the one it is born in.
     let mut at_birth: Vec<Option<u32>> = vec![None; count];
     let mut at_forks: Vec<Option<u32>> = vec![None; count];

@@ -70,8 +70,12 @@ enum StepGene {
 
 fn resource_genes() -> impl Strategy<Value = ResourceGene> {
     let fd = prop_oneof![6 => 0u32..8, 1 => 0u32..60];
-    let holder = (any::<u16>(), any::<u8>(), fd, any::<bool>())
-        .prop_map(|(task, end, fd, cloexec)| Holder { task, end, fd, cloexec });
+    let holder = (any::<u16>(), any::<u8>(), fd, any::<bool>()).prop_map(|(task, end, fd, cloexec)| Holder {
+        task,
+        end,
+        fd,
+        cloexec,
+    });
     let ends = prop_oneof![4 => Just(1usize), 4 => Just(2usize), 2 => 3usize..6, 2 => Just(0usize)];
     let needs = prop::collection::vec(any::<Need>(), 0..3);
     (
@@ -120,10 +124,18 @@ pub fn cases() -> impl Strategy<Value = Case> {
         prop::collection::vec(step_genes(), 0..14),
         prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(any::<u16>(), 0..6)],
     )
-        .prop_map(|(history, resources, inherits, steps, threads)| build(&history, &resources, &inherits, &steps, &threads))
+        .prop_map(|(history, resources, inherits, steps, threads)| {
+            build(&history, &resources, &inherits, &steps, &threads)
+        })
 }
 
-fn build(history: &History, genes: &[ResourceGene], inherits: &[Inherit], steps: &[StepGene], threads: &[u16]) -> Case {
+fn build(
+    history: &History,
+    genes: &[ResourceGene],
+    inherits: &[Inherit],
+    steps: &[StepGene],
+    threads: &[u16],
+) -> Case {
     let (mut tasks, cradle) = history.live();
     let living: Vec<usize> = (0..tasks.len()).filter(|at| tasks[*at].life == Life::Lives).collect();
     for (index, choice) in threads.iter().enumerate() {
@@ -131,7 +143,8 @@ fn build(history: &History, genes: &[ResourceGene], inherits: &[Inherit], steps:
         let pid = FIRST_TID + index as u32;
         tasks.push(TaskSpec { pid, parent: Some(parent), life: Life::Thread, ..TaskSpec::default() });
     }
-    let mut builder = Builder { ends: Vec::new(), forest: Forest { tasks, ..Forest::default() }, tables: Vec::new() };
+    let mut builder =
+        Builder { ends: Vec::new(), forest: Forest { tasks, ..Forest::default() }, tables: Vec::new() };
     builder.tables = vec![BTreeMap::new(); builder.forest.tasks.len()];
     // Where the descriptions of each resource start.
     for gene in genes {
@@ -165,8 +178,9 @@ fn build(history: &History, genes: &[ResourceGene], inherits: &[Inherit], steps:
             }
             StepGene::Tail(task) => {
                 let step = builder.step(&[], 0);
-                let threads: Vec<usize> =
-                    (0..builder.forest.tasks.len()).filter(|at| builder.forest.tasks[*at].life == Life::Thread).collect();
+                let threads: Vec<usize> = (0..builder.forest.tasks.len())
+                    .filter(|at| builder.forest.tasks[*at].life == Life::Thread)
+                    .collect();
                 match threads.get(usize::from(*task) % 7) {
                     Some(thread) => builder.forest.tasks[*thread].tail.push(step),
                     None => builder.living(*task).tail.push(step),
@@ -250,7 +264,14 @@ impl Builder {
 
     /// A step that needs descriptions of resources from `from` on.
     fn step(&mut self, needs: &[Need], from: usize) -> StepId {
-        let able: Vec<(usize, usize)> = self.ends.get(from..).unwrap_or_default().iter().copied().filter(|(_, count)| *count != 0).collect();
+        let able: Vec<(usize, usize)> = self
+            .ends
+            .get(from..)
+            .unwrap_or_default()
+            .iter()
+            .copied()
+            .filter(|(_, count)| *count != 0)
+            .collect();
         let needs = needs.iter().filter(|_| !able.is_empty()).map(|(resource, end)| {
             let (first, count) = able[usize::from(*resource) % able.len()];
             OfdId::new(first + usize::from(*end) % count)
@@ -261,11 +282,15 @@ impl Builder {
 
     fn finish(mut self, genes: &[ResourceGene]) -> Forest {
         for (task, table) in self.forest.tasks.iter_mut().zip(&self.tables) {
-            task.table = table.iter().map(|(fd, (ofd, cloexec))| Slot { fd: *fd, ofd: *ofd, cloexec: *cloexec }).collect();
+            task.table = table
+                .iter()
+                .map(|(fd, (ofd, cloexec))| Slot { fd: *fd, ofd: *ofd, cloexec: *cloexec })
+                .collect();
         }
         let mut is_wanted = vec![false; self.forest.ofds];
         let in_steps = self.forest.steps.iter().flat_map(|step| &step.needs);
-        for ofd in self.forest.tasks.iter().flat_map(|task| &task.table).map(|slot| &slot.ofd).chain(in_steps) {
+        for ofd in self.forest.tasks.iter().flat_map(|task| &task.table).map(|slot| &slot.ofd).chain(in_steps)
+        {
             is_wanted[ofd.index()] = true;
         }
         for (index, gene) in genes.iter().enumerate() {

@@ -72,8 +72,12 @@ pub fn histories() -> impl Strategy<Value = History> {
     ];
     let shape = prop_oneof![2 => Just(Shape::Any), 1 => Just(Shape::Deep), 1 => Just(Shape::Wide)];
     let events = prop_oneof![3 => prop::collection::vec(event.clone(), 0..30), 1 => prop::collection::vec(event, 30..110)];
-    (shape, any::<bool>(), any::<u16>(), events)
-        .prop_map(|(shape, has_cradle, renumber, events)| History { shape, has_cradle, renumber, events })
+    (shape, any::<bool>(), any::<u16>(), events).prop_map(|(shape, has_cradle, renumber, events)| History {
+        shape,
+        has_cradle,
+        renumber,
+        events,
+    })
 }
 
 struct Person {
@@ -89,8 +93,15 @@ struct Person {
 impl History {
     /// Lives it: the tasks, without tables and steps, and where the root is born.
     pub fn live(&self) -> (Vec<TaskSpec>, Cradle) {
-        let root =
-            Person { parent: None, pid: pid(0), sid: CRADLE_SID, pgid: CRADLE_PGID, children: 0, is_dead: false, is_reaped: false };
+        let root = Person {
+            parent: None,
+            pid: pid(0),
+            sid: CRADLE_SID,
+            pgid: CRADLE_PGID,
+            children: 0,
+            is_dead: false,
+            is_reaped: false,
+        };
         let mut people = vec![root];
         if !self.has_cradle {
             set_sid(&mut people, 0);
@@ -108,7 +119,15 @@ impl History {
                         people[by].children += 1;
                         let Person { sid, pgid, .. } = people[by];
                         let pid = pid(people.len());
-                        people.push(Person { parent: Some(by), pid, sid, pgid, children: 0, is_dead: false, is_reaped: false });
+                        people.push(Person {
+                            parent: Some(by),
+                            pid,
+                            sid,
+                            pgid,
+                            children: 0,
+                            is_dead: false,
+                            is_reaped: false,
+                        });
                     }
                 }
                 Event::SetSid(who) => {
@@ -124,7 +143,10 @@ impl History {
                 Event::Join(who, whom) => {
                     let (who, whom) = (at(who), at(whom));
                     let group = people[whom].pgid;
-                    if may_leave_group(&people[who]) && people[whom].sid == people[who].sid && group != CRADLE_PGID {
+                    if may_leave_group(&people[who])
+                        && people[whom].sid == people[who].sid
+                        && group != CRADLE_PGID
+                    {
                         people[who].pgid = group;
                     }
                 }
@@ -135,8 +157,9 @@ impl History {
                 Event::Reap(who) => {
                     // A leader of a session could not be stood in for.
                     let leads = |person: &Person| person.pgid == person.pid && person.sid != person.pid;
-                    let able: Vec<usize> =
-                        (1..people.len()).filter(|at| people[*at].children == 0 && leads(&people[*at])).collect();
+                    let able: Vec<usize> = (1..people.len())
+                        .filter(|at| people[*at].children == 0 && leads(&people[*at]))
+                        .collect();
                     if let Some(who) = able.get(usize::from(who) % able.len().max(1)) {
                         people[*who].is_dead = true;
                         people[*who].is_reaped = true;
@@ -144,8 +167,11 @@ impl History {
                 }
             }
         }
-        let cradle =
-            if self.has_cradle { Cradle { sid: Some(CRADLE_SID), pgid: Some(CRADLE_PGID) } } else { Cradle::default() };
+        let cradle = if self.has_cradle {
+            Cradle { sid: Some(CRADLE_SID), pgid: Some(CRADLE_PGID) }
+        } else {
+            Cradle::default()
+        };
         (self.number(&people), cradle)
     }
 
@@ -158,7 +184,9 @@ impl History {
         while let Some(at) = (0..ready.len()).min_by_key(|at| key(ready[*at])) {
             let index = ready.swap_remove(at);
             let person = &people[index];
-            let leads_others = people.iter().any(|other| other.pgid == person.pid && other.pid != person.pid && !other.is_reaped);
+            let leads_others = people
+                .iter()
+                .any(|other| other.pgid == person.pid && other.pid != person.pid && !other.is_reaped);
             if person.is_reaped && !leads_others {
                 continue;
             }
@@ -186,7 +214,8 @@ pub fn scramble(seed: u64, index: usize) -> u64 {
     if seed == 0 {
         return index as u64;
     }
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (index as u64 + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mut x =
+        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (index as u64 + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 29;
     x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 32)

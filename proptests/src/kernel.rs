@@ -75,7 +75,8 @@ impl Kernel {
     /// leader of the cradle's group.
     pub fn new(pid: u32, fd_limit: u32) -> Kernel {
         let outside = |pgid| Process { sid: CRADLE_SID, pgid, ..Process::default() };
-        let mut processes = BTreeMap::from([(CRADLE_SID, outside(CRADLE_SID)), (CRADLE_PGID, outside(CRADLE_PGID))]);
+        let mut processes =
+            BTreeMap::from([(CRADLE_SID, outside(CRADLE_SID)), (CRADLE_PGID, outside(CRADLE_PGID))]);
         processes.insert(pid, Process { parent: CRADLE_SID, ..outside(CRADLE_PGID) });
         Kernel { processes, fd_limit, threads: BTreeSet::new(), opened: 0 }
     }
@@ -119,7 +120,12 @@ impl Kernel {
     ///
     /// # Errors
     /// `MFile`, `Srch`.
-    pub fn create(&mut self, pid: u32, count: usize, cloexec: bool) -> Result<Vec<(u32, Description)>, Errno> {
+    pub fn create(
+        &mut self,
+        pid: u32,
+        count: usize,
+        cloexec: bool,
+    ) -> Result<Vec<(u32, Description)>, Errno> {
         let (limit, mut opened) = (self.fd_limit, self.opened);
         let table = &mut self.alive(pid)?.table;
         let mut made = Vec::new();
@@ -257,7 +263,11 @@ impl Kernel {
     /// # Errors
     /// `Srch` if it is nobody's child here.
     pub fn wait_would_return(&self, pid: u32, child: u32) -> Result<bool, Errno> {
-        self.processes.get(&child).filter(|process| process.parent == pid).map(|process| process.is_zombie).ok_or(Errno::Srch)
+        self.processes
+            .get(&child)
+            .filter(|process| process.parent == pid)
+            .map(|process| process.is_zombie)
+            .ok_or(Errno::Srch)
     }
 
     /// waitid(2) that reaps.

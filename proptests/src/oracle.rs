@@ -48,7 +48,10 @@ impl Oracle {
         };
         for (index, task) in forest.tasks.iter().enumerate() {
             let steps = task.birth.iter().chain(&task.steps).chain(&task.tail);
-            for ofd in steps.flat_map(|step| &forest.steps[step.index()].needs).chain(task.table.iter().map(|slot| &slot.ofd)) {
+            for ofd in steps
+                .flat_map(|step| &forest.steps[step.index()].needs)
+                .chain(task.table.iter().map(|slot| &slot.ofd))
+            {
                 uses(TaskId::new(index), *ofd, &mut users);
             }
         }
@@ -57,11 +60,15 @@ impl Oracle {
         for index in 0..count {
             let paths: Vec<Vec<TaskId>> = users[index].iter().map(|user| path(forest, *user)).collect();
             let Some(first) = paths.first() else { continue };
-            let common = (0..first.len()).take_while(|at| paths.iter().all(|path| path.get(*at) == first.get(*at))).count();
+            let common = (0..first.len())
+                .take_while(|at| paths.iter().all(|path| path.get(*at) == first.get(*at)))
+                .count();
             let owner = first[common - 1];
             owners[index] = Some(owner);
             relevant[index] = paths.iter().flat_map(|path| path[common - 1..].iter().copied()).collect();
-            for ofd in forest.resources[index].finish.iter().flat_map(|step| &forest.steps[step.index()].needs) {
+            for ofd in
+                forest.resources[index].finish.iter().flat_map(|step| &forest.steps[step.index()].needs)
+            {
                 uses(owner, *ofd, &mut users);
             }
         }

@@ -41,7 +41,9 @@ pub fn play(forest: &Forest, plan: &Plan, schedule: Schedule) -> Result<(), Stri
     player.owners()?;
     match schedule {
         Schedule::Planned => player.in_order()?,
-        Schedule::Random(_) | Schedule::Bursts(_) | Schedule::Lowest | Schedule::Highest => player.concurrently(schedule)?,
+        Schedule::Random(_) | Schedule::Bursts(_) | Schedule::Lowest | Schedule::Highest => {
+            player.concurrently(schedule)?
+        }
     }
     player.at_the_end()
 }
@@ -90,7 +92,9 @@ impl<'a> Player<'a> {
         for (index, owner) in self.oracle.owners.iter().enumerate() {
             let planned = self.plan.owner(ResourceId::new(index));
             if planned != *owner {
-                return Err(format!("r{index} is owned by {planned:?}, and the lowest common ancestor is {owner:?}"));
+                return Err(format!(
+                    "r{index} is owned by {planned:?}, and the lowest common ancestor is {owner:?}"
+                ));
             }
         }
         Ok(())
@@ -153,7 +157,9 @@ impl<'a> Player<'a> {
             let any = |seed: u64| able[(scramble(seed | 1, turn) % able.len() as u64) as usize];
             let task = match schedule {
                 Schedule::Random(seed) => any(seed),
-                Schedule::Bursts(seed) => current.filter(|task| able.contains(task)).unwrap_or_else(|| any(seed)),
+                Schedule::Bursts(seed) => {
+                    current.filter(|task| able.contains(task)).unwrap_or_else(|| any(seed))
+                }
                 Schedule::Highest => able[able.len() - 1],
                 Schedule::Lowest | Schedule::Planned => able[0],
             };
@@ -197,9 +203,13 @@ impl<'a> Player<'a> {
         self.at[task] += 1;
         match item {
             Item::Wait(_) => Ok(()),
-            Item::Post(event) if std::mem::replace(&mut self.posted[event.index()], true) => Err(format!("{event} is posted twice")),
+            Item::Post(event) if std::mem::replace(&mut self.posted[event.index()], true) => {
+                Err(format!("{event} is posted twice"))
+            }
             Item::Post(_) => Ok(()),
-            Item::Op(op) => self.op(TaskId::new(task), op).map_err(|error| format!("t{task}: {op} {:?}: {error}", self.plan.graph.op(op).kind)),
+            Item::Op(op) => self
+                .op(TaskId::new(task), op)
+                .map_err(|error| format!("t{task}: {op} {:?}: {error}", self.plan.graph.op(op).kind)),
         }
     }
 
@@ -228,7 +238,11 @@ impl<'a> Player<'a> {
             OpKind::Dup { ofd, from, to, cloexec } => {
                 let what = self.kernel.dup(pid, *from, *to, *cloexec).map_err(errno)?;
                 self.touches(task, what)?;
-                if self.is.get(&what).copied().flatten() == *ofd { Ok(()) } else { Err(format!("copies {:?}", self.is.get(&what))) }
+                if self.is.get(&what).copied().flatten() == *ofd {
+                    Ok(())
+                } else {
+                    Err(format!("copies {:?}", self.is.get(&what)))
+                }
             }
             OpKind::Close { first, last } if first == last => self.kernel.close(pid, *first).map_err(errno),
             OpKind::Close { first, last } => self.kernel.close_range(pid, *first, *last).map_err(errno),
@@ -242,7 +256,9 @@ impl<'a> Player<'a> {
             OpKind::AwaitExit { child, reap } => match (self.forest.tasks[child.index()].life, reap) {
                 (Life::Zombie, false) => Ok(()),
                 (Life::Helper, true) => self.kernel.reap(pid, self.pid(*child)).map_err(errno),
-                (Life::Lives | Life::Thread | Life::Zombie | Life::Helper, _) => Err("it lives, or stays".to_owned()),
+                (Life::Lives | Life::Thread | Life::Zombie | Life::Helper, _) => {
+                    Err("it lives, or stays".to_owned())
+                }
             },
             OpKind::EatSigchld => self.kernel.take_sigchld(pid).map_err(errno),
             OpKind::Exit => self.kernel.exit(pid).map_err(errno),
@@ -272,12 +288,16 @@ impl<'a> Player<'a> {
         }
         let later = if forks.is_sorted() { &forks[self.forked[task.index()]..] } else { &children[..] };
         for (fd, (what, _)) in &self.kernel.processes[&self.pid(task)].table {
-            let resource = self.is.get(what).copied().flatten().and_then(|ofd| self.oracle.made_by[ofd.index()]);
+            let resource =
+                self.is.get(what).copied().flatten().and_then(|ofd| self.oracle.made_by[ofd.index()]);
             let is_due = resource.is_some_and(|resource| {
-                self.oracle.users[resource].contains(&task) || later.iter().any(|child| self.oracle.relevant[resource].contains(child))
+                self.oracle.users[resource].contains(&task)
+                    || later.iter().any(|child| self.oracle.relevant[resource].contains(child))
             });
             if !is_due {
-                return Err(format!("inherits {fd} (of {resource:?}), which neither it nor a later child nor {task} uses"));
+                return Err(format!(
+                    "inherits {fd} (of {resource:?}), which neither it nor a later child nor {task} uses"
+                ));
             }
         }
         Ok(())
@@ -289,7 +309,8 @@ impl<'a> Player<'a> {
         if spec.parent != Some(task) || spec.life != Life::Thread || self.born[thread.index()] {
             return Err("not its thread, or started already".to_owned());
         }
-        self.task_at_the_end(task, &self.wanted_steps(task)).map_err(|error| format!("the task is not complete: {error}"))?;
+        self.task_at_the_end(task, &self.wanted_steps(task))
+            .map_err(|error| format!("the task is not complete: {error}"))?;
         self.kernel.start_thread(self.pid(task), spec.pid).map_err(|errno| format!("{errno:?}"))?;
         self.born[thread.index()] = true;
         Ok(())
@@ -304,7 +325,13 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn create(&mut self, task: TaskId, resource: ResourceId, at: &[u32], cloexec: bool) -> Result<(), String> {
+    fn create(
+        &mut self,
+        task: TaskId,
+        resource: ResourceId,
+        at: &[u32],
+        cloexec: bool,
+    ) -> Result<(), String> {
         let pid = self.pid(task);
         if self.oracle.owners[resource.index()] != Some(task) || !self.made.insert(resource) {
             return Err("not its owner, or made already".to_owned());
@@ -324,16 +351,22 @@ impl<'a> Player<'a> {
     fn step(&mut self, task: TaskId, step: StepId, fds: &[u32]) -> Result<(), String> {
         let needs = &self.forest.steps[step.index()].needs;
         let table = &self.kernel.processes[&self.pid(task)].table;
-        let told: Vec<Option<OfdId>> =
-            fds.iter().map(|fd| table.get(fd).and_then(|(what, _)| self.is.get(what).copied().flatten())).collect();
+        let told: Vec<Option<OfdId>> = fds
+            .iter()
+            .map(|fd| table.get(fd).and_then(|(what, _)| self.is.get(what).copied().flatten()))
+            .collect();
         if !told.iter().copied().eq(needs.iter().map(|ofd| Some(*ofd))) {
             return Err(format!("needs {needs:?} and is given {told:?}"));
         }
         let spec = &self.forest.tasks[task.index()];
-        if !spec.birth.contains(&step) && self.forked[task.index()] != self.forest.children()[task.index()].len() {
+        if !spec.birth.contains(&step)
+            && self.forked[task.index()] != self.forest.children()[task.index()].len()
+        {
             return Err("before the last fork".to_owned());
         }
-        if spec.with_threads.contains(&step) && !self.forest.threads()[task.index()].iter().all(|thread| self.born[thread.index()]) {
+        if spec.with_threads.contains(&step)
+            && !self.forest.threads()[task.index()].iter().all(|thread| self.born[thread.index()])
+        {
             return Err("before the last thread".to_owned());
         }
         if spec.birth.contains(&step) && self.forked[task.index()] != 0 {
@@ -342,7 +375,11 @@ impl<'a> Player<'a> {
         // A carrier's views are taken by steps: it must be there.
         for (index, resource) in self.forest.resources.iter().enumerate() {
             let is_there = self.kernel.processes[&self.pid(task)].mappings.contains(&index);
-            if resource.yields.is_empty() && spec.steps.contains(&step) && resource.users.contains(&task) && !is_there {
+            if resource.yields.is_empty()
+                && spec.steps.contains(&step)
+                && resource.users.contains(&task)
+                && !is_there
+            {
                 return Err(format!("r{index} is not mapped"));
             }
         }
@@ -352,7 +389,9 @@ impl<'a> Player<'a> {
 
     fn stuck(&self) -> String {
         let waiting: Vec<String> = (0..self.at.len())
-            .filter_map(|task| self.next(task).map(|item| format!("t{task} (born: {}) at {item:?}", self.born[task])))
+            .filter_map(|task| {
+                self.next(task).map(|item| format!("t{task} (born: {}) at {item:?}", self.born[task]))
+            })
             .collect();
         waiting.join(", ")
     }
@@ -370,7 +409,10 @@ impl<'a> Player<'a> {
                 return Err(format!("r{index} has the owner {owner:?} and was made: {}", owner.is_none()));
             }
         }
-        if self.kernel.processes.len() != self.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Zombie)).count() + 2 {
+        if self.kernel.processes.len()
+            != self.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Zombie)).count()
+                + 2
+        {
             return Err("not as many processes as tasks".to_owned());
         }
         for (index, spec) in self.forest.tasks.iter().enumerate() {
@@ -384,7 +426,9 @@ impl<'a> Player<'a> {
             let end = match spec.life {
                 Life::Thread if self.steps[index] == steps => Ok(()),
                 Life::Thread => Err(format!("the steps were {:?} instead of {steps:?}", self.steps[index])),
-                Life::Helper if self.kernel.processes.contains_key(&spec.pid) => Err("the helper is still there".to_owned()),
+                Life::Helper if self.kernel.processes.contains_key(&spec.pid) => {
+                    Err("the helper is still there".to_owned())
+                }
                 Life::Helper if self.born[index] && self.steps[index] == steps => Ok(()),
                 Life::Helper => Err("the helper was not there, or did more than help".to_owned()),
                 Life::Lives | Life::Zombie => self.task_at_the_end(task, &steps),
@@ -429,12 +473,16 @@ impl<'a> Player<'a> {
             .iter()
             .map(|(fd, (what, cloexec))| (*fd, self.is.get(what).copied().flatten(), *cloexec))
             .collect();
-        let wanted: Vec<(u32, Option<OfdId>, bool)> = spec.table.iter().map(|slot| (slot.fd, Some(slot.ofd), slot.cloexec)).collect();
+        let wanted: Vec<(u32, Option<OfdId>, bool)> =
+            spec.table.iter().map(|slot| (slot.fd, Some(slot.ofd), slot.cloexec)).collect();
         if table != wanted {
             return Err(format!("the table is {table:?} instead of {wanted:?}"));
         }
         for (index, resource) in self.forest.resources.iter().enumerate() {
-            if resource.yields.is_empty() && self.oracle.users[index].contains(&task) && !process.mappings.contains(&index) {
+            if resource.yields.is_empty()
+                && self.oracle.users[index].contains(&task)
+                && !process.mappings.contains(&index)
+            {
                 return Err(format!("r{index} is not mapped"));
             }
         }

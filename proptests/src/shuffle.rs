@@ -14,7 +14,8 @@ pub fn shuffle(forest: &Forest, seed: u64) -> Forest {
     let step_of_old = permutation(forest.steps.len(), seed ^ 1, |_, _| false);
     let made_by = forest.resource_of_ofd();
     let resource_of_old = permutation(forest.resources.len(), seed ^ 2, |before, after| {
-        let finish = forest.resources[before].finish.iter().flat_map(|step| &forest.steps[step.index()].needs);
+        let finish =
+            forest.resources[before].finish.iter().flat_map(|step| &forest.steps[step.index()].needs);
         finish.filter_map(|ofd| made_by[ofd.index()]).any(|needed| needed == ResourceId::new(after))
     });
     let task_of_old = permutation(forest.tasks.len(), seed ^ 3, |before, after| {

@@ -38,19 +38,32 @@ fn traits(case: &Case) -> Vec<(&'static str, bool)> {
     let children = forest.children();
     let is_any = |kind: fn(&OpKind) -> bool| plan.graph.ops().any(|(_, op)| kind(&op.kind));
     let tasks = &forest.tasks;
-    let is_carrier = |index: usize| forest.resources[index].yields.is_empty() && plan.owner(ResourceId::new(index)).is_some();
+    let is_carrier = |index: usize| {
+        forest.resources[index].yields.is_empty() && plan.owner(ResourceId::new(index)).is_some()
+    };
     let table_of = |task: TaskId| &tasks[task.index()].table;
     // A child with two of its parent's descriptions at each other's numbers.
     let is_swapped = tasks.iter().any(|task| {
         task.parent.is_some_and(|parent| {
             let there = |fd| table_of(parent).iter().find(|slot| slot.fd == fd).map(|slot| slot.ofd);
             task.table.iter().any(|a| {
-                task.table.iter().any(|b| a.ofd != b.ofd && there(a.fd) == Some(b.ofd) && there(b.fd) == Some(a.ofd))
+                task.table
+                    .iter()
+                    .any(|b| a.ofd != b.ofd && there(a.fd) == Some(b.ofd) && there(b.fd) == Some(a.ofd))
             })
         })
     });
     let needed: Vec<usize> = (0..forest.ofds)
-        .map(|ofd| tasks.iter().filter(|task| task.steps.iter().any(|step| forest.steps[step.index()].needs.iter().any(|it| it.index() == ofd))).count())
+        .map(|ofd| {
+            tasks
+                .iter()
+                .filter(|task| {
+                    task.steps
+                        .iter()
+                        .any(|step| forest.steps[step.index()].needs.iter().any(|it| it.index() == ofd))
+                })
+                .count()
+        })
         .collect();
     vec![
         ("alone", tasks.len() == 1),
@@ -59,16 +72,32 @@ fn traits(case: &Case) -> Vec<(&'static str, bool)> {
         ("10 wide", children.iter().any(|children| children.len() >= 10)),
         ("zombie", is_any(|kind| matches!(kind, OpKind::Exit))),
         ("helper", tasks.iter().any(|task| task.life == Life::Helper)),
-        ("zombie in a helper's group", tasks.iter().any(|task| {
-            task.life == Life::Zombie && tasks.iter().any(|helper| helper.life == Life::Helper && helper.pid == task.pgid)
-        })),
+        (
+            "zombie in a helper's group",
+            tasks.iter().any(|task| {
+                task.life == Life::Zombie
+                    && tasks.iter().any(|helper| helper.life == Life::Helper && helper.pid == task.pgid)
+            }),
+        ),
         ("thread", is_any(|kind| matches!(kind, OpKind::StartThread { .. }))),
-        ("zombie in another's group", (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && matches!(family.join[at], Join::JoinLater { .. }))),
-        ("leader of a group is a zombie", (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && family.join[at] == Join::Found)),
+        (
+            "zombie in another's group",
+            (0..tasks.len()).any(|at| {
+                tasks[at].life == Life::Zombie && matches!(family.join[at], Join::JoinLater { .. })
+            }),
+        ),
+        (
+            "leader of a group is a zombie",
+            (0..tasks.len()).any(|at| tasks[at].life == Life::Zombie && family.join[at] == Join::Found),
+        ),
         ("child born before setsid", family.early.contains(&true)),
         (
             "children forked out of order",
-            children.iter().any(|children| children.windows(2).any(|pair| !family.early[pair[0].index()] && family.early[pair[1].index()])),
+            children.iter().any(|children| {
+                children
+                    .windows(2)
+                    .any(|pair| !family.early[pair[0].index()] && family.early[pair[1].index()])
+            }),
         ),
         ("born in the cradle's session", tasks[0].sid != tasks[0].pid),
         ("join at birth", family.join.contains(&Join::JoinAtBirth)),
@@ -77,19 +106,45 @@ fn traits(case: &Case) -> Vec<(&'static str, bool)> {
         ("swap", is_swapped),
         ("dup", is_any(|kind| matches!(kind, OpKind::Dup { .. }))),
         ("close-on-exec", is_any(|kind| matches!(kind, OpKind::SetCloexec { .. }))),
-        ("three yields", forest.resources.iter().any(|resource| resource.yields.iter().flatten().count() >= 3)),
-        ("one end of a pair", forest.resources.iter().any(|resource| resource.yields.len() == 2 && resource.yields.contains(&None) && resource.yields != [None, None])),
+        (
+            "three yields",
+            forest.resources.iter().any(|resource| resource.yields.iter().flatten().count() >= 3),
+        ),
+        (
+            "one end of a pair",
+            forest.resources.iter().any(|resource| {
+                resource.yields.len() == 2
+                    && resource.yields.contains(&None)
+                    && resource.yields != [None, None]
+            }),
+        ),
         ("carrier", (0..forest.resources.len()).any(is_carrier)),
         (
             "carrier that is finished with a file",
-            (0..forest.resources.len()).any(|index| is_carrier(index) && forest.resources[index].finish.iter().any(|step| !forest.steps[step.index()].needs.is_empty())),
+            (0..forest.resources.len()).any(|index| {
+                is_carrier(index)
+                    && forest.resources[index]
+                        .finish
+                        .iter()
+                        .any(|step| !forest.steps[step.index()].needs.is_empty())
+            }),
         ),
         ("file of one task's steps", needed.contains(&1)),
         ("file of many tasks' steps", needed.iter().any(|count| *count > 1)),
-        ("owner below the root, with users below it", plan.owners.iter().enumerate().any(|(index, owner)| {
-            owner.is_some_and(|owner| {
-                owner != TaskId(0) && tasks.iter().any(|task| task.parent == Some(owner) && task.table.iter().any(|slot| forest.resources[index].yields.contains(&Some(slot.ofd))))
-            })
-        })),
+        (
+            "owner below the root, with users below it",
+            plan.owners.iter().enumerate().any(|(index, owner)| {
+                owner.is_some_and(|owner| {
+                    owner != TaskId(0)
+                        && tasks.iter().any(|task| {
+                            task.parent == Some(owner)
+                                && task
+                                    .table
+                                    .iter()
+                                    .any(|slot| forest.resources[index].yields.contains(&Some(slot.ofd)))
+                        })
+                })
+            }),
+        ),
     ]
 }

@@ -26,7 +26,12 @@ fn planned(case: &Case) -> Result<Plan, TestCaseError> {
 
 fn played(case: &Case, plan: &Plan, schedule: Schedule) -> Result<(), TestCaseError> {
     play(&case.forest, plan, schedule).map_err(|error| {
-        let programs: Vec<String> = plan.programs.iter().enumerate().map(|(task, items)| format!("t{task}: {}", shown(plan, items))).collect();
+        let programs: Vec<String> = plan
+            .programs
+            .iter()
+            .enumerate()
+            .map(|(task, items)| format!("t{task}: {}", shown(plan, items)))
+            .collect();
         TestCaseError::fail(format!("{schedule:?}: {error}\n{}", programs.join("\n")))
     })
 }

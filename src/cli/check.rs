@@ -28,7 +28,11 @@ impl Check {
             text.push('\n');
             print(&text)?;
         } else if let Ok(prepared) = &result {
-            print(&format!("{} tasks can be restored here.\n{}\n", prepared.model.tasks.len(), prepared.certificate))?;
+            print(&format!(
+                "{} tasks can be restored here.\n{}\n",
+                prepared.model.tasks.len(),
+                prepared.certificate
+            ))?;
         } else {
             let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
             print(&lines)?;

@@ -23,7 +23,8 @@ pub(super) fn level(verbosity: u8) -> LevelFilter {
 /// # Errors
 /// The file cannot be created.
 pub(super) fn start(file: Option<&Path>, verbosity: u8) -> std::io::Result<()> {
-    let builder = tracing_subscriber::fmt().with_max_level(level(verbosity)).with_target(false).with_ansi(false);
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level(verbosity)).with_target(false).with_ansi(false);
     match file {
         Some(path) => {
             let file = File::create(path)?;

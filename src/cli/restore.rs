@@ -66,7 +66,9 @@ fn parse_fault(text: &str) -> Result<Fault, String> {
     let mut parts = text.split(':');
     let mut number = || parts.next()?.parse::<u32>().ok();
     match (number(), number(), number(), parts.next()) {
-        (Some(pid), Some(record), Some(errno @ 1..=4095), None) => Ok(Fault { pid, record, errno: errno as i32 }),
+        (Some(pid), Some(record), Some(errno @ 1..=4095), None) => {
+            Ok(Fault { pid, record, errno: errno as i32 })
+        }
         _ => Err("expected PID:RECORD:ERRNO, three numbers".to_owned()),
     }
 }
@@ -86,7 +88,8 @@ impl Restore {
         }
         // Before there are two of us: signals from the terminal are for the launcher, which tells the
         // coordinator, and neither dies of one without the other.
-        let signals = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty());
+        let signals =
+            SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty());
         raise_last_pid(&self.images_dir);
         let (for_launcher, for_coordinator) = match Channel::pair() {
             Ok(pair) => pair,
@@ -148,7 +151,10 @@ impl Restore {
 
     /// The coordinator: prepares, runs, reports. Its exit code becomes that of the whole.
     fn coordinate(&self, channel: &Channel) -> u8 {
-        let mut prepared = match pipeline::prepare(&self.images_dir, &Options { restoring: true, ..self.features.options() }) {
+        let mut prepared = match pipeline::prepare(
+            &self.images_dir,
+            &Options { restoring: true, ..self.features.options() },
+        ) {
             Ok(prepared) => prepared,
             Err(error) => return refuse(&error),
         };

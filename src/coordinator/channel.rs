@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
 };
 
 use crate::sys::process::Birth;
@@ -182,7 +183,8 @@ impl Channel {
     /// `UnexpectedEof` where the launcher is gone.
     pub fn receive(&self) -> Result<Reply> {
         let (words, _) = self.receive_words()?;
-        Reply::from_words(words).ok_or_else(|| Error::new(std::io::ErrorKind::InvalidData, "an unknown reply"))
+        Reply::from_words(words)
+            .ok_or_else(|| Error::new(std::io::ErrorKind::InvalidData, "an unknown reply"))
     }
 
     /// The next reply, if one is there.
@@ -200,7 +202,8 @@ impl Channel {
     /// `UnexpectedEof` where the coordinator is gone.
     pub fn order(&self) -> Result<(Order, Option<OwnedFd>)> {
         let (words, fd) = self.receive_words()?;
-        let order = Order::from_words(words).ok_or_else(|| Error::new(std::io::ErrorKind::InvalidData, "an unknown order"))?;
+        let order = Order::from_words(words)
+            .ok_or_else(|| Error::new(std::io::ErrorKind::InvalidData, "an unknown order"))?;
         Ok((order, fd))
     }
 }
@@ -211,7 +214,13 @@ mod tests {
 
     #[test]
     fn words_and_back() {
-        for reply in [Reply::Started { pid: 7 }, Reply::MapFailed(17), Reply::CloneFailed(1), Reply::RootDied, Reply::Interrupted(2)] {
+        for reply in [
+            Reply::Started { pid: 7 },
+            Reply::MapFailed(17),
+            Reply::CloneFailed(1),
+            Reply::RootDied,
+            Reply::Interrupted(2),
+        ] {
             assert_eq!(Reply::from_words(reply.to_words()), Some(reply));
         }
         let place = Place { base: 1, rw_len: 2, ro_len: 3 };

@@ -49,7 +49,12 @@ const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 ///
 /// # Errors
 /// What went wrong; the caller's death then kills all tasks (PTRACE_O_EXITKILL).
-pub fn commit(run: &Run<'_>, channel: &Channel, shared: &Shared, before_release: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
+pub fn commit(
+    run: &Run<'_>,
+    channel: &Channel,
+    shared: &Shared,
+    before_release: impl FnOnce() -> Result<(), RunError>,
+) -> Result<(), RunError> {
     let tapes = run.tapes;
     let all = || run.threads.iter().map(|thread| (thread, Pid::from_raw(thread.tid as i32)));
     for (thread, pid) in all() {
@@ -71,7 +76,8 @@ pub fn commit(run: &Run<'_>, channel: &Channel, shared: &Shared, before_release:
     // kernel tells a parent of a stop by SIGCHLD (wait(2)), which is then taken back from it.
     let (stopped, running): (Vec<&[ThreadState]>, Vec<_>) =
         tasks.into_iter().partition(|task| stop_signal(task).is_some());
-    let ready = stop_again(tapes, &stopped).and_then(|()| leave(tapes, &running)).and_then(|()| before_release());
+    let ready =
+        stop_again(tapes, &stopped).and_then(|()| leave(tapes, &running)).and_then(|()| before_release());
     if let Err(error) = ready {
         // The others die with us.
         for task in stopped {
@@ -112,7 +118,9 @@ fn leave(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
     }
     let unmap: Vec<_> =
         tasks.iter().map(|task| (&task[0], libc::SYS_munmap, [tapes.base, tapes.window_len, 0, 0])).collect();
-    for (thread, result) in unmap.iter().zip(borrow_syscalls(tapes, &unmap)?).map(|(call, result)| (call.0, result)) {
+    for (thread, result) in
+        unmap.iter().zip(borrow_syscalls(tapes, &unmap)?).map(|(call, result)| (call.0, result))
+    {
         if result != 0 {
             let errno = Errno::from_raw(-result as i32);
             return Err(RunError::Ptrace { pid: thread.tid, what: "munmap of the window", errno });
@@ -122,7 +130,8 @@ fn leave(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
         let pid = pid_of(thread);
         ptrace::set_registers(pid, &thread.registers).map_err(failed(thread, "PTRACE_SETREGS"))?;
         if !thread.xstate.is_empty() {
-            ptrace::set_xstate(pid, &thread.xstate).map_err(failed(thread, "PTRACE_SETREGSET (NT_X86_XSTATE)"))?;
+            ptrace::set_xstate(pid, &thread.xstate)
+                .map_err(failed(thread, "PTRACE_SETREGSET (NT_X86_XSTATE)"))?;
         }
         ptrace::set_signal_mask(pid, thread.blocked).map_err(failed(thread, "PTRACE_SETSIGMASK"))?;
     }
@@ -131,7 +140,10 @@ fn leave(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
 
 /// Lets stopped threads make one system call each, at the runner's lone `syscall` instruction, and
 /// gives the results. They are left at the exit of the call.
-fn borrow_syscalls(tapes: &Tapes, calls: &[(&ThreadState, libc::c_long, [u64; 4])]) -> Result<Vec<i64>, RunError> {
+fn borrow_syscalls(
+    tapes: &Tapes,
+    calls: &[(&ThreadState, libc::c_long, [u64; 4])],
+) -> Result<Vec<i64>, RunError> {
     for (thread, nr, args) in calls {
         let registers = libc::user_regs_struct {
             rip: tapes.code + runner::syscall_offset(),

@@ -41,7 +41,9 @@ pub enum End {
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
     let mut launcher = Launcher { channel, coordinator, root: None, sibling: None, remains: None };
     let _ = nix::sys::prctl::set_child_subreaper(true);
-    let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
+    let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
+        .into_iter()
+        .collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
     let Ok(signals) = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
         return launcher.give_up();
@@ -108,7 +110,10 @@ impl Launcher<'_> {
             Ok(root) => {
                 self.root = Some(root);
                 // Only now: the root must not inherit the mapping.
-                if sibling && let Ok(shared) = Shared::map(region.as_fd()) && let Ok(players) = rollback::Region::of(region.as_fd()) {
+                if sibling
+                    && let Ok(shared) = Shared::map(region.as_fd())
+                    && let Ok(players) = rollback::Region::of(region.as_fd())
+                {
                     self.sibling = Some(Sibling { shared, players });
                 }
                 Reply::Started { pid: root.as_raw() }
@@ -213,7 +218,8 @@ fn children(pid: u32) -> Vec<Pid> {
 fn is_sibling(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // proc_pid_stat(5): state and parent follow the name, which is in parentheses and may hold any.
-    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
+    let parent =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok());
     parent == Some(nix::unistd::getppid().as_raw())
 }
 

@@ -181,12 +181,19 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     result
 }
 
-fn watch_and_commit(run: &Run<'_>, channel: &Channel, shared: &Shared, start: std::time::Instant) -> Result<Outcome, RunError> {
+fn watch_and_commit(
+    run: &Run<'_>,
+    channel: &Channel,
+    shared: &Shared,
+    start: std::time::Instant,
+) -> Result<Outcome, RunError> {
     let root = run.tapes.tasks[0].pid;
     match channel.receive().map_err(RunError::Channel)? {
         Reply::Started { .. } => {}
         Reply::MapFailed(errno) => return Err(RunError::Map(Errno::from_raw(errno))),
-        Reply::CloneFailed(errno) => return Err(RunError::Clone { pid: root, errno: Errno::from_raw(errno) }),
+        Reply::CloneFailed(errno) => {
+            return Err(RunError::Clone { pid: root, errno: Errno::from_raw(errno) });
+        }
         Reply::Interrupted(signal) => return Err(RunError::Interrupted(signal)),
         Reply::RootDied => return Err(RunError::Died { pid: root }),
     }

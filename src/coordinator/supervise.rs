@@ -66,14 +66,18 @@ fn inspect(tapes: &Tapes) -> Result<(), RunError> {
 fn failed(tapes: &Tapes, shared: &Shared) -> RunError {
     let (address, result, pid) = shared.failure();
     let size = size_of::<crate::tape::abi::Record>() as u64;
-    let found = tapes.tasks.iter().find(|task| (task.tape..task.tape + u64::from(task.records) * size).contains(&address));
+    let found = tapes
+        .tasks
+        .iter()
+        .find(|task| (task.tape..task.tape + u64::from(task.records) * size).contains(&address));
     let record = tapes.record(address);
     RunError::Record(Box::new(FailedRecord {
         pid: found.map_or(pid, |task| task.pid),
         record: found.map_or(0, |task| ((address - task.tape) / size) as u32),
         op: record.map_or(u32::MAX, |record| record.op),
         result,
-        call: record.map_or_else(|| format!("a record at {address:#x}"), |record| disasm::call(tapes, &record)),
+        call: record
+            .map_or_else(|| format!("a record at {address:#x}"), |record| disasm::call(tapes, &record)),
         purpose: String::new(),
     }))
 }

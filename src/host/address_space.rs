@@ -155,14 +155,18 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0          [vsyscall]";
     #[test]
     fn names_may_hold_blanks_or_be_missing() {
         let names: Vec<String> = maps().into_iter().map(|line| line.name).collect();
-        assert_eq!(names, ["/usr/bin/with blank", "", "[heap]", "[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"]);
+        assert_eq!(
+            names,
+            ["/usr/bin/with blank", "", "[heap]", "[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"]
+        );
         assert_eq!(MapsLine::parse("nonsense"), None);
         assert_eq!(MapsLine::parse("1-x r"), None);
     }
 
     #[test]
     fn adjacent_ranges_are_joined() {
-        let expected = [(0x40_0000, 0x45_3000), (0x7fff_8000, 0x7fff_9000), (0x7f00_0000_0000, 0x7f00_0000_8000)];
+        let expected =
+            [(0x40_0000, 0x45_3000), (0x7fff_8000, 0x7fff_9000), (0x7f00_0000_0000, 0x7f00_0000_8000)];
         assert_eq!(gather(&maps()).in_use, expected);
     }
 
@@ -170,8 +174,12 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0          [vsyscall]";
     fn special_mappings_are_measured_from_the_first() {
         // Reading at the made-up address fails, or gives whatever is there.
         let vdso = find_vdso(&maps()).expect("found");
-        let layout: Vec<_> = vdso.mappings.iter().map(|m| (m.name.as_str(), m.offset_bytes, m.size_bytes)).collect();
-        assert_eq!(layout, [("[vvar]", 0, 0x4000), ("[vvar_vclock]", 0x4000, 0x2000), ("[vdso]", 0x6000, 0x2000)]);
+        let layout: Vec<_> =
+            vdso.mappings.iter().map(|m| (m.name.as_str(), m.offset_bytes, m.size_bytes)).collect();
+        assert_eq!(
+            layout,
+            [("[vvar]", 0, 0x4000), ("[vvar_vclock]", 0x4000, 0x2000), ("[vdso]", 0x6000, 0x2000)]
+        );
         assert_eq!(vdso.size_bytes(), 0x8000);
         assert_eq!(find_vdso(&[]), None);
     }

@@ -164,13 +164,17 @@ impl Tree {
         let flags = flags | OFlag::O_CLOEXEC;
         match &self.root {
             None => open(path, flags, Mode::empty()),
-            Some(root) => openat2(root, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT)),
+            Some(root) => {
+                openat2(root, path, OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT))
+            }
         }
     }
 
     fn read_build_id(&self, path: &str) -> Result<Vec<u8>, String> {
         // Not to hang on a file that became a FIFO since it was looked at.
-        let fd = self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).map_err(|e| e.to_string())?;
+        let fd = self
+            .open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+            .map_err(|e| e.to_string())?;
         let file = File::from(fd);
         file.metadata().map_err(|e| e.to_string()).and_then(|metadata| {
             if is_regular(metadata.mode()) { Ok(()) } else { Err(String::from("no longer a regular file")) }
@@ -266,7 +270,11 @@ mod tests {
         let own = std::fs::metadata(dir.path()).expect("stat");
         let check = |path: &str, size_bytes: Result<u64, Errno>, is_symlink: bool| {
             let fact = look_up(Some(dir.path()), path);
-            assert_eq!((fact.reached.map(|stat| stat.size_bytes), fact.is_symlink), (size_bytes, is_symlink), "{path}");
+            assert_eq!(
+                (fact.reached.map(|stat| stat.size_bytes), fact.is_symlink),
+                (size_bytes, is_symlink),
+                "{path}"
+            );
         };
         check("/a/file", Ok(5), false);
         check("a/file", Ok(5), false);
@@ -287,7 +295,10 @@ mod tests {
         assert_eq!(file.reached.map(|stat| (stat.size_bytes, is_regular(stat.mode))), Ok((5, true)));
         assert_eq!(file.build_id, Some(Err(String::from("not an ELF file"))));
         let dangling = look_up(None, &path("dangling"));
-        assert_eq!((dangling.reached, dangling.is_symlink, dangling.build_id), (Err(Errno::ENOENT), true, None));
+        assert_eq!(
+            (dangling.reached, dangling.is_symlink, dangling.build_id),
+            (Err(Errno::ENOENT), true, None)
+        );
         let null = look_up(None, "/dev/null").reached.expect("found");
         assert_eq!((null.mode & libc::S_IFMT, null.rdev), (libc::S_IFCHR, libc::makedev(1, 3)));
     }

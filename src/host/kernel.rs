@@ -79,7 +79,11 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
             probe => probe,
         },
         set_mm_map: raw::try_set_mm_map().map_or_else(Probe::Absent, |_| Probe::Present),
-        map_vdso_64: if has_vdso { Probe::from_refusal(raw::try_map_vdso(), Errno::EEXIST) } else { Probe::Unknown },
+        map_vdso_64: if has_vdso {
+            Probe::from_refusal(raw::try_map_vdso(), Errno::EEXIST)
+        } else {
+            Probe::Unknown
+        },
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),
     }

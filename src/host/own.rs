@@ -239,7 +239,9 @@ mod tests {
         );
         assert_eq!(facts.uids, Some(Ids { real: 0, effective: 1, saved: 2, fs: 3 }));
         assert_eq!(facts.groups, Some(vec![5, 6]));
-        assert!(facts.caps.has_effective(40) && !facts.caps.has_effective(41) && !facts.caps.has_effective(64));
+        assert!(
+            facts.caps.has_effective(40) && !facts.caps.has_effective(41) && !facts.caps.has_effective(64)
+        );
         assert_eq!((facts.no_new_privs, facts.seccomp_mode), (Some(true), Some(2)));
         assert_eq!((facts.signals_blocked, facts.signals_ignored), (Some(1), Some(1 << 12)));
         assert_eq!(parse_status("", None).groups, None);

@@ -83,11 +83,16 @@ pub(super) struct Named {
 }
 
 pub(super) fn named_by(all: &[Task]) -> Named {
-    let threads = |task: &Task| task.alive().map_or(Vec::new(), |alive| alive.threads.iter().map(|t| t.tid).collect());
-    let tasks: BTreeSet<NsPid> = all.iter().flat_map(|task| [vec![task.pid], threads(task)].concat()).collect();
+    let threads =
+        |task: &Task| task.alive().map_or(Vec::new(), |alive| alive.threads.iter().map(|t| t.tid).collect());
+    let tasks: BTreeSet<NsPid> =
+        all.iter().flat_map(|task| [vec![task.pid], threads(task)].concat()).collect();
     // 0 stands for a group or session outside the dumped pid namespace.
-    let absent_leaders =
-        all.iter().flat_map(|task| [task.pgid, task.sid]).filter(|n| n.0 != 0 && !tasks.contains(n)).collect();
+    let absent_leaders = all
+        .iter()
+        .flat_map(|task| [task.pgid, task.sid])
+        .filter(|n| n.0 != 0 && !tasks.contains(n))
+        .collect();
     Named { tasks, absent_leaders }
 }
 
@@ -106,7 +111,8 @@ pub(super) fn gather(named: &Named) -> PidFacts {
 
 fn read_last_pid() -> Option<u32> {
     // The first is there with CONFIG_CHECKPOINT_RESTORE only.
-    read_number("/proc/sys/kernel/ns_last_pid").or_else(|| read_text("/proc/loadavg")?.rsplit(' ').next()?.parse().ok())
+    read_number("/proc/sys/kernel/ns_last_pid")
+        .or_else(|| read_text("/proc/loadavg")?.rsplit(' ').next()?.parse().ok())
 }
 
 /// The session of every process that /proc lists. All threads of a process are in one session.
@@ -186,7 +192,8 @@ mod tests {
         // SAFETY: `info` is a siginfo_t for the kernel to fill.
         unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
-            let result = libc::waitid(libc::P_PID, pid.as_raw() as u32, &raw mut info, libc::WEXITED | libc::WNOWAIT);
+            let result =
+                libc::waitid(libc::P_PID, pid.as_raw() as u32, &raw mut info, libc::WEXITED | libc::WNOWAIT);
             assert_eq!(result, 0);
         }
     }

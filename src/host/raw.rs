@@ -61,8 +61,9 @@ pub(super) fn mxcsr_mask() -> u32 {
 pub(super) fn prctl_get(option: libc::c_int) -> Result<u32, Errno> {
     // SAFETY: callers ask only for options that return a number and take no pointer; the unused
     // arguments are 0, as some options demand.
-    let result =
-        unsafe { libc::prctl(option, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) };
+    let result = unsafe {
+        libc::prctl(option, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
+    };
     Errno::result(result).map(|value| value as u32)
 }
 
@@ -90,7 +91,13 @@ pub(super) fn try_set_mm_map() -> Result<u32, Errno> {
     let mut size: u32 = 0;
     // SAFETY: the kernel writes one u32 at the third argument, which points to a u32.
     let result = unsafe {
-        libc::prctl(libc::PR_SET_MM, PR_SET_MM_MAP_SIZE, &raw mut size, 0 as libc::c_ulong, 0 as libc::c_ulong)
+        libc::prctl(
+            libc::PR_SET_MM,
+            PR_SET_MM_MAP_SIZE,
+            &raw mut size,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
     };
     Errno::result(result).map(|_| size)
 }
@@ -118,7 +125,15 @@ pub(super) fn try_timer_restore_ids() -> Result<(), Errno> {
     const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
     const GET: libc::c_ulong = 2;
     // SAFETY: takes no pointer.
-    let result = unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, GET, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) };
+    let result = unsafe {
+        libc::prctl(
+            PR_TIMER_CREATE_RESTORE_IDS,
+            GET,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    };
     Errno::result(result).map(drop)
 }
 

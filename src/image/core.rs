@@ -10,13 +10,13 @@ use super::error::Errors;
 use super::file::Entry;
 use super::magic;
 use super::model::{
-    Creds, Fpu, Image, KobjIds, NsPid, Origin, PosixTimer, RLimit, Regs, Rseq, Sched, SigAction,
-    SigAltStack, Thread, Timers,
+    Creds, Fpu, Image, KobjIds, NsPid, Origin, PosixTimer, RLimit, Regs, Rseq, Sched, SigAction, SigAltStack,
+    Thread, Timers,
 };
 use super::proto::{
     CoreEntry, CredsEntry, ItimerEntry, MARCH_X86_64, SaEntry, SignalQueueEntry, TaskCoreEntry,
-    TaskKobjIdsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry,
-    UserX86RegsEntry, UserX86XsaveEntry,
+    TaskKobjIdsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, UserX86FpregsEntry, UserX86RegsEntry,
+    UserX86XsaveEntry,
 };
 use super::read::Dir;
 
@@ -67,11 +67,7 @@ pub(crate) struct Core {
 pub(crate) fn read_core(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<Core> {
     let image = Image::Core(pid.0);
     let file = image.to_string();
-    let entry = Entry {
-        file: &file,
-        index: 0,
-        body: &[],
-    };
+    let entry = Entry { file: &file, index: 0, body: &[] };
     let e = read_entry(dir, image, errors)?;
     let Some(tc) = e.tc else {
         errors.missing_field(image, 0, "core_entry", "tc");
@@ -81,9 +77,7 @@ pub(crate) fn read_core(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Optio
     let task = process(tc, &entry, errors)?;
     let thread = match (task.state, e.thread_info, e.thread_core) {
         (State::Dead, _, _) => None,
-        (_, Some(info), Some(core)) => {
-            Some(thread(pid, info, core, Some(blocked), &entry, errors)?)
-        }
+        (_, Some(info), Some(core)) => Some(thread(pid, info, core, Some(blocked), &entry, errors)?),
         (_, None, _) => {
             errors.missing_field(image, 0, "core_entry", "thread_info");
             return None;
@@ -93,22 +87,14 @@ pub(crate) fn read_core(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Optio
             return None;
         }
     };
-    Some(Core {
-        task,
-        thread,
-        ids: e.ids.map(kobj_ids),
-    })
+    Some(Core { task, thread, ids: e.ids.map(kobj_ids) })
 }
 
 /// The core image of a thread that leads no process.
 pub(crate) fn read_thread(dir: &Dir<'_>, tid: NsPid, errors: &mut Errors) -> Option<Thread> {
     let image = Image::Core(tid.0);
     let file = image.to_string();
-    let entry = Entry {
-        file: &file,
-        index: 0,
-        body: &[],
-    };
+    let entry = Entry { file: &file, index: 0, body: &[] };
     let e = read_entry(dir, image, errors)?;
     if e.tc.is_some() {
         errors.inconsistent(image, 0, "a thread with the attributes of a process (tc)");
@@ -116,10 +102,7 @@ pub(crate) fn read_thread(dir: &Dir<'_>, tid: NsPid, errors: &mut Errors) -> Opt
     match (e.thread_info, e.thread_core) {
         (Some(info), Some(core)) => thread(tid, info, core, None, &entry, errors),
         (info, core) => {
-            for (field, there) in [
-                ("thread_info", info.is_some()),
-                ("thread_core", core.is_some()),
-            ] {
+            for (field, there) in [("thread_info", info.is_some()), ("thread_core", core.is_some())] {
                 if !there {
                     errors.missing_field(image, 0, "core_entry", field);
                 }
@@ -132,23 +115,10 @@ pub(crate) fn read_thread(dir: &Dir<'_>, tid: NsPid, errors: &mut Errors) -> Opt
 fn read_entry(dir: &Dir<'_>, image: Image, errors: &mut Errors) -> Option<CoreEntry> {
     let e: CoreEntry = dir.read_one(image, &magic::CORE, "pstree.img names it", errors)?;
     if e.mtype != MARCH_X86_64 {
-        const NAMES: [&str; 9] = [
-            "unknown",
-            "x86-64",
-            "ARM",
-            "AArch64",
-            "PPC64",
-            "S390",
-            "MIPS",
-            "LoongArch64",
-            "RISC-V 64",
-        ];
+        const NAMES: [&str; 9] =
+            ["unknown", "x86-64", "ARM", "AArch64", "PPC64", "S390", "MIPS", "LoongArch64", "RISC-V 64"];
         let name = NAMES.get(e.mtype as usize).unwrap_or(&"unknown");
-        errors.unsupported(
-            image,
-            0,
-            format!("a task of another architecture: {name} ({})", e.mtype),
-        );
+        errors.unsupported(image, 0, format!("a task of another architecture: {name} ({})", e.mtype));
         return None;
     }
     Some(e)
@@ -194,26 +164,15 @@ fn process(tc: TaskCoreEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
     };
     let comm = comm(tc.comm, entry, errors);
     // A dead task has no actions.
-    let sigactions = if state == State::Dead {
-        Some(Vec::new())
-    } else {
-        sigactions(&tc.sigactions, entry, errors)
-    };
+    let sigactions =
+        if state == State::Dead { Some(Vec::new()) } else { sigactions(&tc.sigactions, entry, errors) };
     let timers = match tc.timers {
         Some(timers) => read_timers(&timers, entry, errors),
         None => Some(Timers::default()),
     };
     let pending_shared = signals(tc.signals_s, entry, errors);
-    let rlimits: Vec<RLimit> = tc
-        .rlimits
-        .unwrap_or_default()
-        .rlimits
-        .iter()
-        .map(|e| RLimit {
-            cur: e.cur,
-            max: e.max,
-        })
-        .collect();
+    let rlimits: Vec<RLimit> =
+        tc.rlimits.unwrap_or_default().rlimits.iter().map(|e| RLimit { cur: e.cur, max: e.max }).collect();
     if rlimits.len() > 16 {
         errors.unsupported(
             entry.file,
@@ -236,9 +195,7 @@ fn process(tc: TaskCoreEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
         stop_signo: tc.stop_signo,
         timers: timers?,
         old_cg_set: tc.cg_set,
-        old_seccomp: tc
-            .old_seccomp_mode
-            .map(|mode| (mode, tc.old_seccomp_filter)),
+        old_seccomp: tc.old_seccomp_mode.map(|mode| (mode, tc.old_seccomp_filter)),
     })
 }
 
@@ -256,11 +213,7 @@ fn sigactions(list: &[SaEntry], entry: &Entry<'_>, errors: &mut Errors) -> Optio
     }
     let with_fixed = list.len() == SIGNALS;
     if !with_fixed && list.len() != SIGNALS - FIXED.len() {
-        errors.inconsistent(
-            entry.file,
-            entry.index,
-            format!("{} signal actions, 62 expected", list.len()),
-        );
+        errors.inconsistent(entry.file, entry.index, format!("{} signal actions, 62 expected", list.len()));
         return None;
     }
     let mut rest = list.iter();
@@ -281,24 +234,12 @@ fn sigactions(list: &[SaEntry], entry: &Entry<'_>, errors: &mut Errors) -> Optio
     Some(actions)
 }
 
-fn signals(
-    queue: Option<SignalQueueEntry>,
-    entry: &Entry<'_>,
-    errors: &mut Errors,
-) -> Option<Vec<Vec<u8>>> {
-    let infos: Vec<Vec<u8>> = queue
-        .unwrap_or_default()
-        .signals
-        .into_iter()
-        .map(|e| e.siginfo)
-        .collect();
+fn signals(queue: Option<SignalQueueEntry>, entry: &Entry<'_>, errors: &mut Errors) -> Option<Vec<Vec<u8>>> {
+    let infos: Vec<Vec<u8>> = queue.unwrap_or_default().signals.into_iter().map(|e| e.siginfo).collect();
     match infos.iter().find(|info| info.len() != SIGINFO_BYTES) {
         None => Some(infos),
         Some(info) => {
-            let reason = format!(
-                "pending signal of {} bytes, {SIGINFO_BYTES} expected",
-                info.len()
-            );
+            let reason = format!("pending signal of {} bytes, {SIGINFO_BYTES} expected", info.len());
             errors.inconsistent(entry.file, entry.index, reason);
             None
         }
@@ -307,24 +248,14 @@ fn signals(
 
 fn read_timers(e: &TaskTimersEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Timers> {
     let mut duration = |sec: u64, part: u64, unit: u64| {
-        let sum = sec
-            .checked_mul(unit)
-            .and_then(|whole| whole.checked_add(part))
-            .filter(|_| part < unit);
+        let sum = sec.checked_mul(unit).and_then(|whole| whole.checked_add(part)).filter(|_| part < unit);
         if sum.is_none() {
-            errors.inconsistent(
-                entry.file,
-                entry.index,
-                format!("timer of {sec} s and {part} / {unit} s"),
-            );
+            errors.inconsistent(entry.file, entry.index, format!("timer of {sec} s and {part} / {unit} s"));
         }
         sum
     };
     let mut itimer = |e: &ItimerEntry| {
-        Some((
-            duration(e.isec, e.iusec, 1_000_000)?,
-            duration(e.vsec, e.vusec, 1_000_000)?,
-        ))
+        Some((duration(e.isec, e.iusec, 1_000_000)?, duration(e.vsec, e.vusec, 1_000_000)?))
     };
     let itimers = [itimer(&e.real)?, itimer(&e.virt)?, itimer(&e.prof)?];
     let mut posix = Vec::with_capacity(e.posix.len());
@@ -355,12 +286,7 @@ fn thread(
 ) -> Option<Thread> {
     let blocked = leader_blocked.or(core.blk_sigset);
     if blocked.is_none() {
-        errors.missing_field(
-            entry.file,
-            entry.index,
-            "thread_core_entry",
-            "thread_core.blk_sigset",
-        );
+        errors.missing_field(entry.file, entry.index, "thread_core_entry", "thread_core.blk_sigset");
     }
     let regs = regs(&info.gpregs, entry, errors);
     let fpu = fpu(&info.fpregs, entry, errors);
@@ -375,11 +301,7 @@ fn thread(
     };
     let seccomp_mode = core.seccomp_mode.unwrap_or(0);
     if seccomp_mode > 2 {
-        errors.unsupported(
-            entry.file,
-            entry.index,
-            format!("seccomp mode {seccomp_mode}"),
-        );
+        errors.unsupported(entry.file, entry.index, format!("seccomp mode {seccomp_mode}"));
     }
     Some(Thread {
         tid,
@@ -422,11 +344,7 @@ fn regs(e: &UserX86RegsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
         None | Some(1) => false,
         Some(2) => true,
         Some(mode) => {
-            errors.unsupported(
-                entry.file,
-                entry.index,
-                format!("register set of mode {mode}"),
-            );
+            errors.unsupported(entry.file, entry.index, format!("register set of mode {mode}"));
             return None;
         }
     };
@@ -484,29 +402,17 @@ fn fpu(e: &UserX86FpregsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option
     let mut wrong = bad("st_space", st_space.len(), 128) | bad("xmm_space", xmm_space.len(), 256);
     let components = e.xsave.as_ref().map(components).unwrap_or_default();
     for (component, name, bytes, expected) in &components {
-        wrong |= bad(
-            &format!("component {component} ({name})"),
-            bytes.len(),
-            *expected,
-        );
+        wrong |= bad(&format!("component {component} ({name})"), bytes.len(), *expected);
     }
     let mut short = |what: &str, value: u32| {
         let fits = u16::try_from(value).ok();
         if fits.is_none() {
-            errors.inconsistent(
-                entry.file,
-                entry.index,
-                format!("FPU state: {what} {value:#x}"),
-            );
+            errors.inconsistent(entry.file, entry.index, format!("FPU state: {what} {value:#x}"));
         }
         fits
     };
-    let (cwd, swd, twd, fop) = (
-        short("cwd", e.cwd),
-        short("swd", e.swd),
-        short("twd", e.twd),
-        short("fop", e.fop),
-    );
+    let (cwd, swd, twd, fop) =
+        (short("cwd", e.cwd), short("swd", e.swd), short("twd", e.twd), short("fop", e.fop));
     if wrong {
         return None;
     }
@@ -522,10 +428,7 @@ fn fpu(e: &UserX86FpregsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option
         st_space,
         xmm_space,
         xstate_bv: e.xsave.as_ref().map(|xsave| xsave.xstate_bv),
-        components: components
-            .into_iter()
-            .map(|(component, _, bytes, _)| (component, bytes))
-            .collect(),
+        components: components.into_iter().map(|(component, _, bytes, _)| (component, bytes)).collect(),
     })
 }
 
@@ -570,11 +473,7 @@ fn read_creds(e: CredsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<C
         mask("cap_amb", &e.cap_amb),
     ];
     if e.apparmor_data.is_some_and(|data| !data.is_empty()) {
-        errors.unsupported(
-            entry.file,
-            entry.index,
-            "AppArmor policy inside of credentials",
-        );
+        errors.unsupported(entry.file, entry.index, "AppArmor policy inside of credentials");
     }
     let lsm_profile = match e.lsm_profile {
         Some(profile) => Some(errors.text(profile, entry, "LSM profile")?),
@@ -613,22 +512,12 @@ mod tests {
     use super::*;
 
     fn check(count: usize, expected: Result<&[(usize, u64)], &str>) {
-        let list: Vec<SaEntry> = (0..count as u64)
-            .map(|i| SaEntry {
-                sigaction: i + 1,
-                ..SaEntry::default()
-            })
-            .collect();
-        let entry = Entry {
-            file: "core-1.img",
-            index: 0,
-            body: &[],
-        };
+        let list: Vec<SaEntry> =
+            (0..count as u64).map(|i| SaEntry { sigaction: i + 1, ..SaEntry::default() }).collect();
+        let entry = Entry { file: "core-1.img", index: 0, body: &[] };
         let mut errors = Errors::new();
         let actions = sigactions(&list, &entry, &mut errors);
-        let found = errors
-            .finish(std::path::Path::new("/"), actions)
-            .map_err(|e| e.errors()[0].to_string());
+        let found = errors.finish(std::path::Path::new("/"), actions).map_err(|e| e.errors()[0].to_string());
         match expected {
             Ok(handlers) => {
                 let actions = found.unwrap();
@@ -643,29 +532,12 @@ mod tests {
 
     #[test]
     fn sigactions_skip_kill_and_stop() {
-        check(
-            62,
-            Ok(&[
-                (1, 1),
-                (8, 8),
-                (9, 0),
-                (10, 9),
-                (18, 17),
-                (19, 0),
-                (20, 18),
-                (64, 62),
-            ]),
-        );
+        check(62, Ok(&[(1, 1), (8, 8), (9, 0), (10, 9), (18, 17), (19, 0), (20, 18), (64, 62)]));
         check(64, Ok(&[(9, 9), (19, 19), (64, 64)]));
-        check(
-            63,
-            Err("core-1.img entry 0: 63 signal actions, 62 expected"),
-        );
+        check(63, Err("core-1.img entry 0: 63 signal actions, 62 expected"));
         check(
             0,
-            Err(
-                "core-1.img entry 0: unsupported: signal actions in an image of their own: CRIU before 2.0",
-            ),
+            Err("core-1.img entry 0: unsupported: signal actions in an image of their own: CRIU before 2.0"),
         );
     }
 }

@@ -109,10 +109,7 @@ pub enum ImageError {
         file: String,
     },
     /// A field that regrow does not know: written by a CRIU newer than it.
-    #[error(
-        "{file} entry {entry}: unsupported: unknown field {number} in {message}{}",
-        within(path)
-    )]
+    #[error("{file} entry {entry}: unsupported: unknown field {number} in {message}{}", within(path))]
     UnknownField {
         /// File name.
         file: String,
@@ -128,17 +125,11 @@ pub enum ImageError {
 }
 
 fn at(entry: Option<u32>) -> String {
-    entry
-        .map(|entry| format!(" entry {entry}"))
-        .unwrap_or_default()
+    entry.map(|entry| format!(" entry {entry}")).unwrap_or_default()
 }
 
 fn within(path: &str) -> String {
-    if path.is_empty() {
-        String::new()
-    } else {
-        format!(" at {path}")
-    }
+    if path.is_empty() { String::new() } else { format!(" at {path}") }
 }
 
 impl ImageError {
@@ -198,11 +189,7 @@ impl fmt::Display for ReadErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.omitted.saturating_add(self.errors.len() as u64);
         let plural = if count == 1 { "problem" } else { "problems" };
-        write!(
-            f,
-            "cannot read the images in {}: {count} {plural}",
-            self.dir.display()
-        )?;
+        write!(f, "cannot read the images in {}: {count} {plural}", self.dir.display())?;
         for error in &self.errors {
             write!(f, "\n  {error}")?;
         }
@@ -256,10 +243,7 @@ impl Errors {
     }
 
     pub(crate) fn missing_file(&mut self, file: impl ToString, reason: impl Into<String>) {
-        self.push(ImageError::MissingFile {
-            file: file.to_string(),
-            reason: reason.into(),
-        });
+        self.push(ImageError::MissingFile { file: file.to_string(), reason: reason.into() });
     }
 
     pub(crate) fn inconsistent(
@@ -307,19 +291,12 @@ impl Errors {
     /// fields are put down and do not keep the rest from being read.
     pub(crate) fn decode<M: Described>(&mut self, entry: &Entry<'_>) -> Option<M> {
         let (file, number, message) = (entry.file, entry.index, M::SCHEMA.name);
-        let malformed = |reason: String| ImageError::Malformed {
-            file: file.to_owned(),
-            entry: number,
-            message,
-            reason,
-        };
+        let malformed =
+            |reason: String| ImageError::Malformed { file: file.to_owned(), entry: number, message, reason };
         let findings = match check_wire(M::SCHEMA, entry.body) {
             Ok(findings) => findings,
             Err(e) => {
-                self.push(malformed(format!(
-                    "{} at byte {} of the entry",
-                    e.reason, e.offset
-                )));
+                self.push(malformed(format!("{} at byte {} of the entry", e.reason, e.offset)));
                 return None;
             }
         };
@@ -328,18 +305,9 @@ impl Errors {
             self.push(match finding {
                 Finding::Missing { message, path } => {
                     complete = false;
-                    ImageError::MissingField {
-                        file: file.to_owned(),
-                        entry: number,
-                        message,
-                        field: path,
-                    }
+                    ImageError::MissingField { file: file.to_owned(), entry: number, message, field: path }
                 }
-                Finding::Unknown {
-                    message,
-                    path,
-                    number: field,
-                } => ImageError::UnknownField {
+                Finding::Unknown { message, path, number: field } => ImageError::UnknownField {
                     file: file.to_owned(),
                     entry: number,
                     message,
@@ -359,14 +327,8 @@ impl Errors {
     pub(crate) fn text(&mut self, bytes: Vec<u8>, entry: &Entry<'_>, what: &str) -> Option<String> {
         String::from_utf8(bytes)
             .map_err(|e| {
-                let lossy = String::from_utf8_lossy(e.as_bytes())
-                    .escape_debug()
-                    .to_string();
-                self.unsupported(
-                    entry.file,
-                    entry.index,
-                    format!("{what} {lossy:?} is not UTF-8"),
-                );
+                let lossy = String::from_utf8_lossy(e.as_bytes()).escape_debug().to_string();
+                self.unsupported(entry.file, entry.index, format!("{what} {lossy:?} is not UTF-8"));
             })
             .ok()
     }
@@ -377,15 +339,9 @@ impl Errors {
             Some(model) if self.is_empty() => return Ok(model),
             Some(_) => {}
             // A reader that gives nothing says why; should one not, that is an error all the same.
-            None if self.is_empty() => {
-                self.inconsistent(dir.display(), None, "nothing could be read")
-            }
+            None if self.is_empty() => self.inconsistent(dir.display(), None, "nothing could be read"),
             None => {}
         }
-        Err(ReadErrors {
-            dir: dir.to_owned(),
-            errors: self.list,
-            omitted: self.omitted,
-        })
+        Err(ReadErrors { dir: dir.to_owned(), errors: self.list, omitted: self.omitted })
     }
 }

@@ -41,31 +41,13 @@ pub(crate) fn read_fds(dir: &Dir<'_>, files_id: u32, errors: &mut Errors) -> Vec
             );
         }
         if fd_type_name(e.r#type).is_none() {
-            errors.unsupported(
-                image,
-                entry.index,
-                format!("descriptor {fd}: unknown kind {}", e.r#type),
-            );
+            errors.unsupported(image, entry.index, format!("descriptor {fd}: unknown kind {}", e.r#type));
         }
-        if e.xattr_security_selinux
-            .is_some_and(|label| !label.is_empty())
-        {
-            errors.unsupported(
-                image,
-                entry.index,
-                format!("descriptor {fd}: SELinux label of a socket"),
-            );
+        if e.xattr_security_selinux.is_some_and(|label| !label.is_empty()) {
+            errors.unsupported(image, entry.index, format!("descriptor {fd}: SELinux label of a socket"));
         }
-        let origin = Origin {
-            image,
-            entry: entry.index,
-        };
-        fds.push(FdEntry {
-            fd,
-            ofd_id: e.id,
-            cloexec: e.flags & 1 != 0,
-            origin,
-        });
+        let origin = Origin { image, entry: entry.index };
+        fds.push(FdEntry { fd, ofd_id: e.id, cloexec: e.flags & 1 != 0, origin });
         Ok(())
     });
     fds.sort_by_key(|entry| entry.fd);
@@ -80,12 +62,5 @@ pub(crate) fn read_fs(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
     if umask & !0o777 != 0 {
         errors.inconsistent(image, 0, format!("umask {umask:#o}"));
     }
-    Some((
-        Fs {
-            cwd_id: e.cwd_id,
-            root_id: e.root_id,
-            origin: Origin::new(image, 0),
-        },
-        umask,
-    ))
+    Some((Fs { cwd_id: e.cwd_id, root_id: e.root_id, origin: Origin::new(image, 0) }, umask))
 }

@@ -66,16 +66,10 @@ impl Deref for Bytes {
 ///
 /// Not blocking: an image directory may hold a FIFO under the name of an image.
 fn open(dir: &Path, name: &str) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(dir.join(name))?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dir.join(name))?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok((file, metadata.len()))
 }
@@ -107,10 +101,7 @@ pub(crate) fn read_file(dir: &Path, name: &str) -> Result<Option<Bytes>, ImageEr
     match read() {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ImageError::Io {
-            file: name.to_owned(),
-            source,
-        }),
+        Err(source) => Err(ImageError::Io { file: name.to_owned(), source }),
     }
 }
 
@@ -122,10 +113,7 @@ pub(crate) fn file_len(dir: &Path, name: &str) -> Result<Option<u64>, ImageError
     match open(dir, name) {
         Ok((_, len)) => Ok(Some(len)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ImageError::Io {
-            file: name.to_owned(),
-            source,
-        }),
+        Err(source) => Err(ImageError::Io { file: name.to_owned(), source }),
     }
 }
 
@@ -139,9 +127,7 @@ pub(crate) fn file_len(dir: &Path, name: &str) -> Result<Option<u64>, ImageError
 /// [`ImageError::Io`].
 pub fn map_image(dir: &Path, image: Image) -> Result<Mmap, ImageError> {
     let name = image.to_string();
-    open(dir, &name)
-        .and_then(|(file, _)| map(&file))
-        .map_err(|source| ImageError::Io { file: name, source })
+    open(dir, &name).and_then(|(file, _)| map(&file)).map_err(|source| ImageError::Io { file: name, source })
 }
 
 /// Reads the bytes of a blob.
@@ -150,15 +136,10 @@ pub fn map_image(dir: &Path, image: Image) -> Result<Mmap, ImageError> {
 /// [`ImageError::Io`], or [`ImageError::Truncated`] where the file has become shorter.
 pub fn open_blob(dir: &Path, blob: &Blob) -> Result<Vec<u8>, ImageError> {
     let name = blob.image.to_string();
-    let io = |source| ImageError::Io {
-        file: name.clone(),
-        source,
-    };
+    let io = |source| ImageError::Io { file: name.clone(), source };
     let (file, len) = open(dir, &name).map_err(io)?;
     let had = len.saturating_sub(blob.offset_bytes);
-    let size = usize::try_from(blob.len_bytes)
-        .ok()
-        .filter(|_| blob.len_bytes <= had);
+    let size = usize::try_from(blob.len_bytes).ok().filter(|_| blob.len_bytes <= had);
     let Some(size) = size else {
         return Err(ImageError::Truncated {
             file: name,
@@ -168,8 +149,7 @@ pub fn open_blob(dir: &Path, blob: &Blob) -> Result<Vec<u8>, ImageError> {
         });
     };
     let mut bytes = vec![0; size];
-    file.read_exact_at(&mut bytes, blob.offset_bytes)
-        .map_err(io)?;
+    file.read_exact_at(&mut bytes, blob.offset_bytes).map_err(io)?;
     Ok(bytes)
 }
 
@@ -203,12 +183,7 @@ impl<'a> Entries<'a> {
         kind: &Kind,
         version: Version,
     ) -> Result<Entries<'a>, ImageError> {
-        let mut entries = Entries {
-            file,
-            bytes,
-            at: 0,
-            next: 0,
-        };
+        let mut entries = Entries { file, bytes, at: 0, next: 0 };
         if version == Version::V1_1 && !kind.is_inventory() {
             entries.magic(COMMON_MAGIC)?;
         }
@@ -220,12 +195,7 @@ impl<'a> Entries<'a> {
         let offset = self.at as u64;
         let found = self.number()?;
         if found != expected {
-            return Err(ImageError::BadMagic {
-                file: self.file.to_owned(),
-                offset,
-                found,
-                expected,
-            });
+            return Err(ImageError::BadMagic { file: self.file.to_owned(), offset, found, expected });
         }
         Ok(())
     }
@@ -262,11 +232,7 @@ impl<'a> Entries<'a> {
         }
         let len = self.number()?;
         let body = self.take(len as usize)?;
-        let entry = Entry {
-            file: self.file,
-            index: self.next,
-            body,
-        };
+        let entry = Entry { file: self.file, index: self.next, body };
         self.next = self.next.saturating_add(1);
         Ok(Some(entry))
     }
@@ -286,21 +252,13 @@ impl<'a> Entries<'a> {
     pub(crate) fn long_payload(&mut self, image: Image, len: u64) -> Result<Blob, ImageError> {
         let offset_bytes = self.at as u64;
         self.take(usize::try_from(len).unwrap_or(usize::MAX))?;
-        Ok(Blob {
-            image,
-            offset_bytes,
-            len_bytes: len,
-        })
+        Ok(Blob { image, offset_bytes, len_bytes: len })
     }
 
     /// Steps over everything up to the end of the file and says where it is.
     pub(crate) fn rest(&mut self, image: Image) -> Blob {
         let offset_bytes = self.at as u64;
         self.at = self.bytes.len();
-        Blob {
-            image,
-            offset_bytes,
-            len_bytes: self.at as u64 - offset_bytes,
-        }
+        Blob { image, offset_bytes, len_bytes: self.at as u64 - offset_bytes }
     }
 }

@@ -60,69 +60,32 @@ impl Kind {
 
     /// The number in `name`, if `name` is of this kind (0 where the kind has none).
     fn matches(&self, name: &str) -> Option<u64> {
-        let middle = name
-            .strip_prefix(self.prefix)?
-            .strip_suffix(".img")?
-            .strip_suffix(self.suffix)?;
+        let middle = name.strip_prefix(self.prefix)?.strip_suffix(".img")?.strip_suffix(self.suffix)?;
         match self.number {
             Number::None => middle.is_empty().then_some(0),
             Number::Any => Some(0),
             // CRIU prints numbers without sign and leading zeroes; what is written in another way
             // is another file.
-            Number::Decimal => middle
-                .parse()
-                .ok()
-                .filter(|n: &u64| n.to_string() == middle),
-            Number::Hex => u64::from_str_radix(middle, 16)
-                .ok()
-                .filter(|n| format!("{n:x}") == middle),
+            Number::Decimal => middle.parse().ok().filter(|n: &u64| n.to_string() == middle),
+            Number::Hex => u64::from_str_radix(middle, 16).ok().filter(|n| format!("{n:x}") == middle),
         }
     }
 }
 
 const fn read(prefix: &'static str, number: Number, magic: u32) -> Kind {
-    Kind {
-        prefix,
-        number,
-        suffix: "",
-        magic,
-        usage: Use::Read,
-    }
+    Kind { prefix, number, suffix: "", magic, usage: Use::Read }
 }
 
 const fn unread(prefix: &'static str, number: Number, magic: u32, what: &'static str) -> Kind {
-    Kind {
-        prefix,
-        number,
-        suffix: "",
-        magic,
-        usage: Use::Unread(what, Layout::Entries),
-    }
+    Kind { prefix, number, suffix: "", magic, usage: Use::Unread(what, Layout::Entries) }
 }
 
 const fn mixed(prefix: &'static str, number: Number, magic: u32, what: &'static str) -> Kind {
-    Kind {
-        prefix,
-        number,
-        suffix: "",
-        magic,
-        usage: Use::Unread(what, Layout::Mixed),
-    }
+    Kind { prefix, number, suffix: "", magic, usage: Use::Unread(what, Layout::Mixed) }
 }
 
-const fn raw(
-    prefix: &'static str,
-    number: Number,
-    suffix: &'static str,
-    what: &'static str,
-) -> Kind {
-    Kind {
-        prefix,
-        number,
-        suffix,
-        magic: 0,
-        usage: Use::Unread(what, Layout::Raw),
-    }
+const fn raw(prefix: &'static str, number: Number, suffix: &'static str, what: &'static str) -> Kind {
+    Kind { prefix, number, suffix, magic: 0, usage: Use::Unread(what, Layout::Raw) }
 }
 
 use Number::{Any, Decimal, Hex, None as One};
@@ -179,13 +142,7 @@ static READ: &[&Kind] = &[
 /// What regrow knows and does not read.
 static REST: &[Kind] = &[
     // Describes the CPU of the dump (`criu cpuinfo`); wanted once its features are compared.
-    Kind {
-        prefix: "cpuinfo",
-        number: One,
-        suffix: "",
-        magic: 0x6140_4013,
-        usage: Use::Ignored,
-    },
+    Kind { prefix: "cpuinfo", number: One, suffix: "", magic: 0x6140_4013, usage: Use::Ignored },
     // Features of tasks.
     unread("seccomp", One, 0x6441_3049, "seccomp filters"),
     unread("apparmor", One, 0x5942_3047, "AppArmor policies"),
@@ -201,52 +158,22 @@ static REST: &[Kind] = &[
     unread("utsns-", Decimal, 0x5447_3203, "a UTS namespace"),
     unread("ipcns-var-", Decimal, 0x5311_5007, "an IPC namespace"),
     mixed("ipcns-shm-", Decimal, 0x4628_3044, "System V shared memory"),
-    mixed(
-        "ipcns-msg-",
-        Decimal,
-        0x5545_3737,
-        "System V message queues",
-    ),
+    mixed("ipcns-msg-", Decimal, 0x5545_3737, "System V message queues"),
     mixed("ipcns-sem-", Decimal, 0x5957_3019, "System V semaphores"),
     unread("userns-", Decimal, 0x5547_4906, "a user namespace"),
     unread("timens-", Decimal, 0x4311_4433, "a time namespace"),
     unread("pidns-", Decimal, 0x6115_7326, "a pid namespace"),
-    unread(
-        "mountpoints-",
-        Decimal,
-        0x5556_3928,
-        "mounts of a mount namespace",
-    ),
-    unread(
-        "netdev-",
-        Decimal,
-        0x5737_3951,
-        "devices of a network namespace",
-    ),
+    unread("mountpoints-", Decimal, 0x5556_3928, "mounts of a mount namespace"),
+    unread("netdev-", Decimal, 0x5737_3951, "devices of a network namespace"),
     unread("netns-", Decimal, 0x5593_3752, "a network namespace"),
-    raw(
-        "netns-ct-",
-        Decimal,
-        "",
-        "connection tracking of a network namespace",
-    ),
-    raw(
-        "netns-exp-",
-        Decimal,
-        "",
-        "connection tracking of a network namespace",
-    ),
+    raw("netns-ct-", Decimal, "", "connection tracking of a network namespace"),
+    raw("netns-exp-", Decimal, "", "connection tracking of a network namespace"),
     raw("ifaddr-", Decimal, "", "addresses of a network namespace"),
     raw("route-", Decimal, "", "routes of a network namespace"),
     raw("route6-", Decimal, "", "routes of a network namespace"),
     raw("rule-", Decimal, "", "routing rules of a network namespace"),
     raw("iptables-", Decimal, "", "iptables of a network namespace"),
-    raw(
-        "ip6tables-",
-        Decimal,
-        "",
-        "ip6tables of a network namespace",
-    ),
+    raw("ip6tables-", Decimal, "", "ip6tables of a network namespace"),
     raw("nftables-", Decimal, "", "nftables of a network namespace"),
     raw("tmpfs-", Decimal, ".tar.gz", "contents of a tmpfs"),
     raw("tmpfs-dev-", Decimal, ".tar.gz", "contents of a devtmpfs"),
@@ -261,74 +188,29 @@ static REST: &[Kind] = &[
     unread("eventpoll", One, 0x4502_3858, "epoll files (old format)"),
     unread("signalfd", One, 0x5732_3820, "signalfds (old format)"),
     unread("inotify", One, 0x4842_4431, "inotify files (old format)"),
-    unread(
-        "inotify-wd",
-        One,
-        0x5456_2009,
-        "inotify watches (old format)",
-    ),
+    unread("inotify-wd", One, 0x5456_2009, "inotify watches (old format)"),
     unread("fanotify", One, 0x5509_6122, "fanotify files (old format)"),
-    unread(
-        "fanotify-mark",
-        One,
-        0x5650_6035,
-        "fanotify marks (old format)",
-    ),
+    unread("fanotify-mark", One, 0x5650_6035, "fanotify marks (old format)"),
     unread("pipes", One, 0x5651_3555, "pipes (old format)"),
     unread("fifo", One, 0x5836_4939, "FIFOs (old format)"),
     unread("unixsk", One, 0x5437_3943, "unix sockets (old format)"),
     unread("inetsk", One, 0x5644_3851, "inet sockets (old format)"),
     unread("packetsk", One, 0x6045_4618, "packet sockets (old format)"),
-    unread(
-        "netlinksk",
-        One,
-        0x5800_5614,
-        "netlink sockets (old format)",
-    ),
+    unread("netlinksk", One, 0x5800_5614, "netlink sockets (old format)"),
     unread("tty", One, 0x5943_3025, "open terminals (old format)"),
     unread("tunfile", One, 0x5714_3751, "tun files (old format)"),
     unread("timerfd", One, 0x5049_3712, "timerfds (old format)"),
     // Written by old versions, one image a task; moved into `core-PID.img` and `mm-PID.img`.
     unread("vmas-", Decimal, 0x5412_3737, "mappings (old format)"),
-    unread(
-        "sigacts-",
-        Decimal,
-        0x5534_4201,
-        "signal actions (old format)",
-    ),
-    unread(
-        "itimers-",
-        Decimal,
-        0x5746_4056,
-        "interval timers (old format)",
-    ),
-    unread(
-        "posix-timers-",
-        Decimal,
-        0x5260_3957,
-        "POSIX timers (old format)",
-    ),
+    unread("sigacts-", Decimal, 0x5534_4201, "signal actions (old format)"),
+    unread("itimers-", Decimal, 0x5746_4056, "interval timers (old format)"),
+    unread("posix-timers-", Decimal, 0x5260_3957, "POSIX timers (old format)"),
     unread("creds-", Decimal, 0x5402_3547, "credentials (old format)"),
-    unread(
-        "rlimit-",
-        Decimal,
-        0x5711_3925,
-        "resource limits (old format)",
-    ),
+    unread("rlimit-", Decimal, 0x5711_3925, "resource limits (old format)"),
     // Plugins.
     raw("amdgpu-", Any, "", "state of an AMD GPU"),
-    unread(
-        "signal-s-",
-        Decimal,
-        0x5925_5647,
-        "pending signals (old format)",
-    ),
-    unread(
-        "signal-p-",
-        Decimal,
-        0x5925_5647,
-        "pending signals (old format)",
-    ),
+    unread("signal-s-", Decimal, 0x5925_5647, "pending signals (old format)"),
+    unread("signal-p-", Decimal, 0x5925_5647, "pending signals (old format)"),
     raw("pages-shmem-", Decimal, "", "shared memory (old format)"),
 ];
 
@@ -355,10 +237,7 @@ mod tests {
         check("inventory.img", Some(("inventory", 0)));
         check("core-17.img", Some(("core-", 17)));
         check("pagemap-17.img", Some(("pagemap-", 17)));
-        check(
-            "pagemap-shmem-99999999999.img",
-            Some(("pagemap-shmem-", 99_999_999_999)),
-        );
+        check("pagemap-shmem-99999999999.img", Some(("pagemap-shmem-", 99_999_999_999)));
         check("ghost-file-1f.img", Some(("ghost-file-", 31)));
         check("timens-0.img", Some(("timens-0", 0)));
         check("timens-9.img", Some(("timens-", 9)));

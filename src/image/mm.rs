@@ -48,11 +48,7 @@ pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
     let (e, pages) = (e?, pages?);
 
     if e.mm_saved_auxv.len() > 512 {
-        errors.inconsistent(
-            image,
-            0,
-            format!("auxiliary vector of {} words", e.mm_saved_auxv.len()),
-        );
+        errors.inconsistent(image, 0, format!("auxiliary vector of {} words", e.mm_saved_auxv.len()));
     }
     if let Some(value) = e.dumpable.filter(|value| !(0..=2).contains(value)) {
         errors.inconsistent(image, 0, format!("dumpable is {value}"));
@@ -147,25 +143,17 @@ fn read_vma(origin: Origin, e: &VmaEntry, errors: &mut Errors) -> Option<Vma> {
     ];
     for (what, bits) in unknown {
         if bits != 0 {
-            let reason = format!(
-                "mapping {:#x}-{:#x}: unknown {what} bits {bits:#x}",
-                e.start, e.end
-            );
+            let reason = format!("mapping {:#x}-{:#x}: unknown {what} bits {bits:#x}", e.start, e.end);
             errors.unsupported(origin.image, origin.entry, reason);
         }
     }
     if !fits_type(e) {
-        let reason = format!(
-            "mapping {:#x}-{:#x}: status {:#x} with flags {:#x}",
-            e.start, e.end, e.status, e.flags
-        );
+        let reason =
+            format!("mapping {:#x}-{:#x}: status {:#x} with flags {:#x}", e.start, e.end, e.status, e.flags);
         errors.inconsistent(origin.image, origin.entry, reason);
     }
     let Some(kind) = vma_kind(e) else {
-        let reason = format!(
-            "mapping {:#x}-{:#x}: file id {:#x}",
-            e.start, e.end, e.shmid
-        );
+        let reason = format!("mapping {:#x}-{:#x}: file id {:#x}", e.start, e.end, e.shmid);
         errors.inconsistent(origin.image, origin.entry, reason);
         return None;
     };
@@ -206,29 +194,13 @@ fn vma_kind(e: &VmaEntry) -> Option<VmaKind> {
     } else if is(vma::AREA_VVAR) {
         VmaKind::Vvar
     } else if is(vma::FILE_PRIVATE | vma::FILE_SHARED) && is(vma::AREA_MEMFD) {
-        VmaKind::Memfd {
-            ofd_id: ofd_id.ok()?,
-            inode_id: 0,
-            offset_bytes,
-            file_flags,
-        }
+        VmaKind::Memfd { ofd_id: ofd_id.ok()?, inode_id: 0, offset_bytes, file_flags }
     } else if is(vma::FILE_PRIVATE) {
-        VmaKind::FilePrivate {
-            ofd_id: ofd_id.ok()?,
-            offset_bytes,
-            file_flags,
-        }
+        VmaKind::FilePrivate { ofd_id: ofd_id.ok()?, offset_bytes, file_flags }
     } else if is(vma::FILE_SHARED) {
-        VmaKind::FileShared {
-            ofd_id: ofd_id.ok()?,
-            offset_bytes,
-            file_flags,
-        }
+        VmaKind::FileShared { ofd_id: ofd_id.ok()?, offset_bytes, file_flags }
     } else if is(vma::ANON_SHARED) {
-        VmaKind::AnonShared {
-            shmid: e.shmid,
-            offset_bytes,
-        }
+        VmaKind::AnonShared { shmid: e.shmid, offset_bytes }
     } else if is(vma::ANON_PRIVATE) {
         VmaKind::AnonPrivate
     } else {
@@ -272,11 +244,7 @@ mod tests {
             pgoff: 0,
             shmid: 7,
             prot: 3,
-            flags: if status & (vma::FILE_SHARED | vma::ANON_SHARED) != 0 {
-                0x21
-            } else {
-                0x22
-            },
+            flags: if status & (vma::FILE_SHARED | vma::ANON_SHARED) != 0 { 0x21 } else { 0x22 },
             status,
             fd: -1,
             madv: None,
@@ -288,16 +256,8 @@ mod tests {
         let mut errors = Errors::new();
         let (vmas, guards) = read_vmas(Image::Mm(1), entries, &mut errors);
         let said = match errors.finish(std::path::Path::new("/d"), Some(())) {
-            Ok(()) => format!(
-                "{:?} {guards:x?}",
-                vmas.iter().map(|v| v.kind).collect::<Vec<_>>()
-            ),
-            Err(e) => e
-                .errors()
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; "),
+            Ok(()) => format!("{:?} {guards:x?}", vmas.iter().map(|v| v.kind).collect::<Vec<_>>()),
+            Err(e) => e.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         };
         assert_eq!(said, expected);
     }
@@ -322,10 +282,7 @@ mod tests {
     #[test]
     fn guards_are_no_mappings() {
         let guard = entry(0x1000, 0x2000, vma::AREA_GUARD);
-        check(
-            &[entry(0x1000, 0x4000, 0x201), guard],
-            "[AnonPrivate] [(1000, 2000)]",
-        );
+        check(&[entry(0x1000, 0x4000, 0x201), guard], "[AnonPrivate] [(1000, 2000)]");
     }
 
     #[test]
@@ -349,14 +306,8 @@ mod tests {
         check(&[], "mm-1.img entry 0: no mappings");
         let mut odd = entry(0x1000, 0x2000, 0x201);
         odd.flags = 0x21;
-        check(
-            &[odd.clone()],
-            "mm-1.img entry 0: mapping 0x1000-0x2000: status 0x201 with flags 0x21",
-        );
+        check(&[odd.clone()], "mm-1.img entry 0: mapping 0x1000-0x2000: status 0x201 with flags 0x21");
         odd.flags = 0x0200_0022;
-        check(
-            &[odd],
-            "mm-1.img entry 0: unsupported: mapping 0x1000-0x2000: unknown flag bits 0x2000000",
-        );
+        check(&[odd], "mm-1.img entry 0: unsupported: mapping 0x1000-0x2000: unknown flag bits 0x2000000");
     }
 }

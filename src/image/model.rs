@@ -121,10 +121,7 @@ pub struct Origin {
 impl Origin {
     /// Entry `entry` of `image`.
     pub fn new(image: Image, entry: usize) -> Origin {
-        Origin {
-            image,
-            entry: entry as u32,
-        }
+        Origin { image, entry: entry as u32 }
     }
 }
 

@@ -25,12 +25,7 @@ const PE_LAZY: u32 = 1 << 1;
 const PE_PRESENT: u32 = 1 << 2;
 
 /// The pagemap; `None` if it is not there or bad.
-pub(crate) fn read_pagemap(
-    dir: &Dir<'_>,
-    image: Image,
-    kind: &Kind,
-    errors: &mut Errors,
-) -> Option<Pages> {
+pub(crate) fn read_pagemap(dir: &Dir<'_>, image: Image, kind: &Kind, errors: &mut Errors) -> Option<Pages> {
     let before = errors.count();
     let mut head: Option<PagemapHead> = None;
     let mut pages = Pages::default();
@@ -68,13 +63,7 @@ pub(crate) fn read_pagemap(
 }
 
 /// That the pages image holds what the extents say and nothing more.
-fn check_length(
-    pages: &Pages,
-    image: Image,
-    wanted: u64,
-    length: Option<u64>,
-    errors: &mut Errors,
-) {
+fn check_length(pages: &Pages, image: Image, wanted: u64, length: Option<u64>, errors: &mut Errors) {
     let stored = Image::Pages(pages.pages_id);
     match length {
         // Nothing was written into it, so it was not created.
@@ -104,18 +93,9 @@ enum Problem {
 }
 
 /// Adds the extent of an entry. `end` is where the one before it ends, in memory and in the file.
-fn add_extent(
-    pages: &mut Pages,
-    e: &PagemapEntry,
-    end: &mut (u64, u64),
-    entry: u32,
-) -> Result<(), Problem> {
+fn add_extent(pages: &mut Pages, e: &PagemapEntry, end: &mut (u64, u64), entry: u32) -> Result<(), Problem> {
     // Versions before 2.0 wrote no flags: what is not in the parent is present.
-    let mut flags = e.flags.unwrap_or(if e.in_parent == Some(true) {
-        0
-    } else {
-        PE_PRESENT
-    });
+    let mut flags = e.flags.unwrap_or(if e.in_parent == Some(true) { 0 } else { PE_PRESENT });
     if e.in_parent == Some(true) {
         flags |= PE_PARENT;
     }
@@ -124,20 +104,15 @@ fn add_extent(
         return Err(Problem::Unsupported(format!("unknown flags {unknown:#x}")));
     }
     if flags & PE_PARENT != 0 {
-        return Err(Problem::Unsupported(
-            "pages of an incremental dump, in an earlier directory".to_owned(),
-        ));
+        return Err(Problem::Unsupported("pages of an incremental dump, in an earlier directory".to_owned()));
     }
     if flags & PE_PRESENT == 0 {
-        return Err(Problem::Unsupported(
-            "pages that are not in the image (lazy-pages)".to_owned(),
-        ));
+        return Err(Problem::Unsupported("pages that are not in the image (lazy-pages)".to_owned()));
     }
 
     // A 32-bit count, and since 4.0 a 64-bit one beside it.
     let count = e.nr_pages.unwrap_or(u64::from(e.compat_nr_pages));
-    let bad =
-        |reason: &str| Problem::Inconsistent(format!("{count} pages at {:#x}: {reason}", e.vaddr));
+    let bad = |reason: &str| Problem::Inconsistent(format!("{count} pages at {:#x}: {reason}", e.vaddr));
     if count == 0 {
         return Err(bad("none"));
     }
@@ -151,12 +126,7 @@ fn add_extent(
     if e.vaddr < end.0 {
         return Err(bad("not behind the entry before"));
     }
-    pages.extents.push(Extent {
-        start: e.vaddr,
-        len_pages: count,
-        offset_bytes: end.1,
-        entry,
-    });
+    pages.extents.push(Extent { start: e.vaddr, len_pages: count, offset_bytes: end.1, entry });
     *end = (memory_end, file_end);
     Ok(())
 }
@@ -183,21 +153,12 @@ mod tests {
     }
 
     fn entry(vaddr: u64, pages: u64, flags: Option<u32>) -> PagemapEntry {
-        PagemapEntry {
-            vaddr,
-            compat_nr_pages: pages as u32,
-            in_parent: None,
-            flags,
-            nr_pages: Some(pages),
-        }
+        PagemapEntry { vaddr, compat_nr_pages: pages as u32, in_parent: None, flags, nr_pages: Some(pages) }
     }
 
     #[test]
     fn offsets_follow_each_other() {
-        check(
-            &[entry(0x1000, 2, Some(4)), entry(0x8000, 1, Some(6))],
-            "1000+2@0 8000+1@8192",
-        );
+        check(&[entry(0x1000, 2, Some(4)), entry(0x8000, 1, Some(6))], "1000+2@0 8000+1@8192");
     }
 
     #[test]
@@ -207,10 +168,7 @@ mod tests {
         old.compat_nr_pages = 3;
         check(&[old.clone()], "1000+3@0");
         old.in_parent = Some(true);
-        check(
-            &[old],
-            "unsupported pages of an incremental dump, in an earlier directory",
-        );
+        check(&[old], "unsupported pages of an incremental dump, in an earlier directory");
     }
 
     #[test]
@@ -219,26 +177,14 @@ mod tests {
             &[entry(0x1000, 1, Some(1))],
             "unsupported pages of an incremental dump, in an earlier directory",
         );
-        check(
-            &[entry(0x1000, 1, Some(2))],
-            "unsupported pages that are not in the image (lazy-pages)",
-        );
-        check(
-            &[entry(0x1000, 1, Some(12))],
-            "unsupported unknown flags 0x8",
-        );
+        check(&[entry(0x1000, 1, Some(2))], "unsupported pages that are not in the image (lazy-pages)");
+        check(&[entry(0x1000, 1, Some(12))], "unsupported unknown flags 0x8");
     }
 
     #[test]
     fn impossible_extents() {
-        check(
-            &[entry(0x1000, 0, Some(4))],
-            "inconsistent 0 pages at 0x1000: none",
-        );
-        check(
-            &[entry(0x1001, 1, Some(4))],
-            "inconsistent 1 pages at 0x1001: not at a page boundary",
-        );
+        check(&[entry(0x1000, 0, Some(4))], "inconsistent 0 pages at 0x1000: none");
+        check(&[entry(0x1001, 1, Some(4))], "inconsistent 1 pages at 0x1001: not at a page boundary");
         check(
             &[entry(0x1000, 1 << 52, Some(4))],
             "inconsistent 4503599627370496 pages at 0x1000: more than there can be",

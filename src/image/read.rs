@@ -109,19 +109,13 @@ pub fn read_model(dir: &Path) -> Result<Model, ReadErrors> {
 fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
     let names = list(path, errors)?;
     let inventory = read_inventory(path, errors)?;
-    let version = if inventory.img_version == 1 {
-        Version::V1
-    } else {
-        Version::V1_1
-    };
+    let version = if inventory.img_version == 1 { Version::V1 } else { Version::V1_1 };
     let dir = Dir { path, version };
 
     let pstree = task::read_pstree(&dir, errors);
     let mut shared_errors = Errors::new();
-    let (tasks, shared) = rayon::join(
-        || task::read_tasks(&dir, &pstree),
-        || read_shared(&dir, &names, &mut shared_errors),
-    );
+    let (tasks, shared) =
+        rayon::join(|| task::read_tasks(&dir, &pstree), || read_shared(&dir, &names, &mut shared_errors));
     let (tasks, task_errors) = tasks;
     errors.append(task_errors);
     errors.append(shared_errors);
@@ -175,12 +169,8 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
     let shm = names
         .of(&magic::PAGEMAP_SHMEM)
         .filter_map(|shmid| {
-            let pages = pagemap::read_pagemap(
-                dir,
-                Image::PagemapShmem(shmid),
-                &magic::PAGEMAP_SHMEM,
-                errors,
-            )?;
+            let pages =
+                pagemap::read_pagemap(dir, Image::PagemapShmem(shmid), &magic::PAGEMAP_SHMEM, errors)?;
             Some(Shm { shmid, pages })
         })
         .collect();
@@ -210,12 +200,8 @@ struct Names(BTreeMap<String, (&'static Kind, u64)>);
 impl Names {
     /// The numbers of the images of a kind, ascending.
     fn of(&self, kind: &'static Kind) -> impl Iterator<Item = u64> {
-        let numbers: BTreeSet<u64> = self
-            .0
-            .values()
-            .filter(|(of, _)| std::ptr::eq(*of, kind))
-            .map(|(_, number)| *number)
-            .collect();
+        let numbers: BTreeSet<u64> =
+            self.0.values().filter(|(of, _)| std::ptr::eq(*of, kind)).map(|(_, number)| *number).collect();
         numbers.into_iter()
     }
 }
@@ -223,10 +209,7 @@ impl Names {
 /// Lists the directory. Files that do not end in `.img` are no images: logs, statistics of the
 /// dump, the cache of inode paths, and what container engines put beside them.
 fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
-    let io = |source| ImageError::Io {
-        file: path.display().to_string(),
-        source,
-    };
+    let io = |source| ImageError::Io { file: path.display().to_string(), source };
     let entries = errors.keep(std::fs::read_dir(path).map_err(io))?;
     let mut names = BTreeMap::new();
     for entry in entries {
@@ -235,19 +218,13 @@ fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
         };
         let name = entry.file_name();
         if name == "parent" {
-            errors.unsupported(
-                "parent",
-                None,
-                "an incremental dump: pages are in an earlier directory",
-            );
+            errors.unsupported("parent", None, "an incremental dump: pages are in an earlier directory");
             continue;
         }
         let Some(name) = name.to_str() else {
             // CRIU's names are ASCII.
             if name.as_encoded_bytes().ends_with(b".img") {
-                errors.push(ImageError::UnknownImage {
-                    file: name.to_string_lossy().into_owned(),
-                });
+                errors.push(ImageError::UnknownImage { file: name.to_string_lossy().into_owned() });
             }
             continue;
         };
@@ -258,9 +235,7 @@ fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
             Some(kind) => {
                 names.insert(name.to_owned(), kind);
             }
-            None => errors.push(ImageError::UnknownImage {
-                file: name.to_owned(),
-            }),
+            None => errors.push(ImageError::UnknownImage { file: name.to_owned() }),
         }
     }
     Some(Names(names))
@@ -268,17 +243,9 @@ fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
 
 fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
     // The inventory has no common magic, so any version opens it.
-    let dir = Dir {
-        path,
-        version: Version::V1_1,
-    };
+    let dir = Dir { path, version: Version::V1_1 };
     let (image, entry) = (Image::Inventory, 0);
-    let e: InventoryEntry = dir.read_one(
-        image,
-        &magic::INVENTORY,
-        "an image directory has one",
-        errors,
-    )?;
+    let e: InventoryEntry = dir.read_one(image, &magic::INVENTORY, "an image directory has one", errors)?;
     // Since CRIU 4.3, which also gives such images a version of their own.
     if e.compress.unwrap_or(0) != 0 || e.compress_block_size.unwrap_or(0) != 0 {
         errors.unsupported(image, entry, "the pages are compressed");
@@ -288,19 +255,12 @@ fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
         errors.unsupported(
             image,
             entry,
-            format!(
-                "images of version {}; 1 and 2 (1.1) are known",
-                e.img_version
-            ),
+            format!("images of version {}; 1 and 2 (1.1) are known", e.img_version),
         );
         return None;
     }
     if e.fdinfo_per_id != Some(true) {
-        errors.unsupported(
-            image,
-            entry,
-            "descriptor tables are stored by pid: CRIU before 0.8",
-        );
+        errors.unsupported(image, entry, "descriptor tables are stored by pid: CRIU before 0.8");
     }
     if e.allow_uprobes == Some(true) {
         errors.unsupported(image, entry, "dumped with --allow-uprobes");
@@ -314,26 +274,17 @@ fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
     }
     // dump_uptime and pre_dump_mode matter to the next incremental dump only, network_lock_method
     // only where connections are dumped.
-    let fake = Entry {
-        file: "inventory.img",
-        index: 0,
-        body: &[],
-    };
+    let fake = Entry { file: "inventory.img", index: 0, body: &[] };
     let mut text = |bytes, what| errors.text(bytes, &fake, what);
     let plugins = e.plugins_entry.unwrap_or_default().plugins;
     Some(Inventory {
         img_version: e.img_version,
-        dump_criu_run_id: e
-            .dump_criu_run_id
-            .and_then(|id| text(id, "dump_criu_run_id")),
+        dump_criu_run_id: e.dump_criu_run_id.and_then(|id| text(id, "dump_criu_run_id")),
         root_cg_set: e.root_cg_set,
         root_ids: e.root_ids.map(core::kobj_ids),
         lsm_type,
         tcp_close: e.tcp_close.unwrap_or(false),
-        plugins: plugins
-            .into_iter()
-            .filter_map(|name| text(name, "plugin name"))
-            .collect(),
+        plugins: plugins.into_iter().filter_map(|name| text(name, "plugin name")).collect(),
     })
 }
 
@@ -348,11 +299,7 @@ fn read_unread(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Vec<UnreadI
             continue;
         };
         if let Some(entries) = found {
-            unread.push(UnreadImage {
-                file: name.clone(),
-                what,
-                entries,
-            });
+            unread.push(UnreadImage { file: name.clone(), what, entries });
         }
     }
     unread
@@ -367,9 +314,7 @@ fn count_entries(
     layout: Layout,
 ) -> Result<Option<Option<u64>>, ImageError> {
     if layout == Layout::Raw {
-        return Ok(file_len(dir.path, name)?
-            .filter(|len| *len > 0)
-            .map(|_| None));
+        return Ok(file_len(dir.path, name)?.filter(|len| *len > 0).map(|_| None));
     }
     let bytes = read_file(dir.path, name)?.unwrap_or(Bytes::Read(Vec::new()));
     let mut entries = Entries::open(name, &bytes, kind, dir.version)?;
@@ -388,10 +333,8 @@ fn count_entries(
 fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mut Errors) {
     let pids: BTreeSet<u64> = pstree.iter().map(|node| u64::from(node.pid.0)).collect();
     let alive = || model.tasks.iter().filter_map(Task::alive);
-    let tids: BTreeSet<u64> = alive()
-        .flat_map(|a| &a.threads)
-        .map(|thread| u64::from(thread.tid.0))
-        .collect();
+    let tids: BTreeSet<u64> =
+        alive().flat_map(|a| &a.threads).map(|thread| u64::from(thread.tid.0)).collect();
     let tables: BTreeSet<u64> = alive().map(|a| u64::from(a.ids.files)).collect();
     let pages: BTreeSet<u64> = alive()
         .map(|a| &a.mm.pages)
@@ -399,8 +342,8 @@ fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mu
         .map(|p| u64::from(p.pages_id))
         .collect();
     // Where something could not be read, what it refers to is not known.
-    let complete = model.tasks.len() == pstree.len()
-        && model.shm.len() == names.of(&magic::PAGEMAP_SHMEM).count();
+    let complete =
+        model.tasks.len() == pstree.len() && model.shm.len() == names.of(&magic::PAGEMAP_SHMEM).count();
 
     for (name, (kind, number)) in &names.0 {
         let is = |of: &'static Kind| std::ptr::eq(*kind, of);
@@ -435,12 +378,7 @@ fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
         .filter_map(Task::alive)
         .flat_map(|a| &a.fds)
         .map(|fd| fd.ofd_id)
-        .chain(
-            model
-                .packets
-                .iter()
-                .flat_map(|packet| packet.rights.iter().copied()),
-        )
+        .chain(model.packets.iter().flat_map(|packet| packet.rights.iter().copied()))
         .collect();
     let mut inodes_open = BTreeSet::new();
     let mut inode_of = BTreeMap::new();
@@ -452,24 +390,15 @@ fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
             }
         }
     }
-    let inodes: BTreeMap<u64, &MemfdInode> = model
-        .memfds
-        .iter()
-        .map(|inode| (inode.inode_id, inode))
-        .collect();
+    let inodes: BTreeMap<u64, &MemfdInode> =
+        model.memfds.iter().map(|inode| (inode.inode_id, inode)).collect();
 
     for task in &mut model.tasks {
         let Some(alive) = task.alive_mut() else {
             continue;
         };
         for vma in &mut alive.mm.vmas {
-            let VmaKind::Memfd {
-                ofd_id,
-                inode_id,
-                offset_bytes,
-                ..
-            } = &mut vma.kind
-            else {
+            let VmaKind::Memfd { ofd_id, inode_id, offset_bytes, .. } = &mut vma.kind else {
                 continue;
             };
             let Some(inode) = inode_of.get(ofd_id).and_then(|id| inodes.get(id)) else {
@@ -483,10 +412,7 @@ fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
             *inode_id = inode.inode_id;
             let is_shared = vma.status & super::vma::FILE_SHARED != 0;
             if is_shared && inode.name == "/dev/zero" && !inodes_open.contains(&inode.inode_id) {
-                vma.kind = VmaKind::AnonShared {
-                    shmid: inode.shmid,
-                    offset_bytes: *offset_bytes,
-                };
+                vma.kind = VmaKind::AnonShared { shmid: inode.shmid, offset_bytes: *offset_bytes };
             }
         }
     }
@@ -518,7 +444,8 @@ fn check_references(model: &Model, errors: &mut Errors) {
             OfdKind::Fifo(fifo) => {
                 fifos.insert(fifo.pipe_id);
                 if !matches!(kinds.get(&fifo.reg_id), Some(OfdKind::Reg(_))) {
-                    let reason = format!("the path of a FIFO is {:#x}, which is no path of files.img", fifo.reg_id);
+                    let reason =
+                        format!("the path of a FIFO is {:#x}, which is no path of files.img", fifo.reg_id);
                     errors.inconsistent(ofd.origin.image, ofd.origin.entry, reason);
                 }
             }
@@ -540,22 +467,17 @@ fn check_references(model: &Model, errors: &mut Errors) {
             errors.inconsistent(packet.origin.image, packet.origin.entry, reason);
         }
     }
-    for remap in model
-        .remaps
-        .iter()
-        .filter(|remap| !kinds.contains_key(&remap.orig_id))
-    {
+    for remap in model.remaps.iter().filter(|remap| !kinds.contains_key(&remap.orig_id)) {
         // A remap of type procfs (2) names a path, whose file may be one of the old images.
         let reason = format!("remaps {:#x}, which files.img lacks", remap.orig_id);
         errors.inconsistent(remap.origin.image, remap.origin.entry, reason);
     }
     let ghosts: BTreeSet<u32> = model.ghosts.iter().map(|ghost| ghost.id).collect();
-    for remap in model
-        .remaps
-        .iter()
-        .filter(|remap| remap.remap_type == 1 && !ghosts.contains(&remap.remap_id))
+    for remap in
+        model.remaps.iter().filter(|remap| remap.remap_type == 1 && !ghosts.contains(&remap.remap_id))
     {
-        let reason = format!("remaps {:#x} to ghost file {:x}, which has no image", remap.orig_id, remap.remap_id);
+        let reason =
+            format!("remaps {:#x} to ghost file {:x}, which has no image", remap.orig_id, remap.remap_id);
         errors.inconsistent(remap.origin.image, remap.origin.entry, reason);
     }
 }
@@ -577,18 +499,10 @@ fn check_task_references(alive: &Alive, kinds: &BTreeMap<u32, &OfdKind>, errors:
     need(alive.mm.origin, alive.mm.exe_file_id, "the executable");
     for vma in &alive.mm.vmas {
         if let VmaKind::FilePrivate { ofd_id, .. } | VmaKind::FileShared { ofd_id, .. } = vma.kind {
-            need(
-                vma.origin,
-                ofd_id,
-                &format!("the file mapped at {:#x}", vma.start),
-            );
+            need(vma.origin, ofd_id, &format!("the file mapped at {:#x}", vma.start));
         }
     }
     for fd in &alive.fds {
-        need(
-            fd.origin,
-            fd.ofd_id,
-            &format!("the file of descriptor {}", fd.fd),
-        );
+        need(fd.origin, fd.ofd_id, &format!("the file of descriptor {}", fd.fd));
     }
 }

@@ -33,20 +33,13 @@ pub(crate) fn read_remaps(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Remap> {
             None => (0, e.remap_id),
         };
         if remap_type > 2 {
-            errors.unsupported(
-                image,
-                entry.index,
-                format!("unknown kind of remap {remap_type}"),
-            );
+            errors.unsupported(image, entry.index, format!("unknown kind of remap {remap_type}"));
         }
         remaps.push(Remap {
             orig_id: e.orig_id,
             remap_id,
             remap_type,
-            origin: Origin {
-                image,
-                entry: entry.index,
-            },
+            origin: Origin { image, entry: entry.index },
         });
         Ok(())
     });
@@ -63,11 +56,7 @@ pub(crate) fn read_cgroup_sets(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Cgroup
         };
         for set in e.sets {
             if !seen.insert(set.id) {
-                errors.inconsistent(
-                    image,
-                    entry.index,
-                    format!("cgroup set {} a second time", set.id),
-                );
+                errors.inconsistent(image, entry.index, format!("cgroup set {} a second time", set.id));
             }
             let mut members = Vec::new();
             for member in set.ctls {
@@ -75,10 +64,7 @@ pub(crate) fn read_cgroup_sets(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Cgroup
                 let path = errors.text(member.path, entry, "path of a cgroup");
                 members.extend(name.zip(path));
             }
-            sets.push(CgroupSet {
-                id: set.id,
-                members,
-            });
+            sets.push(CgroupSet { id: set.id, members });
         }
         Ok(())
     });
@@ -100,10 +86,7 @@ pub(crate) fn read_file_locks(dir: &Dir<'_>, errors: &mut Errors) -> Vec<FileLoc
             fd: e.fd,
             start: e.start,
             len: e.len,
-            origin: Origin {
-                image,
-                entry: entry.index,
-            },
+            origin: Origin { image, entry: entry.index },
         });
         Ok(())
     });
@@ -120,8 +103,5 @@ pub(crate) fn read_clocks(dir: &Dir<'_>, errors: &mut Errors) -> Option<Clocks> 
         }
         (e.tv_sec, e.tv_nsec)
     };
-    Some(Clocks {
-        monotonic: time(&e.monotonic),
-        boottime: time(&e.boottime),
-    })
+    Some(Clocks { monotonic: time(&e.monotonic), boottime: time(&e.boottime) })
 }

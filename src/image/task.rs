@@ -48,16 +48,9 @@ pub(crate) fn read_pstree(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Node> {
         let Some(e) = errors.decode::<PstreeEntry>(entry) else {
             return Ok(());
         };
-        let PstreeEntry {
-            pid,
-            ppid,
-            pgid,
-            sid,
-            threads,
-        } = e;
-        let mut bad = |reason: String| {
-            errors.inconsistent(image, entry.index, format!("task {pid}: {reason}"))
-        };
+        let PstreeEntry { pid, ppid, pgid, sid, threads } = e;
+        let mut bad =
+            |reason: String| errors.inconsistent(image, entry.index, format!("task {pid}: {reason}"));
         for (what, number) in [("pid", pid), ("pgid", pgid), ("sid", sid)] {
             // A session or a process group from outside of the pid namespace shows as 0.
             if number > PID_MAX || (number == 0 && what == "pid") {
@@ -84,10 +77,7 @@ pub(crate) fn read_pstree(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Node> {
             pgid: NsPid(pgid),
             sid: NsPid(sid),
             threads,
-            origin: Origin {
-                image,
-                entry: entry.index,
-            },
+            origin: Origin { image, entry: entry.index },
         });
         Ok(())
     });
@@ -121,16 +111,10 @@ pub(crate) fn read_tasks(dir: &Dir<'_>, nodes: &[Node]) -> (Vec<Task>, Errors) {
 fn check_tids(tasks: &[Task], errors: &mut Errors) {
     let mut tids: BTreeSet<NsPid> = tasks.iter().map(|task| task.pid).collect();
     for task in tasks {
-        let threads = task
-            .alive()
-            .map(|alive| &alive.threads[..])
-            .unwrap_or_default();
+        let threads = task.alive().map(|alive| &alive.threads[..]).unwrap_or_default();
         for thread in threads.iter().filter(|thread| thread.tid != task.pid) {
             if !tids.insert(thread.tid) {
-                let reason = format!(
-                    "task {}: its thread {} is in the tree already",
-                    task.pid, thread.tid
-                );
+                let reason = format!("task {}: its thread {} is in the tree already", task.pid, thread.tid);
                 errors.inconsistent(task.origin.image, task.origin.entry, reason);
             }
         }
@@ -143,11 +127,7 @@ fn threads(node: &Node, errors: &mut Errors) -> Option<Vec<NsPid>> {
         let reason = format!("task {}: {reason}", node.pid);
         errors.inconsistent(node.origin.image, node.origin.entry, reason);
     };
-    if let Some(tid) = node
-        .threads
-        .iter()
-        .find(|tid| !(1..=PID_MAX).contains(*tid))
-    {
+    if let Some(tid) = node.threads.iter().find(|tid| !(1..=PID_MAX).contains(*tid)) {
         bad(format!("tid {tid}"));
         return None;
     }
@@ -163,10 +143,7 @@ fn threads(node: &Node, errors: &mut Errors) -> Option<Vec<NsPid>> {
 fn read_task(dir: &Dir<'_>, node: &Node, errors: &mut Errors) -> Option<Task> {
     let core = core::read_core(dir, node.pid, errors)?;
     let state = match core.task.state {
-        core::State::Dead => TaskState::Zombie {
-            exit_code: core.task.exit_code,
-            comm: core.task.comm,
-        },
+        core::State::Dead => TaskState::Zombie { exit_code: core.task.exit_code, comm: core.task.comm },
         core::State::Alive => TaskState::Alive(read_alive(dir, node, core, errors)?),
         core::State::Stopped => TaskState::Stopped(read_alive(dir, node, core, errors)?),
     };
@@ -228,17 +205,9 @@ fn read_alive(dir: &Dir<'_>, node: &Node, core: Core, errors: &mut Errors) -> Op
 }
 
 /// Kernel objects: from `ids-PID.img`, in old versions from the core image.
-fn read_ids(
-    dir: &Dir<'_>,
-    pid: NsPid,
-    old: Option<KobjIds>,
-    errors: &mut Errors,
-) -> Option<KobjIds> {
+fn read_ids(dir: &Dir<'_>, pid: NsPid, old: Option<KobjIds>, errors: &mut Errors) -> Option<KobjIds> {
     let image = Image::Ids(pid.0);
-    match (
-        dir.read_optional::<TaskKobjIdsEntry>(image, &magic::IDS, errors),
-        old,
-    ) {
+    match (dir.read_optional::<TaskKobjIdsEntry>(image, &magic::IDS, errors), old) {
         (Some(ids), _) => ids.map(core::kobj_ids),
         (None, Some(ids)) => Some(ids),
         (None, None) => {

@@ -78,10 +78,8 @@ impl Copy {
 }
 
 fn names() -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(pair())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(pair()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     // A restore leaves statistics beside the images.
     names.retain(|name| name.ends_with(".img"));
     names.sort();
@@ -111,50 +109,19 @@ fn summary(model: &Model) -> String {
             task.pid, task.ppid, alive.comm, task.pgid, task.sid
         )
         .unwrap();
-        writeln!(
-            out,
-            "  blocked {:#x} call {}",
-            thread.blocked, thread.regs.orig_ax
-        )
-        .unwrap();
+        writeln!(out, "  blocked {:#x} call {}", thread.blocked, thread.regs.orig_ax).unwrap();
         let fds: Vec<String> = alive
             .fds
             .iter()
-            .map(|fd| {
-                format!(
-                    "{}={}{}",
-                    fd.fd,
-                    fd.ofd_id,
-                    if fd.cloexec { "!" } else { "" }
-                )
-            })
+            .map(|fd| format!("{}={}{}", fd.fd, fd.ofd_id, if fd.cloexec { "!" } else { "" }))
             .collect();
         writeln!(out, "  fds {}", fds.join(" ")).unwrap();
-        let kinds: Vec<String> = alive
-            .mm
-            .vmas
-            .iter()
-            .map(|vma| format!("{:?}", vma.kind))
-            .collect();
-        let mut kinds: Vec<&str> = kinds
-            .iter()
-            .map(|kind| kind.split(' ').next().unwrap())
-            .collect();
+        let kinds: Vec<String> = alive.mm.vmas.iter().map(|vma| format!("{:?}", vma.kind)).collect();
+        let mut kinds: Vec<&str> = kinds.iter().map(|kind| kind.split(' ').next().unwrap()).collect();
         kinds.dedup();
         writeln!(out, "  vmas {}", kinds.join(" ")).unwrap();
-        let pages: u64 = alive
-            .mm
-            .pages
-            .extents
-            .iter()
-            .map(|extent| extent.len_pages)
-            .sum();
-        writeln!(
-            out,
-            "  pages {pages} in pages-{}.img",
-            alive.mm.pages.pages_id
-        )
-        .unwrap();
+        let pages: u64 = alive.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
+        writeln!(out, "  pages {pages} in pages-{}.img", alive.mm.pages.pages_id).unwrap();
     }
     for ofd in &model.ofds {
         let kind = match &ofd.kind {
@@ -169,13 +136,8 @@ fn summary(model: &Model) -> String {
     }
     for data in &model.pipe_data {
         let bytes = open_blob(&model.dir, &data.data).unwrap();
-        writeln!(
-            out,
-            "pipe holds {:?} of {:?}",
-            String::from_utf8(bytes).unwrap(),
-            data.capacity_bytes
-        )
-        .unwrap();
+        writeln!(out, "pipe holds {:?} of {:?}", String::from_utf8(bytes).unwrap(), data.capacity_bytes)
+            .unwrap();
     }
     for packet in &model.packets {
         let bytes = open_blob(&model.dir, &packet.data).unwrap();
@@ -242,12 +204,8 @@ fn version_1_reads_to_the_same_model() {
     // Raw bytes stand four bytes earlier.
     old.dir = new.dir.clone();
     old.inventory.img_version = 2;
-    old.pipe_data
-        .iter_mut()
-        .for_each(|data| data.data.offset_bytes += 4);
-    old.packets
-        .iter_mut()
-        .for_each(|packet| packet.data.offset_bytes += 4);
+    old.pipe_data.iter_mut().for_each(|data| data.data.offset_bytes += 4);
+    old.packets.iter_mut().for_each(|packet| packet.data.offset_bytes += 4);
     assert_eq!(format!("{old:?}"), format!("{new:?}"));
 }
 
@@ -255,35 +213,24 @@ fn version_1_reads_to_the_same_model() {
 /// entries can it not be seen.
 #[test]
 fn truncations_are_errors() {
-    const LISTS: [&str; 5] = [
-        "fdinfo-2.img",
-        "fdinfo-3.img",
-        "pipes-data.img",
-        "sk-queues.img",
-        "seccomp.img",
-    ];
-    names()
-        .par_iter()
-        .filter(|name| !name.starts_with("pages-"))
-        .for_each(|name| {
-            let copy = Copy::new();
-            let bytes = copy.bytes(name);
-            for len in 0..bytes.len() {
-                copy.write(name, &bytes[..len]);
-                match copy.read() {
-                    Ok(_) => assert!(LISTS.contains(&&name[..]), "{name} cut at {len}"),
-                    Err(errors) => assert!(!errors.to_string().is_empty()),
-                }
+    const LISTS: [&str; 5] =
+        ["fdinfo-2.img", "fdinfo-3.img", "pipes-data.img", "sk-queues.img", "seccomp.img"];
+    names().par_iter().filter(|name| !name.starts_with("pages-")).for_each(|name| {
+        let copy = Copy::new();
+        let bytes = copy.bytes(name);
+        for len in 0..bytes.len() {
+            copy.write(name, &bytes[..len]);
+            match copy.read() {
+                Ok(_) => assert!(LISTS.contains(&&name[..]), "{name} cut at {len}"),
+                Err(errors) => assert!(!errors.to_string().is_empty()),
             }
-        });
+        }
+    });
 }
 
 #[test]
 fn bit_flips_do_not_panic() {
-    let names: Vec<String> = names()
-        .into_iter()
-        .filter(|name| !name.starts_with("pages-"))
-        .collect();
+    let names: Vec<String> = names().into_iter().filter(|name| !name.starts_with("pages-")).collect();
     (0..8u64).into_par_iter().for_each(|lane| {
         let mut seed = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(lane + 1);
         let mut random = |below: usize| {
@@ -314,12 +261,7 @@ fn bit_flips_do_not_panic() {
 fn any_bytes_do_not_panic() {
     for name in names() {
         let copy = Copy::new();
-        for bytes in [
-            &[][..],
-            &[0; 64],
-            &[0xff; 64],
-            &[0x19, 0x43, 0x56, 0x54, 0xff, 0xff, 0xff, 0xff],
-        ] {
+        for bytes in [&[][..], &[0; 64], &[0xff; 64], &[0x19, 0x43, 0x56, 0x54, 0xff, 0xff, 0xff, 0xff]] {
             copy.write(&name, bytes);
             assert!(copy.read().is_err(), "{name} {bytes:02x?}");
         }
@@ -337,10 +279,7 @@ fn missing_images_are_named() {
         ("fs-4713.img", "a living task has one"),
         ("pages-2.img", "pagemap-4713.img has pages in it"),
     ] {
-        check(
-            |copy| fs::remove_file(copy.path(name)).unwrap(),
-            &[&format!("{name}: missing: {why}")],
-        );
+        check(|copy| fs::remove_file(copy.path(name)).unwrap(), &[&format!("{name}: missing: {why}")]);
     }
 }
 
@@ -358,22 +297,13 @@ fn what_is_no_file_is_an_error() {
             fs::remove_file(copy.path("sk-queues.img")).unwrap();
             make_fifo(&copy.path("sk-queues.img"));
         },
-        &[
-            "mm-4711.img: not a regular file",
-            "sk-queues.img: not a regular file",
-        ],
+        &["mm-4711.img: not a regular file", "sk-queues.img: not a regular file"],
     );
 }
 
 /// Makes a FIFO, by the tool, for this module has no system calls.
 fn make_fifo(path: &Path) {
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(path)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 #[test]
@@ -426,14 +356,7 @@ fn what_is_not_known_is_refused() {
     check(
         |copy| {
             let mut files = copy.entries("files.img");
-            files.push(
-                FileEntry {
-                    r#type: 21,
-                    id: 77,
-                    ..FileEntry::default()
-                }
-                .encode_to_vec(),
-            );
+            files.push(FileEntry { r#type: 21, id: 77, ..FileEntry::default() }.encode_to_vec());
             copy.set_entries("files.img", &files);
         },
         &["files.img entry 11: unsupported: unknown kind of open file 21"],
@@ -520,23 +443,9 @@ fn check_memfd(inode_name: &str, is_open: bool, expected: VmaKind) {
         fdflags: Some(2),
     });
     copy.set_entries("mm-4711.img", &[mm.encode_to_vec()]);
-    let memfd = MemfdFileEntry {
-        id: 90,
-        flags: 2,
-        pos: 0,
-        fown: FownEntry::default(),
-        inode_id: 1,
-    };
+    let memfd = MemfdFileEntry { id: 90, flags: 2, pos: 0, fown: FownEntry::default(), inode_id: 1 };
     let mut files = copy.entries("files.img");
-    files.push(
-        FileEntry {
-            r#type: 18,
-            id: 90,
-            memfd: Some(memfd),
-            ..FileEntry::default()
-        }
-        .encode_to_vec(),
-    );
+    files.push(FileEntry { r#type: 18, id: 90, memfd: Some(memfd), ..FileEntry::default() }.encode_to_vec());
     copy.set_entries("files.img", &files);
     let inode = MemfdInodeEntry {
         name: inode_name.into(),
@@ -559,45 +468,21 @@ fn check_memfd(inode_name: &str, is_open: bool, expected: VmaKind) {
     if is_open {
         let mut fds = copy.entries("fdinfo-3.img");
         fds.push(
-            super::proto::FdinfoEntry {
-                id: 90,
-                flags: 0,
-                r#type: 18,
-                fd: 90,
-                xattr_security_selinux: None,
-            }
-            .encode_to_vec(),
+            super::proto::FdinfoEntry { id: 90, flags: 0, r#type: 18, fd: 90, xattr_security_selinux: None }
+                .encode_to_vec(),
         );
         copy.set_entries("fdinfo-3.img", &fds);
     }
     let model = copy.read().unwrap();
     let vmas = &model.tasks[0].alive().unwrap().mm.vmas;
-    assert_eq!(
-        vmas.iter()
-            .find(|vma| vma.start == 0x2000_0000)
-            .unwrap()
-            .kind,
-        expected
-    );
+    assert_eq!(vmas.iter().find(|vma| vma.start == 0x2000_0000).unwrap().kind, expected);
     assert_eq!(model.shm[0].pages.extents[0].start, 0x1000);
 }
 
 #[test]
 fn anonymous_shared_memory_is_told_from_memfds() {
-    let memfd = VmaKind::Memfd {
-        ofd_id: 90,
-        inode_id: 1,
-        offset_bytes: 0x1000,
-        file_flags: Some(2),
-    };
-    check_memfd(
-        "/dev/zero",
-        false,
-        VmaKind::AnonShared {
-            shmid: 5150,
-            offset_bytes: 0x1000,
-        },
-    );
+    let memfd = VmaKind::Memfd { ofd_id: 90, inode_id: 1, offset_bytes: 0x1000, file_flags: Some(2) };
+    check_memfd("/dev/zero", false, VmaKind::AnonShared { shmid: 5150, offset_bytes: 0x1000 });
     check_memfd("/dev/zero", true, memfd);
     check_memfd("cache", false, memfd);
 }

@@ -54,10 +54,7 @@ type Step = (&'static str, u32);
 /// # Errors
 /// Where the bytes are not the wire format.
 pub(crate) fn check_wire(schema: &'static Schema, body: &[u8]) -> Result<Vec<Finding>, NotWire> {
-    let mut walk = Walk {
-        path: Vec::new(),
-        findings: Vec::new(),
-    };
+    let mut walk = Walk { path: Vec::new(), findings: Vec::new() };
     walk.message(schema, body, 0)?;
     Ok(walk.findings)
 }
@@ -70,19 +67,13 @@ struct Walk {
 impl Walk {
     /// Checks one message, `base` bytes into the entry. The depth is that of the schemas, which
     /// do not refer to themselves.
-    fn message(
-        &mut self,
-        schema: &'static Schema,
-        body: &[u8],
-        base: usize,
-    ) -> Result<(), NotWire> {
+    fn message(&mut self, schema: &'static Schema, body: &[u8], base: usize) -> Result<(), NotWire> {
         let mut cursor = Cursor { body, at: 0, base };
         let mut seen = 0u64;
         let mut index = [0u32; 64];
         while cursor.at < body.len() {
             let key = cursor.varint()?;
-            let number =
-                u32::try_from(key >> 3).map_err(|_| cursor.error("field number too large"))?;
+            let number = u32::try_from(key >> 3).map_err(|_| cursor.error("field number too large"))?;
             if number == 0 {
                 return Err(cursor.error("field number 0"));
             }
@@ -101,18 +92,10 @@ impl Walk {
                 5 => (Value::Bytes(cursor.take(4)?), cursor.at),
                 _ => return Err(cursor.error("unknown wire type")),
             };
-            let Some(i) = schema
-                .fields
-                .iter()
-                .position(|field| field.number == number)
-            else {
+            let Some(i) = schema.fields.iter().position(|field| field.number == number) else {
                 if value.is_set() {
                     let path = self.render(None);
-                    self.push(Finding::Unknown {
-                        message: schema.name,
-                        path,
-                        number,
-                    });
+                    self.push(Finding::Unknown { message: schema.name, path, number });
                 }
                 continue;
             };
@@ -128,10 +111,7 @@ impl Walk {
         for (i, field) in schema.fields.iter().enumerate() {
             if field.required && seen & (1 << i) == 0 {
                 let path = self.render(Some(field.name));
-                self.push(Finding::Missing {
-                    message: schema.name,
-                    path,
-                });
+                self.push(Finding::Missing { message: schema.name, path });
             }
         }
         Ok(())
@@ -193,17 +173,11 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn error(&self, reason: &'static str) -> NotWire {
-        NotWire {
-            offset: self.base.saturating_add(self.at),
-            reason,
-        }
+        NotWire { offset: self.base.saturating_add(self.at), reason }
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], NotWire> {
-        let end = self
-            .at
-            .checked_add(len)
-            .filter(|end| *end <= self.body.len());
+        let end = self.at.checked_add(len).filter(|end| *end <= self.body.len());
         let Some(end) = end else {
             return Err(self.error("field reaches behind the end of its message"));
         };
@@ -247,31 +221,15 @@ mod tests {
 
     #[test]
     fn complete_message_has_no_findings() {
-        check(
-            PstreeEntry::SCHEMA,
-            &[8, 1, 16, 0, 24, 1, 32, 1, 40, 1, 40, 2],
-            "",
-        );
-        check(
-            PstreeEntry::SCHEMA,
-            &[8, 1, 16, 0, 24, 1, 32, 1, 42, 2, 1, 2],
-            "",
-        );
+        check(PstreeEntry::SCHEMA, &[8, 1, 16, 0, 24, 1, 32, 1, 40, 1, 40, 2], "");
+        check(PstreeEntry::SCHEMA, &[8, 1, 16, 0, 24, 1, 32, 1, 42, 2, 1, 2], "");
     }
 
     #[test]
     fn missing_and_unknown_fields_are_named() {
         check(PstreeEntry::SCHEMA, &[8, 5], "-ppid -pgid -sid");
-        check(
-            PstreeEntry::SCHEMA,
-            &[8, 1, 16, 0, 24, 1, 32, 1, 48, 7],
-            "+#6",
-        );
-        check(
-            FileEntry::SCHEMA,
-            &[16, 1, 26, 2, 8, 1],
-            "-reg.flags -reg.pos -reg.fown -reg.name -type",
-        );
+        check(PstreeEntry::SCHEMA, &[8, 1, 16, 0, 24, 1, 32, 1, 48, 7], "+#6");
+        check(FileEntry::SCHEMA, &[16, 1, 26, 2, 8, 1], "-reg.flags -reg.pos -reg.fown -reg.name -type");
     }
 
     #[test]
@@ -282,18 +240,10 @@ mod tests {
 
     #[test]
     fn bad_wire_is_an_error() {
-        check(
-            PstreeEntry::SCHEMA,
-            &[8],
-            "field reaches behind the end of its message at 1",
-        );
+        check(PstreeEntry::SCHEMA, &[8], "field reaches behind the end of its message at 1");
         check(PstreeEntry::SCHEMA, &[0, 1], "field number 0 at 1");
         check(PstreeEntry::SCHEMA, &[11], "unknown wire type at 1");
-        check(
-            PstreeEntry::SCHEMA,
-            &[0xff; 12],
-            "varint longer than 10 bytes at 10",
-        );
+        check(PstreeEntry::SCHEMA, &[0xff; 12], "varint longer than 10 bytes at 10");
         check(
             PstreeEntry::SCHEMA,
             &[10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],

@@ -64,11 +64,19 @@ impl Lowering<'_> {
                 self.prctl(libc::PR_SET_NAME, name);
             }
             // The result is the old personality.
-            StepKind::Personality(persona) => self.tape.call_ok(libc::SYS_personality, &[u64::from(*persona)]),
-            StepKind::Mmap { start, len, prot, flags, file_offset } => self.mmap(*start, *len, *prot, *flags, *file_offset, fds),
+            StepKind::Personality(persona) => {
+                self.tape.call_ok(libc::SYS_personality, &[u64::from(*persona)])
+            }
+            StepKind::Mmap { start, len, prot, flags, file_offset } => {
+                self.mmap(*start, *len, *prot, *flags, *file_offset, fds)
+            }
             StepKind::MapShared { from, start, len } => self.map_shared(*from, *start, *len),
-            StepKind::Mprotect { start, len, prot } => self.tape.call(libc::SYS_mprotect, &[*start, *len, u64::from(*prot)], 0),
-            StepKind::Madvise { start, len, advice } => self.tape.call(libc::SYS_madvise, &[*start, *len, u64::from(*advice)], 0),
+            StepKind::Mprotect { start, len, prot } => {
+                self.tape.call(libc::SYS_mprotect, &[*start, *len, u64::from(*prot)], 0)
+            }
+            StepKind::Madvise { start, len, advice } => {
+                self.tape.call(libc::SYS_madvise, &[*start, *len, u64::from(*advice)], 0)
+            }
             StepKind::MapVdso { start } => self.map_vdso(*start),
             StepKind::Fill { pieces, offset } => self.fill(pieces, *offset, fds),
             StepKind::SetMm(map) => self.set_mm(map, fds),
@@ -76,8 +84,12 @@ impl Lowering<'_> {
                 let buffer = self.asm.words(&[sas.sp, u64::from(sas.flags), sas.size_bytes]);
                 self.tape.call(libc::SYS_sigaltstack, &[buffer, 0], 0);
             }
-            StepKind::RobustList { head, len } => self.tape.call(libc::SYS_set_robust_list, &[*head, *len], 0),
-            StepKind::TidAddress { address, pid } => self.tape.call(libc::SYS_set_tid_address, &[*address], u64::from(*pid)),
+            StepKind::RobustList { head, len } => {
+                self.tape.call(libc::SYS_set_robust_list, &[*head, *len], 0)
+            }
+            StepKind::TidAddress { address, pid } => {
+                self.tape.call(libc::SYS_set_tid_address, &[*address], u64::from(*pid))
+            }
             StepKind::Rseq { address, len, signature } => {
                 self.tape.call(libc::SYS_rseq, &[*address, u64::from(*len), 0, u64::from(*signature)], 0);
             }
@@ -87,7 +99,11 @@ impl Lowering<'_> {
             StepKind::ParentDeathSignal(signal) => self.prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal)),
             StepKind::TimerSlack(slack_ns) => self.prctl(libc::PR_SET_TIMERSLACK, *slack_ns),
             StepKind::Nice(nice) => {
-                self.tape.call(libc::SYS_setpriority, &[u64::from(libc::PRIO_PROCESS), 0, i64::from(*nice) as u64], 0);
+                self.tape.call(
+                    libc::SYS_setpriority,
+                    &[u64::from(libc::PRIO_PROCESS), 0, i64::from(*nice) as u64],
+                    0,
+                );
             }
             StepKind::Scheduler { policy, priority } => {
                 let parameters = self.asm.data(&priority.to_ne_bytes(), 4);
@@ -103,7 +119,9 @@ impl Lowering<'_> {
                 let (pid, signal) = (u64::from(*pid), u64::from(*signal));
                 match tid {
                     None => self.tape.call(libc::SYS_rt_sigqueueinfo, &[pid, signal, info], 0),
-                    Some(tid) => self.tape.call(libc::SYS_rt_tgsigqueueinfo, &[pid, u64::from(*tid), signal, info], 0),
+                    Some(tid) => {
+                        self.tape.call(libc::SYS_rt_tgsigqueueinfo, &[pid, u64::from(*tid), signal, info], 0)
+                    }
                 }
             }
             StepKind::IntervalTimer { which, interval_us, value_us } => {

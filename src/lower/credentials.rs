@@ -21,8 +21,16 @@ impl Lowering<'_> {
         let groups: Vec<u8> = creds.groups.iter().flat_map(|gid| gid.to_ne_bytes()).collect();
         let list = if groups.is_empty() { 0 } else { self.asm.data(&groups, 4) };
         self.tape.call(libc::SYS_setgroups, &[creds.groups.len() as u64, list], 0);
-        self.tape.call(libc::SYS_setresgid, &[u64::from(creds.gid), u64::from(creds.egid), u64::from(creds.sgid)], 0);
-        self.tape.call(libc::SYS_setresuid, &[u64::from(creds.uid), u64::from(creds.euid), u64::from(creds.suid)], 0);
+        self.tape.call(
+            libc::SYS_setresgid,
+            &[u64::from(creds.gid), u64::from(creds.egid), u64::from(creds.sgid)],
+            0,
+        );
+        self.tape.call(
+            libc::SYS_setresuid,
+            &[u64::from(creds.uid), u64::from(creds.euid), u64::from(creds.suid)],
+            0,
+        );
         // These return the old id, and never fail (setfsuid(2)); the ids above have set them, too.
         if creds.fsgid != creds.egid {
             self.tape.call(libc::SYS_setfsgid, &[u64::from(creds.fsgid)], u64::from(creds.egid));
@@ -37,7 +45,8 @@ impl Lowering<'_> {
         let header = self.asm.data(&[CAPABILITY_VERSION.to_ne_bytes(), [0; 4]].concat(), 4);
         let halves = |set: u64| [set as u32, (set >> 32) as u32];
         let [eff, prm, inh] = [halves(creds.cap_eff), halves(creds.cap_prm), halves(creds.cap_inh)];
-        let data: Vec<u8> = (0..2).flat_map(|half| [eff[half], prm[half], inh[half]]).flat_map(u32::to_ne_bytes).collect();
+        let data: Vec<u8> =
+            (0..2).flat_map(|half| [eff[half], prm[half], inh[half]]).flat_map(u32::to_ne_bytes).collect();
         let data = self.asm.data(&data, 4);
         self.tape.call(libc::SYS_capset, &[header, data], 0);
         for capability in (0..64u64).filter(|bit| creds.cap_amb >> bit & 1 == 1) {

@@ -31,7 +31,15 @@ impl Lowering<'_> {
         self.tape.call(libc::SYS_mmap, &[address, len, READ_WRITE, flags, NO_FD, 0], address);
     }
 
-    pub(super) fn mmap(&mut self, start: u64, len: u64, prot: u32, flags: u32, file_offset: Option<u64>, fds: &[Fd]) {
+    pub(super) fn mmap(
+        &mut self,
+        start: u64,
+        len: u64,
+        prot: u32,
+        flags: u32,
+        file_offset: Option<u64>,
+        fds: &[Fd],
+    ) {
         let flags = u64::from(flags) | libc::MAP_FIXED_NOREPLACE as u64;
         let (fd, offset) = match file_offset {
             Some(offset) => (fds.first().map_or(NO_FD, |fd| u64::from(*fd)), offset),

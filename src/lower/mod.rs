@@ -10,8 +10,8 @@ mod eventfd;
 mod fifo;
 mod inet;
 mod memory;
-mod owner;
 mod nameless;
+mod owner;
 mod pipe;
 mod poll;
 mod reg;
@@ -26,7 +26,9 @@ use crate::resolve::recipe::ResourceKind;
 use crate::resolve::{Recipes, Role, Window};
 use crate::runner;
 use crate::tape::Tapes;
-use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE};
+use crate::tape::abi::{
+    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE,
+};
 use crate::tape::assemble::{Assembler, Tape, TooLarge};
 
 /// Lowers and assembles a whole plan.
@@ -35,14 +37,25 @@ use crate::tape::assemble::{Assembler, Tape, TooLarge};
 /// The tapes are larger than the window allows.
 pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, TooLarge> {
     let names = nameless::names(recipes) + unix::names(recipes);
-    let mut asm =
-        Assembler::with_undo(window.base, plan.events.len(), names, attributes::cells(recipes), runner::code());
+    let mut asm = Assembler::with_undo(
+        window.base,
+        plan.events.len(),
+        names,
+        attributes::cells(recipes),
+        runner::code(),
+    );
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Children have higher ids than their parents, which need the addresses of their tapes.
     for (index, program) in plan.programs.iter().enumerate().rev() {
         let recipe = &recipes.tasks[index];
-        let mut lowering =
-            Lowering { recipes, window, asm: &mut asm, tape: Tape::default(), task: TaskId::new(index), tapes: &tapes };
+        let mut lowering = Lowering {
+            recipes,
+            window,
+            asm: &mut asm,
+            tape: Tape::default(),
+            task: TaskId::new(index),
+            tapes: &tapes,
+        };
         for item in program {
             match item {
                 Item::Op(op) => lowering.op(plan, *op),
@@ -66,8 +79,12 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
 
 /// What a thread shares with the others of its task (clone(2)). Its registers, and with them its
 /// stack and TLS, are set at the commit; until then it needs neither.
-const THREAD: i32 =
-    libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_SYSVSEM;
+const THREAD: i32 = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM;
 
 /// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)).
 fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
@@ -108,14 +125,24 @@ impl Lowering<'_> {
             OpKind::Create { resource, at, cloexec } => {
                 let recipes = self.recipes;
                 match &recipes.resources[resource.index()].kind {
-                    ResourceKind::File { path, flags, position, purpose } => self.open(path, *flags, *position, *purpose, at, *cloexec),
-                    ResourceKind::Pipe { flags, reopened, capacity, data } => self.pipe(*flags, reopened, *capacity, data, at, *cloexec),
+                    ResourceKind::File { path, flags, position, purpose } => {
+                        self.open(path, *flags, *position, *purpose, at, *cloexec)
+                    }
+                    ResourceKind::Pipe { flags, reopened, capacity, data } => {
+                        self.pipe(*flags, reopened, *capacity, data, at, *cloexec)
+                    }
                     ResourceKind::Eventfd { counter, flags } => self.eventfd(*counter, *flags, at, *cloexec),
                     ResourceKind::Epoll { flags } => self.epoll(*flags, at, *cloexec),
-                    ResourceKind::Timerfd { clock_id, flags } => self.timerfd(*clock_id, *flags, at, *cloexec),
+                    ResourceKind::Timerfd { clock_id, flags } => {
+                        self.timerfd(*clock_id, *flags, at, *cloexec)
+                    }
                     ResourceKind::Signalfd { mask, flags } => self.signalfd(*mask, *flags, at, *cloexec),
-                    ResourceKind::Fifo { path, flags, capacity, data } => self.fifo(path, flags, *capacity, data, at, *cloexec),
-                    ResourceKind::SocketPair { sock_type, ends } => self.socket_pair(*sock_type, ends, at, *cloexec),
+                    ResourceKind::Fifo { path, flags, capacity, data } => {
+                        self.fifo(path, flags, *capacity, data, at, *cloexec)
+                    }
+                    ResourceKind::SocketPair { sock_type, ends } => {
+                        self.socket_pair(*sock_type, ends, at, *cloexec)
+                    }
                     ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
@@ -124,9 +151,15 @@ impl Lowering<'_> {
             }
             OpKind::Dup { from, to, cloexec, .. } => {
                 let flags = if *cloexec { libc::O_CLOEXEC } else { 0 };
-                self.tape.call(libc::SYS_dup3, &[u64::from(*from), u64::from(*to), flags as u64], u64::from(*to));
+                self.tape.call(
+                    libc::SYS_dup3,
+                    &[u64::from(*from), u64::from(*to), flags as u64],
+                    u64::from(*to),
+                );
             }
-            OpKind::Close { first, last } if first == last => self.tape.call(libc::SYS_close, &[u64::from(*first)], 0),
+            OpKind::Close { first, last } if first == last => {
+                self.tape.call(libc::SYS_close, &[u64::from(*first)], 0)
+            }
             OpKind::Close { first, last } => {
                 self.tape.call(libc::SYS_close_range, &[u64::from(*first), u64::from(*last), 0], 0);
             }
@@ -134,7 +167,9 @@ impl Lowering<'_> {
                 let flag = if *cloexec { libc::FD_CLOEXEC } else { 0 };
                 self.tape.call(libc::SYS_fcntl, &[u64::from(*fd), libc::F_SETFD as u64, flag as u64], 0);
             }
-            OpKind::SetSid => self.tape.call(libc::SYS_setsid, &[], u64::from(self.recipes.tasks[self.task.index()].pid.0)),
+            OpKind::SetSid => {
+                self.tape.call(libc::SYS_setsid, &[], u64::from(self.recipes.tasks[self.task.index()].pid.0))
+            }
             OpKind::SetPgid { pgid } => self.tape.call(libc::SYS_setpgid, &[0, u64::from(*pgid)], 0),
             OpKind::Step { step, fds } => {
                 let recipes = self.recipes;

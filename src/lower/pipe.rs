@@ -8,7 +8,15 @@ impl Lowering<'_> {
     /// `pipe2(2)`, its capacity, what is in it, further descriptions by way of `/proc/self/fd`
     /// (proc(5): opening such a link gives a new description of the same pipe), and the status flags
     /// last: they do not hinder the filling then.
-    pub(super) fn pipe(&mut self, flags: [u32; 2], reopened: &[(u8, u32)], capacity: Option<u32>, data: &[u8], at: &[Fd], cloexec: bool) {
+    pub(super) fn pipe(
+        &mut self,
+        flags: [u32; 2],
+        reopened: &[(u8, u32)],
+        capacity: Option<u32>,
+        data: &[u8],
+        at: &[Fd],
+        cloexec: bool,
+    ) {
         let [read, write, further @ ..] = at else { return };
         let cloexec = if cloexec { libc::O_CLOEXEC as u32 } else { 0 };
         let scratch = self.asm.scratch();
@@ -19,7 +27,11 @@ impl Lowering<'_> {
         }
         if !data.is_empty() {
             let buffer = self.asm.data(data, 1);
-            self.tape.call(libc::SYS_write, &[u64::from(*write), buffer, data.len() as u64], data.len() as u64);
+            self.tape.call(
+                libc::SYS_write,
+                &[u64::from(*write), buffer, data.len() as u64],
+                data.len() as u64,
+            );
         }
         for ((end, flags), fd) in reopened.iter().zip(further) {
             let (of, access) = match end {
@@ -29,7 +41,11 @@ impl Lowering<'_> {
             };
             let path = self.asm.text(format!("/proc/self/fd/{of}").as_bytes());
             let flags = flags | access as u32 | cloexec;
-            self.tape.call(libc::SYS_openat, &[libc::AT_FDCWD as u64, path, u64::from(flags), 0], u64::from(*fd));
+            self.tape.call(
+                libc::SYS_openat,
+                &[libc::AT_FDCWD as u64, path, u64::from(flags), 0],
+                u64::from(*fd),
+            );
         }
         self.status_flags(*read, flags[0]);
         self.status_flags(*write, flags[1]);

@@ -7,7 +7,15 @@ use crate::resolve::recipe::FilePurpose;
 
 impl Lowering<'_> {
     /// `openat(2)` without a controlling terminal by accident, and the position.
-    pub(super) fn open(&mut self, path: &str, flags: u32, position: u64, purpose: FilePurpose, at: &[Fd], cloexec: bool) {
+    pub(super) fn open(
+        &mut self,
+        path: &str,
+        flags: u32,
+        position: u64,
+        purpose: FilePurpose,
+        at: &[Fd],
+        cloexec: bool,
+    ) {
         let Some(fd) = at.first().map(|fd| u64::from(*fd)) else { return };
         let mut flags = flags | libc::O_NOCTTY as u32;
         if cloexec {
@@ -17,8 +25,14 @@ impl Lowering<'_> {
         self.tape.call(libc::SYS_openat, &[libc::AT_FDCWD as u64, path, u64::from(flags), 0], fd);
         match purpose {
             // What lseek returns is the file's own affair: devices may ignore the position.
-            FilePurpose::Descriptor if position != 0 => self.tape.call_ok(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64]),
-            FilePurpose::Descriptor | FilePurpose::Mapping | FilePurpose::Executable | FilePurpose::Pages | FilePurpose::Attribute => {}
+            FilePurpose::Descriptor if position != 0 => {
+                self.tape.call_ok(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64])
+            }
+            FilePurpose::Descriptor
+            | FilePurpose::Mapping
+            | FilePurpose::Executable
+            | FilePurpose::Pages
+            | FilePurpose::Attribute => {}
         }
     }
 }

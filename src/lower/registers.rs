@@ -213,7 +213,10 @@ fn new_task_state(layout: &XsaveLayout) -> Fpu {
 }
 
 fn contents(fpu: &Fpu, number: u32) -> Option<&[u8]> {
-    fpu.components.iter().find(|(n, contents)| *n == number && !contents.is_empty()).map(|(_, contents)| &contents[..])
+    fpu.components
+        .iter()
+        .find(|(n, contents)| *n == number && !contents.is_empty())
+        .map(|(_, contents)| &contents[..])
 }
 
 fn write_fxsave(fpu: &Fpu, mxcsr_mask: u32, state: &mut [u8]) -> Result<(), XstateError> {
@@ -295,7 +298,8 @@ mod tests {
 
     /// A layout as Intel CPUs with AVX, AVX-512 and protection keys have it.
     fn layout() -> XsaveLayout {
-        let component = |(number, offset_bytes, size_bytes)| XsaveComponent { number, offset_bytes, size_bytes };
+        let component =
+            |(number, offset_bytes, size_bytes)| XsaveComponent { number, offset_bytes, size_bytes };
         XsaveLayout {
             mask: 0b10_1110_0111,
             size_bytes: 2696,
@@ -337,7 +341,9 @@ mod tests {
             let filled: Vec<u32> = layout
                 .components
                 .iter()
-                .filter(|c| state[c.offset_bytes as usize..][..c.size_bytes as usize].iter().any(|&byte| byte != 0))
+                .filter(|c| {
+                    state[c.offset_bytes as usize..][..c.size_bytes as usize].iter().any(|&byte| byte != 0)
+                })
                 .map(|c| c.number)
                 .collect();
             (word(&state, XSTATE_BV), filled)
@@ -356,7 +362,13 @@ mod tests {
         check(
             &with(
                 0b10_1110_0111,
-                vec![avx(), (5, pattern(1, 64)), (6, pattern(2, 512)), (7, pattern(3, 1024)), (9, pattern(4, 8))],
+                vec![
+                    avx(),
+                    (5, pattern(1, 64)),
+                    (6, pattern(2, 512)),
+                    (7, pattern(3, 1024)),
+                    (9, pattern(4, 8)),
+                ],
             ),
             Ok((0b10_1110_0111, &[2, 5, 6, 7, 9])),
         );
@@ -386,7 +398,10 @@ mod tests {
     #[test]
     fn errors_name_the_component() {
         let error = XstateError::AbsentHere { number: 3 }.to_string();
-        assert_eq!(error, "FPU state: the thread uses MPX bound registers (component 3), which this CPU does not have");
+        assert_eq!(
+            error,
+            "FPU state: the thread uses MPX bound registers (component 3), which this CPU does not have"
+        );
     }
 
     #[test]
@@ -503,7 +518,11 @@ mod tests {
     fn the_kernel_takes_the_state_and_gives_it_back() {
         let Some(layout) = gather_xsave_layout() else { return };
         let tracee = Tracee::new();
-        assert_eq!(tracee.get_xstate().len(), layout.size_bytes as usize, "the layout's length is the kernel's");
+        assert_eq!(
+            tracee.get_xstate().len(),
+            layout.size_bytes as usize,
+            "the layout's length is the kernel's"
+        );
         let fpu = everything(&layout);
         let state = xstate(Some(&fpu), &layout).expect("fits");
         tracee.set_xstate(&state).expect("SETREGSET");

@@ -44,7 +44,9 @@ impl Lowering<'_> {
                     self.tape.call(libc::SYS_listen, &[u64::from(fd(socket)), u64::from(*backlog)], 0);
                 }
                 UnixAction::Connect { socket, to } => self.named_call(libc::SYS_connect, fd(socket), to),
-                UnixAction::Disconnect { socket } => self.address_call(libc::SYS_connect, fd(socket), &[0, 0]),
+                UnixAction::Disconnect { socket } => {
+                    self.address_call(libc::SYS_connect, fd(socket), &[0, 0])
+                }
                 UnixAction::Accept { listener, socket } => {
                     let args = [u64::from(fd(listener)), 0, 0, u64::from(cloexec)];
                     self.tape.call(libc::SYS_accept4, &args, u64::from(fd(socket)));
@@ -251,7 +253,9 @@ impl Lowering<'_> {
             linger[4..].copy_from_slice(&seconds.to_ne_bytes());
             self.socket_option(fd, libc::SO_LINGER, &linger);
         }
-        for (name, timeout_us) in [(libc::SO_SNDTIMEO, options.snd_timeout_us), (libc::SO_RCVTIMEO, options.rcv_timeout_us)] {
+        for (name, timeout_us) in
+            [(libc::SO_SNDTIMEO, options.snd_timeout_us), (libc::SO_RCVTIMEO, options.rcv_timeout_us)]
+        {
             if timeout_us != 0 {
                 let mut timeval = [0; 16];
                 timeval[..8].copy_from_slice(&(timeout_us / 1_000_000).to_ne_bytes());

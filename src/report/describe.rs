@@ -33,7 +33,9 @@ pub fn what(prepared: &Prepared, op: OpId) -> String {
         OpKind::Dup { from, to, .. } => format!("fd {to}: copy of fd {from}"),
         OpKind::Close { first, last } if first == last => format!("fd {first}: close"),
         OpKind::Close { first, last } => format!("fd {first} to {last}: close"),
-        OpKind::SetCloexec { fd, cloexec } => format!("fd {fd}: close-on-exec {}", if *cloexec { "on" } else { "off" }),
+        OpKind::SetCloexec { fd, cloexec } => {
+            format!("fd {fd}: close-on-exec {}", if *cloexec { "on" } else { "off" })
+        }
         OpKind::SetSid => "lead a session".to_owned(),
         OpKind::SetPgid { pgid } => format!("process group {pgid}"),
         OpKind::Step { step, .. } => step_name(&recipes.steps[step.index()].kind),
@@ -99,7 +101,10 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
             format!("{} unix sockets {resource}{at}", group.sockets.len())
         }
         ResourceKind::InetSockets(sockets) => match sockets.as_slice() {
-            [one] => format!("internet socket {resource} (protocol {}, port {})", one.socket.protocol, one.socket.src.1),
+            [one] => format!(
+                "internet socket {resource} (protocol {}, port {})",
+                one.socket.protocol, one.socket.src.1
+            ),
             _ => format!("{} internet sockets {resource}", sockets.len()),
         },
         ResourceKind::Nameless(recipe) => {
@@ -135,7 +140,9 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Mprotect { start, len, prot } => {
             format!("protect {} {}", range(*start, *len), words::protection(*prot))
         }
-        StepKind::Madvise { start, len, advice } => format!("{} {}", words::advice(*advice), range(*start, *len)),
+        StepKind::Madvise { start, len, advice } => {
+            format!("{} {}", words::advice(*advice), range(*start, *len))
+        }
         StepKind::MapVdso { start } => format!("map the vDSO at {start:#x}"),
         StepKind::Fill { pieces, .. } => {
             let pages: u64 = pieces.iter().map(|(_, len)| len / 4096).sum();
@@ -152,20 +159,29 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::ParentDeathSignal(signal) => format!("parent-death signal {}", words::signal(*signal)),
         StepKind::TimerSlack(slack_ns) => format!("timer slack {slack_ns} ns"),
         StepKind::Nice(nice) => format!("nice {nice}"),
-        StepKind::Scheduler { policy, priority } => format!("scheduling policy {policy}, priority {priority}"),
+        StepKind::Scheduler { policy, priority } => {
+            format!("scheduling policy {policy}, priority {priority}")
+        }
         StepKind::Write(bytes) => format!("write \"{}\"", bytes.escape_ascii()),
         StepKind::QueueSignal { signal, .. } => format!("pending {}", words::signal(*signal)),
         StepKind::IntervalTimer { which, .. } => format!("interval timer {which}"),
         StepKind::ArmTimer(timer) => format!("arm POSIX timer {}", timer.id),
-        StepKind::Watch { epoll: None, target, events, .. } => format!("epoll: watch fd {target} for {events:#x}"),
-        StepKind::Watch { epoll: Some(epoll), target, events, .. } => format!("fd {epoll}: watch fd {target} for {events:#x}"),
+        StepKind::Watch { epoll: None, target, events, .. } => {
+            format!("epoll: watch fd {target} for {events:#x}")
+        }
+        StepKind::Watch { epoll: Some(epoll), target, events, .. } => {
+            format!("fd {epoll}: watch fd {target} for {events:#x}")
+        }
         StepKind::ArmTimerfd { fd, value_ns: 0, .. } => format!("fd {fd}: timer without a deadline"),
         StepKind::ArmTimerfd { fd, .. } => format!("fd {fd}: arm the timer"),
-        StepKind::Owner { fd, fown, .. } if fown.pid == 0 => format!("fd {fd}: tells by {}", words::signal(fown.signum)),
+        StepKind::Owner { fd, fown, .. } if fown.pid == 0 => {
+            format!("fd {fd}: tells by {}", words::signal(fown.signum))
+        }
         StepKind::Owner { fd, fown, .. } => format!("fd {fd}: owner {}", fown.pid),
         StepKind::FillPair(ends) => {
             let queued: usize = ends.iter().map(|end| end.queue.len()).sum();
-            let flying: usize = ends.iter().flat_map(|end| &end.queue).map(|message| message.rights.len()).sum();
+            let flying: usize =
+                ends.iter().flat_map(|end| &end.queue).map(|message| message.rights.len()).sum();
             format!("send {} with {}", words::count(queued, "message"), words::count(flying, "descriptor"))
         }
         StepKind::PosixTimers(timers) => format!("{} POSIX timers", timers.len()),
@@ -185,9 +201,11 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
         }
         OpKind::Create { resource, .. } => recipes.resources[resource.index()].origin,
         OpKind::Step { step, .. } => recipes.steps[step.index()].origin,
-        OpKind::Dup { ofd: Some(ofd), .. } => {
-            prepared.model.ofds.get(ofd.index()).map_or(recipes.tasks[node.task.index()].origin, |ofd| ofd.origin)
-        }
+        OpKind::Dup { ofd: Some(ofd), .. } => prepared
+            .model
+            .ofds
+            .get(ofd.index())
+            .map_or(recipes.tasks[node.task.index()].origin, |ofd| ofd.origin),
         OpKind::Exit => recipes.tasks[node.task.index()].core_origin,
         OpKind::Dup { ofd: None, .. }
         | OpKind::Close { .. }

@@ -15,8 +15,8 @@ use regrow_graph::ids::{OpId, TaskId};
 
 use super::plan::is_shown;
 use super::{describe, run};
-use crate::resolve::Role;
 use crate::pipeline::Prepared;
+use crate::resolve::Role;
 
 /// Lines of a label: what is more is told by its first and last.
 const LINES_SHOWN: usize = 12;
@@ -59,13 +59,18 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
             text,
             "    label=\"{label}\"; style=\"filled,rounded\"; fillcolor=\"#f4f4f4\"; color=\"#d0d0d0\";"
         );
-        let joins = |a: OpId, b: OpId| !ends.contains(&a) && !starts.contains(&b) && is_told_together(prepared, a, b);
+        let joins =
+            |a: OpId, b: OpId| !ends.contains(&a) && !starts.contains(&b) && is_told_together(prepared, a, b);
         let runs = run::cut(ops, joins);
         for run in &runs {
             let Some(first) = run.first() else { continue };
             node_of.extend(run.iter().map(|op| (*op, *first)));
-            let _ =
-                writeln!(text, "    {first} [label=\"{}\"{}];", label_of(prepared, run), looks(&graph.op(*first).kind));
+            let _ = writeln!(
+                text,
+                "    {first} [label=\"{}\"{}];",
+                label_of(prepared, run),
+                looks(&graph.op(*first).kind)
+            );
         }
         for pair in runs.windows(2) {
             if let (Some(before), Some(after)) = (pair[0].first(), pair[1].first()) {
@@ -161,8 +166,12 @@ fn looks(kind: &OpKind) -> &'static str {
 fn colours(why: Reason) -> &'static str {
     match why {
         Reason::BornBy { .. } => ", color=\"#2060c0\", fontcolor=\"#2060c0\"",
-        Reason::MustHaveExited { .. } | Reason::MembersFirst { .. } => ", color=\"#b03030\", fontcolor=\"#b03030\"",
-        Reason::LeaderFirst { .. } | Reason::BeforeSetsid { .. } => ", color=\"#a07000\", fontcolor=\"#a07000\"",
+        Reason::MustHaveExited { .. } | Reason::MembersFirst { .. } => {
+            ", color=\"#b03030\", fontcolor=\"#b03030\""
+        }
+        Reason::LeaderFirst { .. } | Reason::BeforeSetsid { .. } => {
+            ", color=\"#a07000\", fontcolor=\"#a07000\""
+        }
         Reason::Sequence
         | Reason::InheritedBy { .. }
         | Reason::AfterForks
@@ -181,9 +190,9 @@ fn escape(text: &str) -> String {
         match letter {
             '"' | '\\' => escaped.extend(['\\', letter]),
             '\n' => escaped.push_str("\\n"),
-            letter if letter.is_control() => {
-                escaped.extend(letter.escape_default().flat_map(|l| if l == '\\' { vec!['\\', '\\'] } else { vec![l] }))
-            }
+            letter if letter.is_control() => escaped.extend(
+                letter.escape_default().flat_map(|l| if l == '\\' { vec!['\\', '\\'] } else { vec![l] }),
+            ),
             letter => escaped.push(letter),
         }
     }

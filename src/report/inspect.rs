@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use super::words;
 use crate::image::{
-    Alive, InetSocket, Model, Ofd, OfdKind, Origin, Pages, Task, TaskState, Thread, UnixSocket, UnreadImage, Vma, VmaKind, vma,
+    Alive, InetSocket, Model, Ofd, OfdKind, Origin, Pages, Task, TaskState, Thread, UnixSocket, UnreadImage,
+    Vma, VmaKind, vma,
 };
 
 /// Name and version of the JSON.
@@ -351,7 +352,8 @@ pub struct SocketQueue {
 /// `images_bytes` is the size of all image files.
 pub fn inspect(model: &Model, images_bytes: Option<u64>, only: Option<u32>) -> Inspection {
     let collector = Collector::new(model);
-    let tasks: Vec<&Task> = model.tasks.iter().filter(|task| only.is_none_or(|pid| pid == task.pid.0)).collect();
+    let tasks: Vec<&Task> =
+        model.tasks.iter().filter(|task| only.is_none_or(|pid| pid == task.pid.0)).collect();
     let used = only.is_some().then(|| used_ids(model, &tasks));
     let is_used = |id: u32| used.as_ref().is_none_or(|used| used.contains(&id));
     let pids: BTreeSet<u32> = tasks.iter().map(|task| task.pid.0).collect();
@@ -363,13 +365,22 @@ pub fn inspect(model: &Model, images_bytes: Option<u64>, only: Option<u32>) -> I
         plugins: model.inventory.plugins.clone(),
         totals: totals(model, images_bytes),
         tasks: tasks.iter().map(|task| collector.task(task)).collect(),
-        descriptions: model.ofds.iter().filter(|ofd| is_used(ofd.id)).map(|ofd| collector.description(ofd)).collect(),
+        descriptions: model
+            .ofds
+            .iter()
+            .filter(|ofd| is_used(ofd.id))
+            .map(|ofd| collector.description(ofd))
+            .collect(),
         shared_memory: collector
             .segments()
             .into_iter()
             .filter(|segment| only.is_none() || segment.users.iter().any(|pid| pids.contains(pid)))
             .collect(),
-        pipes: collector.pipes().into_iter().filter(|pipe| pipe.descriptions.iter().any(|id| is_used(*id))).collect(),
+        pipes: collector
+            .pipes()
+            .into_iter()
+            .filter(|pipe| pipe.descriptions.iter().any(|id| is_used(*id)))
+            .collect(),
         socket_queues: socket_queues(model).into_iter().filter(|queue| is_used(queue.description)).collect(),
         unread: model.unread.clone(),
     }
@@ -383,7 +394,8 @@ fn used_ids(model: &Model, tasks: &[&Task]) -> BTreeSet<u32> {
         used.extend(alive.fds.iter().map(|entry| entry.ofd_id));
         used.extend(alive.mm.vmas.iter().filter_map(mapped_id));
     }
-    let queued = model.packets.iter().filter(|packet| used.contains(&packet.id_for)).flat_map(|packet| &packet.rights);
+    let queued =
+        model.packets.iter().filter(|packet| used.contains(&packet.id_for)).flat_map(|packet| &packet.rights);
     let queued: Vec<u32> = queued.copied().collect();
     used.extend(queued);
     used
@@ -391,9 +403,9 @@ fn used_ids(model: &Model, tasks: &[&Task]) -> BTreeSet<u32> {
 
 fn mapped_id(vma: &Vma) -> Option<u32> {
     match vma.kind {
-        VmaKind::FilePrivate { ofd_id, .. } | VmaKind::FileShared { ofd_id, .. } | VmaKind::Memfd { ofd_id, .. } => {
-            Some(ofd_id)
-        }
+        VmaKind::FilePrivate { ofd_id, .. }
+        | VmaKind::FileShared { ofd_id, .. }
+        | VmaKind::Memfd { ofd_id, .. } => Some(ofd_id),
         VmaKind::AnonPrivate
         | VmaKind::AnonShared { .. }
         | VmaKind::Vvar
@@ -439,7 +451,8 @@ fn stored(pages: &Pages) -> Stored {
 fn socket_queues(model: &Model) -> Vec<SocketQueue> {
     let mut queues: BTreeMap<u32, SocketQueue> = BTreeMap::new();
     for packet in &model.packets {
-        let empty = SocketQueue { description: packet.id_for, packets: 0, queued_bytes: 0, in_flight: Vec::new() };
+        let empty =
+            SocketQueue { description: packet.id_for, packets: 0, queued_bytes: 0, in_flight: Vec::new() };
         let queue = queues.entry(packet.id_for).or_insert(empty);
         queue.packets += 1;
         queue.queued_bytes += packet.data.len_bytes;
@@ -481,9 +494,11 @@ impl<'a> Collector<'a> {
         let (state, comm, exit) = match &task.state {
             TaskState::Alive(alive) => (State::Alive, alive.comm.clone(), None),
             TaskState::Stopped(alive) => (State::Stopped, alive.comm.clone(), None),
-            TaskState::Zombie { exit_code, comm } => {
-                (State::Zombie, comm.clone(), Some(Exit { status: *exit_code, words: words::exit_status(*exit_code) }))
-            }
+            TaskState::Zombie { exit_code, comm } => (
+                State::Zombie,
+                comm.clone(),
+                Some(Exit { status: *exit_code, words: words::exit_status(*exit_code) }),
+            ),
         };
         TaskView {
             pid: task.pid.0,
@@ -534,7 +549,9 @@ impl<'a> Collector<'a> {
             VmaKind::FilePrivate { ofd_id, offset_bytes, .. }
             | VmaKind::FileShared { ofd_id, offset_bytes, .. }
             | VmaKind::Memfd { ofd_id, offset_bytes, .. } => (self.path(ofd_id), Some(offset_bytes)),
-            VmaKind::AnonShared { shmid, offset_bytes } => (format!("segment {shmid:#x}"), Some(offset_bytes)),
+            VmaKind::AnonShared { shmid, offset_bytes } => {
+                (format!("segment {shmid:#x}"), Some(offset_bytes))
+            }
             VmaKind::AnonPrivate if vma.status & vma::AREA_HEAP != 0 => ("heap".to_owned(), None),
             VmaKind::AnonPrivate
                 if vma.status & vma::AREA_STACK != 0 || vma.flags & libc::MAP_GROWSDOWN as u32 != 0 =>
@@ -637,7 +654,13 @@ impl<'a> Collector<'a> {
 
     fn segments(&self) -> Vec<Segment> {
         let mut segments: BTreeMap<u64, Segment> = BTreeMap::new();
-        let empty = |id| Segment { id, memfd: None, size_bytes: 0, stored_pages: Stored::default(), users: Vec::new() };
+        let empty = |id| Segment {
+            id,
+            memfd: None,
+            size_bytes: 0,
+            stored_pages: Stored::default(),
+            users: Vec::new(),
+        };
         let shmid_of_inode: BTreeMap<u64, u64> =
             self.model.memfds.iter().map(|inode| (inode.inode_id, inode.shmid)).collect();
         for shm in &self.model.shm {
@@ -692,7 +715,8 @@ impl<'a> Collector<'a> {
 
     fn pipes(&self) -> Vec<PipeView> {
         let mut pipes: BTreeMap<u32, PipeView> = BTreeMap::new();
-        let empty = |pipe_id| PipeView { pipe_id, descriptions: Vec::new(), queued_bytes: 0, capacity_bytes: None };
+        let empty =
+            |pipe_id| PipeView { pipe_id, descriptions: Vec::new(), queued_bytes: 0, capacity_bytes: None };
         for ofd in &self.model.ofds {
             if let OfdKind::Pipe(pipe) = &ofd.kind {
                 pipes.entry(pipe.pipe_id).or_insert_with(|| empty(pipe.pipe_id)).descriptions.push(ofd.id);
@@ -830,7 +854,10 @@ impl Detail {
             Detail::Eventfd { counter } => format!("counter {counter}"),
             Detail::Epoll { watched } => {
                 let numbers: Vec<String> = watched.iter().map(ToString::to_string).collect();
-                format!("watches {}", if numbers.is_empty() { "nothing".to_owned() } else { numbers.join(", ") })
+                format!(
+                    "watches {}",
+                    if numbers.is_empty() { "nothing".to_owned() } else { numbers.join(", ") }
+                )
             }
             Detail::Timerfd { clock, value_ns, interval_ns, ticks } => {
                 format!("clock {clock}, {value_ns} ns left, every {interval_ns} ns, {ticks} ticks")
@@ -888,7 +915,8 @@ pub fn text(inspection: &Inspection, with_maps: bool) -> String {
 }
 
 fn head(inspection: &Inspection) -> String {
-    let mut text = format!("images in {}, version {}", inspection.directory.display(), inspection.image_version);
+    let mut text =
+        format!("images in {}, version {}", inspection.directory.display(), inspection.image_version);
     if let Some(id) = &inspection.criu_run_id {
         let _ = write!(text, ", CRIU run {id}");
     }
@@ -922,7 +950,8 @@ fn head(inspection: &Inspection) -> String {
     }
     text.push('\n');
     for image in &inspection.unread {
-        let entries = image.entries.map_or(String::new(), |entries| format!(", {}", words::count(entries, "entry")));
+        let entries =
+            image.entries.map_or(String::new(), |entries| format!(", {}", words::count(entries, "entry")));
         let _ = writeln!(text, "not read: {}{entries}: {}", image.file, image.what);
     }
     text
@@ -930,7 +959,8 @@ fn head(inspection: &Inspection) -> String {
 
 /// The tasks as a tree. Deep trees are indented only so far.
 fn tree(tasks: &[TaskView]) -> String {
-    let index_of: BTreeMap<u32, usize> = tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
+    let index_of: BTreeMap<u32, usize> =
+        tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); tasks.len()];
     let mut stack: Vec<(usize, String, String, usize)> = Vec::new();
     for (index, task) in tasks.iter().enumerate() {
@@ -987,10 +1017,16 @@ fn notes(task: &TaskView, parent: Option<&TaskView>, depth: usize) -> String {
     notes.join(", ")
 }
 
-fn living_text(pid: u32, living: &Living, descriptions: &BTreeMap<u32, &Description>, with_maps: bool) -> String {
+fn living_text(
+    pid: u32,
+    living: &Living,
+    descriptions: &BTreeMap<u32, &Description>,
+    with_maps: bool,
+) -> String {
     let mut text = String::new();
-    let name =
-        |id: u32| descriptions.get(&id).map_or_else(|| format!("{id:#x}"), |description| description.detail.target());
+    let name = |id: u32| {
+        descriptions.get(&id).map_or_else(|| format!("{id:#x}"), |description| description.detail.target())
+    };
     let _ = writeln!(
         text,
         "  executable {}, working directory {}, root {}",
@@ -1024,13 +1060,24 @@ fn living_text(pid: u32, living: &Living, descriptions: &BTreeMap<u32, &Descript
         text.push_str(&words::table(&rows, 4));
     }
     let stored = living.stored_pages;
-    let _ = writeln!(text, "  {} stored, {}", words::count(stored.pages, "page"), words::bytes(stored.size_bytes));
+    let _ = writeln!(
+        text,
+        "  {} stored, {}",
+        words::count(stored.pages, "page"),
+        words::bytes(stored.size_bytes)
+    );
     text
 }
 
-fn descriptor_row(pid: u32, descriptor: &Descriptor, descriptions: &BTreeMap<u32, &Description>) -> Vec<String> {
-    let mut row =
-        vec![format!("{:>3}", descriptor.fd), if descriptor.cloexec { "cloexec".to_owned() } else { String::new() }];
+fn descriptor_row(
+    pid: u32,
+    descriptor: &Descriptor,
+    descriptions: &BTreeMap<u32, &Description>,
+) -> Vec<String> {
+    let mut row = vec![
+        format!("{:>3}", descriptor.fd),
+        if descriptor.cloexec { "cloexec".to_owned() } else { String::new() },
+    ];
     let Some(description) = descriptions.get(&descriptor.description) else {
         row.push(format!("description {:#x}, not in files.img", descriptor.description));
         return row;
@@ -1043,9 +1090,11 @@ fn descriptor_row(pid: u32, descriptor: &Descriptor, descriptions: &BTreeMap<u32
         Some(_) | None => String::new(),
     });
     // A description may have very many holders, so nothing is collected but what is shown.
-    let others = || description.holders.iter().filter(|holder| (holder.pid, holder.fd) != (pid, descriptor.fd));
+    let others =
+        || description.holders.iter().filter(|holder| (holder.pid, holder.fd) != (pid, descriptor.fd));
     let own = others().filter(|holder| holder.pid == pid).map(|holder| format!("fd {}", holder.fd));
-    let foreign = others().filter(|holder| holder.pid != pid).map(|holder| format!("{} fd {}", holder.pid, holder.fd));
+    let foreign =
+        others().filter(|holder| holder.pid != pid).map(|holder| format!("{} fd {}", holder.pid, holder.fd));
     let mut shown: Vec<String> = own.chain(foreign).take(HOLDERS_SHOWN).collect();
     let more = description.holders.len().saturating_sub(1 + HOLDERS_SHOWN);
     if more > 0 {
@@ -1110,8 +1159,9 @@ fn shared(inspection: &Inspection, descriptions: &BTreeMap<u32, &Description>) -
                 if who.is_empty() { format!("{verb} nobody") } else { format!("{verb} {who}") }
             };
             let [write, read] = ends.map(named);
-            let capacity =
-                pipe.capacity_bytes.map_or(String::new(), |capacity| format!("of {}", words::bytes(capacity.into())));
+            let capacity = pipe
+                .capacity_bytes
+                .map_or(String::new(), |capacity| format!("of {}", words::bytes(capacity.into())));
             vec![
                 format!("{:#x}", pipe.pipe_id),
                 format!("{} queued", words::bytes(pipe.queued_bytes)),

@@ -242,14 +242,31 @@ pub fn view(prepared: &Prepared, only: Option<u32>) -> Result<PlanView, serde_js
         totals: totals(prepared, &resources),
         timings: timings(&prepared.timings),
         tasks: shown_tasks(prepared, only).map(|task| plan_task(prepared, task)).collect(),
-        operations: plan.order.iter().filter(|op| is_shown(**op)).map(|op| operation(prepared, *op)).collect(),
+        operations: plan
+            .order
+            .iter()
+            .filter(|op| is_shown(**op))
+            .map(|op| operation(prepared, *op))
+            .collect(),
         edges: plan
             .graph
             .edges()
-            .filter(|(before, after, _)| pid(*before) != pid(*after) && (is_shown(*before) || is_shown(*after)))
-            .map(|(before, after, why)| PlanEdge { before, after, why, because: describe::why(prepared, why) })
+            .filter(|(before, after, _)| {
+                pid(*before) != pid(*after) && (is_shown(*before) || is_shown(*after))
+            })
+            .map(|(before, after, why)| PlanEdge {
+                before,
+                after,
+                why,
+                because: describe::why(prepared, why),
+            })
             .collect(),
-        events: plan.events.iter().enumerate().map(|(index, _)| event(prepared, EventId::new(index))).collect(),
+        events: plan
+            .events
+            .iter()
+            .enumerate()
+            .map(|(index, _)| event(prepared, EventId::new(index)))
+            .collect(),
         certificate: serde_json::to_value(&prepared.certificate)?,
         resources,
     })
@@ -264,7 +281,9 @@ fn shown_tasks(prepared: &Prepared, only: Option<u32>) -> impl Iterator<Item = T
 pub(super) fn is_shown(prepared: &Prepared, task: TaskId, only: Option<u32>) -> bool {
     let recipe = &prepared.resolved.recipes.tasks[task.index()];
     let parent = prepared.resolved.forest.tasks[task.index()].parent.filter(|_| recipe.role == Role::Thread);
-    only.is_none_or(|only| only == recipe.pid.0 || parent.is_some_and(|parent| only == describe::pid(prepared, parent)))
+    only.is_none_or(|only| {
+        only == recipe.pid.0 || parent.is_some_and(|parent| only == describe::pid(prepared, parent))
+    })
 }
 
 fn timings(timings: &Timings) -> TimingsView {
@@ -289,7 +308,9 @@ fn plan_task(prepared: &Prepared, task: TaskId) -> PlanTask {
         task,
         pid: recipe.pid.0,
         comm: recipe.comm.clone(),
-        parent: prepared.resolved.forest.tasks[task.index()].parent.map(|parent| describe::pid(prepared, parent)),
+        parent: prepared.resolved.forest.tasks[task.index()]
+            .parent
+            .map(|parent| describe::pid(prepared, parent)),
         is_thread: recipe.role == Role::Thread,
         exit_status: recipe.exit_code,
         records: prepared.tapes.tasks.get(task.index()).map_or(0, |tape| tape.records),
@@ -407,7 +428,8 @@ fn totals(prepared: &Prepared, resources: &[PlanResource]) -> PlanTotals {
     let plan = &prepared.plan;
     let tapes = &prepared.tapes;
     let recipes = &prepared.resolved.recipes.tasks;
-    let uses = |how: How| resources.iter().flat_map(|resource| &resource.users).filter(move |user| user.how == how);
+    let uses =
+        |how: How| resources.iter().flat_map(|resource| &resource.users).filter(move |user| user.how == how);
     let descriptors = |how: How| uses(how).map(|user| user.fds.len() as u64).sum::<u64>();
     PlanTotals {
         tasks: recipes.iter().filter(|task| matches!(task.role, Role::Task | Role::Sibling)).count() as u64,
@@ -468,7 +490,8 @@ fn head(prepared: &Prepared, totals: &PlanTotals) -> String {
         ("lower", timings.lower),
         ("certify", timings.certify),
     ];
-    let time: Vec<String> = stages.iter().map(|(stage, time)| format!("{stage} {}", words::duration(*time))).collect();
+    let time: Vec<String> =
+        stages.iter().map(|(stage, time)| format!("{stage} {}", words::duration(*time))).collect();
     let rows = [
         row(
             "resources",
@@ -514,8 +537,10 @@ fn head(prepared: &Prepared, totals: &PlanTotals) -> String {
 }
 
 fn resources_text(resources: &[PlanResource], verbose: bool) -> String {
-    let shown: Vec<&PlanResource> =
-        resources.iter().filter(|resource| resource.owner.is_some() && (verbose || resource.users.len() > 1)).collect();
+    let shown: Vec<&PlanResource> = resources
+        .iter()
+        .filter(|resource| resource.owner.is_some() && (verbose || resource.users.len() > 1))
+        .collect();
     if shown.is_empty() {
         return String::new();
     }
@@ -526,7 +551,9 @@ fn resources_text(resources: &[PlanResource], verbose: bool) -> String {
     text.push_str(&words::table(&shown.iter().map(row).collect::<Vec<_>>(), 2));
     if !verbose && shown.len() < resources.len() {
         let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-        for resource in resources.iter().filter(|resource| resource.owner.is_some() && resource.users.len() == 1) {
+        for resource in
+            resources.iter().filter(|resource| resource.owner.is_some() && resource.users.len() == 1)
+        {
             *kinds.entry(resource.kind).or_default() += 1;
         }
         let kinds: Vec<String> = kinds.into_iter().map(|(kind, number)| words::count(number, kind)).collect();
@@ -576,8 +603,10 @@ fn program(prepared: &Prepared, task: TaskId, verbose: bool) -> String {
         Role::Thread => ("thread", ""),
         Role::Helper => ("helper task", "child "),
     };
-    let born =
-        parent.map_or_else(|| "the root".to_owned(), |parent| format!("{of}of {}", describe::pid(prepared, parent)));
+    let born = parent.map_or_else(
+        || "the root".to_owned(),
+        |parent| format!("{of}of {}", describe::pid(prepared, parent)),
+    );
     let ends = recipe.exit_code.map_or(String::new(), |status| format!(", {}", words::exit_status(status)));
     let records = prepared.tapes.tasks.get(task.index()).map_or(0, |tape| tape.records);
     let operations = program.iter().filter(|item| matches!(item, Item::Op(_))).count();

@@ -88,7 +88,9 @@ fn summary(sort: Sort, steps: &[&StepKind]) -> String {
         Sort::Handle => {
             let signals: Vec<u32> = steps
                 .iter()
-                .filter_map(|step| if let StepKind::SigAction { signal, .. } = step { Some(*signal) } else { None })
+                .filter_map(
+                    |step| if let StepKind::SigAction { signal, .. } = step { Some(*signal) } else { None },
+                )
                 .collect();
             if signals.len() <= 4 {
                 let names: Vec<String> = signals.into_iter().map(words::signal).collect();
@@ -100,7 +102,11 @@ fn summary(sort: Sort, steps: &[&StepKind]) -> String {
             let limits: Vec<String> = steps
                 .iter()
                 .filter_map(|step| {
-                    if let StepKind::RLimit { resource, .. } = step { Some(words::limit(*resource)) } else { None }
+                    if let StepKind::RLimit { resource, .. } = step {
+                        Some(words::limit(*resource))
+                    } else {
+                        None
+                    }
                 })
                 .collect();
             if limits.len() <= 3 {

@@ -65,7 +65,11 @@ fn facts(model: &Model) -> HostFacts {
     let special = |name: &str, kind| {
         let vma = vmas.iter().find(|vma| vma.kind == kind).unwrap();
         let first = vmas.iter().find(|vma| vma.kind == VmaKind::Vvar).unwrap();
-        SpecialMapping { name: name.to_owned(), offset_bytes: vma.start - first.start, size_bytes: vma.end - vma.start }
+        SpecialMapping {
+            name: name.to_owned(),
+            offset_bytes: vma.start - first.start,
+            size_bytes: vma.end - vma.start,
+        }
     };
     let mappings = vec![special("[vvar]", VmaKind::Vvar), special("[vdso]", VmaKind::Vdso)];
     facts.vdso = Some(Vdso { mappings, bytes: Vec::new() });
@@ -172,7 +176,10 @@ fn plan_json_refers_to_what_it_holds() {
     assert!(view.edges.iter().all(|edge| ids.contains(&edge.before) && ids.contains(&edge.after)));
     for op in json["operations"].as_array().unwrap() {
         assert!(
-            op["what"].is_string() && op["because"].is_string() && op["origin"].is_string() && op["op"].is_string(),
+            op["what"].is_string()
+                && op["because"].is_string()
+                && op["origin"].is_string()
+                && op["op"].is_string(),
             "{op}"
         );
     }

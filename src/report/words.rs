@@ -85,7 +85,10 @@ pub(super) fn open_flags(flags: u32) -> Vec<String> {
 
 /// `rwx` of `PROT_*`.
 pub(super) fn protection(prot: u32) -> String {
-    [(1, 'r'), (2, 'w'), (4, 'x')].into_iter().map(|(bit, letter)| if prot & bit != 0 { letter } else { '-' }).collect()
+    [(1, 'r'), (2, 'w'), (4, 'x')]
+        .into_iter()
+        .map(|(bit, letter)| if prot & bit != 0 { letter } else { '-' })
+        .collect()
 }
 
 /// A signal by its name; of the real-time ones the number.

@@ -31,7 +31,8 @@ pub fn order(model: &mut Model) {
     if forkers.is_empty() {
         return;
     }
-    let index: BTreeMap<NsPid, usize> = model.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
+    let index: BTreeMap<NsPid, usize> =
+        model.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
     let mut below: Vec<Vec<usize>> = vec![Vec::new(); model.tasks.len()];
     let mut open = Vec::new();
     for (at, task) in model.tasks.iter().enumerate().rev() {

@@ -21,11 +21,16 @@ pub(super) fn find_problems(resolver: &mut Resolver<'_>) {
     unread_images(resolver);
     let model = resolver.model;
     for lock in &model.file_locks {
-        let text = format!("a file lock of task {} on fd {} (--file-locks) is not restored yet", lock.pid, lock.fd);
+        let text =
+            format!("a file lock of task {} on fd {} (--file-locks) is not restored yet", lock.pid, lock.fd);
         resolver.problems.unsupported(None, Some(lock.origin), text);
     }
     if model.inventory.lsm_type != 0 {
-        resolver.problems.unsupported(None, None, format!("LSM profiles (type {} in inventory.img) are not restored yet", model.inventory.lsm_type));
+        resolver.problems.unsupported(
+            None,
+            None,
+            format!("LSM profiles (type {} in inventory.img) are not restored yet", model.inventory.lsm_type),
+        );
     }
     for plugin in &model.inventory.plugins {
         resolver.problems.unsupported(None, None, format!("the CRIU plugin {plugin} is needed"));
@@ -39,10 +44,9 @@ fn taken_pids(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     for (pid, taken) in &resolver.facts.pids.taken {
         let origin = model.tasks.iter().find(|task| task.pid == *pid).map(|task| task.origin);
-        let owner = model
-            .tasks
-            .iter()
-            .find(|task| task.pid == *pid || task.alive().is_some_and(|a| a.threads.iter().any(|t| t.tid == *pid)));
+        let owner = model.tasks.iter().find(|task| {
+            task.pid == *pid || task.alive().is_some_and(|a| a.threads.iter().any(|t| t.tid == *pid))
+        });
         if owner.is_none() {
             // Only named as a group or session; whether that can be entered is the planner's to say.
             continue;
@@ -75,7 +79,9 @@ fn taken_pids(resolver: &mut Resolver<'_>) {
 }
 
 fn privileges(resolver: &mut Resolver<'_>) {
-    if !resolver.facts.own.caps.has_effective(CAP_SYS_ADMIN) && !resolver.facts.own.caps.has_effective(CAP_CHECKPOINT_RESTORE) {
+    if !resolver.facts.own.caps.has_effective(CAP_SYS_ADMIN)
+        && !resolver.facts.own.caps.has_effective(CAP_CHECKPOINT_RESTORE)
+    {
         let text = "CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) is missing: pids cannot be chosen";
         resolver.problems.add(ProblemKind::Lacking, None, None, text);
     }

@@ -44,8 +44,10 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
     for (index, task) in model.tasks.iter().enumerate() {
         for vma in task.alive().iter().flat_map(|alive| &alive.mm.vmas) {
             if let VmaKind::AnonShared { shmid, offset_bytes } = vma.kind {
-                let Some(end) = offset_bytes.checked_add(vma.end - vma.start).filter(|end| *end < TASK_SIZE) else {
-                    let text = format!("mapping {:#x}: its offset {offset_bytes:#x} is out of range", vma.start);
+                let Some(end) = offset_bytes.checked_add(vma.end - vma.start).filter(|end| *end < TASK_SIZE)
+                else {
+                    let text =
+                        format!("mapping {:#x}: its offset {offset_bytes:#x} is out of range", vma.start);
                     resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(vma.origin), text);
                     continue;
                 };
@@ -77,15 +79,30 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
         }
         let image = Image::PagemapShmem(shmid);
         for extent in &shm.pages.extents {
-            if extent.start.checked_add(extent.len_pages.saturating_mul(PAGE)).is_none_or(|end| end > carrier.len) {
-                let text = format!("page at {:#x} is behind the end of the segment ({:#x} bytes)", extent.start, carrier.len);
-                resolver.problems.add(ProblemKind::BadImages, None, Some(Origin::new(image, extent.entry as usize)), text);
+            if extent
+                .start
+                .checked_add(extent.len_pages.saturating_mul(PAGE))
+                .is_none_or(|end| end > carrier.len)
+            {
+                let text = format!(
+                    "page at {:#x} is behind the end of the segment ({:#x} bytes)",
+                    extent.start, carrier.len
+                );
+                resolver.problems.add(
+                    ProblemKind::BadImages,
+                    None,
+                    Some(Origin::new(image, extent.entry as usize)),
+                    text,
+                );
             }
         }
         let fills = fills(&shm.pages.extents, |_| true);
         let file = pages_file(resolver, shm.pages.pages_id, Origin::new(image, 0));
         // One step: it is the owner's, whoever that will be.
-        let pieces_at = fills.into_iter().map(|(pieces, offset)| StepKind::Fill { pieces: pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect(), offset });
+        let pieces_at = fills.into_iter().map(|(pieces, offset)| StepKind::Fill {
+            pieces: pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect(),
+            offset,
+        });
         let mut steps = Vec::new();
         for kind in pieces_at {
             steps.push(resolver.add_step(kind, Origin::new(image, 0), vec![file]));
@@ -128,7 +145,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
     }
     if let Some((start, _)) = vdso {
         judge_vdso(resolver, task, alive);
-        steps.push(resolver.add_step(StepKind::MapVdso { start }, vdso_origin(&mm.vmas, mm.origin), Vec::new()));
+        steps.push(resolver.add_step(
+            StepKind::MapVdso { start },
+            vdso_origin(&mm.vmas, mm.origin),
+            Vec::new(),
+        ));
     }
     for vma in &mm.vmas {
         let len = vma.end - vma.start;
@@ -136,14 +157,25 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         // Filling writes; what is read-only at the end is writable until then.
         let prot = if is_filled { vma.prot | libc::PROT_WRITE as u32 } else { vma.prot };
         let kept = vma.flags & MAP_KNOWN;
-        if vma.flags & !MAP_KNOWN != 0 && !matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::Other) {
-            let text = format!("mapping {:#x}-{:#x}: flags {:#x} are not restored yet", vma.start, vma.end, vma.flags & !MAP_KNOWN);
+        if vma.flags & !MAP_KNOWN != 0
+            && !matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::Other)
+        {
+            let text = format!(
+                "mapping {:#x}-{:#x}: flags {:#x} are not restored yet",
+                vma.start,
+                vma.end,
+                vma.flags & !MAP_KNOWN
+            );
             resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
         }
         match vma.kind {
             VmaKind::AnonPrivate => {
                 // MAP_DROPPABLE is a type of its own beside MAP_SHARED and MAP_PRIVATE.
-                let kind = if vma.flags & MAP_TYPE == MAP_DROPPABLE { MAP_DROPPABLE } else { libc::MAP_PRIVATE as u32 };
+                let kind = if vma.flags & MAP_TYPE == MAP_DROPPABLE {
+                    MAP_DROPPABLE
+                } else {
+                    libc::MAP_PRIVATE as u32
+                };
                 let flags = kept & !MAP_TYPE | kind | libc::MAP_ANONYMOUS as u32;
                 let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: None };
                 steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
@@ -151,19 +183,29 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                     protections.push(vma);
                 }
             }
-            VmaKind::FilePrivate { ofd_id, offset_bytes, .. } | VmaKind::FileShared { ofd_id, offset_bytes, .. } => {
+            VmaKind::FilePrivate { ofd_id, offset_bytes, .. }
+            | VmaKind::FileShared { ofd_id, offset_bytes, .. } => {
                 let (shared, access) = match vma.kind {
                     VmaKind::FileShared { file_flags, .. } => {
-                        let default = if vma.prot & libc::PROT_WRITE as u32 != 0 { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+                        let default = if vma.prot & libc::PROT_WRITE as u32 != 0 {
+                            libc::O_RDWR
+                        } else {
+                            libc::O_RDONLY
+                        } as u32;
                         (true, file_flags.unwrap_or(default) & O_ACCMODE)
                     }
                     _ => (false, libc::O_RDONLY as u32),
                 };
                 let Some(file) = mapped_file(resolver, pid, ofd_id, access, vma.origin) else { continue };
-                let (own, other) = if shared { (libc::MAP_SHARED, libc::MAP_PRIVATE) } else { (libc::MAP_PRIVATE, libc::MAP_SHARED) };
+                let (own, other) = if shared {
+                    (libc::MAP_SHARED, libc::MAP_PRIVATE)
+                } else {
+                    (libc::MAP_PRIVATE, libc::MAP_SHARED)
+                };
                 let flags = (kept | own as u32) & !(other as u32 | libc::MAP_ANONYMOUS as u32);
                 let prot = if shared { vma.prot } else { prot };
-                let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
+                let kind =
+                    StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
                 steps.push(resolver.add_step(kind, vma.origin, vec![file]));
                 if prot != vma.prot {
                     protections.push(vma);
@@ -180,19 +222,33 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
             VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => {}
             VmaKind::Memfd { inode_id, offset_bytes, file_flags, .. } => {
                 let shared = vma.flags & libc::MAP_SHARED as u32 != 0;
-                let default = if shared && vma.prot & libc::PROT_WRITE as u32 != 0 { libc::O_RDWR } else { libc::O_RDONLY } as u32;
-                let access = if shared { file_flags.unwrap_or(default) & O_ACCMODE } else { libc::O_RDONLY as u32 };
-                let Some(file) = resolver.open_inode(ghost::InodeKey::Memfd(inode_id), access, 0, None) else { continue };
+                let default = if shared && vma.prot & libc::PROT_WRITE as u32 != 0 {
+                    libc::O_RDWR
+                } else {
+                    libc::O_RDONLY
+                } as u32;
+                let access =
+                    if shared { file_flags.unwrap_or(default) & O_ACCMODE } else { libc::O_RDONLY as u32 };
+                let Some(file) = resolver.open_inode(ghost::InodeKey::Memfd(inode_id), access, 0, None)
+                else {
+                    continue;
+                };
                 let prot = if shared { vma.prot } else { prot };
                 let flags = kept & !(libc::MAP_ANONYMOUS as u32);
-                let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
+                let kind =
+                    StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
                 steps.push(resolver.add_step(kind, vma.origin, vec![file]));
                 if prot != vma.prot {
                     protections.push(vma);
                 }
             }
             VmaKind::Other => {
-                let text = format!("mapping {:#x}-{:#x}: {} is not restored yet", vma.start, vma.end, format_args!("status {:#x}", vma.status));
+                let text = format!(
+                    "mapping {:#x}-{:#x}: {} is not restored yet",
+                    vma.start,
+                    vma.end,
+                    format_args!("status {:#x}", vma.status)
+                );
                 resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
             }
         }
@@ -206,7 +262,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
     if !filled.is_empty() {
         let file = pages_file(resolver, mm.pages.pages_id, Origin::new(Image::Pagemap(pid.0), 0));
         for (pieces, offset) in filled {
-            steps.push(resolver.add_step(StepKind::Fill { pieces, offset }, Origin::new(Image::Pagemap(pid.0), 0), vec![file]));
+            steps.push(resolver.add_step(
+                StepKind::Fill { pieces, offset },
+                Origin::new(Image::Pagemap(pid.0), 0),
+                vec![file],
+            ));
         }
     }
     for vma in protections {
@@ -252,20 +312,32 @@ fn vdso_range(vmas: &[Vma]) -> Option<(u64, u64)> {
 }
 
 fn vdso_origin(vmas: &[Vma], otherwise: Origin) -> Origin {
-    vmas.iter().find(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso)).map_or(otherwise, |vma| vma.origin)
+    vmas.iter()
+        .find(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso))
+        .map_or(otherwise, |vma| vma.origin)
 }
 
 /// The vDSO of the dump must be the running kernel's: same parts in the same places. (Its code is
 /// compared by the caller of the planner, who has the bytes.)
 fn judge_vdso(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
-    let special: Vec<&Vma> = alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso)).collect();
+    let special: Vec<&Vma> =
+        alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso)).collect();
     let Some(first) = special.first() else { return };
     // CRIU may store what the kernel shows as two mappings of vvar as one or two entries.
-    let dumped_code = special.iter().find(|vma| vma.kind == VmaKind::Vdso).map(|vma| (vma.start - first.start, vma.end - vma.start));
-    let host = resolver.facts.vdso.as_ref().and_then(|vdso| vdso.mappings.iter().find(|mapping| mapping.name == "[vdso]"));
+    let dumped_code = special
+        .iter()
+        .find(|vma| vma.kind == VmaKind::Vdso)
+        .map(|vma| (vma.start - first.start, vma.end - vma.start));
+    let host = resolver
+        .facts
+        .vdso
+        .as_ref()
+        .and_then(|vdso| vdso.mappings.iter().find(|mapping| mapping.name == "[vdso]"));
     let running = host.map(|mapping| (mapping.offset_bytes, mapping.size_bytes));
     if running.is_none() || running != dumped_code {
-        let text = format!("the vDSO of the dump (offset and length {dumped_code:x?}) is laid out otherwise than this kernel's ({running:x?}): not restored yet");
+        let text = format!(
+            "the vDSO of the dump (offset and length {dumped_code:x?}) is laid out otherwise than this kernel's ({running:x?}): not restored yet"
+        );
         resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(first.origin), text);
     }
 }
@@ -282,7 +354,10 @@ fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, vdso: Opt
                 VmaKind::AnonPrivate | VmaKind::FilePrivate { .. } => true,
                 VmaKind::Vvar | VmaKind::Vdso => vdso.is_some(),
                 VmaKind::Memfd { .. } => vma.flags & libc::MAP_PRIVATE as u32 != 0,
-                VmaKind::FileShared { .. } | VmaKind::AnonShared { .. } | VmaKind::Vsyscall | VmaKind::Other => false,
+                VmaKind::FileShared { .. }
+                | VmaKind::AnonShared { .. }
+                | VmaKind::Vsyscall
+                | VmaKind::Other => false,
             });
             let Some(vma) = fits else {
                 let text = format!("page {at:#x} is in no private mapping");
@@ -314,7 +389,9 @@ fn fills(extents: &[Extent], is_wanted: impl Fn(u64) -> bool) -> Vec<Read> {
         while len > 0 {
             let now = len.min(MAX_READ);
             match reads.last_mut() {
-                Some((pieces, from, total)) if *from + *total == offset && pieces.len() < MAX_PIECES && *total + now <= MAX_READ => {
+                Some((pieces, from, total))
+                    if *from + *total == offset && pieces.len() < MAX_PIECES && *total + now <= MAX_READ =>
+                {
                     *total += now;
                     match pieces.last_mut() {
                         Some((at, size)) if *at + *size == start => *size += now,
@@ -333,7 +410,13 @@ fn fills(extents: &[Extent], is_wanted: impl Fn(u64) -> bool) -> Vec<Read> {
 
 /// The description of a file that is opened to be mapped or linked as executable: one for each path
 /// and access mode in the whole tree.
-fn mapped_file(resolver: &mut Resolver<'_>, pid: NsPid, ofd_id: u32, access: u32, origin: Origin) -> Option<OfdId> {
+fn mapped_file(
+    resolver: &mut Resolver<'_>,
+    pid: NsPid,
+    ofd_id: u32,
+    access: u32,
+    origin: Origin,
+) -> Option<OfdId> {
     let model = resolver.model;
     let entry = resolver.ofd_of_id.get(&ofd_id).map(|ofd| &model.ofds[ofd.index()]);
     let Some(entry) = entry else {
@@ -358,11 +441,20 @@ fn mapped_file(resolver: &mut Resolver<'_>, pid: NsPid, ofd_id: u32, access: u32
         return Some(*ofd);
     }
     if file.is_external {
-        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: external files (--external) are not restored yet", files::name(entry)));
+        resolver.problems.unsupported(
+            None,
+            Some(entry.origin),
+            format!("{}: external files (--external) are not restored yet", files::name(entry)),
+        );
     }
     files::judge(resolver, file, entry.origin);
     let ofd = resolver.new_ofd();
-    let kind = ResourceKind::File { path: file.path.clone(), flags: access, position: 0, purpose: FilePurpose::Mapping };
+    let kind = ResourceKind::File {
+        path: file.path.clone(),
+        flags: access,
+        position: 0,
+        purpose: FilePurpose::Mapping,
+    };
     resolver.add_resource(kind, entry.origin, vec![Some(ofd)]);
     resolver.mapped_files.insert(key, ofd);
     Some(ofd)
@@ -374,7 +466,8 @@ fn pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> Ofd
     }
     let ofd = resolver.new_ofd();
     let path = resolver.model.dir.join(Image::Pages(pages_id).to_string()).to_string_lossy().into_owned();
-    let kind = ResourceKind::File { path, flags: libc::O_RDONLY as u32, position: 0, purpose: FilePurpose::Pages };
+    let kind =
+        ResourceKind::File { path, flags: libc::O_RDONLY as u32, position: 0, purpose: FilePurpose::Pages };
     resolver.add_resource(kind, origin, vec![Some(ofd)]);
     resolver.pages_files.insert(pages_id, ofd);
     ofd

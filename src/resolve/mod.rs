@@ -7,8 +7,8 @@
 //!
 //! One file a kind of resource, with the names of `image/files`.
 
-pub mod memory;
 pub mod family;
+pub mod memory;
 pub mod problem;
 pub mod recipe;
 
@@ -190,11 +190,17 @@ struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     fn new(model: &'a Model, facts: &'a HostFacts, options: &'a Options) -> Resolver<'a> {
         // The launcher raises its soft limit to the hard one.
-        let limit = facts.own.rlimits[libc::RLIMIT_NOFILE as usize].map_or(0, |limit| limit.max.min(u64::from(u32::MAX)));
+        let limit = facts.own.rlimits[libc::RLIMIT_NOFILE as usize]
+            .map_or(0, |limit| limit.max.min(u64::from(u32::MAX)));
         let mut forest = Forest { ofds: model.ofds.len(), fd_limit: limit as u32, ..Forest::default() };
         let mut recipes = Recipes::default();
         for task in &model.tasks {
-            forest.tasks.push(TaskSpec { pid: task.pid.0, pgid: task.pgid.0, sid: task.sid.0, ..TaskSpec::default() });
+            forest.tasks.push(TaskSpec {
+                pid: task.pid.0,
+                pgid: task.pgid.0,
+                sid: task.sid.0,
+                ..TaskSpec::default()
+            });
             let (comm, exit_code) = match &task.state {
                 TaskState::Alive(alive) | TaskState::Stopped(alive) => (alive.comm.clone(), None),
                 TaskState::Zombie { exit_code, comm } => (comm.clone(), Some(*exit_code)),
@@ -222,7 +228,12 @@ impl<'a> Resolver<'a> {
                 .filter(|task| matches!(task.state, TaskState::Zombie { .. }))
                 .map(|task| task.ppid)
                 .collect(),
-            ofd_of_id: model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect(),
+            ofd_of_id: model
+                .ofds
+                .iter()
+                .enumerate()
+                .map(|(index, ofd)| (ofd.id, OfdId::new(index)))
+                .collect(),
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),
             placed: vec![files::Placed::default(); model.tasks.len()],

@@ -25,15 +25,16 @@ pub(crate) const F_SEALS_KNOWN: u32 = 0x3f;
 pub(crate) const O_KNOWN: u32 = 0o37_777_777;
 
 /// The flags of mmap(2) that regrow replays.
-pub(crate) const MAP_KNOWN: u32 = MAP_DROPPABLE | (libc::MAP_SHARED
-    | libc::MAP_PRIVATE
-    | libc::MAP_ANONYMOUS
-    | libc::MAP_GROWSDOWN
-    | libc::MAP_LOCKED
-    | libc::MAP_NORESERVE
-    | libc::MAP_STACK
-    | libc::MAP_DENYWRITE
-    | libc::MAP_EXECUTABLE) as u32;
+pub(crate) const MAP_KNOWN: u32 = MAP_DROPPABLE
+    | (libc::MAP_SHARED
+        | libc::MAP_PRIVATE
+        | libc::MAP_ANONYMOUS
+        | libc::MAP_GROWSDOWN
+        | libc::MAP_LOCKED
+        | libc::MAP_NORESERVE
+        | libc::MAP_STACK
+        | libc::MAP_DENYWRITE
+        | libc::MAP_EXECUTABLE) as u32;
 /// The part of the flags that says what kind of mapping it is.
 pub(crate) const MAP_TYPE: u32 = 0xf;
 /// uapi/linux/mman.h, since Linux 6.11.

@@ -76,7 +76,13 @@ pub struct Problems {
 
 impl Problems {
     /// Notes one.
-    pub fn add(&mut self, kind: ProblemKind, task: Option<NsPid>, origin: Option<Origin>, text: impl Into<String>) {
+    pub fn add(
+        &mut self,
+        kind: ProblemKind,
+        task: Option<NsPid>,
+        origin: Option<Origin>,
+        text: impl Into<String>,
+    ) {
         self.list.push(Problem { kind, task, text: text.into(), origin });
     }
 

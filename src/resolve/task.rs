@@ -7,9 +7,9 @@
 
 use regrow_graph::ids::{StepId, TaskId};
 
+use super::files::{self, ghost};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
-use super::files::{self, ghost};
 use super::{Resolver, host, memory, threads};
 use crate::host::Probe;
 use crate::image::{Alive, OfdKind, RLimit, SigAction, Task, TaskState, Thread};
@@ -34,7 +34,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     let placed = std::mem::take(&mut resolver.placed[id.index()]);
     resolver.forest.tasks[id.index()].steps = [placed.steps, steps].concat();
     // The table is final when threads start.
-    resolver.forest.tasks[id.index()].with_threads = [placed.with_threads, timers(resolver, task, alive)].concat();
+    resolver.forest.tasks[id.index()].with_threads =
+        [placed.with_threads, timers(resolver, task, alive)].concat();
     // Before anything is given up.
     resolver.forest.tasks[id.index()].tail = [placed.tail, tail(resolver, task, alive, leader)].concat();
 }
@@ -46,7 +47,10 @@ fn timers(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepId
         return Vec::new();
     }
     if let Probe::Absent(errno) = resolver.facts.kernel.timer_restore_ids {
-        let text = format!("{} POSIX timers: PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) is missing: {errno}", timers.len());
+        let text = format!(
+            "{} POSIX timers: PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) is missing: {errno}",
+            timers.len()
+        );
         resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(task.core_origin), text);
     }
     vec![resolver.add_step(StepKind::PosixTimers(timers.clone()), task.core_origin, Vec::new())]
@@ -69,12 +73,7 @@ impl<'a> Inherited<'a> {
         {
             *action = SigAction::default();
         }
-        Inherited {
-            sigactions,
-            umask: alive.umask,
-            cwd: cwd(resolver, alive),
-            comm: &alive.comm,
-        }
+        Inherited { sigactions, umask: alive.umask, cwd: cwd(resolver, alive), comm: &alive.comm }
     }
 }
 
@@ -101,7 +100,8 @@ fn judge_directory(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: 
     match files::proc_task(resolver, path) {
         Some(of) if files::is_above(resolver, of, id) => {}
         Some(_) => {
-            let text = format!("its working directory {path} is about a task that is born later: not restored yet");
+            let text =
+                format!("its working directory {path} is about a task that is born later: not restored yet");
             resolver.problems.unsupported(Some(task.pid), origin, text);
         }
         None => {
@@ -148,7 +148,9 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     if parent.is_none() {
         steps.push(resolver.add_step(StepKind::Bare, task.origin, Vec::new()));
     }
-    let from = parent.and_then(|parent| model.tasks[parent.index()].alive().map(|alive| Inherited::of(resolver, parent, alive)));
+    let from = parent.and_then(|parent| {
+        model.tasks[parent.index()].alive().map(|alive| Inherited::of(resolver, parent, alive))
+    });
     let core = task.core_origin;
     let Some(alive) = task.alive() else {
         if let TaskState::Zombie { comm, .. } = &task.state
@@ -166,7 +168,11 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
         let index = signal as usize - 1;
         let Some(action) = me.sigactions.get(index).copied() else { continue };
         if from.as_ref().is_none_or(|from| from.sigactions.get(index) != Some(&action)) {
-            steps.push(resolver.add_step(StepKind::SigAction { signal: signal as u32, action }, core, Vec::new()));
+            steps.push(resolver.add_step(
+                StepKind::SigAction { signal: signal as u32, action },
+                core,
+                Vec::new(),
+            ));
         }
     }
     if from.as_ref().is_none_or(|from| from.umask != me.umask) {
@@ -174,7 +180,12 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     }
     resolver.recipes.tasks[id.index()].cwd = me.cwd.map(str::to_owned);
     if me.cwd.is_none() {
-        resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(alive.fs.origin), "its working directory is not in files.img");
+        resolver.problems.add(
+            ProblemKind::BadImages,
+            Some(task.pid),
+            Some(alive.fs.origin),
+            "its working directory is not in files.img",
+        );
     }
     judge_directory(resolver, id, task, alive);
     if let Some(cwd) = me.cwd
@@ -242,7 +253,10 @@ fn proc_attributes(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> V
         // proc_pid_oom_score_adj(5): lowering it below what it was once set to takes CAP_SYS_RESOURCE.
         let have = own.oom_score_adj.unwrap_or(0);
         if alive.oom_score_adj < have && !own.caps.has_effective(host::CAP_SYS_RESOURCE) {
-            let text = format!("oom_score_adj {} is below ours ({have}), and CAP_SYS_RESOURCE is missing", alive.oom_score_adj);
+            let text = format!(
+                "oom_score_adj {} is below ours ({have}), and CAP_SYS_RESOURCE is missing",
+                alive.oom_score_adj
+            );
             resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
         }
         wanted.push(("oom_score_adj", alive.oom_score_adj.to_string()));
@@ -261,7 +275,12 @@ fn proc_attributes(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> V
     for (name, value) in wanted {
         let ofd = resolver.new_ofd();
         let path = format!("/proc/self/{name}");
-        let kind = ResourceKind::File { path, flags: libc::O_WRONLY as u32, position: 0, purpose: FilePurpose::Attribute };
+        let kind = ResourceKind::File {
+            path,
+            flags: libc::O_WRONLY as u32,
+            position: 0,
+            purpose: FilePurpose::Attribute,
+        };
         resolver.add_resource(kind, core, vec![Some(ofd)]);
         steps.push(resolver.add_step(StepKind::Write(value.into_bytes()), core, vec![ofd]));
     }
@@ -287,11 +306,14 @@ fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread
             kinds.push(StepKind::IntervalTimer { which, interval_us, value_us });
         }
     }
-    kinds.extend(alive.timers.posix.iter().filter(|timer| timer.value_ns != 0).map(|timer| StepKind::ArmTimer(*timer)));
+    kinds.extend(
+        alive.timers.posix.iter().filter(|timer| timer.value_ns != 0).map(|timer| StepKind::ArmTimer(*timer)),
+    );
     if alive.child_subreaper {
         kinds.push(StepKind::ChildSubreaper);
     }
-    let mut steps: Vec<StepId> = kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())).collect();
+    let mut steps: Vec<StepId> =
+        kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())).collect();
     steps.extend(threads::tail(resolver, task, alive, leader));
     steps
 }
@@ -305,9 +327,16 @@ fn limits(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, kinds: &mut V
             resolver.problems.unsupported(Some(task.pid), Some(task.core_origin), text);
             continue;
         };
-        let inherited = if resource == libc::RLIMIT_NOFILE as usize { RLimit { cur: own.max, max: own.max } } else { own };
+        let inherited = if resource == libc::RLIMIT_NOFILE as usize {
+            RLimit { cur: own.max, max: own.max }
+        } else {
+            own
+        };
         if limit.max > own.max && !resolver.facts.own.caps.has_effective(host::CAP_SYS_RESOURCE) {
-            let text = format!("hard limit {} of resource {resource} is above ours ({}), and CAP_SYS_RESOURCE is missing", limit.max, own.max);
+            let text = format!(
+                "hard limit {} of resource {resource} is above ours ({}), and CAP_SYS_RESOURCE is missing",
+                limit.max, own.max
+            );
             resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(task.core_origin), text);
         }
         if *limit != inherited {

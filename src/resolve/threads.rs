@@ -66,11 +66,14 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
         no("it was inside a restartable sequence that may not be restarted: not restored yet".to_owned());
     }
     let leader = alive.threads.first();
-    if let (Some(set), Some(outer)) = (thread.cg_set.or(leader.and_then(|leader| leader.cg_set)), resolver.model.inventory.root_cg_set)
+    if let (Some(set), Some(outer)) =
+        (thread.cg_set.or(leader.and_then(|leader| leader.cg_set)), resolver.model.inventory.root_cg_set)
         && !same_cgroups(resolver, set, outer)
         && resolver.options.manage_cgroups.as_deref() != Some("ignore")
     {
-        let text = format!("it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's");
+        let text = format!(
+            "it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's"
+        );
         resolver.problems.unsupported(pid, core, text);
     }
 }
@@ -80,7 +83,13 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
 fn same_cgroups(resolver: &Resolver<'_>, a: u32, b: u32) -> bool {
     let places = |id: u32| -> Option<BTreeSet<(&str, &str)>> {
         let set = resolver.model.cgroup_sets.iter().find(|set| set.id == id)?;
-        Some(set.members.iter().map(|(name, path)| (name.as_str(), path.as_str())).filter(|(_, path)| *path != "/").collect())
+        Some(
+            set.members
+                .iter()
+                .map(|(name, path)| (name.as_str(), path.as_str()))
+                .filter(|(_, path)| *path != "/")
+                .collect(),
+        )
     };
     a == b || places(a).is_some_and(|places_a| Some(places_a) == places(b))
 }
@@ -137,10 +146,24 @@ pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thre
 }
 
 /// Puts a pending signal back: to the thread `tid`, or to the whole task.
-pub(super) fn queue_signal(resolver: &mut Resolver<'_>, task: &Task, tid: Option<u32>, info: &[u8], origin: Origin) -> Option<StepKind> {
-    let signal = info.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)).filter(|signal| (1..=64).contains(signal));
+pub(super) fn queue_signal(
+    resolver: &mut Resolver<'_>,
+    task: &Task,
+    tid: Option<u32>,
+    info: &[u8],
+    origin: Origin,
+) -> Option<StepKind> {
+    let signal = info
+        .first_chunk::<4>()
+        .map(|bytes| u32::from_le_bytes(*bytes))
+        .filter(|signal| (1..=64).contains(signal));
     let Some(signal) = signal else {
-        resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(origin), "a pending signal without a number");
+        resolver.problems.add(
+            ProblemKind::BadImages,
+            Some(task.pid),
+            Some(origin),
+            "a pending signal without a number",
+        );
         return None;
     };
     Some(StepKind::QueueSignal { pid: task.pid.0, tid, signal, info: info.to_vec() })
@@ -173,12 +196,19 @@ fn own_credentials(own: &OwnFacts) -> Creds {
 }
 
 /// Whether anything must change to get from our credentials to these.
-fn credentials(resolver: &mut Resolver<'_>, task: &Task, creds: &Creds, core: Origin, kinds: &mut Vec<StepKind>) -> bool {
+fn credentials(
+    resolver: &mut Resolver<'_>,
+    task: &Task,
+    creds: &Creds,
+    core: Origin,
+    kinds: &mut Vec<StepKind>,
+) -> bool {
     let own = &own_credentials(&resolver.facts.own);
     if creds.lsm_profile.is_some() || creds.lsm_sockcreate.is_some() {
         resolver.problems.unsupported(Some(task.pid), Some(core), "LSM labels are not restored yet");
     }
-    let mut lacking = |text: String| resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
+    let mut lacking =
+        |text: String| resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(core), text);
     for (what, want, have) in [
         ("bounding", creds.cap_bnd, own.cap_bnd),
         ("permitted", creds.cap_prm, own.cap_prm),
@@ -203,6 +233,9 @@ fn credentials(resolver: &mut Resolver<'_>, task: &Task, creds: &Creds, core: Or
     if same == ours {
         return false;
     }
-    kinds.push(StepKind::Credentials(Box::new(Credentials { wanted: creds.clone(), dropped_bounding: own.cap_bnd & !creds.cap_bnd })));
+    kinds.push(StepKind::Credentials(Box::new(Credentials {
+        wanted: creds.clone(),
+        dropped_bounding: own.cap_bnd & !creds.cap_bnd,
+    })));
     true
 }

@@ -12,7 +12,8 @@ use crate::image::{NsPid, TaskState};
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
-    let by_pid: BTreeMap<u32, usize> = model.tasks.iter().enumerate().map(|(index, task)| (task.pid.0, index)).collect();
+    let by_pid: BTreeMap<u32, usize> =
+        model.tasks.iter().enumerate().map(|(index, task)| (task.pid.0, index)).collect();
     let forkers = family::forkers(model);
     for (index, task) in model.tasks.iter().enumerate() {
         let parent = by_pid.get(&task.ppid.0).copied();
@@ -41,11 +42,18 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>) {
             TaskState::Zombie { exit_code, .. } => {
                 resolver.forest.tasks[index].life = Life::Zombie;
                 if exit_code & 0x80 != 0 {
-                    let text = format!("a zombie that dumped core (exit status {exit_code:#x}) cannot be made again");
+                    let text = format!(
+                        "a zombie that dumped core (exit status {exit_code:#x}) cannot be made again"
+                    );
                     resolver.problems.unsupported(Some(task.pid), Some(task.core_origin), text);
                 }
                 if index == 0 {
-                    resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(task.origin), "the root is dead");
+                    resolver.problems.add(
+                        ProblemKind::BadImages,
+                        Some(task.pid),
+                        Some(task.origin),
+                        "the root is dead",
+                    );
                 }
             }
         }
@@ -86,7 +94,10 @@ pub(super) fn cradle(resolver: &mut Resolver<'_>) -> Cradle {
         return Cradle::default();
     }
     if !resolver.options.shell_job {
-        let text = format!("the session leader {} is outside the tree: use --shell-job to put it into the caller's session", root.sid);
+        let text = format!(
+            "the session leader {} is outside the tree: use --shell-job to put it into the caller's session",
+            root.sid
+        );
         resolver.problems.unsupported(Some(root.pid), Some(root.origin), text);
         return Cradle::default();
     }
@@ -116,14 +127,17 @@ pub(super) fn help_groups(resolver: &mut Resolver<'_>, cradle: &Cradle) {
         resolver.forest.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
     let mut missing: BTreeMap<u32, usize> = BTreeMap::new();
     for (index, task) in resolver.forest.tasks.iter().enumerate() {
-        if !by_pid.contains_key(&task.pgid) && cradle.pgid != Some(task.pgid) && cradle.sid != Some(task.pgid) {
+        if !by_pid.contains_key(&task.pgid) && cradle.pgid != Some(task.pgid) && cradle.sid != Some(task.pgid)
+        {
             missing.entry(task.pgid).or_insert(index);
         }
     }
     for (pgid, member) in missing {
         let sid = resolver.forest.tasks[member].sid;
         // A session whose leader cannot fork leaves the group unreachable, which the planner reports.
-        let Some(&leader) = by_pid.get(&sid).filter(|leader| resolver.forest.tasks[**leader].life == Life::Lives) else {
+        let Some(&leader) =
+            by_pid.get(&sid).filter(|leader| resolver.forest.tasks[**leader].life == Life::Lives)
+        else {
             continue;
         };
         if let Some(taken) = resolver.facts.pids.taken_by_absent_leaders.get(&NsPid(pgid)) {

@@ -81,8 +81,14 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
         .iter()
         .map(|resource| match &resource.kind {
             super::recipe::ResourceKind::Nameless(recipe) => {
-                let pieces: u64 = recipe.inodes.iter().filter_map(|inode| inode.content.as_ref()).map(|content| content.pieces.iter().map(|piece| 1 + piece.len / COPY_MAX).sum::<u64>()).sum();
-                pieces * 256 + (recipe.scaffold.len() + recipe.inodes.len() + recipe.opens.len()) as u64 * 8192
+                let pieces: u64 = recipe
+                    .inodes
+                    .iter()
+                    .filter_map(|inode| inode.content.as_ref())
+                    .map(|content| content.pieces.iter().map(|piece| 1 + piece.len / COPY_MAX).sum::<u64>())
+                    .sum();
+                pieces * 256
+                    + (recipe.scaffold.len() + recipe.inodes.len() + recipe.opens.len()) as u64 * 8192
             }
             _ => 0,
         })

@@ -50,7 +50,9 @@ pub unsafe fn clone_root(birth: Birth, sibling: bool) -> Result<Pid, Errno> {
         args[CLONE_ARGS_EXIT_SIGNAL] = 0;
     }
     // SAFETY: no CLONE_VM among the flags, and the caller vouches for the addresses.
-    let pid = unsafe { runner::enter((&raw const args).addr() as u64, CLONE_ARGS_SIZE, birth.tape, birth.control, birth.code) };
+    let pid = unsafe {
+        runner::enter((&raw const args).addr() as u64, CLONE_ARGS_SIZE, birth.tape, birth.control, birth.code)
+    };
     if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(Pid::from_raw(pid as i32)) }
 }
 

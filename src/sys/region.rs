@@ -94,7 +94,16 @@ impl Shared {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; the memfd has at least a page
         // (the written part is never empty).
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), size_of::<Control>(), prot, libc::MAP_SHARED, fd.as_fd().as_raw_fd(), 0) };
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<Control>(),
+                prot,
+                libc::MAP_SHARED,
+                fd.as_fd().as_raw_fd(),
+                0,
+            )
+        };
         if at == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }

@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn bytes_and_back() {
-        let record = Record { verb: 1, check: 2, nr: 300, op: 77, args: [1, 2, 3, 4, 5, u64::MAX], expect: 9 };
+        let record =
+            Record { verb: 1, check: 2, nr: 300, op: 77, args: [1, 2, 3, 4, 5, u64::MAX], expect: 9 };
         assert_eq!(Record::from_bytes(&record.to_bytes()), Some(record));
         assert_eq!(Record::from_bytes(&[0; 63]), None);
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
-use super::{TaskTape, Tapes, Undo, UndoKind};
+use super::{Tapes, TaskTape, Undo, UndoKind};
 
 const PAGE: u64 = 4096;
 /// Room behind the events where calls may write what nobody reads.
@@ -193,7 +193,14 @@ impl Tape {
     fn push(&mut self, verb: Verb, nr: u16, check: Check, args: &[u64], expect: u64) {
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        self.records.push(Record { verb: verb as u8, check: check as u8, nr, op: self.op, args: all, expect });
+        self.records.push(Record {
+            verb: verb as u8,
+            check: check as u8,
+            nr,
+            op: self.op,
+            args: all,
+            expect,
+        });
     }
 
     /// A system call that must return `expect`.
@@ -213,7 +220,13 @@ impl Tape {
 
     /// A fork of `pid`, which goes on at `tape`.
     pub fn fork(&mut self, clone_args: u64, tape: u64, pid: u32) {
-        self.push(Verb::Fork, 0, Check::Equal, &[clone_args, super::abi::CLONE_ARGS_SIZE, tape], u64::from(pid));
+        self.push(
+            Verb::Fork,
+            0,
+            Check::Equal,
+            &[clone_args, super::abi::CLONE_ARGS_SIZE, tape],
+            u64::from(pid),
+        );
     }
 
     /// Posts the event at `word`.

@@ -263,7 +263,9 @@ fn undo_word(tapes: &Tapes, address: u64) -> Option<(&'static str, &[u8])> {
 
 /// One record without what it expects.
 pub fn call(tapes: &Tapes, record: &Record) -> String {
-    let word = |address: u64| format!("event {}", (address.wrapping_sub(tapes.base + super::abi::EVENTS_OFFSET)) / 4);
+    let word = |address: u64| {
+        format!("event {}", (address.wrapping_sub(tapes.base + super::abi::EVENTS_OFFSET)) / 4)
+    };
     match record.verb() {
         Some(Verb::Syscall) => syscall(tapes, record),
         Some(Verb::Fork) => {
@@ -372,7 +374,11 @@ mod tests {
         check(
             |asm, tape| {
                 let path = asm.text(b"/dev/null");
-                tape.call(libc::SYS_openat, &[libc::AT_FDCWD as u64, path, (libc::O_RDWR | libc::O_NOCTTY) as u64, 0], 3);
+                tape.call(
+                    libc::SYS_openat,
+                    &[libc::AT_FDCWD as u64, path, (libc::O_RDWR | libc::O_NOCTTY) as u64, 0],
+                    3,
+                );
             },
             "openat(AT_FDCWD, \"/dev/null\", O_RDWR|O_NOCTTY, 0) = 3",
         );

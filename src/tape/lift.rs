@@ -713,7 +713,10 @@ impl Call<'_, '_> {
                 if atime_ns >= 1_000_000_000 || mtime_ns >= 1_000_000_000 {
                     return Err("not a time".to_owned());
                 }
-                self.object(Change::SetTimes { atime: (atime as i64, atime_ns), mtime: (mtime as i64, mtime_ns) })
+                self.object(Change::SetTimes {
+                    atime: (atime as i64, atime_ns),
+                    mtime: (mtime as i64, mtime_ns),
+                })
             }
             libc::SYS_fchdir => {
                 self.gives_zero()?;
@@ -906,7 +909,8 @@ impl Call<'_, '_> {
             total.filter(|_| len == 16).ok_or_else(|| "not a time".to_owned())
         };
         if level != libc::SOL_SOCKET {
-            let option = protocol_option(level, name).ok_or_else(|| format!("level {level}, option {name}"))?;
+            let option =
+                protocol_option(level, name).ok_or_else(|| format!("level {level}, option {name}"))?;
             if option == SocketOption::IcmpFilter {
                 if len > 32 {
                     return Err(format!("a value of {len} bytes"));
@@ -1254,11 +1258,15 @@ fn protocol_option(level: i32, name: i32) -> Option<SocketOption> {
     const IPV6_FREEBIND: i32 = 78;
     Some(match (level, name) {
         (libc::IPPROTO_IP, libc::IP_FREEBIND) | (libc::IPPROTO_IPV6, IPV6_FREEBIND) => SocketOption::FreeBind,
-        (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) => SocketOption::PacketInfo,
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) => {
+            SocketOption::PacketInfo
+        }
         (libc::IPPROTO_IP, libc::IP_TOS) => SocketOption::TypeOfService,
         (libc::IPPROTO_IP, libc::IP_TTL) => SocketOption::TimeToLive,
         (libc::IPPROTO_IP, IP_NODEFRAG) => SocketOption::NoDefrag,
-        (libc::IPPROTO_IP, libc::IP_HDRINCL) | (libc::IPPROTO_IPV6, IPV6_HDRINCL) => SocketOption::HeaderIncluded,
+        (libc::IPPROTO_IP, libc::IP_HDRINCL) | (libc::IPPROTO_IPV6, IPV6_HDRINCL) => {
+            SocketOption::HeaderIncluded
+        }
         (libc::IPPROTO_RAW, ICMP_FILTER) | (libc::IPPROTO_ICMPV6, ICMPV6_FILTER) => SocketOption::IcmpFilter,
         (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => SocketOption::V6Only,
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => SocketOption::NoDelay,

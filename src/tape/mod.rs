@@ -141,7 +141,9 @@ impl Tapes {
 
     /// Lets a record fail with `errno` when it is reached; says whether there is such a record.
     pub fn inject_fault(&mut self, pid: u32, record: u32, errno: i32) -> bool {
-        let Some(task) = self.tasks.iter().find(|task| task.pid == pid && record < task.records) else { return false };
+        let Some(task) = self.tasks.iter().find(|task| task.pid == pid && record < task.records) else {
+            return false;
+        };
         let address = task.tape + u64::from(record) * size_of::<Record>() as u64;
         let Some(old) = self.record(address) else { return false };
         let at = (address - self.ro_base()) as usize;
@@ -152,7 +154,8 @@ impl Tapes {
 
     /// The text that ends with a zero byte at `address`.
     pub fn c_string(&self, address: u64) -> Option<&[u8]> {
-        let (base, part) = if address >= self.ro_base() { (self.ro_base(), &self.ro) } else { (self.base, &self.rw) };
+        let (base, part) =
+            if address >= self.ro_base() { (self.ro_base(), &self.ro) } else { (self.base, &self.rw) };
         let from = part.get(usize::try_from(address.checked_sub(base)?).ok()?..)?;
         from.iter().position(|byte| *byte == 0).map(|end| &from[..end])
     }

@@ -116,7 +116,11 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
     }
     if let Some((path, name)) = run.made_names.iter().find(|(_, name)| name.is_there) {
         let path = path.escape_ascii().to_string();
-        return Err(Counterexample { task: run.pid(name.last.task), record: None, wrong: Wrong::NameLeft { path } });
+        return Err(Counterexample {
+            task: run.pid(name.last.task),
+            record: None,
+            wrong: Wrong::NameLeft { path },
+        });
     }
     compare.certificate.descriptions = compare.of_desc.len() as u64;
     compare.certificate.objects = compare.of_object.len() as u64;
@@ -297,9 +301,11 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Pipe(_), OfdSpec::Fifo { path, .. }) => {
                 access && run_fifo(self.run, desc) == Some(path.as_slice())
             }
-            (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, .. }) => {
-                self.expected.inodes.get(wanted).is_some_and(|wanted| inode.kind == wanted.kind && inode.name == wanted.name)
-            }
+            (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, .. }) => self
+                .expected
+                .inodes
+                .get(wanted)
+                .is_some_and(|wanted| inode.kind == wanted.kind && inode.name == wanted.name),
             (
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
@@ -409,7 +415,8 @@ impl<'a> Compare<'a, '_> {
                     return Err(Wrong::Images { what: format!("{}: its inode is not described", want.name) });
                 };
                 if let Some(wanted) = wanted.mode {
-                    let shown = |mode: Option<u32>| mode.map_or("not set".to_owned(), |mode| format!("{mode:o}"));
+                    let shown =
+                        |mode: Option<u32>| mode.map_or("not set".to_owned(), |mode| format!("{mode:o}"));
                     if is.mode != Some(wanted) {
                         return differs("mode", shown(is.mode), shown(Some(wanted)));
                     }
@@ -554,7 +561,9 @@ impl<'a> Compare<'a, '_> {
             (SocketPeer::Socket(number) | SocketPeer::Listener(number), Some(peer)) => {
                 let peer_key = Key::Socket(*number);
                 let known = (self.of_object.get(&peer), self.of_key.get(&peer_key));
-                if known.0.is_some_and(|other| *other != peer_key) || known.1.is_some_and(|other| *other != peer) {
+                if known.0.is_some_and(|other| *other != peer_key)
+                    || known.1.is_some_and(|other| *other != peer)
+                {
                     return Err(Wrong::CrossedEnds {
                         fd: place.fd,
                         is: self.describe(desc),
@@ -588,10 +597,16 @@ impl<'a> Compare<'a, '_> {
         match spec.file {
             SocketFile::Any => {}
             SocketFile::Own { perms } => {
-                let Some(node) = node.filter(|node| self.run.objects.description(desc).object == node.socket) else {
-                    return differs("the file of its name", "another's or none".to_owned(), "its own".to_owned());
+                let Some(node) = node.filter(|node| self.run.objects.description(desc).object == node.socket)
+                else {
+                    return differs(
+                        "the file of its name",
+                        "another's or none".to_owned(),
+                        "its own".to_owned(),
+                    );
                 };
-                let (mode, owner) = perms.map_or((node.mode, node.owner), |(mode, uid, gid)| (Some(mode), Some((uid, gid))));
+                let (mode, owner) =
+                    perms.map_or((node.mode, node.owner), |(mode, uid, gid)| (Some(mode), Some((uid, gid))));
                 if (node.mode, node.owner) != (mode, owner) {
                     return differs(
                         "the file of its name",
@@ -616,7 +631,11 @@ impl<'a> Compare<'a, '_> {
             let is = socket.bytes.get(option).map_or(&[][..], Vec::as_slice);
             if is != wanted {
                 let (is, wanted) = contents(is, wanted);
-                return differs("a socket option", format!("{option:?} {is}"), format!("{option:?} {wanted}"));
+                return differs(
+                    "a socket option",
+                    format!("{option:?} {is}"),
+                    format!("{option:?} {wanted}"),
+                );
             }
         }
         // When a connected stream's other end is closed, both directions are shut down.

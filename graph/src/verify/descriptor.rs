@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use super::before::At;
 use super::effect::{Change, FdEffect};
+use super::expected::{InodeKind, TimerSpec};
+use super::family::{SIGKILL, SIGSTOP};
+use super::name::ASIDE;
 use super::object::{
     Full, Inode, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
     O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
     ObjectKind, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
-use super::expected::{InodeKind, TimerSpec};
-use super::family::{SIGKILL, SIGSTOP};
-use super::name::ASIDE;
 use super::outcome::Wrong;
 use super::run::{Phase, Role, Run};
 use super::table::{Desc, Table};
@@ -156,7 +156,10 @@ impl Run<'_> {
             FdEffect::Signalfd { mask, flags, fd } => {
                 // Those two cannot be caught; signalfd(2) leaves them out.
                 let mask = mask & !(1 << (SIGKILL - 1) | 1 << (SIGSTOP - 1));
-                as_expected(self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?, *fd)?;
+                as_expected(
+                    self.open_anonymous(at, call, ObjectKind::Signalfd { mask }, *flags, O_NONBLOCK)?,
+                    *fd,
+                )?;
             }
             FdEffect::Memfd { name, flags, fd } => {
                 /// MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC.
@@ -220,7 +223,14 @@ impl Run<'_> {
     }
 
     /// A new description of something without a name; `known`: the status flags that it may have.
-    fn open_anonymous(&mut self, at: At, call: &'static str, kind: ObjectKind, flags: u32, known: u32) -> Result<Fd, Wrong> {
+    fn open_anonymous(
+        &mut self,
+        at: At,
+        call: &'static str,
+        kind: ObjectKind,
+        flags: u32,
+        known: u32,
+    ) -> Result<Fd, Wrong> {
         if flags & !(O_CLOEXEC | known) != 0 {
             return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o}") });
         }
@@ -271,7 +281,12 @@ impl Run<'_> {
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
         let made = flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) == O_CREAT | O_EXCL;
-        if made && self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && (inode.name == path || path.strip_prefix(inode.name.as_slice()) == Some(ASIDE))) {
+        if made
+            && self.expected.inodes.values().any(|inode| {
+                inode.kind == InodeKind::File
+                    && (inode.name == path || path.strip_prefix(inode.name.as_slice()) == Some(ASIDE))
+            })
+        {
             let inode = Inode { kind: InodeKind::File, name: path.to_vec(), ..Inode::default() };
             let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
             self.make_name(at, call, path, false, Some(object))?;
@@ -305,7 +320,9 @@ impl Run<'_> {
                 ObjectKind::Inode(ref inode) => {
                     let is_directory = inode.kind == InodeKind::Directory;
                     let writes = flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0;
-                    flags & O_NOFOLLOW == 0 && (is_directory || flags & O_DIRECTORY == 0) && !(is_directory && writes)
+                    flags & O_NOFOLLOW == 0
+                        && (is_directory || flags & O_DIRECTORY == 0)
+                        && !(is_directory && writes)
                 }
                 ObjectKind::Socket(_)
                 | ObjectKind::Eventfd { .. }
@@ -330,10 +347,17 @@ impl Run<'_> {
         }
         // A file about a task is there when the task is.
         let about = path.strip_prefix(b"/proc/").and_then(|rest| rest.split(|byte| *byte == b'/').next());
-        let about = about.and_then(|pid| std::str::from_utf8(pid).ok()).and_then(|pid| pid.parse::<u32>().ok());
-        if let Some(fork) = about.filter(|pid| *pid != self.pid(at.task)).and_then(|pid| self.forks.get(&pid).copied()) {
+        let about =
+            about.and_then(|pid| std::str::from_utf8(pid).ok()).and_then(|pid| pid.parse::<u32>().ok());
+        if let Some(fork) =
+            about.filter(|pid| *pid != self.pid(at.task)).and_then(|pid| self.forks.get(&pid).copied())
+        {
             if !self.before.holds(fork, at) {
-                return Err(Wrong::BadName { call, path: shown(), why: "is about a task that may not be born yet" });
+                return Err(Wrong::BadName {
+                    call,
+                    path: shown(),
+                    why: "is about a task that may not be born yet",
+                });
             }
             self.certificate.orders_proved += 1;
         }
@@ -369,7 +393,13 @@ impl Run<'_> {
     }
 
     /// Orders a change of an object.
-    pub(super) fn touch_object(&mut self, at: At, call: &'static str, object: usize, desc: Desc) -> Result<(), Wrong> {
+    pub(super) fn touch_object(
+        &mut self,
+        at: At,
+        call: &'static str,
+        object: usize,
+        desc: Desc,
+    ) -> Result<(), Wrong> {
         let last = self.objects.objects[object].last;
         if last.task != at.task {
             let what = self.describe(desc);
@@ -395,7 +425,10 @@ impl Run<'_> {
         }
         match change {
             Change::Seek { position } => {
-                if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. } | ObjectKind::Inode(_)) {
+                if !matches!(
+                    self.objects.objects[object].kind,
+                    ObjectKind::File { .. } | ObjectKind::Inode(_)
+                ) {
                     return Err(refused(self));
                 }
                 self.touch(at, call, desc)?;
@@ -429,7 +462,8 @@ impl Run<'_> {
                 let ObjectKind::Epoll { watched } = &mut self.objects.objects[object].kind else {
                     return Err(refused(self));
                 };
-                let is_new = watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
+                let is_new =
+                    watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
                 if !is_new || !pollable || target_desc == desc {
                     return Err(Wrong::Refused { call, what: format!("{what}: descriptor {target}") });
                 }

@@ -27,13 +27,25 @@ pub(super) struct Name {
 }
 
 impl Run<'_> {
-    pub(super) fn change_names(&mut self, at: At, call: &'static str, effect: &NameEffect) -> Result<(), Wrong> {
+    pub(super) fn change_names(
+        &mut self,
+        at: At,
+        call: &'static str,
+        effect: &NameEffect,
+    ) -> Result<(), Wrong> {
         match effect {
             NameEffect::MakeDirectory { path } => {
                 let inodes = self.expected.inodes.values();
-                let mut named = inodes.filter(|inode| inode.kind != InodeKind::Memfd).map(|inode| inode.name.as_slice());
-                let is_above = |name: &[u8]| name.strip_prefix(path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"));
-                let is_wanted = self.expected.inodes.values().any(|inode| inode.kind == InodeKind::Directory && inode.name == *path);
+                let mut named =
+                    inodes.filter(|inode| inode.kind != InodeKind::Memfd).map(|inode| inode.name.as_slice());
+                let is_above = |name: &[u8]| {
+                    name.strip_prefix(path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
+                };
+                let is_wanted = self
+                    .expected
+                    .inodes
+                    .values()
+                    .any(|inode| inode.kind == InodeKind::Directory && inode.name == *path);
                 if !is_wanted && !named.any(is_above) {
                     let path = path.escape_ascii().to_string();
                     return Err(Wrong::BadName { call, path, why: "no unlinked file of the images needs" });
@@ -54,7 +66,14 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn make_name(&mut self, at: At, call: &'static str, path: &[u8], is_directory: bool, object: Option<usize>) -> Result<(), Wrong> {
+    pub(super) fn make_name(
+        &mut self,
+        at: At,
+        call: &'static str,
+        path: &[u8],
+        is_directory: bool,
+        object: Option<usize>,
+    ) -> Result<(), Wrong> {
         let shown = || path.escape_ascii().to_string();
         if let Some(name) = self.made_names.get(path).copied() {
             self.order(name.last, at, call, shown)?;
@@ -66,14 +85,22 @@ impl Run<'_> {
             return Err(Wrong::BadName { call, path: shown(), why: "is a socket's" });
         }
         // What it is made in must be there, if it is the tapes' own.
-        let above = path.iter().rposition(|byte| *byte == b'/').and_then(|end| path.get(..end)).unwrap_or_default();
+        let above =
+            path.iter().rposition(|byte| *byte == b'/').and_then(|end| path.get(..end)).unwrap_or_default();
         if let Some(directory) = self.made_names.get(above).copied() {
             self.order(directory.last, at, call, shown)?;
             if !directory.is_there || !directory.is_directory {
-                return Err(Wrong::BadName { call, path: shown(), why: "would be in a directory that is gone" });
+                return Err(Wrong::BadName {
+                    call,
+                    path: shown(),
+                    why: "would be in a directory that is gone",
+                });
             }
         }
-        self.made_names.insert(path.to_vec(), Name { is_there: true, is_directory, object, is_foreign: false, last: at });
+        self.made_names.insert(
+            path.to_vec(),
+            Name { is_there: true, is_directory, object, is_foreign: false, last: at },
+        );
         Ok(())
     }
 
@@ -81,7 +108,11 @@ impl Run<'_> {
     /// had it gets the other.
     fn change_places(&mut self, at: At, call: &'static str, from: &[u8], to: &[u8]) -> Result<(), Wrong> {
         let bad = |path: &[u8], why| Err(Wrong::BadName { call, path: path.escape_ascii().to_string(), why });
-        let made = self.made_names.get(from).copied().filter(|name| name.is_there && !name.is_foreign && !name.is_directory);
+        let made = self
+            .made_names
+            .get(from)
+            .copied()
+            .filter(|name| name.is_there && !name.is_foreign && !name.is_directory);
         let Some((made, object)) = made.and_then(|name| Some((name, name.object?))) else {
             return bad(from, "the tapes have not made");
         };
@@ -92,7 +123,8 @@ impl Run<'_> {
                 return bad(to, "is the tapes' own");
             }
         }
-        let is_wanted = self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && inode.name == to);
+        let is_wanted =
+            self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && inode.name == to);
         let ObjectKind::Inode(inode) = &mut self.objects.objects[object].kind else {
             return bad(from, "is no file of the tapes");
         };
@@ -108,7 +140,8 @@ impl Run<'_> {
     /// What had to make place takes its name back.
     fn take_back(&mut self, at: At, call: &'static str, from: &[u8], to: &[u8]) -> Result<(), Wrong> {
         let there = |name: Option<&Name>| name.copied().filter(|name| name.is_there);
-        let (Some(foreign), Some(own)) = (there(self.made_names.get(from)), there(self.made_names.get(to))) else {
+        let (Some(foreign), Some(own)) = (there(self.made_names.get(from)), there(self.made_names.get(to)))
+        else {
             let path = from.escape_ascii().to_string();
             return Err(Wrong::BadName { call, path, why: "has not changed places" });
         };
@@ -118,12 +151,19 @@ impl Run<'_> {
             let path = from.escape_ascii().to_string();
             return Err(Wrong::BadName { call, path, why: "has not changed places with it" });
         }
-        self.made_names.insert(from.to_vec(), Name { is_there: false, is_foreign: false, last: at, ..foreign });
+        self.made_names
+            .insert(from.to_vec(), Name { is_there: false, is_foreign: false, last: at, ..foreign });
         self.made_names.insert(to.to_vec(), Name { is_there: false, last: at, ..own });
         Ok(())
     }
 
-    fn remove_name(&mut self, at: At, call: &'static str, path: &[u8], is_directory: bool) -> Result<(), Wrong> {
+    fn remove_name(
+        &mut self,
+        at: At,
+        call: &'static str,
+        path: &[u8],
+        is_directory: bool,
+    ) -> Result<(), Wrong> {
         let shown = || path.escape_ascii().to_string();
         let bad = |why| Err(Wrong::BadName { call, path: shown(), why });
         let Some(name) = self.made_names.get(path).copied().filter(|name| name.is_there) else {
@@ -136,7 +176,13 @@ impl Run<'_> {
         let mut below = path.to_vec();
         below.push(b'/');
         let is_below = |other: &Vec<u8>| other.starts_with(&below);
-        if is_directory && self.made_names.range(below.clone()..).take_while(|(other, _)| is_below(other)).any(|(_, name)| name.is_there) {
+        if is_directory
+            && self
+                .made_names
+                .range(below.clone()..)
+                .take_while(|(other, _)| is_below(other))
+                .any(|(_, name)| name.is_there)
+        {
             return bad("is not empty");
         }
         self.made_names.insert(path.to_vec(), Name { is_there: false, last: at, ..name });
@@ -161,7 +207,14 @@ impl Run<'_> {
     }
 
     /// `sendfile`: both positions go on.
-    pub(super) fn copy(&mut self, at: At, call: &'static str, desc: Desc, from: Fd, len: u64) -> Result<(), Wrong> {
+    pub(super) fn copy(
+        &mut self,
+        at: At,
+        call: &'static str,
+        desc: Desc,
+        from: Fd,
+        len: u64,
+    ) -> Result<(), Wrong> {
         let source = self.descriptor(at, call, from)?;
         let ObjectKind::File { path } = self.objects.object_of(source).kind.clone() else {
             return Err(Wrong::NotModelled { call, what: format!("copying from {}", self.describe(source)) });
@@ -172,13 +225,18 @@ impl Run<'_> {
         }
         self.touch(at, call, source)?;
         self.touch(at, call, desc)?;
-        let (to, start) = (self.objects.description(desc).position, self.objects.description(source).position);
+        let (to, start) =
+            (self.objects.description(desc).position, self.objects.description(source).position);
         let flags = self.objects.description(desc).flags;
         let refused = Wrong::Refused { call, what: self.describe(desc) };
         let ends = to.checked_add(len).zip(start.checked_add(len));
         let inode = self.inode(at, call, desc)?;
         let Some((end, source_end)) = ends else { return Err(refused) };
-        if inode.kind == InodeKind::Directory || inode.is_sealed() || flags & O_ACCMODE == O_RDONLY || flags & O_APPEND != 0 {
+        if inode.kind == InodeKind::Directory
+            || inode.is_sealed()
+            || flags & O_ACCMODE == O_RDONLY
+            || flags & O_APPEND != 0
+        {
             return Err(refused);
         }
         inode.content.push(to, &path, start, len);

@@ -264,7 +264,9 @@ impl Objects {
             ObjectKind::Signalfd { .. } => format!("the signalfd {by}"),
             ObjectKind::Inode(inode) => match inode.kind {
                 InodeKind::Memfd => format!("memfd {}", inode.name.escape_ascii()),
-                InodeKind::File | InodeKind::Directory => format!("unlinked file {}", inode.name.escape_ascii()),
+                InodeKind::File | InodeKind::Directory => {
+                    format!("unlinked file {}", inode.name.escape_ascii())
+                }
             },
         }
     }

@@ -141,7 +141,8 @@ impl Run<'_> {
                 }
                 self.names.abstracts.insert(unix.to_vec(), (object, at));
             } else {
-                let path = self.absolute(at.task, unix).ok_or_else(|| refused(self, "from an unknown directory"))?;
+                let path =
+                    self.absolute(at.task, unix).ok_or_else(|| refused(self, "from an unknown directory"))?;
                 if let Some(name) = self.made_names.get(&path).copied() {
                     self.order(name.last, at, call, || path.escape_ascii().to_string())?;
                     if name.is_there {
@@ -342,7 +343,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn change_file(&mut self, at: At, call: &'static str, effect: &FileEffect) -> Result<(), Wrong> {
+    pub(super) fn change_file(
+        &mut self,
+        at: At,
+        call: &'static str,
+        effect: &FileEffect,
+    ) -> Result<(), Wrong> {
         let (FileEffect::Chown { path, .. } | FileEffect::Chmod { path, .. }) = effect;
         let shown = || path.escape_ascii().to_string();
         if let Some(node) = self.names.files.get(path) {

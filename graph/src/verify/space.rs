@@ -124,7 +124,10 @@ impl Run<'_> {
             MemoryEffect::SetMm { exe, .. } => {
                 if let Some(fd) = exe {
                     let desc = self.descriptor(at, call, *fd)?;
-                    if !matches!(self.objects.object_of(desc).kind, ObjectKind::File { .. } | ObjectKind::Inode(_)) {
+                    if !matches!(
+                        self.objects.object_of(desc).kind,
+                        ObjectKind::File { .. } | ObjectKind::Inode(_)
+                    ) {
                         return Err(Wrong::Refused { call, what: self.describe(desc) });
                     }
                 }

@@ -117,8 +117,15 @@ fn socket(name: &str, socket: u32, peer: u32, queue: &[u8]) -> ExpectedOfd {
         vec![ExpectedPacket { data: queue.to_vec(), rights: Vec::new() }]
     };
     let options = BTreeMap::from([(SocketOption::SendBuffer, 212_992), (SocketOption::PassCred, 0)]);
-    let spec =
-        SocketSpec { socket, peer: SocketPeer::Socket(peer), family: 1, sock_type: 1, queue, options, ..SocketSpec::default() };
+    let spec = SocketSpec {
+        socket,
+        peer: SocketPeer::Socket(peer),
+        family: 1,
+        sock_type: 1,
+        queue,
+        options,
+        ..SocketSpec::default()
+    };
     ExpectedOfd {
         name: name.into(),
         spec: OfdSpec::Socket(Box::new(spec)),

@@ -34,11 +34,7 @@ pub(crate) fn read_inodes(dir: &Dir<'_>, errors: &mut Errors) -> Vec<MemfdInode>
             return Ok(());
         };
         if !seen.insert(e.inode_id) {
-            errors.inconsistent(
-                image,
-                entry.index,
-                format!("inode {:#x} a second time", e.inode_id),
-            );
+            errors.inconsistent(image, entry.index, format!("inode {:#x} a second time", e.inode_id));
         }
         let Some(name) = errors.text(e.name, entry, "name of a memfd") else {
             return Ok(());
@@ -53,10 +49,7 @@ pub(crate) fn read_inodes(dir: &Dir<'_>, errors: &mut Errors) -> Vec<MemfdInode>
             mode: e.mode,
             uid: e.uid,
             gid: e.gid,
-            origin: Origin {
-                image,
-                entry: entry.index,
-            },
+            origin: Origin { image, entry: entry.index },
         });
         Ok(())
     });

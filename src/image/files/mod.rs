@@ -10,8 +10,8 @@
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
 pub(crate) mod fifo;
-pub(crate) mod inet;
 pub(crate) mod ghost;
+pub(crate) mod inet;
 pub(crate) mod memfd;
 pub(crate) mod pipe;
 pub(crate) mod reg;
@@ -64,10 +64,7 @@ const MEMFD: u32 = 18;
 
 /// CRIU's name of a kind of open file.
 pub(crate) fn fd_type_name(fd_type: u32) -> Option<&'static str> {
-    FD_TYPES
-        .get(fd_type as usize)
-        .copied()
-        .filter(|_| fd_type != 0)
+    FD_TYPES.get(fd_type as usize).copied().filter(|_| fd_type != 0)
 }
 
 /// Every open file description, sorted by id.
@@ -86,11 +83,7 @@ pub(crate) fn read_ofds(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Ofd> {
     ofds.sort_by_key(|ofd| ofd.id);
     for pair in ofds.windows(2) {
         if pair[0].id == pair[1].id {
-            errors.inconsistent(
-                image,
-                pair[1].origin.entry,
-                format!("id {:#x} a second time", pair[1].id),
-            );
+            errors.inconsistent(image, pair[1].origin.entry, format!("id {:#x} a second time", pair[1].id));
         }
     }
     ofds
@@ -99,11 +92,7 @@ pub(crate) fn read_ofds(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Ofd> {
 fn read_ofd(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Ofd> {
     let id = e.id;
     let Some(name) = fd_type_name(e.r#type) else {
-        errors.unsupported(
-            entry.file,
-            entry.index,
-            format!("unknown kind of open file {}", e.r#type),
-        );
+        errors.unsupported(entry.file, entry.index, format!("unknown kind of open file {}", e.r#type));
         return None;
     };
     // The message of its kind must be there and carry the same id.
@@ -120,15 +109,8 @@ fn read_ofd(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Ofd>
         FIFO => ("fifo", e.fifo.as_ref().map(|x| x.id), fifo::read),
         MEMFD => ("memfd", e.memfd.as_ref().map(|x| x.id), memfd::read),
         _ => {
-            let origin = Origin {
-                image: Image::Files,
-                entry: entry.index,
-            };
-            return Some(Ofd {
-                id,
-                origin,
-                kind: OfdKind::Other(name),
-            });
+            let origin = Origin { image: Image::Files, entry: entry.index };
+            return Some(Ofd { id, origin, kind: OfdKind::Other(name) });
         }
     };
     let Some(inner) = inner else {
@@ -136,32 +118,15 @@ fn read_ofd(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<Ofd>
         return None;
     };
     if inner != id {
-        errors.inconsistent(
-            entry.file,
-            entry.index,
-            format!("two ids: {id:#x} and {inner:#x}"),
-        );
+        errors.inconsistent(entry.file, entry.index, format!("two ids: {id:#x} and {inner:#x}"));
     }
     let kind = read(e, entry, errors)?;
-    Some(Ofd {
-        id,
-        origin: Origin {
-            image: Image::Files,
-            entry: entry.index,
-        },
-        kind,
-    })
+    Some(Ofd { id, origin: Origin { image: Image::Files, entry: entry.index }, kind })
 }
 
 /// Who is signalled.
 fn fown(e: &FownEntry) -> Fown {
-    Fown {
-        uid: e.uid,
-        euid: e.euid,
-        signum: e.signum,
-        pid_type: e.pid_type,
-        pid: e.pid,
-    }
+    Fown { uid: e.uid, euid: e.euid, signum: e.signum, pid_type: e.pid_type, pid: e.pid }
 }
 
 /// A mount id; -1 is CRIU's "not known".

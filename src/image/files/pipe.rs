@@ -17,11 +17,7 @@ use crate::image::read::Dir;
 /// Reads the `pipe` of an entry.
 pub(crate) fn read(e: FileEntry, _: &Entry<'_>, _: &mut Errors) -> Option<OfdKind> {
     let e = e.pipe?;
-    Some(OfdKind::Pipe(Pipe {
-        pipe_id: e.pipe_id,
-        flags: e.flags,
-        fown: fown(&e.fown),
-    }))
+    Some(OfdKind::Pipe(Pipe { pipe_id: e.pipe_id, flags: e.flags, fown: fown(&e.fown) }))
 }
 
 /// What pipes hold.
@@ -30,45 +26,33 @@ pub(crate) fn read_pipe_data(dir: &Dir<'_>, errors: &mut Errors) -> Vec<PipeData
 }
 
 /// What pipes or FIFOs hold: their images are alike.
-pub(super) fn read_data(dir: &Dir<'_>, image: Image, kind: &magic::Kind, errors: &mut Errors) -> Vec<PipeData> {
+pub(super) fn read_data(
+    dir: &Dir<'_>,
+    image: Image,
+    kind: &magic::Kind,
+    errors: &mut Errors,
+) -> Vec<PipeData> {
     let (mut list, mut seen) = (Vec::new(), BTreeSet::new());
-    dir.for_each(
-        image,
-        kind,
-        errors,
-        |entries, entry, errors| {
-            let Some(e) = errors.decode::<PipeDataEntry>(entry) else {
-                // Without its length the data cannot be told from the next entry.
-                return Err(unreadable_rest(entry));
-            };
-            let data = entries.payload(image, e.bytes)?;
-            if !seen.insert(e.pipe_id) {
-                errors.inconsistent(
-                    image,
-                    entry.index,
-                    format!("data of pipe {:#x} a second time", e.pipe_id),
-                );
-            }
-            if e.size.is_some_and(|capacity| capacity < e.bytes) {
-                errors.inconsistent(
-                    image,
-                    entry.index,
-                    format!("pipe {:#x} holds more than its capacity", e.pipe_id),
-                );
-            }
-            let origin = Origin {
+    dir.for_each(image, kind, errors, |entries, entry, errors| {
+        let Some(e) = errors.decode::<PipeDataEntry>(entry) else {
+            // Without its length the data cannot be told from the next entry.
+            return Err(unreadable_rest(entry));
+        };
+        let data = entries.payload(image, e.bytes)?;
+        if !seen.insert(e.pipe_id) {
+            errors.inconsistent(image, entry.index, format!("data of pipe {:#x} a second time", e.pipe_id));
+        }
+        if e.size.is_some_and(|capacity| capacity < e.bytes) {
+            errors.inconsistent(
                 image,
-                entry: entry.index,
-            };
-            list.push(PipeData {
-                pipe_id: e.pipe_id,
-                capacity_bytes: e.size,
-                data,
-                origin,
-            });
-            Ok(())
-        },
-    );
+                entry.index,
+                format!("pipe {:#x} holds more than its capacity", e.pipe_id),
+            );
+        }
+        let origin = Origin { image, entry: entry.index };
+        list.push(PipeData { pipe_id: e.pipe_id, capacity_bytes: e.size, data, origin });
+        Ok(())
+    });
     list
 }
 

@@ -14,18 +14,9 @@ pub(crate) fn read(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Opti
         errors.inconsistent(entry.file, entry.index, "path with a zero byte");
     }
     // The build-id is stored as words in the order of its bytes.
-    let build_id = e
-        .build_id
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
-    let checksum = e.checksum.map(|sum| {
-        (
-            sum,
-            e.checksum_config.unwrap_or(0),
-            e.checksum_parameter.unwrap_or(0),
-        )
-    });
+    let build_id = e.build_id.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let checksum =
+        e.checksum.map(|sum| (sum, e.checksum_config.unwrap_or(0), e.checksum_parameter.unwrap_or(0)));
     Some(OfdKind::Reg(RegFile {
         path,
         flags: e.flags,

@@ -27,10 +27,7 @@ pub(crate) fn read(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Opti
         bad(format!("shutdown {shutdown}"));
     }
     if e.uflags & !UFLAGS_KNOWN != 0 {
-        let reason = format!(
-            "unix socket with unknown flags {:#x}",
-            e.uflags & !UFLAGS_KNOWN
-        );
+        let reason = format!("unix socket with unknown flags {:#x}", e.uflags & !UFLAGS_KNOWN);
         errors.unsupported(entry.file, entry.index, reason);
     }
     let name_dir = match e.name_dir {
@@ -59,18 +56,15 @@ pub(crate) fn read(e: FileEntry, entry: &Entry<'_>, errors: &mut Errors) -> Opti
 }
 
 /// Options that every socket has.
-pub(super) fn socket_options(e: SkOptsEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<SocketOptions> {
+pub(super) fn socket_options(
+    e: SkOptsEntry,
+    entry: &Entry<'_>,
+    errors: &mut Errors,
+) -> Option<SocketOptions> {
     let mut timeout_us = |sec: u64, usec: u64| {
-        let us = sec
-            .checked_mul(1_000_000)
-            .and_then(|us| us.checked_add(usec))
-            .filter(|_| usec < 1_000_000);
+        let us = sec.checked_mul(1_000_000).and_then(|us| us.checked_add(usec)).filter(|_| usec < 1_000_000);
         if us.is_none() {
-            errors.inconsistent(
-                entry.file,
-                entry.index,
-                format!("socket timeout of {sec} s and {usec} us"),
-            );
+            errors.inconsistent(entry.file, entry.index, format!("socket timeout of {sec} s and {usec} us"));
         }
         us
     };
@@ -110,34 +104,22 @@ pub(super) fn socket_options(e: SkOptsEntry, entry: &Entry<'_>, errors: &mut Err
 pub(crate) fn read_packets(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Packet> {
     let image = Image::SkQueues;
     let mut packets = Vec::new();
-    dir.for_each(
-        image,
-        &magic::SK_QUEUES,
-        errors,
-        |entries, entry, errors| {
-            let Some(e) = errors.decode::<SkPacketEntry>(entry) else {
-                return Err(unreadable_rest(entry));
-            };
-            let data = entries.payload(image, e.length)?;
-            for scm in e.scm.iter().filter(|scm| scm.r#type != SCM_RIGHTS) {
-                errors.unsupported(
-                    image,
-                    entry.index,
-                    format!("control message of type {}", scm.r#type),
-                );
-            }
-            packets.push(Packet {
-                id_for: e.id_for,
-                data,
-                control_messages: e.scm.len() as u32,
-                rights: e.scm.into_iter().flat_map(|scm| scm.rights).collect(),
-                origin: Origin {
-                    image,
-                    entry: entry.index,
-                },
-            });
-            Ok(())
-        },
-    );
+    dir.for_each(image, &magic::SK_QUEUES, errors, |entries, entry, errors| {
+        let Some(e) = errors.decode::<SkPacketEntry>(entry) else {
+            return Err(unreadable_rest(entry));
+        };
+        let data = entries.payload(image, e.length)?;
+        for scm in e.scm.iter().filter(|scm| scm.r#type != SCM_RIGHTS) {
+            errors.unsupported(image, entry.index, format!("control message of type {}", scm.r#type));
+        }
+        packets.push(Packet {
+            id_for: e.id_for,
+            data,
+            control_messages: e.scm.len() as u32,
+            rights: e.scm.into_iter().flat_map(|scm| scm.rights).collect(),
+            origin: Origin { image, entry: entry.index },
+        });
+        Ok(())
+    });
     packets
 }

@@ -20,8 +20,8 @@ use regrow_graph::forest::Slot;
 use regrow_graph::ids::{Fd, OfdId, StepId, TaskId};
 
 use super::{Payloads, Resolver};
-pub(super) use reg::{is_above, judge, proc_task};
 use crate::image::{Ofd, OfdKind, Origin, Remap};
+pub(super) use reg::{is_above, judge, proc_task};
 
 /// Steps of a task on descriptions that it has. One task does them, whoever else has the description.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +58,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
         for entry in &alive.fds {
             let Some(ofd) = resolver.ofd_of_id.get(&entry.ofd_id).copied() else {
                 let text = format!("fd {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id);
-                resolver.problems.add(super::problem::ProblemKind::BadImages, Some(task.pid), Some(entry.origin), text);
+                resolver.problems.add(
+                    super::problem::ProblemKind::BadImages,
+                    Some(task.pid),
+                    Some(entry.origin),
+                    text,
+                );
                 continue;
             };
             used.insert(ofd);
@@ -93,7 +98,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                     "TTY" => " (with --shell-job, too)",
                     _ => "",
                 };
-                resolver.problems.unsupported(None, Some(entry.origin), format!("{}: files of kind {kind} are not restored yet{option}", name(entry)));
+                resolver.problems.unsupported(
+                    None,
+                    Some(entry.origin),
+                    format!("{}: files of kind {kind} are not restored yet{option}", name(entry)),
+                );
             }
             // Those come in groups.
             OfdKind::Pipe(_) | OfdKind::Fifo(_) | OfdKind::Unix(_) | OfdKind::Inet(_) => {}

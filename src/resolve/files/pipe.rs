@@ -25,14 +25,19 @@ fn in_order(mut ofds: Vec<(OfdId, u32)>) -> Vec<(OfdId, u32)> {
 pub(super) fn capacity(resolver: &mut Resolver<'_>, name: &str, entry: &PipeData, len: usize) -> Option<u32> {
     let capacity = entry.capacity_bytes.filter(|capacity| *capacity != DEFAULT_CAPACITY);
     if len > capacity.unwrap_or(DEFAULT_CAPACITY) as usize {
-        let text = format!("{name}: {len} bytes do not fit into its capacity of {}", capacity.unwrap_or(DEFAULT_CAPACITY));
+        let text = format!(
+            "{name}: {len} bytes do not fit into its capacity of {}",
+            capacity.unwrap_or(DEFAULT_CAPACITY)
+        );
         resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
     }
     if let (Some(capacity), Some(max)) = (capacity, resolver.facts.kernel.pipe_max_size_bytes)
         && u64::from(capacity) > max
         && !resolver.facts.own.caps.has_effective(super::super::host::CAP_SYS_RESOURCE)
     {
-        let text = format!("{name}: capacity {capacity} is above fs.pipe-max-size {max}, and CAP_SYS_RESOURCE is missing");
+        let text = format!(
+            "{name}: capacity {capacity} is above fs.pipe-max-size {max}, and CAP_SYS_RESOURCE is missing"
+        );
         resolver.problems.add(ProblemKind::Lacking, None, Some(entry.origin), text);
     }
     capacity
@@ -47,8 +52,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
             pipes.entry(pipe.pipe_id).or_default().push((*ofd, pipe.flags));
         }
     }
-    let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> =
-        model.pipe_data.iter().zip(&payloads.pipes).map(|(entry, data)| (entry.pipe_id, (entry, data))).collect();
+    let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> = model
+        .pipe_data
+        .iter()
+        .zip(&payloads.pipes)
+        .map(|(entry, data)| (entry.pipe_id, (entry, data)))
+        .collect();
     for (pipe_id, ofds) in pipes {
         let mut ends: [Option<(OfdId, u32)>; 2] = [None, None];
         let mut reopened = Vec::new();

@@ -20,7 +20,12 @@ const SCM_MAX_FD: usize = 253;
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTreeSet<OfdId>, payloads: &Payloads) {
+pub(super) fn resolve(
+    resolver: &mut Resolver<'_>,
+    holders: &Holders,
+    used: &BTreeSet<OfdId>,
+    payloads: &Payloads,
+) {
     let model = resolver.model;
     let sockets: BTreeMap<u32, (OfdId, &Ofd, &UnixSocket)> = used
         .iter()
@@ -35,10 +40,15 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTr
     let mut queues: BTreeMap<u32, Queue> = BTreeMap::new();
     for (packet, data) in model.packets.iter().zip(&payloads.packets) {
         if packet.control_messages as usize > packet.rights.len() {
-            resolver.problems.unsupported(None, Some(packet.origin), "a control message without descriptors: not restored");
+            resolver.problems.unsupported(
+                None,
+                Some(packet.origin),
+                "a control message without descriptors: not restored",
+            );
         }
         if packet.rights.len() > SCM_MAX_FD {
-            let text = format!("{} descriptors in one message: the kernel takes {SCM_MAX_FD}", packet.rights.len());
+            let text =
+                format!("{} descriptors in one message: the kernel takes {SCM_MAX_FD}", packet.rights.len());
             resolver.problems.add(ProblemKind::BadImages, None, Some(packet.origin), text);
         }
         let rights = packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id).copied()).collect();
@@ -64,7 +74,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTr
                 let waiting = [queues.remove(&entry.id), queues.remove(&peer_entry.id)];
                 if waiting.iter().any(|queue| flight::has_rights(queue.as_ref())) {
                     let [own, other] = waiting;
-                    let ends = [(Some(*ofd), end(socket, None), own), (Some(*peer_ofd), end(peer, None), other)];
+                    let ends =
+                        [(Some(*ofd), end(socket, None), own), (Some(*peer_ofd), end(peer, None), other)];
                     flight::pair(resolver, holders, entry, socket, ends);
                     continue;
                 }
@@ -72,7 +83,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTr
                 let kind = ResourceKind::SocketPair { sock_type: socket.sock_type, ends: Box::new(ends) };
                 resolver.add_resource(kind, entry.origin, vec![Some(*ofd), Some(*peer_ofd)]);
             }
-            None if socket.name.is_empty() && socket.peer == 0 && flight::has_rights(queues.get(&entry.id)) => {
+            None if socket.name.is_empty()
+                && socket.peer == 0
+                && flight::has_rights(queues.get(&entry.id)) =>
+            {
                 // The peer is gone, what it sent is still there, descriptors among it.
                 let waiting = queues.remove(&entry.id);
                 let ends = [(Some(*ofd), end(socket, None), waiting), (None, SocketEnd::default(), None)];
@@ -83,7 +97,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &BTr
     }
     for (_, entry, _) in &named {
         if flight::has_rights(queues.get(&entry.id)) {
-            let text = format!("{}: descriptors in flight in a socket with a name are not restored yet", name(entry));
+            let text = format!(
+                "{}: descriptors in flight in a socket with a name are not restored yet",
+                name(entry)
+            );
             resolver.problems.unsupported(None, Some(entry.origin), text);
         }
     }
@@ -112,7 +129,11 @@ fn groups<'a>(resolver: &mut Resolver<'_>, sockets: Vec<Member<'a>>) -> Vec<Vec<
             Some(peer) => join(&mut leader, *peer, index),
             None if socket.peer == 0 => {}
             None => {
-                let text = format!("{}: its peer {:#x} is outside the tree or connected elsewhere (--ext-unix-sk): not restored yet", name(entry), socket.peer);
+                let text = format!(
+                    "{}: its peer {:#x} is outside the tree or connected elsewhere (--ext-unix-sk): not restored yet",
+                    name(entry),
+                    socket.peer
+                );
                 resolver.problems.unsupported(None, Some(entry.origin), text);
             }
         }
@@ -141,25 +162,39 @@ fn join(leader: &mut [usize], a: usize, b: usize) {
 /// what waits, and at last what lower does with every socket: shutdowns, options, flags.
 fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTreeMap<u32, Queue>) {
     let is_dgram = |socket: &UnixSocket| socket.sock_type == libc::SOCK_DGRAM as u32;
-    let member_of: BTreeMap<u32, usize> = members.iter().enumerate().map(|(index, member)| (member.2.inode, index)).collect();
+    let member_of: BTreeMap<u32, usize> =
+        members.iter().enumerate().map(|(index, member)| (member.2.inode, index)).collect();
     let peer_of = |index: usize| member_of.get(&members[index].2.peer).copied();
-    let is_mutual = |index: usize| peer_of(index).is_some_and(|peer| peer != index && peer_of(peer) == Some(index));
-    let names: Vec<Option<UnixName>> = members.iter().map(|(_, entry, socket)| unix_name(resolver, entry, socket)).collect();
+    let is_mutual =
+        |index: usize| peer_of(index).is_some_and(|peer| peer != index && peer_of(peer) == Some(index));
+    let names: Vec<Option<UnixName>> =
+        members.iter().map(|(_, entry, socket)| unix_name(resolver, entry, socket)).collect();
     let listener_of = |index: usize| {
         let socket = members[index].2;
         let found = |other: &Member<'_>| {
-            other.2.state == LISTEN && other.2.name == socket.name && other.2.name_dir == socket.name_dir && other.2.sock_type == socket.sock_type
+            other.2.state == LISTEN
+                && other.2.name == socket.name
+                && other.2.name_dir == socket.name_dir
+                && other.2.sock_type == socket.sock_type
         };
-        (socket.state == ESTABLISHED && !is_dgram(socket) && !socket.name.is_empty()).then(|| members.iter().position(found)).flatten()
+        (socket.state == ESTABLISHED && !is_dgram(socket) && !socket.name.is_empty())
+            .then(|| members.iter().position(found))
+            .flatten()
     };
-    let mut made = Making { group: UnixGroup::default(), yields: Vec::new(), at: vec![None; members.len()], paths: BTreeSet::new() };
+    let mut made = Making {
+        group: UnixGroup::default(),
+        yields: Vec::new(),
+        at: vec![None; members.len()],
+        paths: BTreeSet::new(),
+    };
     // Connections that are accepted here: who connects (`None`: it is closed), who is accepted, where.
     let mut accepted: Vec<(Option<usize>, usize, usize)> = Vec::new();
     let mut connecting = BTreeSet::new();
     for index in 0..members.len() {
         let Some(listener) = listener_of(index) else { continue };
         match peer_of(index).filter(|_| is_mutual(index)) {
-            Some(peer) if connecting.contains(&index) || accepted.iter().any(|(_, other, _)| *other == peer) => {}
+            Some(peer)
+                if connecting.contains(&index) || accepted.iter().any(|(_, other, _)| *other == peer) => {}
             Some(peer) => {
                 connecting.insert(peer);
                 accepted.push((Some(peer), index, listener));
@@ -168,7 +203,9 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
         }
     }
     // Connections that nobody has accepted yet.
-    let is_waiting = |index: usize| !is_dgram(members[index].2) && peer_of(index).is_some_and(|peer| members[peer].2.state == LISTEN);
+    let is_waiting = |index: usize| {
+        !is_dgram(members[index].2) && peer_of(index).is_some_and(|peer| members[peer].2.state == LISTEN)
+    };
     let is_accepted = |index: usize| accepted.iter().any(|(_, other, _)| *other == index);
     for index in 0..members.len() {
         let (_, entry, socket) = members[index];
@@ -180,7 +217,11 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
         if is_mutual(index) && !connecting.contains(&index) {
             let peer = peer_of(index).unwrap_or(index);
             made.pair(members, index, Some(peer), queues);
-        } else if !is_dgram(socket) && socket.state == ESTABLISHED && !connecting.contains(&index) && !is_waiting(index) {
+        } else if !is_dgram(socket)
+            && socket.state == ESTABLISHED
+            && !connecting.contains(&index)
+            && !is_waiting(index)
+        {
             // The peer is gone, what it sent is still there.
             made.pair(members, index, None, queues);
         } else if is_dgram(socket) && waits && !has_sender {
@@ -194,7 +235,8 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
         }
     }
     // Gone names before those that stay.
-    let mut order: Vec<usize> = (0..members.len()).filter(|index| names[*index].is_some() && !is_accepted(*index)).collect();
+    let mut order: Vec<usize> =
+        (0..members.len()).filter(|index| names[*index].is_some() && !is_accepted(*index)).collect();
     let is_connection = |socket: &UnixSocket| socket.state == ESTABLISHED && !is_dgram(socket);
     order.sort_by_key(|index| (!members[*index].2.deleted, !is_connection(members[*index].2), *index));
     let mut connected = BTreeSet::new();
@@ -216,7 +258,9 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
                     }
                     None => {
                         let client = made.stranger();
-                        made.group.actions.push(UnixAction::Socket { socket: client, sock_type: socket.sock_type });
+                        made.group
+                            .actions
+                            .push(UnixAction::Socket { socket: client, sock_type: socket.sock_type });
                         client
                     }
                 };
@@ -237,7 +281,9 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
             }
         }
         if socket.deleted {
-            for other in (0..members.len()).filter(|other| is_dgram(socket) && peer_of(*other) == Some(index) && !is_mutual(*other)) {
+            for other in (0..members.len())
+                .filter(|other| is_dgram(socket) && peer_of(*other) == Some(index) && !is_mutual(*other))
+            {
                 connected.insert(other);
                 if let Some(other) = made.at[other] {
                     made.group.actions.push(UnixAction::Connect { socket: other, to: name.clone() });
@@ -251,15 +297,28 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
     }
     // A datagram socket that is connected takes nobody else's connection.
     let mut waiting: Vec<usize> = (0..members.len())
-        .filter(|index| is_dgram(members[*index].2) && !is_mutual(*index) && peer_of(*index).is_some() && !connected.contains(index))
+        .filter(|index| {
+            is_dgram(members[*index].2)
+                && !is_mutual(*index)
+                && peer_of(*index).is_some()
+                && !connected.contains(index)
+        })
         .collect();
-    while let Some(at) = waiting.iter().position(|index| waiting.iter().all(|other| other == index || peer_of(*other) != Some(*index))) {
+    while let Some(at) = waiting
+        .iter()
+        .position(|index| waiting.iter().all(|other| other == index || peer_of(*other) != Some(*index)))
+    {
         let index = waiting.remove(at);
         let Some(peer) = peer_of(index) else { continue };
         match (&names[peer], made.at[index]) {
-            (Some(to), Some(socket)) => made.group.actions.push(UnixAction::Connect { socket, to: to.clone() }),
+            (Some(to), Some(socket)) => {
+                made.group.actions.push(UnixAction::Connect { socket, to: to.clone() })
+            }
             (_, _) => {
-                let text = format!("{}: it is connected to a socket without a name that is connected elsewhere: not restored yet", name(members[index].1));
+                let text = format!(
+                    "{}: it is connected to a socket without a name that is connected elsewhere: not restored yet",
+                    name(members[index].1)
+                );
                 resolver.problems.unsupported(None, Some(members[index].1.origin), text);
             }
         }
@@ -313,7 +372,13 @@ impl Making {
     }
 
     /// Two connected ones, with what waits in streams and between datagram sockets of each other.
-    fn pair(&mut self, members: &[Member<'_>], index: usize, peer: Option<usize>, queues: &mut BTreeMap<u32, Queue>) -> (usize, usize) {
+    fn pair(
+        &mut self,
+        members: &[Member<'_>],
+        index: usize,
+        peer: Option<usize>,
+        queues: &mut BTreeMap<u32, Queue>,
+    ) -> (usize, usize) {
         let sock_type = members[index].2.sock_type;
         let first = self.socket(members, index, queues);
         let second = match peer {
@@ -338,7 +403,11 @@ impl Making {
                 // Of one that was bound before.
                 self.group.actions.push(UnixAction::Unlink { path: path.clone() });
             } else {
-                let first = !self.group.actions.iter().any(|action| matches!(action, UnixAction::Unlink { path: gone } if gone == path));
+                let first = !self
+                    .group
+                    .actions
+                    .iter()
+                    .any(|action| matches!(action, UnixAction::Unlink { path: gone } if gone == path));
                 stale = first && resolver.facts.files.get(path).is_some_and(|fact| fact.reached.is_ok());
             }
         }
@@ -419,7 +488,11 @@ fn is_plain(resolver: &mut Resolver<'_>, entry: &Ofd, socket: &UnixSocket) -> bo
         reasons.push(format!("socket type {}", socket.sock_type));
     }
     for reason in &reasons {
-        resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {reason}: not restored yet", name(entry)));
+        resolver.problems.unsupported(
+            None,
+            Some(entry.origin),
+            format!("{}: {reason}: not restored yet", name(entry)),
+        );
     }
     reasons.is_empty()
 }
