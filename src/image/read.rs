@@ -107,6 +107,11 @@ pub fn read_model(dir: &Path) -> Result<Model, ReadErrors> {
 }
 
 fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
+    // It holds the keys of an encrypted dump; nothing else of that can be read.
+    if path.join("cipher.img").exists() {
+        errors.unsupported("cipher.img", None, "the images are encrypted");
+        return None;
+    }
     let names = list(path, errors)?;
     let inventory = read_inventory(path, errors)?;
     let version = if inventory.img_version == 1 { Version::V1 } else { Version::V1_1 };
