@@ -6,5 +6,10 @@ use support::Scenario;
 
 #[test]
 fn memfds_and_unlinked_files() {
-    Scenario::program("nameless", &[]).run();
+    Scenario::program("nameless", &[])
+        .criu_changes(
+            &["an unlinked directory: Seen"],
+            "CRIU leaves an unlinked directory the time of its removal",
+        )
+        .run();
 }

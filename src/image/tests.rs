@@ -349,10 +349,7 @@ fn what_is_not_known_is_refused() {
         },
         &["inventory.img entry 0: unsupported: unknown field 17 in inventory_entry"],
     );
-    check(
-        |copy| copy.write("cipher.img", b"keys"),
-        &["cipher.img: unsupported: the images are encrypted"],
-    );
+    check(|copy| copy.write("cipher.img", b"keys"), &["cipher.img: unsupported: the images are encrypted"]);
     check(
         |copy| std::os::unix::fs::symlink("../before", copy.path("parent")).unwrap(),
         &["parent: unsupported: an incremental dump: pages are in an earlier directory"],

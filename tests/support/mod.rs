@@ -193,6 +193,17 @@ impl Scenario {
             // With a tolerant control run, the next round starts from what there is.
             before = after;
         }
+        // What regrow has restored must be as good to CRIU as what it dumped first: it dumps the tree once
+        // more and restores it itself.
+        if stage.restorer == Restorer::Regrow && rounds > 0 && self.criu_cannot.is_none() {
+            stage.restorer = Restorer::Criu;
+            let round = rounds + 1;
+            stage.dump(round, &before)?;
+            stage.restore(round)?;
+            let after = stage.snapshot(&format!("restored{round}"))?;
+            self.compare(&before, &after, stage.restorer)
+                .map_err(|text| format!("after restore {round}, by CRIU:\n{text}"))?;
+        }
 
         fs::write(state.join("go"), "").map_err(|error| error.to_string())?;
         let status = stage.namespace.wait(root, STEP)?;
