@@ -5,7 +5,7 @@ use regrow_graph::ids::Fd;
 use super::Lowering;
 use crate::image::PosixTimer;
 use crate::resolve::Recipes;
-use crate::resolve::recipe::{StepKind, StepRecipe};
+use crate::resolve::recipe::{FileLock, StepKind, StepRecipe};
 
 /// Signal sets of the kernel have eight bytes.
 const SIGSET_SIZE: u64 = 8;
@@ -98,6 +98,7 @@ impl Lowering<'_> {
             StepKind::ChildSubreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
             StepKind::ParentDeathSignal(signal) => self.prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal)),
             StepKind::TimerSlack(slack_ns) => self.prctl(libc::PR_SET_TIMERSLACK, *slack_ns),
+            StepKind::Lock { fd, lock } => self.lock(*fd, *lock),
             StepKind::Nice(nice) => {
                 self.tape.call(
                     libc::SYS_setpriority,
@@ -153,6 +154,26 @@ impl Lowering<'_> {
             StepKind::RLimit { resource, cur, max } => {
                 let limit = self.asm.words(&[*cur, *max]);
                 self.tape.call(libc::SYS_prlimit64, &[0, u64::from(*resource), limit, 0], 0);
+            }
+        }
+    }
+
+    /// `flock(2)`, `fcntl(2)` with `struct flock`; neither waits.
+    fn lock(&mut self, fd: Fd, lock: FileLock) {
+        match lock {
+            FileLock::Whole { operation } => {
+                let operation = (operation | libc::LOCK_NB) as u64;
+                self.tape.call(libc::SYS_flock, &[u64::from(fd), operation], 0);
+            }
+            FileLock::Lease { kind } => {
+                let args = [u64::from(fd), libc::F_SETLEASE as u64, u64::from(kind as u16)];
+                self.tape.call(libc::SYS_fcntl, &args, 0);
+            }
+            FileLock::Range { is_ofd, kind, start, len } => {
+                // l_type, l_whence (SEEK_SET); l_start, l_len; l_pid, which must be 0.
+                let range = self.asm.words(&[u64::from(kind as u16), start as u64, len as u64, 0]);
+                let command = if is_ofd { libc::F_OFD_SETLK } else { libc::F_SETLK };
+                self.tape.call(libc::SYS_fcntl, &[u64::from(fd), command as u64, range], 0);
             }
         }
     }

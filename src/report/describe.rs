@@ -158,6 +158,7 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::ChildSubreaper => "child subreaper".to_owned(),
         StepKind::ParentDeathSignal(signal) => format!("parent-death signal {}", words::signal(*signal)),
         StepKind::TimerSlack(slack_ns) => format!("timer slack {slack_ns} ns"),
+        StepKind::Lock { fd, .. } => format!("fd {fd}: lock the file"),
         StepKind::Nice(nice) => format!("nice {nice}"),
         StepKind::Scheduler { policy, priority } => {
             format!("scheduling policy {policy}, priority {priority}")

@@ -20,11 +20,6 @@ pub(super) fn find_problems(resolver: &mut Resolver<'_>) {
     namespaces(resolver);
     unread_images(resolver);
     let model = resolver.model;
-    for lock in &model.file_locks {
-        let text =
-            format!("a file lock of task {} on fd {} (--file-locks) is not restored yet", lock.pid, lock.fd);
-        resolver.problems.unsupported(None, Some(lock.origin), text);
-    }
     if model.inventory.lsm_type != 0 {
         resolver.problems.unsupported(
             None,

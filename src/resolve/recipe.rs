@@ -127,6 +127,13 @@ pub enum StepKind {
     ChildSubreaper,
     /// `prctl(PR_SET_PDEATHSIG)`.
     ParentDeathSignal(u32),
+    /// A lock of the file at a number of the final table.
+    Lock {
+        /// The number.
+        fd: u32,
+        /// The lock.
+        lock: FileLock,
+    },
     /// `setpriority(2)`.
     Nice(i32),
     /// `prctl(PR_SET_TIMERSLACK)`, in nanoseconds.
@@ -213,6 +220,32 @@ pub enum StepKind {
         cur: u64,
         /// Hard limit.
         max: u64,
+    },
+}
+
+/// A file lock that nobody contends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileLock {
+    /// `flock(2)`: of the description.
+    Whole {
+        /// `LOCK_SH` or `LOCK_EX`.
+        operation: i32,
+    },
+    /// `fcntl(F_SETLK)`, of the task, or (`is_ofd`) `fcntl(F_OFD_SETLK)`, of the description.
+    Range {
+        /// Of the description.
+        is_ofd: bool,
+        /// `F_RDLCK` or `F_WRLCK`.
+        kind: i16,
+        /// First byte.
+        start: i64,
+        /// Length, 0: to the end.
+        len: i64,
+    },
+    /// `fcntl(F_SETLEASE)`.
+    Lease {
+        /// `F_RDLCK` or `F_WRLCK`.
+        kind: i16,
     },
 }
 

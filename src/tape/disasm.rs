@@ -94,8 +94,16 @@ const ADVICE: &[(u64, &str)] = &[
     (18, "MADV_WIPEONFORK"),
     (102, "MADV_GUARD_INSTALL"),
 ];
-const FCNTL: &[(u64, &str)] =
-    &[(2, "F_SETFD"), (4, "F_SETFL"), (10, "F_SETSIG"), (15, "F_SETOWN_EX"), (1031, "F_SETPIPE_SZ")];
+const FCNTL: &[(u64, &str)] = &[
+    (2, "F_SETFD"),
+    (4, "F_SETFL"),
+    (6, "F_SETLK"),
+    (37, "F_OFD_SETLK"),
+    (1024, "F_SETLEASE"),
+    (10, "F_SETSIG"),
+    (15, "F_SETOWN_EX"),
+    (1031, "F_SETPIPE_SZ"),
+];
 const LIMITS: &[(u64, &str)] = &[
     (0, "RLIMIT_CPU"),
     (1, "RLIMIT_FSIZE"),
@@ -178,6 +186,7 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_close_range => ("close_range", &[Int, Int, Hex]),
         libc::SYS_dup3 => ("dup3", &[Fd, Fd, Flags(OPEN)]),
         libc::SYS_fcntl => ("fcntl", &[Fd, Name(FCNTL), Hex]),
+        libc::SYS_flock => ("flock", &[Fd, Hex]),
         libc::SYS_pipe2 => ("pipe2", &[Hex, Flags(OPEN)]),
         libc::SYS_socketpair => ("socketpair", &[Name(UNIX), Flags(SOCK), Int, Hex]),
         libc::SYS_socket => ("socket", &[Name(FAMILY), Flags(SOCK), Int]),

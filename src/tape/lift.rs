@@ -682,6 +682,16 @@ impl Call<'_, '_> {
                 let words = region.words(self.arg(1), 2 * self.arg(2))?;
                 self.read(words.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(), Some(self.arg(3)))
             }
+            libc::SYS_flock => {
+                self.gives_zero()?;
+                let operation = self.low(1) as i32;
+                if operation & libc::LOCK_NB == 0
+                    || !matches!(operation & !libc::LOCK_NB, libc::LOCK_SH | libc::LOCK_EX)
+                {
+                    return Err(format!("operation {operation:#x}"));
+                }
+                self.object(Change::Lock)
+            }
             libc::SYS_ftruncate => {
                 self.gives_zero()?;
                 self.object(Change::Truncate { len: self.arg(1) })
@@ -843,6 +853,15 @@ impl Call<'_, '_> {
             15 => {
                 let owner = self.lifter.u32s(self.arg(2), 2)?;
                 Change::SetOwner { pid_type: owner[0], pid: owner[1] }
+            }
+            libc::F_SETLEASE if matches!(value, 0 | 1) => Change::Lock,
+            libc::F_SETLK | libc::F_OFD_SETLK => {
+                // l_type, l_whence; l_start; l_len; l_pid.
+                let [kind, _, _, pid] = self.lifter.array::<4>(self.arg(2))?;
+                if !matches!(kind as u32, 0 | 1) || pid as u32 != 0 {
+                    return Err(format!("lock of type {kind:#x} for {pid}"));
+                }
+                Change::Lock
             }
             // F_ADD_SEALS (uapi/linux/fcntl.h)
             1033 => Change::AddSeals { seals: value },
@@ -1319,6 +1338,7 @@ fn name(nr: u16) -> String {
         libc::SYS_read => "read",
         libc::SYS_pread64 => "pread64",
         libc::SYS_preadv => "preadv",
+        libc::SYS_flock => "flock",
         libc::SYS_ftruncate => "ftruncate",
         libc::SYS_memfd_create => "memfd_create",
         libc::SYS_mkdirat => "mkdirat",

@@ -559,6 +559,11 @@ impl Run<'_> {
                 };
                 socket.set_option(*option, *value, *force, &facts);
             }
+            Change::Lock => {
+                if flags & O_PATH != 0 {
+                    return Err(refused(self));
+                }
+            }
             Change::Truncate { len } => {
                 let writable = flags & O_ACCMODE != O_RDONLY;
                 let inode = self.inode(at, call, desc)?;

@@ -411,6 +411,9 @@ pub enum Change {
         /// Expirations that wait to be read; the kernel takes 0 for an error.
         ticks: u64,
     },
+    /// A file lock that is not waited for, or a lease: `flock(2)`, `fcntl(F_SETLK)`,
+    /// `fcntl(F_OFD_SETLK)`, `fcntl(F_SETLEASE)`. Who holds which is not compared.
+    Lock,
     /// `ftruncate(2)`.
     Truncate {
         /// The new length.
@@ -822,6 +825,7 @@ impl Effect {
                 Change::Watch { .. } => "epoll_ctl",
                 Change::SetTimer { .. } => "timerfd_settime",
                 Change::SetTicks { .. } => "ioctl(TFD_IOC_SET_TICKS)",
+                Change::Lock => "flock",
                 Change::Truncate { .. } => "ftruncate",
                 Change::Copy { .. } => "sendfile",
                 Change::SetFileOwner { .. } => "fchown",

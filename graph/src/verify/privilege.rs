@@ -149,6 +149,7 @@ impl Privileges {
                 | Change::Read { .. }
                 | Change::SetOwner { .. }
                 | Change::SetSignal { .. }
+                | Change::Lock
                 | Change::Shutdown { .. } => Need::Nothing,
                 Change::SetPipeSize { .. }
                 | Change::Bind { .. }

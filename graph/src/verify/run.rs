@@ -522,7 +522,8 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::SetOwner { .. }
             | Change::SetSignal { .. }
             | Change::SetTimer { .. }
-            | Change::SetTicks { .. } => true,
+            | Change::SetTicks { .. }
+            | Change::Lock => true,
             Change::Seek { .. }
             | Change::SetPipeSize { .. }
             | Change::Write { .. }

@@ -6,6 +6,7 @@ mod fifo;
 mod flight;
 pub(super) mod ghost;
 mod inet;
+mod lock;
 mod memfd;
 mod owner;
 mod pipe;
@@ -115,6 +116,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
     fifo::resolve(resolver, &used, payloads);
     unix::resolve(resolver, &holders, &used, payloads);
     inet::resolve(resolver, &used);
+    lock::resolve(resolver);
 }
 
 /// A description in the words of messages.
