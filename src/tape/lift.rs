@@ -1554,7 +1554,9 @@ mod tests {
             |b| b.call(libc::SYS_fcntl, &[3, 2, 1], 0),
             Effect::Fd(FdEffect::SetCloexec { fd: 3, cloexec: true }),
         );
-        refuse(|b| b.call(libc::SYS_fcntl, &[3, 6, 1], 0), "fcntl: command 6");
+        // F_SETLKW would wait; F_SETLK reads what it is to lock.
+        refuse(|b| b.call(libc::SYS_fcntl, &[3, 7, 1], 0), "fcntl: command 7");
+        refuse(|b| b.call(libc::SYS_fcntl, &[3, 6, 1], 0), "fcntl: reads 32 bytes at 0x1");
     }
 
     #[test]
