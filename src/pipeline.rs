@@ -149,20 +149,13 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
         Ok(plan) => plan,
         Err(error) => {
             // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
-            if problems.iter().all(|problem| {
-                problem.kind != ProblemKind::Unsupported && problem.kind != ProblemKind::BadImages
-            }) {
-                problems.extend(plan_problems(&error, &resolved));
-            } else if let PlanError::Family(_) = error {
+            if matches!(error, PlanError::Family(_)) || !leaves_holes(&problems) {
                 problems.extend(plan_problems(&error, &resolved));
             }
             return Ok((None, problems));
         }
     };
-    if problems
-        .iter()
-        .any(|problem| matches!(problem.kind, ProblemKind::Unsupported | ProblemKind::BadImages))
-    {
+    if leaves_holes(&problems) {
         // A plan that leaves something out cannot have a certificate.
         return Ok((None, problems));
     }
@@ -175,6 +168,11 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     let certificate = timed(&mut timings.certify, || certify::certify_in(&model, &tapes, cradle, defaults))
         .map_err(|error| PrepareError::Refuted(Box::new(error)))?;
     Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
+}
+
+/// Whether something of the images is in no plan.
+fn leaves_holes(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| matches!(problem.kind, ProblemKind::Unsupported | ProblemKind::BadImages))
 }
 
 /// Which session and group of the images become those of the caller (`--shell-job`).
@@ -217,18 +215,15 @@ fn compare_vdso(model: &Model, facts: &HostFacts) -> Result<Vec<Problem>, ImageE
                 return Ok(None);
             };
             for extent in &alive.mm.pages.extents {
-                let end = extent.start + extent.len_pages * 4096;
-                if extent.start < vma.start || end > vma.end {
-                    continue;
-                }
-                let pages = image::Image::Pages(alive.mm.pages.pages_id);
+                // An extent may reach into the mappings before and behind.
+                let Some(part) = extent.within(vma.start, vma.end) else { continue };
                 let blob = image::Blob {
-                    image: pages,
-                    offset_bytes: extent.offset_bytes,
-                    len_bytes: extent.len_pages * 4096,
+                    image: image::Image::Pages(alive.mm.pages.pages_id),
+                    offset_bytes: part.offset_bytes,
+                    len_bytes: part.len_pages * 4096,
                 };
                 let dumped = image::open_blob(&model.dir, &blob)?;
-                let at = (extent.start - vma.start) as usize;
+                let at = (part.start - vma.start) as usize;
                 if running.bytes.get(at..at + dumped.len()) != Some(&dumped[..]) {
                     let text =
                         "the vDSO of the dump is another than this kernel's: not restored yet".to_owned();

@@ -582,6 +582,21 @@ pub struct Extent {
     pub entry: u32,
 }
 
+impl Extent {
+    /// The part of it between two addresses, both multiples of the page size; `None` if there is none.
+    pub fn within(&self, start: u64, end: u64) -> Option<Extent> {
+        const PAGE: u64 = 4096;
+        let first = self.start.max(start);
+        let behind = self.start.saturating_add(self.len_pages.saturating_mul(PAGE)).min(end);
+        (first < behind).then(|| Extent {
+            start: first,
+            len_pages: (behind - first) / PAGE,
+            offset_bytes: self.offset_bytes + (first - self.start),
+            entry: self.entry,
+        })
+    }
+}
+
 /// One mapping (`vma.proto`).
 #[derive(Debug, Clone)]
 pub struct Vma {

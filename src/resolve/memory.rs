@@ -96,7 +96,7 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                 );
             }
         }
-        let fills = fills(&shm.pages.extents, |_| true);
+        let fills = fills(&shm.pages.extents, None);
         let file = pages_file(resolver, shm.pages.pages_id, Origin::new(image, 0));
         // One step: it is the owner's, whoever that will be.
         let pieces_at = fills.into_iter().map(|(pieces, offset)| StepKind::Fill {
@@ -257,8 +257,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         }
     }
     check_pages(resolver, pid, alive, vdso);
-    let in_vdso = |address: u64| vdso.is_some_and(|(start, end)| (start..end).contains(&address));
-    let filled = fills(&mm.pages.extents, |address| !in_vdso(address));
+    let filled = fills(&mm.pages.extents, vdso);
     if !filled.is_empty() {
         let file = pages_file(resolver, mm.pages.pages_id, Origin::new(Image::Pagemap(pid.0), 0));
         for (pieces, offset) in filled {
@@ -380,11 +379,14 @@ type Piece = (u64, u64);
 /// One read: where its bytes go, and where it starts in the image.
 type Read = (Vec<Piece>, u64);
 
-/// Reads that bring the wanted pages in: runs of extents that follow one another in the image.
-fn fills(extents: &[Extent], is_wanted: impl Fn(u64) -> bool) -> Vec<Read> {
+/// Reads that bring the pages in, but for those of one range: runs of extents that follow one another
+/// in the image. An extent may reach into that range from the mappings beside it.
+fn fills(extents: &[Extent], except: Option<(u64, u64)>) -> Vec<Read> {
+    let (from, to) = except.unwrap_or((0, 0));
+    let parts = extents.iter().flat_map(|extent| [extent.within(0, from), extent.within(to, u64::MAX)]);
     // Pieces, offset in the image, and their length in all.
     let mut reads: Vec<(Vec<Piece>, u64, u64)> = Vec::new();
-    for extent in extents.iter().filter(|extent| is_wanted(extent.start)) {
+    for extent in parts.flatten() {
         let (mut start, mut offset, mut len) = (extent.start, extent.offset_bytes, extent.len_pages * PAGE);
         while len > 0 {
             let now = len.min(MAX_READ);
@@ -471,4 +473,48 @@ fn pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> Ofd
     resolver.add_resource(kind, origin, vec![Some(ofd)]);
     resolver.pages_files.insert(pages_id, ofd);
     ofd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Extents as (address, pages), one behind the other in the image; reads as (pieces, offset), all
+    /// in pages.
+    fn check(extents: &[(u64, u64)], except: Option<(u64, u64)>, expected: &[(&[(u64, u64)], u64)]) {
+        let mut offset_bytes = 0;
+        let extents: Vec<Extent> = extents
+            .iter()
+            .map(|&(start, len_pages)| {
+                let extent = Extent { start: start * PAGE, len_pages, offset_bytes, entry: 0 };
+                offset_bytes += len_pages * PAGE;
+                extent
+            })
+            .collect();
+        let except = except.map(|(start, end)| (start * PAGE, end * PAGE));
+        let found: Vec<(Vec<(u64, u64)>, u64)> = fills(&extents, except)
+            .into_iter()
+            .map(|(pieces, offset)| {
+                (pieces.iter().map(|(at, len)| (at / PAGE, len / PAGE)).collect(), offset / PAGE)
+            })
+            .collect();
+        let expected: Vec<(Vec<(u64, u64)>, u64)> =
+            expected.iter().map(|(pieces, offset)| (pieces.to_vec(), *offset)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn runs_of_the_image_are_one_read() {
+        check(&[(10, 2), (12, 1), (20, 3)], None, &[(&[(10, 3), (20, 3)], 0)]);
+        check(&[], None, &[]);
+    }
+
+    #[test]
+    fn what_lies_beside_the_vdso_is_filled() {
+        check(&[(10, 2), (20, 2), (30, 1)], Some((20, 22)), &[(&[(10, 2)], 0), (&[(30, 1)], 4)]);
+        // The pages of the next mapping are in one extent with those of the vDSO.
+        check(&[(10, 2), (20, 5)], Some((20, 22)), &[(&[(10, 2)], 0), (&[(22, 3)], 4)]);
+        check(&[(18, 6)], Some((20, 22)), &[(&[(18, 2)], 0), (&[(22, 2)], 4)]);
+        check(&[(18, 3)], Some((20, 22)), &[(&[(18, 2)], 0)]);
+    }
 }
