@@ -1,0 +1,89 @@
+//! Calls that change the address space.
+
+use regrow_graph::verify::{Effect, MemoryEffect};
+
+use super::{Call, Lift};
+
+impl Call<'_, '_> {
+    /// Address spaces; `None`: the call is none of them.
+    pub(super) fn memory(&self) -> Lift<Option<Effect>> {
+        let effect: Lift<Effect> = match libc::c_long::from(self.record.nr) {
+            libc::SYS_mmap => self.mmap(),
+            libc::SYS_mremap => {
+                let [from, old_len, new_len, flags, to, _] = self.record.args;
+                self.gives(to)?;
+                let flags = flags as u32;
+                if flags & libc::MREMAP_FIXED as u32 == 0
+                    || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as u32
+                        != 0
+                {
+                    return Err(format!("flags {flags:#x}"));
+                }
+                Ok(Effect::Memory(MemoryEffect::Remap { from, old_len, to, new_len, flags }))
+            }
+            libc::SYS_munmap => {
+                self.gives_zero()?;
+                Ok(Effect::Memory(MemoryEffect::Unmap { at: self.arg(0), len: self.arg(1) }))
+            }
+            libc::SYS_mprotect => {
+                self.gives_zero()?;
+                Ok(Effect::Memory(MemoryEffect::Protect {
+                    at: self.arg(0),
+                    len: self.arg(1),
+                    prot: self.low(2),
+                }))
+            }
+            libc::SYS_madvise => {
+                self.gives_zero()?;
+                Ok(Effect::Memory(MemoryEffect::Advise {
+                    at: self.arg(0),
+                    len: self.arg(1),
+                    advice: self.low(2),
+                }))
+            }
+            libc::SYS_arch_prctl => {
+                /// ARCH_MAP_VDSO_64 (asm/prctl.h).
+                const MAP_VDSO_64: u64 = 0x2003;
+                if self.arg(0) != MAP_VDSO_64 {
+                    return Err(format!("code {:#x}", self.arg(0)));
+                }
+                self.succeeds()?;
+                Ok(Effect::Memory(MemoryEffect::MapVdso { at: self.arg(1) }))
+            }
+            _ => return Ok(None),
+        };
+        effect.map(Some)
+    }
+
+    fn mmap(&self) -> Lift<Effect> {
+        let [at, len, prot, flags, _, offset] = self.record.args;
+        let flags = flags as u32;
+        let (fixed, noreplace) = (libc::MAP_FIXED as u32, libc::MAP_FIXED_NOREPLACE as u32);
+        if flags & (fixed | noreplace) == 0 {
+            return Err("the kernel would choose the address".to_owned());
+        }
+        // An old kernel takes MAP_FIXED_NOREPLACE for a hint.
+        if flags & fixed == 0 {
+            self.gives_exactly(at)?
+        } else {
+            self.gives(at)?
+        }
+        let file = if flags & libc::MAP_ANONYMOUS as u32 == 0 { Some((self.fd(4)?, offset)) } else { None };
+        Ok(Effect::Memory(MemoryEffect::Map { at, len, prot: prot as u32, flags, file }))
+    }
+
+    pub(super) fn set_mm(&self) -> Lift<Effect> {
+        const WORDS: usize = 13;
+        if self.arg(1) != libc::PR_SET_MM_MAP as u64 || self.arg(3) != 8 * WORDS as u64 {
+            return Err(format!("PR_SET_MM option {}, length {}", self.arg(1), self.arg(3)));
+        }
+        let map = self.lifter.array::<WORDS>(self.arg(2))?;
+        let [auxv, sizes] = [map[11], map[12]];
+        let exe = (sizes >> 32) as u32;
+        Ok(Effect::Memory(MemoryEffect::SetMm {
+            words: std::array::from_fn(|i| map[i]),
+            auxv: self.lifter.input(auxv, sizes & 0xffff_ffff)?.to_vec(),
+            exe: (exe != u32::MAX).then_some(exe),
+        }))
+    }
+}

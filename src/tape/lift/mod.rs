@@ -1,0 +1,403 @@
+//! From records back to effects, for the checker.
+//!
+//! The lifter believes nothing but the bytes that run: it decodes every record by call number and
+//! arguments, reads strings and structures from the region, and knows nothing of operations, of the
+//! lowering or of the assembler. What it does not understand is an error and never skipped.
+//!
+//! What a call reads must lie in the part of the region that tasks cannot write, so that it is
+//! still the same when it runs; what a call writes must lie in the written part behind the events.
+//! A result that is not checked, of a call that may fail, is an error, too.
+//!
+//! Worked example: `{syscall, nr 292, args [3, 7, 0o2000000], equal, expect 7}` is
+//! [`FdEffect::Dup`]` { from: 3, to: 7, cloexec: true }`.
+//!
+//! # Sources
+//! The man page of each call; `struct clone_args` (linux/sched.h), `prctl_mm_map` (linux/prctl.h),
+//! `sigaction` as the kernel has it (asm/signal.h), `cap_user_data_t` (linux/capability.h).
+
+mod call;
+mod descriptor;
+mod memory;
+mod object;
+mod socket;
+mod task;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
+
+use regrow_graph::verify::{Birth, Effect, Lifted, LiftedTask, LiftedTree, Region};
+use thiserror::Error;
+
+use super::abi::{
+    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE,
+    Check, Control, EVENTS_OFFSET, Record, Verb,
+};
+use super::{Tapes, TaskTape, Undo, UndoKind};
+
+/// uapi/linux/prctl.h, since Linux 6.15.
+const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
+/// The largest number of bytes that one call reads or writes (linux/fs.h, MAX_RW_COUNT).
+const RW_MAX: u64 = 0x7fff_f000;
+/// Most vectors a call takes (UIO_MAXIOV).
+const IOV_MAX: u64 = 1024;
+/// Most groups (NGROUPS_MAX).
+const GROUPS_MAX: u64 = 65536;
+const PAGE: u64 = 4096;
+/// Calls may name the same buffers again and again; they are not read for ever.
+const READ_TIMES: u64 = 16;
+
+/// A record that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("task {pid}{}: {what}", .record.map(|record| format!(", record {record}")).unwrap_or_default())]
+pub struct LiftError {
+    /// The task; 0: the tapes as a whole.
+    pub pid: u32,
+    /// The record; `None`: the tape as a whole.
+    pub record: Option<u32>,
+    /// What is not understood.
+    pub what: String,
+}
+
+/// Lifts all tapes.
+///
+/// # Errors
+/// The first record that is not understood. Hostile bytes give an error, too.
+pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
+    let lifter = Lifter::new(tapes).map_err(|what| LiftError { pid: 0, record: None, what })?;
+    let Some(root) = tapes.tasks.first() else {
+        return Err(LiftError { pid: 0, record: None, what: "there is no tape".to_owned() });
+    };
+    let whole = |pid: u32| move |what: String| LiftError { pid, record: None, what };
+    let birth = lifter.birth(root.clone_args, CLONE_ARGS_SIZE).map_err(whole(root.pid))?;
+    if birth.pid != root.pid {
+        return Err(whole(root.pid)(format!("its clone_args ask for pid {}", birth.pid)));
+    }
+    let mut tasks = Vec::with_capacity(tapes.tasks.len());
+    for task in &tapes.tasks {
+        tasks.push(lifter.task(task)?);
+    }
+    lifter.check_cells().map_err(whole(0))?;
+    let window_end = tapes.base.saturating_add(tapes.window_len);
+    let region = Region { start: tapes.base, rw_end: tapes.ro_base(), end: lifter.end, window_end };
+    Ok(LiftedTree { region, total: lifter.total, root: birth, tasks })
+}
+
+/// What is wrong with a record, in words.
+type Lift<T> = Result<T, String>;
+
+struct Lifter<'a> {
+    tapes: &'a Tapes,
+    /// Where each pid's tape starts.
+    tape_of: BTreeMap<u32, u64>,
+    /// Behind the last event word that any tape names.
+    events_end: u64,
+    /// Behind the region.
+    end: u64,
+    total: u32,
+    /// How many bytes may still be read.
+    budget: Cell<u64>,
+    /// What calls write and nobody reads: first address, and behind the last.
+    outputs: RefCell<BTreeSet<(u64, u64)>>,
+    /// What one call reads and writes.
+    cells: RefCell<BTreeSet<(u64, u64)>>,
+}
+
+/// One system call.
+struct Call<'a, 'b> {
+    lifter: &'b Lifter<'a>,
+    record: Record,
+    check: Check,
+    pid: u32,
+}
+
+impl<'a> Lifter<'a> {
+    fn new(tapes: &'a Tapes) -> Lift<Lifter<'a>> {
+        let lengths = (tapes.rw.len() as u64).checked_add(tapes.ro.len() as u64);
+        let end = lengths
+            .and_then(|len| tapes.base.checked_add(len))
+            .ok_or("the region does not fit into an address space")?;
+        let window_end = tapes
+            .base
+            .checked_add(tapes.window_len)
+            .ok_or("the window does not fit into an address space")?;
+        let aligned =
+            [tapes.base, tapes.ro_base(), end, window_end].iter().all(|address| address.is_multiple_of(PAGE));
+        if !aligned || window_end < end {
+            return Err("the window and its parts are no ranges of pages".to_owned());
+        }
+        // Tapes that all lie in the region and do not overlap are no longer than it.
+        let records = tapes.tasks.iter().fold(0u64, |sum, task| sum.saturating_add(task.records.into()));
+        if records.saturating_mul(size_of::<Record>() as u64) > tapes.ro.len() as u64 {
+            return Err("tapes that overlap or lie outside the region".to_owned());
+        }
+        let mut tape_of = BTreeMap::new();
+        let mut events_end = tapes.base.saturating_add(EVENTS_OFFSET);
+        for task in &tapes.tasks {
+            tape_of.insert(task.pid, task.tape);
+            for (_, record) in tapes.records(task) {
+                if matches!(record.verb(), Some(Verb::Post | Verb::Wait)) {
+                    events_end = events_end.max(record.args[0].saturating_add(4));
+                }
+            }
+        }
+        let total_at = offset_of!(Control, total);
+        let head_len = usize::try_from(events_end - tapes.base).unwrap_or(usize::MAX);
+        let head = tapes.rw.get(..head_len).ok_or("events outside the written part of the region")?;
+        let total =
+            head.get(total_at..total_at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let is_clean =
+            head.iter().enumerate().all(|(at, byte)| *byte == 0 || (total_at..total_at + 4).contains(&at));
+        if !is_clean {
+            return Err("control words or events that do not start as 0".to_owned());
+        }
+        Ok(Lifter {
+            tapes,
+            tape_of,
+            events_end,
+            end,
+            total: total.unwrap_or(0),
+            budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)),
+            outputs: RefCell::default(),
+            cells: RefCell::default(),
+        })
+    }
+
+    fn spend(&self, len: u64) -> Lift<()> {
+        let rest =
+            self.budget.get().checked_sub(len).ok_or("the calls read more than the tapes could hold")?;
+        self.budget.set(rest);
+        Ok(())
+    }
+
+    fn task(&self, task: &TaskTape) -> Result<LiftedTask, LiftError> {
+        let whole = |what: &str| LiftError { pid: task.pid, record: None, what: what.to_owned() };
+        let size = size_of::<Record>() as u64;
+        let len = u64::from(task.records) * size;
+        if !task.tape.is_multiple_of(8) || self.input(task.tape, len).is_err() {
+            return Err(whole("its tape is not in the read-only part of the region"));
+        }
+        let mut effects = Vec::with_capacity(task.records as usize);
+        let mut dies = false;
+        let mut parks = false;
+        for index in 0..task.records {
+            let at = |what: String| LiftError { pid: task.pid, record: Some(index), what };
+            let Some(record) = self.tapes.record(task.tape + u64::from(index) * size) else {
+                return Err(at("outside the region".to_owned()));
+            };
+            if dies {
+                // Behind its death a task has only a record that never runs.
+                if record.verb().is_some() || index + 1 != task.records {
+                    return Err(at("a record behind the end".to_owned()));
+                }
+                return self.ends(task, effects, parks);
+            }
+            let effect = self.effect(task.pid, &record).map_err(at)?;
+            dies = matches!(effect, Effect::Kill { .. });
+            parks = effect == Effect::Park;
+            effects.push(Lifted { record: index, effect });
+        }
+        if dies {
+            return Err(whole("its tape does not end behind its death"));
+        }
+        self.ends(task, effects, parks)
+    }
+
+    fn ends(&self, task: &TaskTape, effects: Vec<Lifted>, parks: bool) -> Result<LiftedTask, LiftError> {
+        if parks != task.lives {
+            let what = if parks {
+                "it parks, and is listed as one that dies"
+            } else {
+                "it does not park, and is listed as one that lives"
+            };
+            return Err(LiftError { pid: task.pid, record: None, what: what.to_owned() });
+        }
+        Ok(LiftedTask { pid: task.pid, effects })
+    }
+
+    fn effect(&self, pid: u32, record: &Record) -> Lift<Effect> {
+        let Some(verb) = record.verb() else { return Err(format!("verb {}", record.verb)) };
+        match verb {
+            Verb::Syscall => {
+                let check = record.check().ok_or_else(|| format!("check {}", record.check))?;
+                let call = Call { lifter: self, record: *record, check, pid };
+                call.effect().map_err(|what| format!("{}: {what}", call::name(record.nr)))
+            }
+            Verb::Fork => {
+                let [clone_args, size, tape, ..] = record.args;
+                let birth = self.birth(clone_args, size)?;
+                if u64::from(birth.pid) != record.expect {
+                    return Err(format!("clone3: asks for pid {} and expects {}", birth.pid, record.expect));
+                }
+                if self.tape_of.get(&birth.pid) != Some(&tape) {
+                    return Err(format!("clone3: pid {} would play a tape that is not its own", birth.pid));
+                }
+                Ok(Effect::Fork(birth))
+            }
+            Verb::Post => match self.socket_note(record.args[0]) {
+                Some((undo, is_made)) => {
+                    if undo.path.first() != Some(&b'/') || undo.path.contains(&0) {
+                        return Err(format!("{} is no absolute path", undo.path.escape_ascii()));
+                    }
+                    Ok(Effect::Undo { path: undo.path.clone(), is_made })
+                }
+                None => self.event(record.args[0]).map(Effect::Post),
+            },
+            Verb::Wait => self.event(record.args[0]).map(Effect::Wait),
+            Verb::Arrive => Ok(Effect::Arrive),
+            Verb::Park => Ok(Effect::Park),
+        }
+    }
+
+    /// The note of a socket's file that has its first or second word there, and whether it is the
+    /// second. What is noted of other files [`crate::certify`] compares with the records around.
+    fn socket_note(&self, address: u64) -> Option<(&Undo, bool)> {
+        let offset = address.checked_sub(self.tapes.base)?;
+        let mut sockets = self.tapes.undo.iter().filter(|undo| undo.kind == UndoKind::Socket);
+        let undo = sockets.find(|undo| undo.intent == offset || undo.made == offset)?;
+        Some((undo, undo.made == offset))
+    }
+
+    fn event(&self, address: u64) -> Lift<u32> {
+        let offset =
+            address.checked_sub(self.tapes.base).and_then(|offset| offset.checked_sub(EVENTS_OFFSET));
+        let index =
+            offset.filter(|offset| offset % 4 == 0 && address < self.events_end).map(|offset| offset / 4);
+        index
+            .and_then(|index| u32::try_from(index).ok())
+            .ok_or_else(|| format!("{address:#x} is not an event"))
+    }
+
+    fn birth(&self, address: u64, size: u64) -> Lift<Birth> {
+        if size != CLONE_ARGS_SIZE {
+            return Err(format!("clone_args of {size} bytes"));
+        }
+        let words = self.words(address, CLONE_ARGS_SIZE / 8)?;
+        for (index, word) in words.iter().enumerate() {
+            let known =
+                [CLONE_ARGS_FLAGS, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE];
+            if !known.contains(&index) && *word != 0 {
+                return Err(format!("clone_args: word {index} is {word:#x}"));
+            }
+        }
+        let word = |index: usize| words.get(index).copied().unwrap_or(0);
+        if word(CLONE_ARGS_SET_TID_SIZE) != 1 {
+            return Err("clone_args: not one pid asked for".to_owned());
+        }
+        let pid = self.u32s(word(CLONE_ARGS_SET_TID), 1)?[0];
+        if pid == 0 || pid > i32::MAX as u32 {
+            return Err(format!("clone_args: pid {pid}"));
+        }
+        Ok(Birth { pid, flags: word(CLONE_ARGS_FLAGS), exit_signal: word(CLONE_ARGS_EXIT_SIGNAL) })
+    }
+
+    /// What a call reads.
+    fn input(&self, address: u64, len: u64) -> Lift<&'a [u8]> {
+        if len == 0 {
+            return Ok(&[]);
+        }
+        if address < self.tapes.ro_base() {
+            return Err(format!(
+                "reads {len} bytes at {address:#x}, which are not in the read-only part of the region"
+            ));
+        }
+        let bytes = self
+            .tapes
+            .bytes(address, len)
+            .ok_or_else(|| format!("reads {len} bytes at {address:#x}, outside the region"))?;
+        self.spend(len)?;
+        Ok(bytes)
+    }
+
+    /// What a call writes and nobody reads.
+    fn output(&self, address: u64, len: u64) -> Lift<()> {
+        let range = self.scratch(address, len)?;
+        self.outputs.borrow_mut().insert(range);
+        Ok(())
+    }
+
+    /// A word of four bytes that the call reads and writes, and no other call uses: its value.
+    fn cell(&self, address: u64) -> Lift<u32> {
+        let range = self.scratch(address, 4)?;
+        if !self.cells.borrow_mut().insert(range) {
+            return Err(format!("reads {address:#x}, which another call writes"));
+        }
+        let bytes = self.tapes.bytes(address, 4).and_then(|bytes| bytes.first_chunk::<4>());
+        bytes
+            .map(|bytes| u32::from_ne_bytes(*bytes))
+            .ok_or_else(|| format!("reads {address:#x}, outside the region"))
+    }
+
+    fn scratch(&self, address: u64, len: u64) -> Lift<(u64, u64)> {
+        match address.checked_add(len) {
+            Some(end) if address >= self.events_end && end <= self.tapes.ro_base() => Ok((address, end)),
+            Some(_) | None => Err(format!(
+                "writes {len} bytes at {address:#x}, which are not in the scratch part of the region"
+            )),
+        }
+    }
+
+    /// Nothing else writes what a call reads.
+    fn check_cells(&self) -> Lift<()> {
+        let (outputs, cells) = (self.outputs.borrow(), self.cells.borrow());
+        let ranges =
+            outputs.iter().map(|range| (*range, false)).chain(cells.iter().map(|range| (*range, true)));
+        let mut ranges: Vec<((u64, u64), bool)> = ranges.collect();
+        ranges.sort_unstable();
+        let (mut outputs_end, mut cells_end) = (0, 0);
+        for ((start, end), is_cell) in ranges {
+            if start < cells_end || is_cell && start < outputs_end {
+                return Err(format!("what a call reads at {start:#x} is written by another"));
+            }
+            let last = if is_cell { &mut cells_end } else { &mut outputs_end };
+            *last = end.max(*last);
+        }
+        Ok(())
+    }
+
+    fn words(&self, address: u64, count: u64) -> Lift<Vec<u64>> {
+        let bytes = self.input(address, count.checked_mul(8).ok_or("too long")?)?;
+        Ok(bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect())
+    }
+
+    fn u32s(&self, address: u64, count: u64) -> Lift<Vec<u32>> {
+        let bytes = self.input(address, count.checked_mul(4).ok_or("too long")?)?;
+        Ok(bytes.chunks_exact(4).map(|word| u32::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect())
+    }
+
+    fn array<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
+        let words = self.words(address, N as u64)?;
+        words.try_into().map_err(|_| "cut short".to_owned())
+    }
+
+    fn text(&self, address: u64) -> Lift<&'a [u8]> {
+        if address < self.tapes.ro_base() {
+            return Err(format!(
+                "reads text at {address:#x}, which is not in the read-only part of the region"
+            ));
+        }
+        let text = self
+            .tapes
+            .c_string(address)
+            .ok_or_else(|| format!("reads text at {address:#x}, outside the region"))?;
+        self.spend(text.len() as u64)?;
+        Ok(text)
+    }
+
+    fn absolute_path(&self, address: u64) -> Lift<Vec<u8>> {
+        let path = self.text(address)?;
+        if path.first() != Some(&b'/') {
+            return Err(format!("the path {:?} is not absolute", path.escape_ascii().to_string()));
+        }
+        Ok(path.to_vec())
+    }
+}
+
+/// A time of two words, in parts of a second.
+fn time(seconds: u64, parts: u64, per_second: u64) -> Lift<u64> {
+    let sum = seconds.checked_mul(per_second).and_then(|sum| sum.checked_add(parts));
+    sum.filter(|_| parts < per_second).ok_or_else(|| "not a time".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! Each call back to its effect, and what is refused.
+
+use regrow_graph::verify::{Attribute, Change, FdEffect, MemoryEffect, SocketOption};
+
+use super::*;
+use crate::tape::assemble::Assembler;
+
+const BASE: u64 = 0x1_0000_0000;
+const RO: u64 = BASE + PAGE;
+/// Where calls may write: behind the two event words.
+const SCRATCH: u64 = BASE + EVENTS_OFFSET + 8;
+
+/// A region built by hand: buffers from the start of the read-only part, then one tape.
+struct Builder {
+    ro: Vec<u8>,
+    records: Vec<Record>,
+    total: u32,
+}
+
+impl Builder {
+    fn new() -> Builder {
+        Builder { ro: vec![0; 64], records: Vec::new(), total: 1 }
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> u64 {
+        let address = RO + self.ro.len() as u64;
+        self.ro.extend_from_slice(bytes);
+        self.ro.resize(self.ro.len().next_multiple_of(8), 0);
+        address
+    }
+
+    fn words(&mut self, words: &[u64]) -> u64 {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.data(&bytes)
+    }
+
+    fn verb(&mut self, verb: u8, args: &[u64]) {
+        self.record(verb, Check::Any, 0, args, 0);
+    }
+
+    fn call(&mut self, nr: libc::c_long, args: &[u64], expect: u64) {
+        self.record(0, Check::Equal, nr, args, expect);
+    }
+
+    fn record(&mut self, verb: u8, check: Check, nr: libc::c_long, args: &[u64], expect: u64) {
+        let mut all = [0; 6];
+        all[..args.len()].copy_from_slice(args);
+        self.records.push(Record { verb, check: check as u8, nr: nr as u16, op: 0, args: all, expect });
+    }
+
+    fn finish(mut self) -> Tapes {
+        let pid = self.data(&7u32.to_ne_bytes());
+        let mut words = [0; 11];
+        words[CLONE_ARGS_EXIT_SIGNAL] = 17;
+        words[CLONE_ARGS_SET_TID] = pid;
+        words[CLONE_ARGS_SET_TID_SIZE] = 1;
+        let clone_args = self.words(&words);
+        let lives = self.records.last().is_some_and(|record| record.verb == Verb::Park as u8);
+        let bytes: Vec<u8> = self.records.iter().flat_map(|record| record.to_bytes()).collect();
+        let tape = self.data(&bytes);
+        self.ro.resize(self.ro.len().next_multiple_of(PAGE as usize), 0);
+        let mut rw = vec![0; PAGE as usize];
+        let at = offset_of!(Control, total);
+        rw[at..at + 4].copy_from_slice(&self.total.to_ne_bytes());
+        let tasks = vec![TaskTape { pid: 7, lives, tape, records: self.records.len() as u32, clone_args }];
+        let empty = Assembler::new(BASE, 0, 0, &[]).finish(1 << 20, 1 << 21).expect("it fits");
+        Tapes { rw, ro: self.ro, code: RO, tasks, ..empty }
+    }
+}
+
+/// The effect of one record, or what is wrong with it.
+fn one(build: impl FnOnce(&mut Builder)) -> Result<Effect, String> {
+    let mut builder = Builder::new();
+    build(&mut builder);
+    builder.verb(Verb::Wait as u8, &[BASE + EVENTS_OFFSET + 4]);
+    builder.verb(Verb::Park as u8, &[]);
+    let tree = lift(&builder.finish()).map_err(|error| error.to_string())?;
+    Ok(tree.tasks[0].effects[0].effect.clone())
+}
+
+#[track_caller]
+fn check(build: impl FnOnce(&mut Builder), expected: Effect) {
+    assert_eq!(one(build), Ok(expected));
+}
+
+#[track_caller]
+fn refuse(build: impl FnOnce(&mut Builder), words: &str) {
+    match one(build) {
+        Ok(effect) => panic!("{effect:?}, expected: {words}"),
+        Err(text) => assert!(text.contains(words), "{text}\nexpected: {words}"),
+    }
+}
+
+const AT_CWD: u64 = -100i64 as u64;
+
+#[test]
+fn descriptors() {
+    let path = |b: &mut Builder| b.data(b"/dev/null\0");
+    let open = |flags| Effect::Fd(FdEffect::Open { path: b"/dev/null".to_vec(), flags, fd: 3 });
+    check(
+        |b| {
+            let at = path(b);
+            b.call(libc::SYS_openat, &[AT_CWD, at, 2, 0], 3)
+        },
+        open(2),
+    );
+    check(
+        |b| {
+            let at = path(b);
+            b.call(libc::SYS_openat, &[u64::from(-100i32 as u32), at, 0, 0], 3)
+        },
+        open(0),
+    );
+    refuse(
+        |b| {
+            let at = path(b);
+            b.call(libc::SYS_openat, &[4, at, 2, 0], 3)
+        },
+        "relative to descriptor 4",
+    );
+    refuse(
+        |b| {
+            let at = path(b) + 1;
+            b.call(libc::SYS_openat, &[AT_CWD, at, 2, 0], 3)
+        },
+        "is not absolute",
+    );
+    refuse(
+        |b| {
+            let at = path(b);
+            b.record(0, Check::Success, libc::SYS_openat, &[AT_CWD, at, 2, 0], 3)
+        },
+        "number is not checked",
+    );
+    refuse(|b| b.call(libc::SYS_openat, &[AT_CWD, SCRATCH, 2, 0], 3), "not in the read-only part");
+    refuse(|b| b.call(libc::SYS_openat, &[AT_CWD, u64::MAX, 2, 0], 3), "outside the region");
+    check(
+        |b| b.call(libc::SYS_dup3, &[3, 7, 0o2_000_000], 7),
+        Effect::Fd(FdEffect::Dup { from: 3, to: 7, cloexec: true }),
+    );
+    refuse(|b| b.call(libc::SYS_dup3, &[3, 7, 0], 6), "gives 7, and 6 is expected");
+    refuse(
+        |b| b.record(0, Check::Any, libc::SYS_close, &[3], 0),
+        "task 7, record 0: close: its failure would not be seen",
+    );
+    check(|b| b.call(libc::SYS_pipe2, &[SCRATCH, 0o4000], 0), Effect::Fd(FdEffect::Pipe { flags: 0o4000 }));
+    refuse(|b| b.call(libc::SYS_pipe2, &[BASE + EVENTS_OFFSET, 0], 0), "not in the scratch part");
+    refuse(|b| b.call(libc::SYS_pipe2, &[RO, 0], 0), "not in the scratch part");
+    refuse(|b| b.call(libc::SYS_pipe2, &[RO - 4, 0], 0), "not in the scratch part");
+    check(
+        |b| b.call(libc::SYS_socketpair, &[1, 0o2_000_005, 0, SCRATCH], 0),
+        Effect::Fd(FdEffect::SocketPair { sock_type: 5, flags: 0o2_000_000 }),
+    );
+    refuse(|b| b.call(libc::SYS_socketpair, &[2, 1, 0, SCRATCH], 0), "family 2");
+    check(
+        |b| b.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 4], 0),
+        Effect::Fd(FdEffect::CloseRange { first: 0, last: u32::MAX, only_mark: true, unshare: false }),
+    );
+    refuse(|b| b.call(libc::SYS_close_range, &[0, 5, 1], 0), "flags 0x1");
+    check(
+        |b| b.call(libc::SYS_fcntl, &[3, 2, 1], 0),
+        Effect::Fd(FdEffect::SetCloexec { fd: 3, cloexec: true }),
+    );
+    // F_SETLKW would wait; F_SETLK reads what it is to lock.
+    refuse(|b| b.call(libc::SYS_fcntl, &[3, 7, 1], 0), "fcntl: command 7");
+    refuse(|b| b.call(libc::SYS_fcntl, &[3, 6, 1], 0), "fcntl: reads 32 bytes at 0x1");
+}
+
+#[test]
+fn objects_and_memory() {
+    check(
+        |b| {
+            let at = b.data(b"hello");
+            b.call(libc::SYS_write, &[4, at, 5], 5)
+        },
+        Effect::Object { fd: 4, change: Change::Write { data: b"hello".to_vec() } },
+    );
+    refuse(
+        |b| {
+            let at = b.data(b"hello");
+            b.record(0, Check::Success, libc::SYS_write, &[4, at, 5], 5)
+        },
+        "would not be seen",
+    );
+    refuse(
+        |b| {
+            let at = b.data(b"hello");
+            b.call(libc::SYS_write, &[4, at, 1 << 40], 1 << 40)
+        },
+        "outside the region",
+    );
+    let vectors = [0x10000, 4096, SCRATCH, 64];
+    check(
+        |b| {
+            let at = b.words(&vectors);
+            b.call(libc::SYS_preadv, &[4, at, 2, 8192, 0], 4160)
+        },
+        Effect::Object {
+            fd: 4,
+            change: Change::Read { into: vec![(0x10000, 4096), (SCRATCH, 64)], offset: Some(8192) },
+        },
+    );
+    refuse(
+        |b| {
+            let at = b.words(&[BASE, 64]);
+            b.call(libc::SYS_preadv, &[4, at, 1, 0, 0], 64)
+        },
+        "not in the scratch part",
+    );
+    refuse(
+        |b| {
+            let at = b.words(&vectors);
+            b.call(libc::SYS_preadv, &[4, at, 2, 8192, 0], 4096)
+        },
+        "gives 4160, and 4096 is expected",
+    );
+    refuse(
+        |b| {
+            let at = b.words(&vectors);
+            b.call(libc::SYS_preadv, &[4, at, u64::MAX, 0, 0], 0)
+        },
+        "vectors",
+    );
+    refuse(|b| b.call(libc::SYS_pread64, &[4, u64::MAX, 64, 0], 64), "beyond the address space");
+    check(
+        |b| b.call(libc::SYS_mmap, &[0x10000, 4096, 3, 0x10_0022, u64::MAX, 0], 0x10000),
+        Effect::Memory(MemoryEffect::Map { at: 0x10000, len: 4096, prot: 3, flags: 0x10_0022, file: None }),
+    );
+    refuse(
+        |b| b.call(libc::SYS_mmap, &[0x10000, 4096, 3, 0x22, u64::MAX, 0], 0x10000),
+        "the kernel would choose the address",
+    );
+    refuse(|b| b.call(libc::SYS_mremap, &[0x10000, 0, 4096, 1, 0x20000], 0x20000), "flags 0x1");
+    let options = [212_992u64 / 2];
+    check(
+        |b| {
+            let at = b.words(&options);
+            b.call(libc::SYS_setsockopt, &[4, 1, 32, at, 4], 0)
+        },
+        Effect::Object {
+            fd: 4,
+            change: Change::SetOption { option: SocketOption::SendBuffer, value: 106_496, force: true },
+        },
+    );
+    // struct msghdr with one vector and one SCM_RIGHTS of descriptors 5 and 6.
+    let sendmsg = |b: &mut Builder, kind: u64| {
+        let data = b.data(b"x");
+        let iov = b.words(&[data, 1]);
+        let control = b.words(&[24, 1 | kind << 32, 5 | 6 << 32]);
+        let message = b.words(&[0, 0, iov, 1, control, 24, 0]);
+        b.call(libc::SYS_sendmsg, &[4, message, 0x40], 1);
+    };
+    let change = Change::Send { data: b"x".to_vec(), rights: vec![5, 6], never_blocks: true };
+    check(|b| sendmsg(b, 1), Effect::Object { fd: 4, change });
+    refuse(|b| sendmsg(b, 2), "other than one of SCM_RIGHTS");
+}
+
+#[test]
+fn tasks() {
+    check(|b| b.call(libc::SYS_setsid, &[], 7), Effect::SetSid);
+    check(|b| b.call(libc::SYS_setpgid, &[0, 0], 0), Effect::SetPgid { pgid: 7 });
+    refuse(|b| b.call(libc::SYS_setpgid, &[8, 8], 0), "of task 8");
+    check(
+        |b| b.call(libc::SYS_waitid, &[1, 9, 0, 0x100_0004, 0], 0),
+        Effect::AwaitExit { pid: 9, reap: false },
+    );
+    refuse(|b| b.call(libc::SYS_waitid, &[1, 9, 0, 0x100_0005, 0], 0), "options");
+    refuse(|b| b.call(libc::SYS_kill, &[1, 9], 0), "kill: of 1");
+    let eat = |b: &mut Builder, seconds: u64| {
+        let (set, time) = (b.words(&[1 << 16]), b.words(&[seconds, 0]));
+        b.call(libc::SYS_rt_sigtimedwait, &[set, 0, time, 8], 17);
+    };
+    check(|b| eat(b, 0), Effect::Attribute(Attribute::EatSignal { set: 1 << 16 }));
+    refuse(|b| eat(b, 1), "rt_sigtimedwait: may block");
+    refuse(|b| b.call(libc::SYS_reboot, &[], 0), "system call 169: not modelled");
+    refuse(|b| b.call(libc::SYS_prctl, &[4242], 0), "option 4242");
+    refuse(|b| b.verb(77, &[]), "verb 77");
+    refuse(|b| b.verb(Verb::Post as u8, &[BASE + EVENTS_OFFSET + 2]), "is not an event");
+    refuse(|b| b.verb(Verb::Post as u8, &[BASE]), "is not an event");
+    refuse(|b| b.verb(Verb::Post as u8, &[u64::MAX - 2]), "events outside the written part");
+    refuse(|b| b.verb(Verb::Fork as u8, &[0, 88, 0]), "not in the read-only part");
+}
+
+#[test]
+fn ends() {
+    let mut killed = Builder::new();
+    killed.call(libc::SYS_kill, &[7, 9], 0);
+    killed.verb(u8::MAX, &[]);
+    let tree = lift(&killed.finish()).expect("lifts");
+    assert_eq!(tree.tasks[0].effects, [Lifted { record: 0, effect: Effect::Kill { signal: 9 } }]);
+    let mut behind = Builder::new();
+    behind.call(libc::SYS_kill, &[7, 9], 0);
+    behind.verb(Verb::Arrive as u8, &[]);
+    assert!(lift(&behind.finish()).expect_err("refused").what.contains("behind the end"));
+    let mut open = Builder::new();
+    open.call(libc::SYS_kill, &[7, 9], 0);
+    assert!(lift(&open.finish()).is_err());
+}
+
+#[test]
+fn the_region() {
+    let tapes = || {
+        let mut builder = Builder::new();
+        builder.verb(Verb::Park as u8, &[]);
+        builder.finish()
+    };
+    let refused = |change: fn(&mut Tapes)| {
+        let mut tapes = tapes();
+        change(&mut tapes);
+        lift(&tapes).expect_err("refused").to_string()
+    };
+    assert_eq!(lift(&tapes()).map(|tree| (tree.total, tree.root.pid)), Ok((1, 7)));
+    assert!(refused(|t| t.rw[24] = 1).contains("do not start as 0"));
+    assert!(refused(|t| t.base = !0xfff).contains("does not fit"));
+    assert!(refused(|t| t.window_len = 4096).contains("no ranges of pages"));
+    assert!(refused(|t| t.tasks[0].records = u32::MAX).contains("overlap or lie outside"));
+    assert!(refused(|t| t.tasks[0].tape = BASE).contains("not in the read-only part"));
+    assert!(refused(|t| t.tasks[0].lives = false).contains("listed as one that dies"));
+    assert!(refused(|t| t.tasks[0].pid = 8).contains("ask for pid 7"));
+    assert!(refused(|t| t.tasks.clear()).contains("there is no tape"));
+}
+
+/// Whatever bytes are wrong: an error or effects, no panic.
+#[test]
+fn hostile_bytes() {
+    let mut builder = Builder::new();
+    let path = builder.data(b"/dev/null\0");
+    let words = builder.words(&[0x10000, 4096, 0x20000, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    builder.call(libc::SYS_openat, &[AT_CWD, path, 2, 0], 0);
+    builder.call(libc::SYS_preadv, &[0, words, 2, 0, 0], 4160);
+    builder.call(libc::SYS_sendmsg, &[0, words, 0], 0);
+    builder.call(libc::SYS_prctl, &[35, 14, words, 104, 0], 0);
+    builder.call(libc::SYS_capset, &[words, words], 0);
+    builder.call(libc::SYS_setsockopt, &[0, 1, 7, words, 4], 0);
+    builder.verb(Verb::Park as u8, &[]);
+    let good = builder.finish();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..20_000 {
+        let mut tapes = good.clone();
+        for _ in 0..=random() % 3 {
+            let at = random() as usize % 1024;
+            tapes.ro[at] = [0, 1, 0x7f, 0xff, random() as u8][random() as usize % 5];
+        }
+        match random() % 16 {
+            0 => tapes.base = random(),
+            1 => tapes.tasks[0].tape ^= 1 << (random() % 64),
+            2 => tapes.tasks[0].records = random() as u32,
+            3 => tapes.tasks[0].clone_args ^= 1 << (random() % 64),
+            4 => tapes.rw.truncate(random() as usize % 4096),
+            _ => {}
+        }
+        let _ = lift(&tapes);
+    }
+}
