@@ -31,6 +31,7 @@ pub(crate) mod namespace;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -382,7 +383,7 @@ impl Ground {
         }
         let profile =
             Path::new(env!("CARGO_BIN_EXE_regrow")).parent().expect("a binary is in a directory").to_owned();
-        let criu = find_criu(&profile)?;
+        let criu = with_rlimit_shim(find_criu(&profile)?, &profile)?;
         build_programs(&profile);
         Ok(Ground { criu, programs: profile })
     }
@@ -415,6 +416,37 @@ fn find_criu(profile: &Path) -> Outcome<PathBuf> {
         return Err(format!("{} check: {}", criu.display(), tail(&text, 3)));
     }
     Ok(criu)
+}
+
+/// Without CAP_SYS_RESOURCE CRIU cannot read the limits of tasks of another uid, and refuses to dump them:
+/// it then runs with `tests/programs/rlimit-shim.c` preloaded.
+fn with_rlimit_shim(criu: PathBuf, profile: &Path) -> Outcome<PathBuf> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or("no CapEff")?;
+    if effective & 1 << CAP_SYS_RESOURCE != 0 {
+        return Ok(criu);
+    }
+    // Test programs run at the same time: each makes its own and puts it in its place by rename.
+    let own = |name: &str| profile.join(format!("{name}.{}", std::process::id()));
+    let place = |name: &str| {
+        let path = profile.join(name);
+        fs::rename(own(name), &path).map(|()| path).map_err(|error| format!("{name}: {error}"))
+    };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/rlimit-shim.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O2", "-o"]).arg(own("rlimit-shim.so")).arg(source);
+    let status = cc.status().map_err(|error| format!("cc: {error}"))?;
+    if !status.success() {
+        return Err(format!("cc rlimit-shim.c: {status}"));
+    }
+    let shim = place("rlimit-shim.so")?;
+    let script = format!("#!/bin/sh\nLD_PRELOAD={} exec {} \"$@\"\n", shown(&shim), shown(&criu));
+    fs::write(own("criu-with-shim"), script).map_err(|error| error.to_string())?;
+    fs::set_permissions(own("criu-with-shim"), fs::Permissions::from_mode(0o755))
+        .map_err(|error| error.to_string())?;
+    place("criu-with-shim")
 }
 
 /// Cargo builds a package's own binaries for its tests, but not those of another member.
