@@ -87,6 +87,7 @@ pub fn certify_in(
     }
     let expected = expected(model, cradle, facts)?;
     check_undo(tapes, &expected)?;
+    check_spent(tapes, &expected)?;
     verify(&lifted, &expected)
 }
 
@@ -113,13 +114,14 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
             records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall))
         {
             let nr = libc::c_long::from(record.nr);
-            let makes = nr == libc::SYS_mkdirat
+            let makes = matches!(nr, libc::SYS_mkdirat | libc::SYS_mknodat | libc::SYS_linkat)
                 || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
             let removes = nr == libc::SYS_unlinkat || nr == libc::SYS_renameat2 && record.args[4] == 0;
             if !makes && !removes {
                 continue;
             }
-            let path = tapes.c_string(record.args[1]).unwrap_or_default();
+            let path_at = if nr == libc::SYS_linkat { record.args[3] } else { record.args[1] };
+            let path = tapes.c_string(path_at).unwrap_or_default();
             if removes {
                 let is_plain = nr == libc::SYS_unlinkat && record.args[2] == 0;
                 if is_plain
@@ -138,8 +140,9 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
             }
             let is_this = |undo: &&Undo| {
                 let named = match undo.kind {
-                    UndoKind::File => nr == libc::SYS_openat && undo.path == path,
+                    UndoKind::File => matches!(nr, libc::SYS_openat | libc::SYS_mknodat) && undo.path == path,
                     UndoKind::Directory => nr == libc::SYS_mkdirat && undo.path == path,
+                    UndoKind::Link => nr == libc::SYS_linkat && is_pair(&undo.path, record, tapes),
                     UndoKind::Socket => false,
                     UndoKind::ChangedPlaces => {
                         nr == libc::SYS_openat && undo.path.split(|byte| *byte == 0).next() == Some(path)
@@ -154,6 +157,29 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
         }
     }
     Ok(())
+}
+
+/// Whether what is removed when the tree lives is what CRIU left for this: the other names of files that
+/// had lost theirs.
+fn check_spent(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> {
+    let linked = expected.inodes.values().filter(|inode| inode.kind == InodeKind::Linked);
+    let names: BTreeSet<&[u8]> = linked.map(|inode| inode.source.as_slice()).collect();
+    match tapes.spent.iter().find(|path| !names.contains(path.as_slice())) {
+        Some(path) => Err(Counterexample {
+            task: tapes.tasks.first().map_or(0, |task| task.pid),
+            record: None,
+            wrong: Wrong::NotUnderstood {
+                what: format!("{} would be removed in the end, and is no link remap", path.escape_ascii()),
+            },
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a note of a further name has the two names of a `linkat(2)`: the new one first.
+fn is_pair(note: &[u8], record: &Record, tapes: &Tapes) -> bool {
+    let [old, new] = [record.args[1], record.args[3]].map(|at| tapes.c_string(at).unwrap_or_default());
+    note == [new, b"\0", old].concat()
 }
 
 /// What the images say, for the checker.
@@ -220,10 +246,16 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
     }
     let mut ghost_of: BTreeMap<u32, InodeId> = BTreeMap::new();
     for remap in &model.remaps {
-        if remap.remap_type == 1 {
-            ghost_of.insert(remap.orig_id, InodeId::Ghost(remap.remap_id));
-        } else {
-            strange.insert(remap.orig_id, "its name was replaced, or its process is gone");
+        match remap.remap_type {
+            0 => {
+                ghost_of.insert(remap.orig_id, InodeId::Linked(remap.remap_id));
+            }
+            1 => {
+                ghost_of.insert(remap.orig_id, InodeId::Ghost(remap.remap_id));
+            }
+            _ => {
+                strange.insert(remap.orig_id, "its process is gone");
+            }
         }
     }
     let inodes = inodes(model, &ghost_of);
@@ -245,7 +277,9 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
             let mut wanted = context.expected_ofd(ofd, queues.remove(&ofd.id).unwrap_or_default());
             if let (Some(inode), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
                 if inodes.contains_key(inode) && !file.is_external {
-                    wanted.spec = OfdSpec::Inode { inode: *inode, position: position(file) };
+                    let is_first = inodes.get(inode).is_some_and(|inode| inode.name == file.path.as_bytes());
+                    let alias = (!is_first).then(|| file.path.as_bytes().to_vec());
+                    wanted.spec = OfdSpec::Inode { inode: *inode, alias, position: position(file) };
                     // The flag of a file that was made without a name, which no other way leaves.
                     if file.flags & O_TMPFILE_BIT != 0 {
                         wanted.flags &= !(libc::O_TMPFILE as u32);
@@ -255,8 +289,8 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
                 }
             }
             let path_id = if let OfdKind::Fifo(fifo) = &ofd.kind { fifo.reg_id } else { ofd.id };
-            if ghost_of.contains_key(&path_id) && matches!(ofd.kind, OfdKind::Fifo(_)) {
-                wanted.spec = OfdSpec::Unmodelled("a FIFO whose name was unlinked".to_owned());
+            if let (Some(id), OfdSpec::Fifo { inode, .. }) = (ghost_of.get(&path_id), &mut wanted.spec) {
+                *inode = Some(*id);
             }
             if let Some(what) = strange.get(&path_id) {
                 wanted.spec = OfdSpec::Unmodelled((*what).to_owned());
@@ -288,21 +322,27 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
 /// Unlinked files, each by the name that it had, and memfds.
 fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId, ExpectedInode> {
     let image = |image: Image| model.dir.join(image.to_string()).as_os_str().as_bytes().to_vec();
-    let mut names: BTreeMap<InodeId, &str> = BTreeMap::new();
+    let mut names: BTreeMap<InodeId, BTreeSet<&str>> = BTreeMap::new();
     for ofd in &model.ofds {
         if let (Some(id), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
-            names.insert(*id, &file.path);
+            names.entry(*id).or_default().insert(&file.path);
         }
     }
+    // It is made under the first of its names, in their order: so messages and descriptions name it.
+    let names = |id: InodeId| -> Option<(Vec<u8>, BTreeSet<Vec<u8>>)> {
+        let mut paths = names.get(&id)?.iter().map(|path| path.as_bytes().to_vec());
+        Some((paths.next()?, paths.collect()))
+    };
     let mut inodes = BTreeMap::new();
     for ghost in &model.ghosts {
         let id = InodeId::Ghost(ghost.id);
         let kind = match ghost.mode & libc::S_IFMT {
             libc::S_IFREG => InodeKind::File,
             libc::S_IFDIR => InodeKind::Directory,
+            libc::S_IFIFO => InodeKind::Fifo,
             _ => continue,
         };
-        let Some(name) = names.get(&id) else { continue };
+        let Some((name, further)) = names(id) else { continue };
         let mut content = Content::default();
         for piece in &ghost.pieces {
             content.push(
@@ -314,7 +354,9 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
         }
         let inode = ExpectedInode {
             kind,
-            name: name.as_bytes().to_vec(),
+            name,
+            further,
+            source: Vec::new(),
             size: ghost.size_bytes,
             mode: Some(ghost.mode & 0o7777),
             owner: (ghost.uid, ghost.gid),
@@ -341,6 +383,8 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
         let inode = ExpectedInode {
             kind: InodeKind::Memfd,
             name: memfd.name.as_bytes().to_vec(),
+            further: BTreeSet::new(),
+            source: Vec::new(),
             size: memfd.size_bytes,
             mode: memfd.mode.map(|mode| mode & 0o7777),
             owner: (memfd.uid, memfd.gid),
@@ -349,6 +393,15 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
             content,
         };
         inodes.insert(InodeId::Memfd(memfd.inode_id), inode);
+    }
+    for ofd in &model.ofds {
+        let (id, OfdKind::Reg(file)) = (InodeId::Linked(ofd.id), &ofd.kind) else { continue };
+        if let Some((name, further)) = names(id) {
+            let source = file.path.as_bytes().to_vec();
+            let inode =
+                ExpectedInode { kind: InodeKind::Linked, name, further, source, ..ExpectedInode::default() };
+            inodes.insert(id, inode);
+        }
     }
     inodes
 }
@@ -402,7 +455,7 @@ impl Context<'_> {
             }
             OfdKind::Memfd(memfd) => {
                 let inode = InodeId::Memfd(memfd.inode_id);
-                let spec = OfdSpec::Inode { inode, position: Some(memfd.position) };
+                let spec = OfdSpec::Inode { inode, alias: None, position: Some(memfd.position) };
                 (format!("file {id:#x} (memfd {})", memfd.inode_id), spec, memfd.flags, memfd.fown)
             }
             OfdKind::Epoll(epoll) => {
@@ -420,7 +473,11 @@ impl Context<'_> {
             }
             OfdKind::Fifo(fifo) => match self.fifo(fifo) {
                 Some(file) => {
-                    let spec = OfdSpec::Fifo { fifo: fifo.pipe_id, path: file.path.as_bytes().to_vec() };
+                    let spec = OfdSpec::Fifo {
+                        fifo: fifo.pipe_id,
+                        path: file.path.as_bytes().to_vec(),
+                        inode: None,
+                    };
                     (format!("file {id:#x} (FIFO {})", file.path), spec, file.flags, file.fown)
                 }
                 None => {

@@ -13,3 +13,8 @@ fn memfds_and_unlinked_files() {
         )
         .run();
 }
+
+#[test]
+fn files_that_have_lost_names() {
+    Scenario::program("names", &[]).dump_options(&["--link-remap"]).run();
+}

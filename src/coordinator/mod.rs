@@ -21,6 +21,7 @@ pub mod channel;
 pub mod commit;
 pub mod launcher;
 mod rollback;
+mod spent;
 pub mod supervise;
 pub mod undo;
 
@@ -172,6 +173,9 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     };
     channel.send(order, Some(region.as_fd())).map_err(RunError::Channel)?;
     let result = watch_and_commit(run, channel, &shared, start);
+    if result.is_ok() {
+        spent::remove(&tapes.spent);
+    }
     if result.is_err() {
         // No more forks: whoever kills counts whom.
         shared.abort().store(1, std::sync::atomic::Ordering::SeqCst);

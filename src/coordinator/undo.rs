@@ -76,6 +76,7 @@ impl Remains {
             let removed = match undo.kind {
                 UndoKind::File => std::fs::remove_file(path),
                 UndoKind::Directory => std::fs::remove_dir(path),
+                UndoKind::Link => std::fs::remove_file(first_of_two(path)),
                 UndoKind::Socket if is_socket(path) => std::fs::remove_file(path),
                 UndoKind::Socket | UndoKind::ChangedPlaces => Ok(()),
             };
@@ -108,12 +109,15 @@ impl Remains {
 
     /// Whether what is there is as it was made, before anything was done to it.
     fn looks_new(&self, path: &Path, kind: UndoKind) -> bool {
+        if kind == UndoKind::Link {
+            return is_same_file(path);
+        }
         let Ok(stat) = std::fs::symlink_metadata(path) else { return false };
         let (is_kind, is_empty) = match kind {
-            UndoKind::File => (stat.is_file(), stat.len() == 0),
+            UndoKind::File => (stat.is_file() || stat.file_type().is_fifo(), stat.len() == 0),
             // rmdir(2) sees to that.
             UndoKind::Directory => (stat.is_dir(), true),
-            UndoKind::ChangedPlaces => (false, false),
+            UndoKind::ChangedPlaces | UndoKind::Link => (false, false),
             UndoKind::Socket => return stat.created().is_ok_and(|born| born >= self.started),
         };
         // The umask may have taken the owner's permissions, too.
@@ -144,12 +148,30 @@ impl Remains {
                 1 => UndoKind::Directory,
                 2 => UndoKind::ChangedPlaces,
                 3 => UndoKind::Socket,
+                4 => UndoKind::Link,
                 _ => return list,
             };
             list.push(Undo { intent: word(0), made: word(1), gone: word(2), kind, path });
             at += 40 + len;
         }
     }
+}
+
+/// The first of two paths with a zero byte between.
+fn first_of_two(paths: &Path) -> &Path {
+    let bytes = paths.as_os_str().as_bytes();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    Path::new(std::ffi::OsStr::from_bytes(&bytes[..end]))
+}
+
+/// Whether two paths with a zero byte between are names of one file.
+fn is_same_file(paths: &Path) -> bool {
+    let first = first_of_two(paths);
+    let bytes = paths.as_os_str().as_bytes();
+    let Some(second) = bytes.get(first.as_os_str().len() + 1..) else { return false };
+    let inode = |path: &Path| std::fs::symlink_metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+    let inodes = inode(first).zip(inode(Path::new(std::ffi::OsStr::from_bytes(second))));
+    inodes.is_some_and(|(first, second)| first == second)
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -202,6 +224,33 @@ mod tests {
         if nix::unistd::geteuid().is_root() {
             check([1, 0, 0], Undo::FILE_MODE, false);
         }
+    }
+
+    /// Whether a further name of a file is still there afterwards; whether it is one of that file.
+    fn check_link(words: [u32; 3], is_link: bool, stays: bool) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [name, file] = ["name", "file"].map(|name| dir.path().join(name));
+        std::fs::write(&file, "content").expect("a file");
+        if is_link {
+            std::fs::hard_link(&file, &name).expect("a link");
+        } else {
+            std::fs::write(&name, "another's").expect("a file");
+        }
+        let path = [name.as_os_str().as_bytes(), b"\0", file.as_os_str().as_bytes()].concat();
+        let undo = Undo { intent: 0, made: 4, gone: 8, kind: UndoKind::Link, path };
+        let failed = remains(&words, &[undo]).remove();
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!((name.exists(), file.exists()), (stays, true), "{words:?} {is_link}");
+    }
+
+    #[test]
+    fn further_names_are_removed_and_nothing_else() {
+        check_link([1, 1, 0], true, false);
+        check_link([0, 0, 0], true, true);
+        // Not known: only if it leads to the file.
+        check_link([1, 0, 0], true, false);
+        check_link([1, 0, 0], false, true);
+        check_link([1, 1, 1], false, true);
     }
 
     /// Whether a socket's file is still there afterwards; whether it was there before the tapes played.

@@ -22,17 +22,7 @@ impl Lowering<'_> {
         let open = |flags: u32| [libc::AT_FDCWD as u64, path, u64::from(flags | cloexec), 0];
         let fd = u64::from(*first);
         self.tape.call(libc::SYS_openat, &open(libc::O_RDWR as u32), fd);
-        if let Some(capacity) = capacity {
-            self.tape.call(
-                libc::SYS_fcntl,
-                &[fd, libc::F_SETPIPE_SZ as u64, u64::from(capacity)],
-                u64::from(capacity),
-            );
-        }
-        if !data.is_empty() {
-            let buffer = self.asm.data(data, 1);
-            self.tape.call(libc::SYS_write, &[fd, buffer, data.len() as u64], data.len() as u64);
-        }
+        self.fill_pipe(fd, capacity, data);
         for (flags, fd) in flags.iter().zip(further) {
             // An open only pretends to set O_ASYNC (open(2), BUGS).
             let is_async = flags & libc::O_ASYNC as u32 != 0;

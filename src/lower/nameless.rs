@@ -29,8 +29,9 @@ const AT_CWD: u64 = libc::AT_FDCWD as u64;
 /// How many names are made and removed again.
 pub(super) fn names(recipes: &Recipes) -> usize {
     let count = |recipe: &Nameless| {
-        let named = recipe.inodes.iter().filter(|inode| !matches!(inode.kind, InodeKind::Memfd { .. }));
-        recipe.scaffold.len() + named.count()
+        let names =
+            recipe.inodes.iter().map(|inode| usize::from(inode.kind.has_name()) + inode.further.len());
+        recipe.scaffold.len() + names.sum::<usize>()
     };
     recipes
         .resources
@@ -55,11 +56,13 @@ impl Lowering<'_> {
         let mut number = || numbers.next().unwrap_or(u64::MAX);
         let close = if cloexec { libc::O_CLOEXEC as u64 } else { 0 };
         // The numbers of each inode, in the order in which the kernel gives them.
-        let fds: Vec<(u64, u64)> = recipe
-            .inodes
-            .iter()
-            .map(|inode| (number(), if inode.content.is_some() { number() } else { u64::MAX }))
-            .collect();
+        let mut further: Vec<Vec<u64>> = Vec::with_capacity(recipe.inodes.len());
+        let mut fds: Vec<(u64, u64)> = Vec::with_capacity(recipe.inodes.len());
+        for inode in &recipe.inodes {
+            let made = number();
+            further.push(inode.further.iter().map(|_| number()).collect());
+            fds.push((made, if inode.content.is_some() { number() } else { u64::MAX }));
+        }
         let opened: Vec<u64> = recipe.opens.iter().map(|_| number()).collect();
 
         let mut directories: BTreeMap<&str, Option<u64>> =
@@ -81,9 +84,32 @@ impl Lowering<'_> {
                 self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, 0], *fd);
             }
         }
-        for (inode, (fd, source)) in recipe.inodes.iter().zip(&fds) {
+        for ((inode, (fd, source)), further) in recipe.inodes.iter().zip(&fds).zip(&further) {
             match &inode.kind {
                 InodeKind::Directory { .. } => {}
+                InodeKind::Fifo { path, capacity, data } => {
+                    let flags = self.begin(path, UndoKind::File);
+                    let text = self.asm.text(path.as_bytes());
+                    let mode = u64::from(libc::S_IFIFO | Undo::FILE_MODE);
+                    self.tape.call(libc::SYS_mknodat, &[AT_CWD, text, mode, 0], 0);
+                    self.tape.post(flags.made);
+                    // For reading and writing it never waits, and spares the others waiting.
+                    let how = (libc::O_RDWR | libc::O_NOFOLLOW) as u64 | close;
+                    self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, 0], *fd);
+                    self.fill_pipe(*fd, *capacity, data);
+                    self.remove(text, flags);
+                    self.attributes(inode, *fd);
+                }
+                InodeKind::Linked { path, from } => {
+                    let links = std::iter::once(path).chain(&inode.further);
+                    let fds = std::iter::once(fd).chain(further);
+                    let names: Vec<_> = links.map(|name| self.link(from, name)).collect();
+                    for ((text, flags), fd) in names.into_iter().zip(fds) {
+                        self.open_name(text, *fd, close);
+                        self.remove(text, flags);
+                    }
+                    self.asm.spend(from.as_bytes());
+                }
                 InodeKind::Memfd { name, seals } => {
                     // Without MFD_ALLOW_SEALING it would have F_SEAL_SEAL from the start.
                     let how = MFD_EXEC
@@ -126,16 +152,22 @@ impl Lowering<'_> {
                             | close;
                     self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, u64::from(Undo::FILE_MODE)], *fd);
                     self.tape.post(flags.made);
+                    // While it is empty: so it can be told apart from others after a failure.
+                    let links: Vec<_> = inode.further.iter().map(|name| self.link(path, name)).collect();
+                    for ((text, flags), fd) in links.into_iter().zip(further) {
+                        self.open_name(text, *fd, close);
+                        self.remove(text, flags);
+                    }
                     self.fill_file(inode, *fd, *source, close);
                     if aside.is_some() {
                         // What is overwritten keeps its name (rename(2), fs/dcache.c `__d_move`).
                         for exchange in [u64::from(libc::RENAME_EXCHANGE), 0] {
                             self.tape.call(libc::SYS_renameat2, &[AT_CWD, text, AT_CWD, own, exchange], 0);
                         }
+                        self.tape.post(flags.gone);
                     } else {
-                        self.tape.call(libc::SYS_unlinkat, &[AT_CWD, text, 0], 0);
+                        self.remove(text, flags);
                     }
-                    self.tape.post(flags.gone);
                     self.attributes(inode, *fd);
                 }
             }
@@ -150,10 +182,19 @@ impl Lowering<'_> {
             }
         }
         for (open, fd) in recipe.opens.iter().zip(opened) {
-            let Some((made, _)) = fds.get(open.inode) else { continue };
+            let made = match open.name.checked_sub(1) {
+                None => fds.get(open.inode).map(|(made, _)| made),
+                Some(name) => further.get(open.inode).and_then(|fds| fds.get(name)),
+            };
+            let Some(made) = made else { continue };
             let path = self.asm.text(format!("/proc/self/fd/{made}").as_bytes());
-            let how = u64::from(open.flags) | libc::O_NOCTTY as u64 | close;
+            // An open only pretends to set O_ASYNC (open(2), BUGS).
+            let is_async = open.flags & libc::O_ASYNC as u32 != 0;
+            let how = u64::from(open.flags & !(libc::O_ASYNC as u32)) | libc::O_NOCTTY as u64 | close;
             self.tape.call(libc::SYS_openat, &[AT_CWD, path, how, 0], fd);
+            if is_async {
+                self.tape.call(libc::SYS_fcntl, &[fd, libc::F_SETFL as u64, u64::from(open.flags)], 0);
+            }
             if open.position != 0 {
                 self.tape.call(libc::SYS_lseek, &[fd, open.position, libc::SEEK_SET as u64], open.position);
             }
@@ -165,6 +206,26 @@ impl Lowering<'_> {
         let [intent, made, gone] = self.asm.undo(path.as_bytes(), kind);
         self.tape.post(intent);
         Flags { made, gone }
+    }
+
+    /// One more name of a file: its text, and what is to be said when it is gone.
+    fn link(&mut self, from: &str, name: &str) -> (u64, Flags) {
+        let flags = self.begin(&format!("{name}\0{from}"), UndoKind::Link);
+        let [old, new] = [from, name].map(|path| self.asm.text(path.as_bytes()));
+        self.tape.call(libc::SYS_linkat, &[AT_CWD, old, AT_CWD, new, 0], 0);
+        self.tape.post(flags.made);
+        (new, flags)
+    }
+
+    /// A descriptor that stands for a name: what is opened through it has that name.
+    fn open_name(&mut self, text: u64, fd: u64, close: u64) {
+        let how = (libc::O_PATH | libc::O_NOFOLLOW) as u64 | close;
+        self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, 0], fd);
+    }
+
+    fn remove(&mut self, text: u64, flags: Flags) {
+        self.tape.call(libc::SYS_unlinkat, &[AT_CWD, text, 0], 0);
+        self.tape.post(flags.gone);
     }
 
     fn fill_file(&mut self, inode: &Inode, fd: u64, source: u64, close: u64) {

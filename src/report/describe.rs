@@ -115,6 +115,8 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
                     InodeKind::Memfd { name, .. } => format!("memfd \"{name}\""),
                     InodeKind::File { path, .. } => format!("{path} (deleted)"),
                     InodeKind::Directory { path } => format!("{path}/ (deleted)"),
+                    InodeKind::Fifo { path, .. } => format!("FIFO {path} (deleted)"),
+                    InodeKind::Linked { path, from } => format!("{path} (now {from})"),
                 })
                 .collect();
             names.join(", ")

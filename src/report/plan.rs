@@ -418,6 +418,8 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::InetSockets(_) => "internet sockets",
         ResourceKind::Nameless(recipe) => match recipe.inodes.first().map(|inode| &inode.kind) {
             Some(InodeKind::Memfd { .. }) => "memfd",
+            Some(InodeKind::Fifo { .. }) => "FIFO",
+            Some(InodeKind::Linked { .. }) => "linked file",
             Some(InodeKind::File { .. } | InodeKind::Directory { .. }) | None => "unlinked file",
         },
         ResourceKind::Carrier { .. } => "shared memory",

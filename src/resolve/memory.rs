@@ -229,7 +229,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                 } as u32;
                 let access =
                     if shared { file_flags.unwrap_or(default) & O_ACCMODE } else { libc::O_RDONLY as u32 };
-                let Some(file) = resolver.open_inode(ghost::InodeKey::Memfd(inode_id), access, 0, None)
+                let Some(file) = resolver.open_inode(ghost::InodeKey::Memfd(inode_id), "", access, 0, None)
                 else {
                     continue;
                 };
@@ -431,7 +431,8 @@ fn mapped_file(
             ghost::refuse(resolver, entry, remap);
             return None;
         };
-        return resolver.open_inode(key, access, 0, None);
+        let path = if let OfdKind::Reg(file) = &entry.kind { file.path.as_str() } else { "" };
+        return resolver.open_inode(key, path, access, 0, None);
     }
     let OfdKind::Reg(file) = &entry.kind else {
         let text = format!("{}: cannot be mapped yet", files::name(entry));

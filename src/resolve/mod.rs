@@ -184,7 +184,7 @@ struct Resolver<'a> {
     /// Inodes without a name: the resource that makes them, and which of its inodes they are.
     inodes: BTreeMap<files::ghost::InodeKey, (ResourceId, usize)>,
     /// Their descriptions that are in no table, by flags.
-    inode_views: BTreeMap<(files::ghost::InodeKey, u32), OfdId>,
+    inode_views: BTreeMap<(files::ghost::InodeKey, usize, u32), OfdId>,
 }
 
 impl<'a> Resolver<'a> {

@@ -360,7 +360,8 @@ pub enum ResourceKind {
     /// Internet sockets of one port. Yields all of them.
     InetSockets(Vec<InetRecipe>),
     /// Inodes without a name, memfds and unlinked files. Yields, for each of them, the number by
-    /// which it is made and that of the image that fills it, if any; then the descriptions.
+    /// which it is made, that of the image that fills it, if any, and one for each further name; then
+    /// the descriptions.
     Nameless(Box<Nameless>),
     /// Shared anonymous memory, mapped at `address` in the window for everyone below.
     Carrier {
@@ -403,6 +404,8 @@ pub struct Inode {
     /// that is another than any that is opened: while a file is *open* for writing nobody can execute
     /// it, and by `memfd_create(2)` it is not opened.
     pub first: Option<(u32, u64)>,
+    /// Further names that it had, under which it was opened, too.
+    pub further: Vec<String>,
 }
 
 /// What an inode is.
@@ -427,6 +430,36 @@ pub enum InodeKind {
         /// The name it had.
         path: String,
     },
+    /// A FIFO.
+    Fifo {
+        /// The name it had.
+        path: String,
+        /// Capacity, where it is not the default.
+        capacity: Option<u32>,
+        /// What it holds.
+        data: Vec<u8>,
+    },
+    /// A file that has a name still, which CRIU gave it, and had others. It is not made, and keeps what
+    /// it is.
+    Linked {
+        /// The name it had.
+        path: String,
+        /// The name that it has: it goes when the tree lives.
+        from: String,
+    },
+}
+
+impl InodeKind {
+    /// Whether it is given a name for a moment.
+    pub fn has_name(&self) -> bool {
+        match self {
+            InodeKind::Memfd { .. } => false,
+            InodeKind::File { .. }
+            | InodeKind::Directory { .. }
+            | InodeKind::Fifo { .. }
+            | InodeKind::Linked { .. } => true,
+        }
+    }
 }
 
 /// What a file holds.
@@ -454,6 +487,8 @@ pub struct Piece {
 pub struct Opening {
     /// Which of the inodes.
     pub inode: usize,
+    /// By which name: 0 the first, else one of the further ones.
+    pub name: usize,
     /// `O_*`.
     pub flags: u32,
     /// File position.

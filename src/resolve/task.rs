@@ -125,7 +125,7 @@ fn enter_removed(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Opt
         return None;
     };
     let flags = (libc::O_PATH | libc::O_DIRECTORY) as u32;
-    let Some(directory) = resolver.open_inode(key, flags, 0, None) else {
+    let Some(directory) = resolver.open_inode(key, "", flags, 0, None) else {
         let text = "its working directory was removed, and cannot be made again";
         resolver.problems.unsupported(Some(task.pid), Some(alive.fs.origin), text);
         return None;

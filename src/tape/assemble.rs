@@ -39,6 +39,7 @@ pub struct Assembler {
     known: HashMap<Box<[u8]>, u64>,
     tasks: Vec<TaskTape>,
     undo: Vec<Undo>,
+    spent: Vec<Vec<u8>>,
     /// The first event word that is a flag of an undo entry, and the first that is not.
     undo_events: (usize, usize),
 }
@@ -60,6 +61,7 @@ impl Assembler {
             known: HashMap::new(),
             tasks: Vec::new(),
             undo: Vec::new(),
+            spent: Vec::new(),
             undo_events: (events, events),
         }
     }
@@ -80,6 +82,11 @@ impl Assembler {
         let [intent, made, gone] = words.map(|address| address - self.base);
         self.undo.push(Undo { intent, made, gone, kind, path: path.to_vec() });
         words
+    }
+
+    /// Notes a name that is to be removed when the tree lives.
+    pub fn spend(&mut self, path: &[u8]) {
+        self.spent.push(path.to_vec());
     }
 
     /// Address of a word of its own that starts as `value` and may be written by calls. No more of
@@ -176,6 +183,7 @@ impl Assembler {
             no_time,
             tasks: self.tasks,
             undo: self.undo,
+            spent: self.spent,
         })
     }
 }

@@ -34,6 +34,8 @@ pub struct Tapes {
     pub tasks: Vec<TaskTape>,
     /// Names that are to be removed where the tapes fail, in the order in which they are lowered.
     pub undo: Vec<Undo>,
+    /// Names that are to be removed when the tree lives: absolute paths.
+    pub spent: Vec<Vec<u8>>,
 }
 
 /// A name in the file system that a task makes, and in most cases removes again. Its task adds to three
@@ -62,6 +64,9 @@ pub enum UndoKind {
     /// The path is two, with a zero byte between: a file made under the first changes places with
     /// the one that has the second, which then takes its name back.
     ChangedPlaces,
+    /// `unlink(2)` of one more name of a file. The path is two, with a zero byte between: this name, and
+    /// the one that the file has, too.
+    Link,
     /// `unlink(2)` of what `bind(2)` made. It stays if nothing fails: nobody says that it is gone.
     Socket,
 }
@@ -75,6 +80,7 @@ pub fn undo_table(list: &[Undo]) -> Vec<u8> {
             UndoKind::Directory => 1,
             UndoKind::ChangedPlaces => 2,
             UndoKind::Socket => 3,
+            UndoKind::Link => 4,
         };
         for word in [undo.intent, undo.made, undo.gone, kind, undo.path.len() as u64] {
             bytes.extend_from_slice(&word.to_ne_bytes());

@@ -79,6 +79,7 @@ pub(crate) struct Scenario {
     is_script: bool,
     rounds: u32,
     moves_memory: bool,
+    dump_options: Vec<&'static str>,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
 }
@@ -103,6 +104,7 @@ impl Scenario {
             is_script,
             rounds: 2,
             moves_memory: false,
+            dump_options: Vec::new(),
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -119,6 +121,13 @@ impl Scenario {
     #[must_use]
     pub(crate) fn with_moving_memory(mut self) -> Scenario {
         self.moves_memory = true;
+        self
+    }
+
+    /// More options of `criu dump`.
+    #[must_use]
+    pub(crate) fn dump_options(mut self, options: &[&'static str]) -> Scenario {
+        self.dump_options.extend(options);
         self
     }
 
@@ -173,7 +182,9 @@ impl Scenario {
         let root = namespace.start_detached(&argv, &log)?;
         wait_for(&state.join("ready"), &mut namespace, root, &log)?;
 
-        let mut stage = Stage { namespace, ground, directory, root, restorer: Restorer::chosen() };
+        let dump_options = &self.dump_options;
+        let restorer = Restorer::chosen();
+        let mut stage = Stage { namespace, ground, directory, root, dump_options, restorer };
         let mut before = stage.snapshot("original")?;
         let rounds = match (stage.restorer, self.criu_cannot) {
             (Restorer::Criu, Some(why)) => {
@@ -264,6 +275,7 @@ struct Stage<'a> {
     ground: &'a Ground,
     directory: &'a Path,
     root: i64,
+    dump_options: &'a [&'static str],
     restorer: Restorer,
 }
 
@@ -292,8 +304,14 @@ impl Stage<'_> {
         let images = self.images(round);
         fs::create_dir(&images).map_err(|error| error.to_string())?;
         let root = self.root.to_string();
-        let argv = [&shown(&self.ground.criu), "dump", "-t", &root, "-D", &images, "-o", "dump.log", "-v4"]
-            .map(str::to_owned);
+        let criu = shown(&self.ground.criu);
+        let argv = ["-t", &root, "-D", &images, "-o", "dump.log", "-v4"];
+        let argv: Vec<String> = [criu.as_str(), "dump"]
+            .iter()
+            .chain(&argv)
+            .chain(self.dump_options)
+            .map(|word| (*word).to_owned())
+            .collect();
         let output = self.directory.join(format!("dump{round}.out"));
         let status = self.namespace.run(&argv, &output, STEP)?;
         if status != 0 {

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::expected::{
-    Content, Expected, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
-    SocketFile, SocketPeer, SocketSpec,
+    Content, Expected, ExpectedInode, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec,
+    Owner, Slot, SocketFile, SocketPeer, SocketSpec,
 };
 use super::object::{
-    NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket, end_name,
+    Inode, NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket,
+    end_name,
 };
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::run::{Phase, Role, Run};
@@ -289,7 +290,9 @@ impl<'a> Compare<'a, '_> {
         let access = self.run.objects.description(desc).flags & O_ACCMODE == want.flags & O_ACCMODE;
         match (&self.run.objects.object_of(desc).kind, &want.spec) {
             (ObjectKind::File { path }, OfdSpec::Path { path: wanted, .. }) => path == wanted,
-            (ObjectKind::Pipe(_), OfdSpec::Pipe { .. }) => access && run_fifo(self.run, desc).is_none(),
+            (ObjectKind::Pipe(pipe), OfdSpec::Pipe { .. }) => {
+                access && pipe.fifo.is_none() && run_fifo(self.run, desc).is_none()
+            }
             (ObjectKind::Socket(socket), OfdSpec::Socket(wanted)) => {
                 (socket.family, socket.sock_type, socket.protocol)
                     == (wanted.family, wanted.sock_type, wanted.protocol)
@@ -298,14 +301,21 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Epoll { .. }, OfdSpec::Epoll { .. }) => true,
             (ObjectKind::Timerfd { .. }, OfdSpec::Timerfd { .. }) => true,
             (ObjectKind::Signalfd { .. }, OfdSpec::Signalfd { .. }) => true,
-            (ObjectKind::Pipe(_), OfdSpec::Fifo { path, .. }) => {
-                access && run_fifo(self.run, desc) == Some(path.as_slice())
+            (ObjectKind::Pipe(pipe), OfdSpec::Fifo { path, inode, .. }) => {
+                let name = match (inode, &pipe.fifo) {
+                    (Some(_), Some(fifo)) => Some(fifo.name.as_slice()),
+                    (None, None) => run_fifo(self.run, desc),
+                    (Some(_), None) | (None, Some(_)) => None,
+                };
+                access && name == Some(path.as_slice())
             }
-            (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, .. }) => self
-                .expected
-                .inodes
-                .get(wanted)
-                .is_some_and(|wanted| inode.kind == wanted.kind && inode.name == wanted.name),
+            (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, alias, .. }) => {
+                let is_alias = self.run.objects.description(desc).alias.as_deref() == alias.as_deref();
+                let is_it = |wanted: &ExpectedInode| {
+                    (inode.kind, &inode.name, &inode.source) == (wanted.kind, &wanted.name, &wanted.source)
+                };
+                is_alias && self.expected.inodes.get(wanted).is_some_and(is_it)
+            }
             (
                 ObjectKind::File { .. }
                 | ObjectKind::Pipe(_)
@@ -355,6 +365,21 @@ impl<'a> Compare<'a, '_> {
             number("the owner's real uid", owner.uids[0].into(), uids[0].into())?;
             number("the owner's effective uid", owner.uids[1].into(), uids[1].into())?;
         }
+        let attributes = |is: &Inode, wanted: &ExpectedInode| {
+            if let Some(wanted) = wanted.mode {
+                let shown = |mode: Option<u32>| mode.map_or("not set".to_owned(), |mode| format!("{mode:o}"));
+                if is.mode != Some(wanted) {
+                    return differs("mode", shown(is.mode), shown(Some(wanted)));
+                }
+            }
+            if is.owner != Some(wanted.owner) {
+                return differs("owner", format!("{:?}", is.owner), format!("{:?}", wanted.owner));
+            }
+            if wanted.times.is_some() && is.times != wanted.times {
+                return differs("times", format!("{:?}", is.times), format!("{:?}", wanted.times));
+            }
+            Ok(())
+        };
         match (&run.objects.objects[description.object].kind, &want.spec) {
             (ObjectKind::File { .. }, OfdSpec::Path { position, .. }) => {
                 if let Some(position) = position {
@@ -378,6 +403,14 @@ impl<'a> Compare<'a, '_> {
                     return differs("data", is, wanted);
                 }
                 self.certificate.queued_bytes += data.len() as u64;
+                if let (OfdSpec::Fifo { inode: Some(inode), .. }, Some(is)) = (&want.spec, &pipe.fifo) {
+                    let Some(wanted) = self.expected.inodes.get(inode) else {
+                        return Err(Wrong::Images {
+                            what: format!("{}: its inode is not described", want.name),
+                        });
+                    };
+                    attributes(is, wanted)?;
+                }
             }
             (
                 ObjectKind::Eventfd { counter, semaphore },
@@ -406,7 +439,7 @@ impl<'a> Compare<'a, '_> {
                 self.pair(place, desc, want, Key::Socket(spec.socket))?;
                 self.socket(place, desc, want, socket, spec)?;
             }
-            (ObjectKind::Inode(is), OfdSpec::Inode { inode, position }) => {
+            (ObjectKind::Inode(is), OfdSpec::Inode { inode, position, alias: _ }) => {
                 self.pair(place, desc, want, Key::Inode(*inode))?;
                 if let Some(position) = position {
                     number("position", description.position, *position)?;
@@ -414,19 +447,11 @@ impl<'a> Compare<'a, '_> {
                 let Some(wanted) = self.expected.inodes.get(inode) else {
                     return Err(Wrong::Images { what: format!("{}: its inode is not described", want.name) });
                 };
-                if let Some(wanted) = wanted.mode {
-                    let shown =
-                        |mode: Option<u32>| mode.map_or("not set".to_owned(), |mode| format!("{mode:o}"));
-                    if is.mode != Some(wanted) {
-                        return differs("mode", shown(is.mode), shown(Some(wanted)));
-                    }
+                // It has kept what it is.
+                if is.kind == InodeKind::Linked {
+                    return Ok(());
                 }
-                if is.owner != Some(wanted.owner) {
-                    return differs("owner", format!("{:?}", is.owner), format!("{:?}", wanted.owner));
-                }
-                if wanted.times.is_some() && is.times != wanted.times {
-                    return differs("times", format!("{:?}", is.times), format!("{:?}", wanted.times));
-                }
+                attributes(is, wanted)?;
                 number("seals", is.seals.into(), wanted.seals.into())?;
                 if is.kind != InodeKind::Directory {
                     number("length", is.size, wanted.size)?;

@@ -246,7 +246,7 @@ impl Run<'_> {
         let access = status & O_ACCMODE;
         let object = match self.fifos.get(path).copied() {
             None if access == O_RDWR => {
-                let object = self.objects.add_fifo(&self.expected.facts, at);
+                let object = self.objects.add_fifo(&self.expected.facts, None, at);
                 self.fifos.insert(path.to_vec(), object);
                 object
             }
@@ -314,7 +314,8 @@ impl Run<'_> {
             let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
             let fd = number.ok_or_else(|| Wrong::OpensOther { path: shown() })?;
             let desc = self.descriptor(at, call, fd)?;
-            let object = self.objects.description(desc).object;
+            let (object, alias) =
+                (self.objects.description(desc).object, self.objects.description(desc).alias.clone());
             let can = match self.objects.objects[object].kind {
                 ObjectKind::File { .. } | ObjectKind::Pipe(_) => flags & O_NOFOLLOW == 0,
                 ObjectKind::Inode(ref inode) => {
@@ -333,17 +334,35 @@ impl Run<'_> {
             if !can {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
-            return Ok(self.objects.add_description(object, status, at));
+            let opened = self.objects.add_description(object, status, at);
+            self.objects.description_mut(opened).alias = alias;
+            return Ok(opened);
         }
         if let Some(name) = self.made_names.get(path).copied().filter(|name| name.is_there) {
             self.order(name.last, at, call, shown)?;
             // What stands only for others to be made in, nobody needs to open.
             let object = name.object.ok_or_else(|| Wrong::OpensOther { path: shown() })?;
             let is_directory = name.is_directory && flags & (O_ACCMODE | O_PATH) == O_RDONLY;
-            if !is_directory {
+            let (may, alias) = match &self.objects.objects[object].kind {
+                ObjectKind::Inode(inode) => {
+                    let is_further = flags & O_PATH != 0 && !name.is_directory;
+                    (is_directory || is_further, (inode.name != path).then(|| path.into()))
+                }
+                // For reading and writing it never waits.
+                ObjectKind::Pipe(_) => (flags & (O_ACCMODE | O_PATH) == O_RDWR, None),
+                ObjectKind::File { .. }
+                | ObjectKind::Socket(_)
+                | ObjectKind::Eventfd { .. }
+                | ObjectKind::Epoll { .. }
+                | ObjectKind::Timerfd { .. }
+                | ObjectKind::Signalfd { .. } => (false, None),
+            };
+            if !may {
                 return Err(Wrong::NotModelled { call, what: format!("another open of {}", shown()) });
             }
-            return Ok(self.objects.add_description(object, status, at));
+            let opened = self.objects.add_description(object, status, at);
+            self.objects.description_mut(opened).alias = alias;
+            return Ok(opened);
         }
         // A file about a task is there when the task is.
         let about = path.strip_prefix(b"/proc/").and_then(|rest| rest.split(|byte| *byte == b'/').next());
@@ -567,7 +586,8 @@ impl Run<'_> {
             Change::Truncate { len } => {
                 let writable = flags & O_ACCMODE != O_RDONLY;
                 let inode = self.inode(at, call, desc)?;
-                if inode.kind == InodeKind::Directory || inode.is_sealed() || *len < inode.size || !writable {
+                let is_file = !matches!(inode.kind, InodeKind::Directory | InodeKind::Fifo);
+                if !is_file || inode.is_sealed() || *len < inode.size || !writable {
                     return Err(refused(self));
                 }
                 inode.size = *len;

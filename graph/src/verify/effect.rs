@@ -138,6 +138,18 @@ pub enum NameEffect {
         /// The path.
         path: Vec<u8>,
     },
+    /// `mknod(2)` of a FIFO at an absolute path.
+    MakeFifo {
+        /// The path.
+        path: Vec<u8>,
+    },
+    /// `link(2)` of absolute paths: one more name.
+    Link {
+        /// A name that the file has.
+        from: Vec<u8>,
+        /// The new one.
+        to: Vec<u8>,
+    },
     /// `unlink(2)` of an absolute path.
     Unlink {
         /// The path.
@@ -802,6 +814,8 @@ impl Effect {
             },
             Effect::Name(effect) => match effect {
                 NameEffect::MakeDirectory { .. } => "mkdir",
+                NameEffect::MakeFifo { .. } => "mknod",
+                NameEffect::Link { .. } => "link",
                 NameEffect::Unlink { .. } => "unlink",
                 NameEffect::Rename { .. } => "rename",
                 NameEffect::Exchange { .. } => "renameat2",

@@ -42,6 +42,8 @@ pub enum InodeId {
     Ghost(u32),
     /// A memfd, by its number.
     Memfd(u64),
+    /// A file that has another name still, by the number of that in the images.
+    Linked(u32),
 }
 
 /// What kind of inode it is.
@@ -54,6 +56,10 @@ pub enum InodeKind {
     Directory,
     /// A memfd.
     Memfd,
+    /// A FIFO.
+    Fifo,
+    /// A file that has another name still, and is not made.
+    Linked,
 }
 
 /// A file without a name that must be made.
@@ -63,6 +69,10 @@ pub struct ExpectedInode {
     pub kind: InodeKind,
     /// The path it had, or the memfd's name.
     pub name: Vec<u8>,
+    /// Further paths that it had.
+    pub further: BTreeSet<Vec<u8>>,
+    /// The path that it has still, of [`InodeKind::Linked`].
+    pub source: Vec<u8>,
     /// Length of a file.
     pub size: u64,
     /// Permissions; `None`: not said.
@@ -274,11 +284,15 @@ pub enum OfdSpec {
         fifo: u32,
         /// Its path.
         path: Vec<u8>,
+        /// Which of [`Expected::inodes`], if it was unlinked.
+        inode: Option<InodeId>,
     },
     /// A memfd or an unlinked file.
     Inode {
         /// Which of [`Expected::inodes`].
         inode: InodeId,
+        /// The name under which it was opened, if that is one of its further ones.
+        alias: Option<Vec<u8>>,
         /// The position; `None`: it has none.
         position: Option<u64>,
     },

@@ -5,8 +5,8 @@
 
 use super::before::At;
 use super::effect::NameEffect;
-use super::expected::InodeKind;
-use super::object::{Inode, O_ACCMODE, O_APPEND, O_PATH, O_RDONLY, O_WRONLY, ObjectKind};
+use super::expected::{ExpectedInode, InodeKind};
+use super::object::{Inode, O_ACCMODE, O_APPEND, O_PATH, O_RDONLY, O_WRONLY, Object, ObjectKind, Pipe};
 use super::outcome::Wrong;
 use super::run::Run;
 use super::table::Desc;
@@ -56,6 +56,17 @@ impl Run<'_> {
                 });
                 self.make_name(at, call, path, true, object)
             }
+            NameEffect::MakeFifo { path } => {
+                let is_wanted = |inode: &ExpectedInode| inode.kind == InodeKind::Fifo && inode.name == *path;
+                if !self.expected.inodes.values().any(is_wanted) {
+                    let path = path.escape_ascii().to_string();
+                    return Err(Wrong::BadName { call, path, why: "no unlinked FIFO of the images had" });
+                }
+                let inode = Inode { kind: InodeKind::Fifo, name: path.clone(), ..Inode::default() };
+                let object = self.objects.add_fifo(&self.expected.facts, Some(Box::new(inode)), at);
+                self.make_name(at, call, path, false, Some(object))
+            }
+            NameEffect::Link { from, to } => self.link(at, call, from, to),
             NameEffect::Exchange { from, to } => self.change_places(at, call, from, to),
             NameEffect::Rename { from, to } => self.take_back(at, call, from, to),
             NameEffect::Unlink { path } if self.made_names.get(path).is_some_and(|name| name.is_there) => {
@@ -102,6 +113,61 @@ impl Run<'_> {
             Name { is_there: true, is_directory, object, is_foreign: false, last: at },
         );
         Ok(())
+    }
+
+    /// One more name: of a file that the tapes have made, or of one of the images that has another name
+    /// still.
+    fn link(&mut self, at: At, call: &'static str, from: &[u8], to: &[u8]) -> Result<(), Wrong> {
+        let bad = |path: &[u8], why| Err(Wrong::BadName { call, path: path.escape_ascii().to_string(), why });
+        let made = self.made_names.get(from).copied().filter(|name| name.is_there && !name.is_foreign);
+        let object = match made {
+            Some(Name { object: Some(object), last, .. }) => {
+                self.order(last, at, call, || from.escape_ascii().to_string())?;
+                let ObjectKind::Inode(inode) = &self.objects.objects[object].kind else {
+                    return bad(from, "is no file of the tapes");
+                };
+                let may = |wanted: &ExpectedInode| {
+                    wanted.kind == inode.kind && wanted.name == inode.name && wanted.further.contains(to)
+                };
+                if !self.expected.inodes.values().any(may) {
+                    return bad(to, "no unlinked file of the images had");
+                }
+                object
+            }
+            Some(_) => return bad(from, "is no file of the tapes"),
+            None => {
+                let is_source = |wanted: &&ExpectedInode| {
+                    wanted.kind == InodeKind::Linked
+                        && wanted.source == from
+                        && (wanted.name == to || wanted.further.contains(to))
+                };
+                let Some(wanted) = self.expected.inodes.values().find(is_source) else {
+                    return bad(from, "is not what the images say that the file is called now");
+                };
+                // All names of one lead to the same object.
+                let is_it = |object: &Object| {
+                    matches!(&object.kind, ObjectKind::Inode(inode)
+                        if inode.kind == InodeKind::Linked && inode.source == from)
+                };
+                match self.objects.objects.iter().position(is_it) {
+                    Some(object) => {
+                        let made = self.objects.objects[object].made;
+                        self.order(made, at, call, || from.escape_ascii().to_string())?;
+                        object
+                    }
+                    None => {
+                        let inode = Inode {
+                            kind: InodeKind::Linked,
+                            name: wanted.name.clone(),
+                            source: from.to_vec(),
+                            ..Inode::default()
+                        };
+                        self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at)
+                    }
+                }
+            }
+        };
+        self.make_name(at, call, to, false, Some(object))
     }
 
     /// A file that the tapes have made beside the name that it is to have takes that name, and what
@@ -195,8 +261,10 @@ impl Run<'_> {
         self.touch_object(at, call, object, desc)?;
         let what = self.describe(desc);
         match &mut self.objects.objects[object].kind {
-            ObjectKind::Inode(inode) => Ok(inode),
-            ObjectKind::File { .. } => Err(Wrong::ChangesFile { call, what }),
+            ObjectKind::Inode(inode) if inode.kind != InodeKind::Linked => Ok(inode),
+            ObjectKind::Pipe(Pipe { fifo: Some(inode), .. }) => Ok(inode),
+            // A file that is not the tapes' own keeps what it is.
+            ObjectKind::Inode(_) | ObjectKind::File { .. } => Err(Wrong::ChangesFile { call, what }),
             ObjectKind::Pipe(_)
             | ObjectKind::Socket(_)
             | ObjectKind::Eventfd { .. }
@@ -232,7 +300,7 @@ impl Run<'_> {
         let ends = to.checked_add(len).zip(start.checked_add(len));
         let inode = self.inode(at, call, desc)?;
         let Some((end, source_end)) = ends else { return Err(refused) };
-        if inode.kind == InodeKind::Directory
+        if matches!(inode.kind, InodeKind::Directory | InodeKind::Fifo)
             || inode.is_sealed()
             || flags & O_ACCMODE == O_RDONLY
             || flags & O_APPEND != 0

@@ -59,6 +59,8 @@ pub(super) struct Description {
     pub(super) owner: Owner,
     /// The last change, at first the opening.
     pub(super) last: At,
+    /// The name under which it was opened, if the file that the tapes made has several.
+    pub(super) alias: Option<Box<[u8]>>,
 }
 
 /// What a description shows.
@@ -100,6 +102,8 @@ pub(super) struct Inode {
     pub(super) kind: InodeKind,
     /// The path it was made under, or the memfd's name.
     pub(super) name: Vec<u8>,
+    /// The path that it has still, of [`InodeKind::Linked`].
+    pub(super) source: Vec<u8>,
     pub(super) size: u64,
     /// What is known of it: what was set last.
     pub(super) mode: Option<u32>,
@@ -125,6 +129,8 @@ pub(super) struct Pipe {
     /// Pages in use, and how full the last is; `None`: nothing more goes into it.
     pages: u32,
     last_fill: Option<u32>,
+    /// The FIFO that the tapes have made for it.
+    pub(super) fifo: Option<Box<Inode>>,
 }
 
 #[derive(Debug, Clone)]
@@ -198,23 +204,22 @@ impl Objects {
             position: 0,
             owner: Owner::default(),
             last: made,
+            alias: None,
         });
         desc
     }
 
     /// A pipe with its reading and its writing end.
     pub(super) fn add_pipe(&mut self, flags: u32, facts: &Facts, made: At) -> [Desc; 2] {
-        let pipe = Pipe { capacity: facts.pipe_bytes, data: Vec::new(), pages: 0, last_fill: None };
-        let object = self.add_object(ObjectKind::Pipe(pipe), made);
+        let object = self.add_object(ObjectKind::Pipe(Pipe::new(facts, None)), made);
         let read = self.add_description(object, O_RDONLY | flags & O_NONBLOCK, made);
         let write = self.add_description(object, O_WRONLY | flags & (O_NONBLOCK | O_DIRECT), made);
         [read, write]
     }
 
-    /// The pipe behind a FIFO.
-    pub(super) fn add_fifo(&mut self, facts: &Facts, made: At) -> usize {
-        let pipe = Pipe { capacity: facts.pipe_bytes, data: Vec::new(), pages: 0, last_fill: None };
-        self.add_object(ObjectKind::Pipe(pipe), made)
+    /// The pipe behind a FIFO, which the tapes have made themselves or not.
+    pub(super) fn add_fifo(&mut self, facts: &Facts, fifo: Option<Box<Inode>>, made: At) -> usize {
+        self.add_object(ObjectKind::Pipe(Pipe::new(facts, fifo)), made)
     }
 
     pub(super) fn add_socket_pair(
@@ -264,7 +269,7 @@ impl Objects {
             ObjectKind::Signalfd { .. } => format!("the signalfd {by}"),
             ObjectKind::Inode(inode) => match inode.kind {
                 InodeKind::Memfd => format!("memfd {}", inode.name.escape_ascii()),
-                InodeKind::File | InodeKind::Directory => {
+                InodeKind::File | InodeKind::Directory | InodeKind::Fifo | InodeKind::Linked => {
                     format!("unlinked file {}", inode.name.escape_ascii())
                 }
             },
@@ -286,6 +291,10 @@ pub(super) fn set_status(flags: u32, set: u32) -> u32 {
 }
 
 impl Pipe {
+    fn new(facts: &Facts, fifo: Option<Box<Inode>>) -> Pipe {
+        Pipe { capacity: facts.pipe_bytes, data: Vec::new(), pages: 0, last_fill: None, fifo }
+    }
+
     /// Takes `data`, as one write of a description with `flags`.
     pub(super) fn write(&mut self, data: &[u8], flags: u32) -> Result<(), Full> {
         let full = Full { holds: self.data.len() as u64, capacity: self.capacity.into() };

@@ -833,7 +833,7 @@ fn with_events(tapes: &mut Tapes, expected: &mut Expected) {
     of(tapes, 12).splice(at..at, tail);
     let fifo = |flags: u32| ExpectedOfd {
         name: "file 0xc (FIFO /fifo)".into(),
-        spec: OfdSpec::Fifo { fifo: 0x2f, path: b"/fifo".to_vec() },
+        spec: OfdSpec::Fifo { fifo: 0x2f, path: b"/fifo".to_vec(), inode: None },
         flags,
         ..ExpectedOfd::default()
     };
@@ -963,4 +963,110 @@ fn events_that_lose_the_certificate() {
     // Uids that are not taken back give up what the limit needs.
     let back = Effect::Privilege(PrivilegeEffect::Uids([Some(0), Some(0), None]));
     lost(&|t, _| remove(t, 12, &back), 5, "prlimit64 needs a privilege that setresuid");
+}
+
+fn name(effect: NameEffect) -> Effect {
+    Effect::Name(effect)
+}
+
+/// Tasks 12 and its like, with an unlinked FIFO at 2 and 3, a file of two names at 4, and one that has another
+/// name still at 5.
+fn with_lost_names(tapes: &mut Tapes, expected: &mut Expected) {
+    let (fifo, link) = (
+        |path: &[u8]| name(NameEffect::MakeFifo { path: path.to_vec() }),
+        |from: &[u8], to: &[u8]| name(NameEffect::Link { from: from.to_vec(), to: to.to_vec() }),
+    );
+    let unlink = |path: &[u8]| name(NameEffect::Unlink { path: path.to_vec() });
+    let path_only = 0o10_000_000;
+    let owned =
+        |fd| [on(fd, Change::SetFileOwner { uid: 1, gid: 2 }), on(fd, Change::SetMode { mode: 0o640 })];
+    let mut effects = vec![fifo(b"/gone"), open("/gone", 2, 2), write(2, b"queued"), unlink(b"/gone")];
+    effects.extend(owned(2));
+    effects.extend([open("/proc/self/fd/2", 0, 3), dup(3, 7), close(3), open("/proc/self/fd/2", 1, 3)]);
+    effects.extend([dup(7, 2), close(7)]);
+    // The first name at 4, the second at 5.
+    effects.extend([open("/a", 2 | 0o300, 4), link(b"/a", b"/b"), open("/b", path_only, 5), unlink(b"/b")]);
+    effects.push(unlink(b"/a"));
+    effects.extend(owned(4));
+    effects.extend([open("/proc/self/fd/5", 0, 6), dup(6, 4), close(6), close(5)]);
+    effects.extend([link(b"/kept", b"/lost"), open("/lost", path_only, 5), unlink(b"/lost")]);
+    effects.extend([open("/proc/self/fd/5", 0, 6), dup(6, 5), close(6)]);
+    last(tapes, 12, effects);
+    let ofd =
+        |name: &str, spec, flags| ExpectedOfd { name: name.into(), spec, flags, ..ExpectedOfd::default() };
+    let inode = |id, alias: Option<&[u8]>| OfdSpec::Inode {
+        inode: id,
+        alias: alias.map(<[u8]>::to_vec),
+        position: Some(0),
+    };
+    let [gone, ab, lost] = [InodeId::Ghost(1), InodeId::Ghost(2), InodeId::Linked(9)];
+    let pipe = || OfdSpec::Fifo { fifo: 0x2f, path: b"/gone".to_vec(), inode: Some(gone) };
+    expected.ofds.extend([
+        ofd("file 0x9 (FIFO /gone)", pipe(), 0),
+        ofd("file 0xa (FIFO /gone)", pipe(), 1),
+        ofd("file 0xb (/b)", inode(ab, Some(b"/b")), 0),
+        ofd("file 0xc (/lost)", inode(lost, None), 0),
+    ]);
+    let slots = (2..).zip(8..12).map(|(fd, ofd)| Slot { fd, ofd: OfdId(ofd), cloexec: false });
+    expected.tasks[2].table.extend(slots);
+    expected.fifos.insert(0x2f, ExpectedPipe { capacity: None, data: b"queued".to_vec() });
+    let made = |kind, name: &[u8], further: &[&[u8]]| ExpectedInode {
+        kind,
+        name: name.to_vec(),
+        further: further.iter().map(|name| name.to_vec()).collect(),
+        mode: Some(0o640),
+        owner: (1, 2),
+        ..ExpectedInode::default()
+    };
+    expected.inodes.extend([
+        (gone, made(InodeKind::Fifo, b"/gone", &[])),
+        (ab, made(InodeKind::File, b"/a", &[b"/b"])),
+        (lost, ExpectedInode { source: b"/kept".to_vec(), ..made(InodeKind::Linked, b"/lost", &[]) }),
+    ]);
+}
+
+#[test]
+fn lost_names_have_a_certificate() {
+    assert_eq!(passes(with_lost_names).descriptions, 12);
+}
+
+#[test]
+fn lost_names_that_lose_the_certificate() {
+    let lost = |change: &dyn Fn(&mut Tapes), demand: u32, words: &str| {
+        check_all(
+            |t, _, e| {
+                with_lost_names(t, e);
+                change(t);
+            },
+            demand,
+            words,
+        );
+    };
+    let fifo = |path: &[u8]| name(NameEffect::MakeFifo { path: path.to_vec() });
+    let link = |from: &[u8], to: &[u8]| name(NameEffect::Link { from: from.to_vec(), to: to.to_vec() });
+    let unlink = |path: &[u8]| name(NameEffect::Unlink { path: path.to_vec() });
+    lost(
+        &|t| replace(t, 12, &fifo(b"/gone"), vec![fifo(b"/other")]),
+        2,
+        "no unlinked FIFO of the images had",
+    );
+    lost(&|t| remove(t, 12, &unlink(b"/gone")), 2, "/gone");
+    lost(&|t| remove(t, 12, &write(2, b"queued")), 2, "data ends as 0 bytes, the images say 6 bytes");
+    lost(&|t| remove(t, 12, &on(2, Change::SetMode { mode: 0o640 })), 2, "mode ends as not set");
+    lost(
+        &|t| replace(t, 12, &link(b"/a", b"/b"), vec![link(b"/a", b"/c")]),
+        2,
+        "no unlinked file of the images had",
+    );
+    // Opened by the other name.
+    let by_name = open("/proc/self/fd/5", 0, 6);
+    lost(&|t| replace(t, 12, &by_name, vec![open("/proc/self/fd/4", 0, 6)]), 2, "unlinked file /a");
+    lost(
+        &|t| replace(t, 12, &link(b"/kept", b"/lost"), vec![link(b"/passwd", b"/lost")]),
+        2,
+        "is not what the images say that the file is called now",
+    );
+    // A file that is not the tapes' own keeps what it is.
+    let change = on(6, Change::SetMode { mode: 0 });
+    lost(&|t| replace(t, 12, &dup(6, 5), vec![change.clone(), dup(6, 5)]), 2, "changes unlinked file /lost");
 }

@@ -8,7 +8,7 @@ use super::super::numbers::{O_CREATION, O_KNOWN, O_LARGEFILE};
 use super::super::problem::ProblemKind;
 use super::super::recipe::ResourceKind;
 use super::super::{Payloads, Resolver};
-use super::{judge, name};
+use super::{ghost, judge, name};
 use crate::image::{Fifo, OfdKind, PipeData, RegFile};
 
 /// The entry with path, flags and owner of a description.
@@ -22,7 +22,6 @@ pub(super) fn path<'a>(resolver: &Resolver<'a>, fifo: &Fifo) -> Option<&'a RegFi
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
-    let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
     let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> = model
         .fifo_data
         .iter()
@@ -36,11 +35,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         let refuse = |resolver: &mut Resolver<'_>, text: &str| {
             resolver.problems.unsupported(None, Some(entry.origin), format!("{}: {text}", name(entry)));
         };
-        if remapped.contains(&fifo.reg_id) {
-            refuse(
-                resolver,
-                "its name was unlinked or replaced (ghost file or link remap): not restored yet",
-            );
+        let remap = ghost::remap_of(resolver, fifo.reg_id);
+        if remap.is_some_and(|remap| remap.remap_type != ghost::GHOST) {
+            refuse(resolver, "it is kept under another name (--link-remap): not restored yet");
             continue;
         }
         let Some(file) = path(resolver, fifo) else {
@@ -52,7 +49,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
             refuse(resolver, "external, opened as a path only, or with unknown flags: not restored yet");
             continue;
         }
-        judge(resolver, file, entry.origin);
+        if remap.is_none() {
+            judge(resolver, file, entry.origin);
+        }
         fifos.entry(fifo.pipe_id).or_default().push((*ofd, file));
     }
     for (pipe_id, ofds) in fifos {
@@ -70,7 +69,19 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
             data.clone_from(bytes);
             capacity = super::pipe::capacity(resolver, &format!("FIFO {}", file.path), entry, bytes.len());
         }
-        let flags = ofds.iter().map(|(_, file)| file.flags & !(O_CREATION | O_LARGEFILE)).collect();
+        let flags = |file: &RegFile| file.flags & !(O_CREATION | O_LARGEFILE);
+        let unlinked = ofds.iter().find_map(|(ofd, _)| match &model.ofds[ofd.index()].kind {
+            OfdKind::Fifo(fifo) => ghost::key_of(resolver, fifo.reg_id),
+            _ => None,
+        });
+        if let Some(key) = unlinked {
+            resolver.fill_fifo(key, capacity, data);
+            for (ofd, file) in ofds {
+                resolver.open_inode(key, &file.path, flags(file), 0, Some(ofd));
+            }
+            continue;
+        }
+        let flags = ofds.iter().map(|(_, file)| flags(file)).collect();
         let kind = ResourceKind::Fifo { path: file.path.clone(), flags, capacity, data };
         let yields = std::iter::once(None).chain(ofds.iter().map(|(ofd, _)| Some(*ofd))).collect();
         resolver.add_resource(kind, origin, yields);

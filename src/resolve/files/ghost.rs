@@ -19,7 +19,7 @@ use super::super::numbers::{O_CREATION, O_LARGEFILE, O_SETTABLE, O_TMPFILE_BIT};
 use super::super::problem::ProblemKind;
 use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece, ResourceKind};
 use super::name;
-use crate::image::{GhostFile, Image, Ofd, OfdKind, RegFile, Remap};
+use crate::image::{GhostFile, Image, Ofd, OfdKind, Origin, RegFile, Remap};
 use crate::tape::Undo;
 
 /// `remap_type` of a link remap, a ghost file, a process that is gone.
@@ -36,12 +36,17 @@ pub(in super::super) enum InodeKey {
     Ghost(u32),
     /// A memfd, by its number in memfd.img.
     Memfd(u64),
+    /// A file that CRIU gave another name, by the number of that name in files.img.
+    Linked(u32),
 }
 
-/// The ghost file that a description of the images shows.
+/// The ghost file or link remap that a description of the images shows.
 pub(in super::super) fn key_of(resolver: &Resolver<'_>, ofd_id: u32) -> Option<InodeKey> {
-    let remap = remap_of(resolver, ofd_id)?;
-    (remap.remap_type == GHOST).then_some(InodeKey::Ghost(remap.remap_id))
+    match remap_of(resolver, ofd_id)? {
+        Remap { remap_type: GHOST, remap_id, .. } => Some(InodeKey::Ghost(remap_id)),
+        Remap { remap_type: LINKED, remap_id, .. } => Some(InodeKey::Linked(remap_id)),
+        Remap { .. } => None,
+    }
 }
 
 /// How the name of a description was lost, if it was.
@@ -49,141 +54,241 @@ pub(in super::super) fn remap_of(resolver: &Resolver<'_>, ofd_id: u32) -> Option
     resolver.model.remaps.iter().find(|remap| remap.orig_id == ofd_id).copied()
 }
 
-/// Makes the resources of all ghost files, without any description yet.
+/// An inode that has lost its names.
+struct Lost<'a> {
+    key: InodeKey,
+    /// The type, as in `st_mode`.
+    kind: u32,
+    /// The names that it had: the first is the one that it is made under.
+    paths: Vec<&'a str>,
+    ghost: Option<&'a GhostFile>,
+    /// The name that it has still.
+    from: Option<&'a str>,
+    origin: Origin,
+}
+
+/// Inodes that must be made in one go: they want one name, or one missing directory.
+#[derive(Default)]
+struct Group<'a> {
+    lost: Vec<Lost<'a>>,
+    /// Directories to be made and removed again.
+    scaffold: BTreeSet<String>,
+    /// What other groups may not touch.
+    claims: BTreeSet<String>,
+}
+
+/// Makes the resources of all ghost files and link remaps, without any description yet.
 pub(super) fn make(resolver: &mut Resolver<'_>) {
-    let model = resolver.model;
-    let mut names: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
-    for remap in model.remaps.iter().filter(|remap| remap.remap_type == GHOST) {
-        let ofd = resolver.ofd_of_id.get(&remap.orig_id).map(|ofd| &model.ofds[ofd.index()]);
-        if let Some(Ofd { kind: OfdKind::Reg(file), .. }) = ofd {
-            names.entry(remap.remap_id).or_default().insert(&file.path);
-        }
-    }
-    let mut groups: BTreeMap<String, Vec<(&GhostFile, &str)>> = BTreeMap::new();
-    let mut scaffolds: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for ghost in &model.ghosts {
-        // One that only sockets or FIFOs refer to is theirs to judge.
-        let Some(paths) = names.get(&ghost.id) else { continue };
-        let Some(path) = judge(resolver, ghost, paths) else { continue };
-        let missing = missing_above(resolver, path);
-        let group = missing.first().cloned().unwrap_or_else(|| path.to_owned());
-        scaffolds.entry(group.clone()).or_default().extend(missing);
-        groups.entry(group).or_default().push((ghost, path));
-    }
-    for (group, mut ghosts) in groups {
-        // Directories first, those above before those below.
-        ghosts.sort_by_key(|(ghost, path)| (ghost.mode & libc::S_IFMT != libc::S_IFDIR, *path, ghost.id));
-        let mut scaffold = scaffolds.remove(&group).unwrap_or_default();
-        let mut directories = BTreeSet::new();
-        let mut inodes = Vec::with_capacity(ghosts.len());
-        for (ghost, path) in &ghosts {
-            let is_directory = ghost.mode & libc::S_IFMT == libc::S_IFDIR;
-            if is_directory {
-                scaffold.remove(*path);
-                if !directories.insert(*path) {
-                    let text = format!("{path}: two unlinked directories of one name are not restored yet");
-                    resolver.problems.unsupported(None, Some(ghost.origin), text);
-                }
-            }
-            let path = (*path).to_owned();
-            let source =
-                || model.dir.join(Image::GhostFile(ghost.id).to_string()).to_string_lossy().into_owned();
-            let piece = |piece: &crate::image::GhostPiece| Piece {
-                at: piece.at,
-                from: piece.data.offset_bytes,
-                len: piece.data.len_bytes,
-            };
-            inodes.push(Inode {
-                kind: if is_directory { InodeKind::Directory { path } } else { file_kind(resolver, path) },
-                mode: ghost.mode & 0o7777,
-                uid: ghost.uid,
-                gid: ghost.gid,
-                size_bytes: ghost.size_bytes,
-                times: ghost.times,
-                content: (!ghost.pieces.is_empty())
-                    .then(|| Content { path: source(), pieces: ghost.pieces.iter().map(piece).collect() }),
-                first: None,
-            });
-        }
-        let clash = directories.iter().find(|directory| {
-            inodes
-                .iter()
-                .any(|inode| matches!(&inode.kind, InodeKind::File { path, .. } if path == *directory))
-        });
-        if let (Some(path), Some((ghost, _))) = (clash, ghosts.first()) {
-            let text = format!(
-                "{path}: an unlinked file and an unlinked directory of one name are not restored yet"
-            );
-            resolver.problems.unsupported(None, Some(ghost.origin), text);
-        }
-        let Some((first, _)) = ghosts.first() else { continue };
-        let keys: Vec<InodeKey> = ghosts.iter().map(|(ghost, _)| InodeKey::Ghost(ghost.id)).collect();
-        let recipe = Nameless { scaffold: scaffold.into_iter().collect(), inodes, opens: Vec::new() };
-        resolver.add_nameless(recipe, keys, first.origin);
+    let lost = lost(resolver);
+    for group in group(resolver, lost) {
+        make_group(resolver, group);
     }
 }
 
-/// Whether a ghost file can be made here: its name, if so.
-fn judge<'a>(resolver: &mut Resolver<'_>, ghost: &GhostFile, paths: &BTreeSet<&'a str>) -> Option<&'a str> {
-    let origin = Some(ghost.origin);
-    let path = *paths.first()?;
-    let kind = ghost.mode & libc::S_IFMT;
-    if !matches!(kind, libc::S_IFREG | libc::S_IFDIR) {
-        resolver.problems.unsupported(
-            None,
-            origin,
-            format!("{path}: an unlinked file of type {kind:#o} is not restored yet"),
-        );
-        return None;
+/// All inodes of the images without their names that can be had here; of the others it is said why not.
+fn lost<'a>(resolver: &mut Resolver<'a>) -> Vec<Lost<'a>> {
+    let model = resolver.model;
+    let mut names: BTreeMap<(u32, u32), (BTreeSet<&str>, Origin)> = BTreeMap::new();
+    for remap in &model.remaps {
+        let ofd = resolver.ofd_of_id.get(&remap.orig_id).map(|ofd| &model.ofds[ofd.index()]);
+        if let Some(Ofd { kind: OfdKind::Reg(file), .. }) = ofd {
+            let of_inode = names.entry((remap.remap_type, remap.remap_id));
+            of_inode.or_insert_with(|| (BTreeSet::new(), remap.origin)).0.insert(&file.path);
+        }
     }
-    if let Some(other) = paths.iter().nth(1) {
-        let text = format!("{path}: an unlinked file that had several names ({other}) is not restored yet");
+    let mut lost = Vec::new();
+    for ghost in &model.ghosts {
+        // One that only sockets refer to is theirs to judge.
+        let Some((paths, _)) = names.get(&(GHOST, ghost.id)) else { continue };
+        lost.push(Lost {
+            key: InodeKey::Ghost(ghost.id),
+            kind: ghost.mode & libc::S_IFMT,
+            paths: paths.iter().copied().collect(),
+            ghost: Some(ghost),
+            from: None,
+            origin: ghost.origin,
+        });
+    }
+    for ((remap_type, id), (paths, origin)) in names {
+        if remap_type != LINKED {
+            continue;
+        }
+        let linked = resolver.ofd_of_id.get(&id).map(|ofd| &model.ofds[ofd.index()]);
+        let Some(Ofd { kind: OfdKind::Reg(file), .. }) = linked else {
+            let text = format!("a file kept under another name: file {id:#x} is not in files.img");
+            resolver.problems.add(ProblemKind::BadImages, None, Some(origin), text);
+            continue;
+        };
+        super::judge(resolver, file, origin);
+        lost.push(Lost {
+            key: InodeKey::Linked(id),
+            // What it is has been judged, as far as the images say it.
+            kind: file.mode.map_or(libc::S_IFREG, |mode| mode & libc::S_IFMT),
+            paths: paths.into_iter().collect(),
+            ghost: None,
+            from: Some(&file.path),
+            origin,
+        });
+    }
+    lost.retain(|lost| judge(resolver, lost));
+    lost
+}
+
+/// Puts together what has to do with each other.
+fn group<'a>(resolver: &Resolver<'_>, lost: Vec<Lost<'a>>) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    for lost in lost {
+        let mut group = Group::default();
+        for path in &lost.paths {
+            let missing = missing_above(resolver, path);
+            group.claims.insert(missing.first().cloned().unwrap_or_else(|| (*path).to_owned()));
+            group.scaffold.extend(missing);
+        }
+        group.lost.push(lost);
+        let related: Vec<Group<'a>> =
+            groups.extract_if(.., |other| !other.claims.is_disjoint(&group.claims)).collect();
+        for other in related {
+            group.lost.extend(other.lost);
+            group.scaffold.extend(other.scaffold);
+            group.claims.extend(other.claims);
+        }
+        groups.push(group);
+    }
+    groups.sort_by(|a, b| a.claims.cmp(&b.claims));
+    groups
+}
+
+fn make_group(resolver: &mut Resolver<'_>, mut group: Group<'_>) {
+    let model = resolver.model;
+    // Directories first, those above before those below.
+    group.lost.sort_by_key(|lost| (lost.kind != libc::S_IFDIR, lost.paths.first().copied(), lost.key));
+    let mut directories = BTreeSet::new();
+    let mut inodes = Vec::with_capacity(group.lost.len());
+    for lost in &group.lost {
+        let Some((path, further)) = lost.paths.split_first() else { continue };
+        if lost.kind == libc::S_IFDIR {
+            group.scaffold.remove(*path);
+            if !directories.insert(*path) {
+                let text = format!("{path}: two unlinked directories of one name are not restored yet");
+                resolver.problems.unsupported(None, Some(lost.origin), text);
+            }
+        }
+        let path = (*path).to_owned();
+        let kind = match (lost.from, lost.kind) {
+            (Some(from), _) => InodeKind::Linked { path, from: from.to_owned() },
+            (None, libc::S_IFDIR) => InodeKind::Directory { path },
+            (None, libc::S_IFIFO) => InodeKind::Fifo { path, capacity: None, data: Vec::new() },
+            (None, _) => file_kind(resolver, path),
+        };
+        let further = further.iter().map(|name| (*name).to_owned()).collect();
+        inodes.push(match lost.ghost {
+            Some(ghost) => ghost_inode(&model.dir, ghost, kind, further),
+            None => Inode {
+                kind,
+                mode: 0,
+                uid: 0,
+                gid: 0,
+                size_bytes: 0,
+                times: None,
+                content: None,
+                first: None,
+                further,
+            },
+        });
+    }
+    let clash = group
+        .lost
+        .iter()
+        .filter(|lost| lost.kind != libc::S_IFDIR)
+        .find_map(|lost| Some((lost, *lost.paths.iter().find(|path| directories.contains(*path))?)));
+    if let Some((lost, path)) = clash {
+        let text =
+            format!("{path}: an unlinked file and an unlinked directory of one name are not restored yet");
+        resolver.problems.unsupported(None, Some(lost.origin), text);
+    }
+    let Some(first) = group.lost.first() else { return };
+    let (keys, origin) = (group.lost.iter().map(|lost| lost.key).collect(), first.origin);
+    let recipe = Nameless { scaffold: group.scaffold.into_iter().collect(), inodes, opens: Vec::new() };
+    resolver.add_nameless(recipe, keys, origin);
+}
+
+/// How a ghost file is made.
+fn ghost_inode(dir: &std::path::Path, ghost: &GhostFile, kind: InodeKind, further: Vec<String>) -> Inode {
+    let piece = |piece: &crate::image::GhostPiece| Piece {
+        at: piece.at,
+        from: piece.data.offset_bytes,
+        len: piece.data.len_bytes,
+    };
+    let source = || dir.join(Image::GhostFile(ghost.id).to_string()).to_string_lossy().into_owned();
+    Inode {
+        kind,
+        mode: ghost.mode & 0o7777,
+        uid: ghost.uid,
+        gid: ghost.gid,
+        size_bytes: ghost.size_bytes,
+        times: ghost.times,
+        content: (!ghost.pieces.is_empty())
+            .then(|| Content { path: source(), pieces: ghost.pieces.iter().map(piece).collect() }),
+        first: None,
+        further,
+    }
+}
+
+/// Whether an inode can be had here under its names.
+fn judge(resolver: &mut Resolver<'_>, lost: &Lost<'_>) -> bool {
+    let origin = Some(lost.origin);
+    let Some((path, further)) = lost.paths.split_first() else { return false };
+    let is_known = match lost.kind {
+        libc::S_IFREG => true,
+        libc::S_IFDIR => lost.from.is_none(),
+        libc::S_IFIFO => lost.from.is_none(),
+        _ => false,
+    };
+    if !is_known {
+        let text = format!("{path}: an unlinked file of type {:#o} is not restored yet", lost.kind);
         resolver.problems.unsupported(None, origin, text);
-        return None;
+        return false;
     }
-    if !path.starts_with('/') || path.split('/').any(|part| part == "." || part == "..") {
-        resolver.problems.add(
-            ProblemKind::BadImages,
-            None,
-            origin,
-            format!("{path}: not an absolute path without . and .."),
-        );
-        return None;
-    }
-    match resolver
-        .facts
-        .files
-        .get(path)
-        .map(|fact| (fact.reached.as_ref().map_err(|errno| *errno), fact.is_symlink))
+    if let Some(other) = further.first()
+        && lost.kind != libc::S_IFREG
     {
-        Some((Err(Errno::ENOENT), false)) => Some(path),
-        Some((Err(errno), false)) => {
-            resolver.problems.add(
-                ProblemKind::FileChanged,
-                None,
-                origin,
-                format!("{path}: {}", errno.desc()),
-            );
-            None
-        }
-        Some((Ok(stat), false)) if kind == libc::S_IFREG && can_change_places(resolver, path, stat.mode) => {
-            Some(path)
-        }
-        Some(_) => {
-            let text = format!("{path}: exists, and an unlinked file must be made under that name");
-            resolver.problems.add(ProblemKind::FileChanged, None, origin, text);
-            None
-        }
-        None => {
-            resolver.problems.add(
-                ProblemKind::FileChanged,
-                None,
-                origin,
-                format!("{path}: was not looked at"),
-            );
-            None
-        }
+        let text = format!(
+            "{path}: an unlinked file of type {:#o} that had several names ({other}) is not restored yet",
+            lost.kind
+        );
+        resolver.problems.unsupported(None, origin, text);
+        return false;
     }
+    // Not `all`: every name is judged.
+    let bad = lost.paths.iter().filter(|path| !judge_name(resolver, lost, path)).count();
+    bad == 0
+}
+
+/// Whether one of the names of an inode can be given to it for a moment.
+fn judge_name(resolver: &mut Resolver<'_>, lost: &Lost<'_>, path: &str) -> bool {
+    let origin = Some(lost.origin);
+    if !path.starts_with('/') || path.split('/').any(|part| part == "." || part == "..") {
+        let text = format!("{path}: not an absolute path without . and ..");
+        resolver.problems.add(ProblemKind::BadImages, None, origin, text);
+        return false;
+    }
+    let fact = resolver.facts.files.get(path);
+    let text = match fact.map(|fact| (fact.reached.as_ref().map_err(|errno| *errno), fact.is_symlink)) {
+        Some((Err(Errno::ENOENT), false)) => return true,
+        Some((Err(errno), false)) => format!("{path}: {}", errno.desc()),
+        Some((Ok(stat), false))
+            if lost.kind == libc::S_IFREG
+                && lost.from.is_none()
+                && lost.paths.len() == 1
+                && can_change_places(resolver, path, stat.mode) =>
+        {
+            return true;
+        }
+        Some(_) => format!("{path}: exists, and an unlinked file must be made under that name"),
+        None => format!("{path}: was not looked at"),
+    };
+    resolver.problems.add(ProblemKind::FileChanged, None, origin, text);
+    false
 }
 
 /// How a file is made: under its name, or beside it where another file has that name now.
@@ -220,9 +325,9 @@ fn missing_above(resolver: &Resolver<'_>, path: &str) -> Vec<String> {
 
 /// One description of a ghost file.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, file: &RegFile, remap: Remap) {
-    if remap.remap_type != GHOST {
+    let Some(key) = key_of(resolver, entry.id) else {
         return refuse(resolver, entry, remap);
-    }
+    };
     let flags = flags(file.flags);
     if file.flags & libc::O_NOFOLLOW as u32 != 0 {
         let text =
@@ -231,7 +336,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, file
     }
     let is_path = file.flags & libc::O_PATH as u32 != 0;
     let position = if is_path || file.position == u64::MAX { 0 } else { file.position };
-    resolver.open_inode(InodeKey::Ghost(remap.remap_id), flags, position, Some(ofd));
+    resolver.open_inode(key, &file.path, flags, position, Some(ofd));
 }
 
 /// Flags to open an unlinked file with. One that was made by O_TMPFILE keeps that flag for ever; it
@@ -245,7 +350,7 @@ fn flags(flags: u32) -> u32 {
 pub(in super::super) fn refuse(resolver: &mut Resolver<'_>, entry: &Ofd, remap: Remap) {
     let text = match remap.remap_type {
         LINKED => format!(
-            "{}: its name was replaced, and it is kept under another (--link-remap): not restored yet",
+            "{}: is kept under another name (--link-remap), and is of a kind that is not restored yet",
             name(entry)
         ),
         GHOST => format!("{}: was unlinked, and is of a kind that is not restored yet", name(entry)),
@@ -263,7 +368,11 @@ impl Resolver<'_> {
         origin: crate::image::Origin,
     ) {
         // The number by which each is made, and the image that fills it: closed at the end.
-        let numbers = recipe.inodes.iter().map(|inode| 1 + usize::from(inode.content.is_some())).sum();
+        let numbers = recipe
+            .inodes
+            .iter()
+            .map(|inode| 1 + inode.further.len() + usize::from(inode.content.is_some()))
+            .sum();
         let resource =
             self.add_resource(ResourceKind::Nameless(Box::new(recipe)), origin, vec![None; numbers]);
         for (index, key) in keys.into_iter().enumerate() {
@@ -271,16 +380,34 @@ impl Resolver<'_> {
         }
     }
 
-    /// One more description of an inode; `None` if it is not made (which has been said).
+    /// What the pipe behind an unlinked FIFO is like.
+    pub(super) fn fill_fifo(&mut self, key: InodeKey, bytes: Option<u32>, held: Vec<u8>) {
+        let Some((resource, inode)) = self.inodes.get(&key).copied() else { return };
+        if let ResourceKind::Nameless(recipe) = &mut self.recipes.resources[resource.index()].kind
+            && let Some(Inode { kind: InodeKind::Fifo { capacity, data, .. }, .. }) =
+                recipe.inodes.get_mut(inode)
+        {
+            (*capacity, *data) = (bytes, held);
+        }
+    }
+
+    /// One more description of an inode, by the name `path`, if it had several; `None` if it is not made
+    /// (which has been said).
     pub(in super::super) fn open_inode(
         &mut self,
         key: InodeKey,
+        path: &str,
         flags: u32,
         position: u64,
         ofd: Option<OfdId>,
     ) -> Option<OfdId> {
         let (resource, inode) = self.inodes.get(&key).copied()?;
-        let shared = (key, flags);
+        let ResourceKind::Nameless(recipe) = &self.recipes.resources[resource.index()].kind else {
+            return None;
+        };
+        let further = recipe.inodes.get(inode).map_or([].as_slice(), |inode| inode.further.as_slice());
+        let name = further.iter().position(|name| name == path).map_or(0, |index| index + 1);
+        let shared = (key, name, flags);
         if ofd.is_none()
             && let Some(known) = self.inode_views.get(&shared)
         {
@@ -304,10 +431,10 @@ impl Resolver<'_> {
                 // A memfd is alone in its resource, and its number is the first.
                 made.first = Some((flags & O_SETTABLE, position));
                 self.forest.resources[resource.index()].yields[0] = Some(new);
-                self.inode_views.entry((key, libc::O_RDWR as u32)).or_insert(new);
+                self.inode_views.entry((key, 0, libc::O_RDWR as u32)).or_insert(new);
                 return Some(new);
             }
-            recipe.opens.push(super::super::recipe::Opening { inode, flags, position });
+            recipe.opens.push(super::super::recipe::Opening { inode, name, flags, position });
             self.forest.resources[resource.index()].yields.push(Some(new));
         }
         Some(new)

@@ -60,6 +60,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
             times: None,
             content,
             first: None,
+            further: Vec::new(),
         };
         let recipe = Nameless { scaffold: Vec::new(), inodes: vec![recipe], opens: Vec::new() };
         resolver.add_nameless(recipe, vec![InodeKey::Memfd(inode.inode_id)], inode.origin);
@@ -113,5 +114,5 @@ fn judge(resolver: &mut Resolver<'_>, inode: &MemfdInode) {
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, memfd: &MemfdFile) {
     let flags = memfd.flags & !(O_CREATION | O_LARGEFILE);
-    resolver.open_inode(InodeKey::Memfd(memfd.inode_id), flags, memfd.position, Some(ofd));
+    resolver.open_inode(InodeKey::Memfd(memfd.inode_id), "", flags, memfd.position, Some(ofd));
 }

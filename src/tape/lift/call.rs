@@ -131,6 +131,8 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_ftruncate => "ftruncate",
         libc::SYS_memfd_create => "memfd_create",
         libc::SYS_mkdirat => "mkdirat",
+        libc::SYS_mknodat => "mknodat",
+        libc::SYS_linkat => "linkat",
         libc::SYS_renameat2 => "renameat2",
         libc::SYS_sendfile => "sendfile",
         libc::SYS_fchown => "fchown",

@@ -76,6 +76,27 @@ impl Call<'_, '_> {
                 self.gives_zero()?;
                 Ok(Effect::Name(NameEffect::MakeDirectory { path: self.path_at_cwd()? }))
             }
+            libc::SYS_mknodat => {
+                self.gives_zero()?;
+                self.must_be_zero(&[3])?;
+                let (path, mode) = (self.path_at_cwd()?, self.low(2));
+                if mode & libc::S_IFMT != libc::S_IFIFO {
+                    return Err(format!("mode {mode:#o}"));
+                }
+                Ok(Effect::Name(NameEffect::MakeFifo { path }))
+            }
+            libc::SYS_linkat => {
+                self.gives_zero()?;
+                let from = self.path_at_cwd()?;
+                if self.low(2) as i32 != libc::AT_FDCWD || self.low(4) != 0 {
+                    return Err(format!(
+                        "relative to descriptor {}, flags {:#x}",
+                        self.low(2) as i32,
+                        self.low(4)
+                    ));
+                }
+                Ok(Effect::Name(NameEffect::Link { from, to: region.absolute_path(self.arg(3))? }))
+            }
             libc::SYS_renameat2 => {
                 self.gives_zero()?;
                 let from = self.path_at_cwd()?;

@@ -1,6 +1,6 @@
 //! Each call back to its effect, and what is refused.
 
-use regrow_graph::verify::{Attribute, Change, FdEffect, MemoryEffect, SocketOption};
+use regrow_graph::verify::{Attribute, Change, FdEffect, MemoryEffect, NameEffect, SocketOption};
 
 use super::*;
 use crate::tape::assemble::Assembler;
@@ -279,6 +279,36 @@ fn tasks() {
     refuse(|b| b.verb(Verb::Post as u8, &[BASE]), "is not an event");
     refuse(|b| b.verb(Verb::Post as u8, &[u64::MAX - 2]), "events outside the written part");
     refuse(|b| b.verb(Verb::Fork as u8, &[0, 88, 0]), "not in the read-only part");
+}
+
+#[test]
+fn names() {
+    let [old, new] = [b"/old\0", b"/new\0"];
+    let fifo = u64::from(libc::S_IFIFO | 0o1600);
+    check(
+        |b| {
+            let at = b.data(new);
+            b.call(libc::SYS_mknodat, &[AT_CWD, at, fifo, 0], 0)
+        },
+        Effect::Name(NameEffect::MakeFifo { path: b"/new".to_vec() }),
+    );
+    refuse(
+        |b| {
+            let at = b.data(new);
+            b.call(libc::SYS_mknodat, &[AT_CWD, at, u64::from(libc::S_IFCHR), 0], 0)
+        },
+        "mknodat: mode",
+    );
+    let link = |b: &mut Builder, dir: u64, flags: u64| {
+        let (from, to) = (b.data(old), b.data(new));
+        b.call(libc::SYS_linkat, &[AT_CWD, from, dir, to, flags], 0);
+    };
+    check(
+        |b| link(b, AT_CWD, 0),
+        Effect::Name(NameEffect::Link { from: b"/old".to_vec(), to: b"/new".to_vec() }),
+    );
+    refuse(|b| link(b, 4, 0), "relative to descriptor 4");
+    refuse(|b| link(b, AT_CWD, libc::AT_SYMLINK_FOLLOW as u64), "flags 0x400");
 }
 
 #[test]
