@@ -85,6 +85,13 @@ pub fn certify_in(
         let wrong = Wrong::NotUnderstood { what: what.to_owned() };
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
+    check_clocks(model, tapes, &facts, lifted.root.pid)?;
+    let facts = match tapes.clocks_ns {
+        None => facts,
+        Some([monotonic, boottime]) => {
+            Facts { clocks_ns: [facts.clocks_ns[0], Some(monotonic), Some(boottime)], ..facts }
+        }
+    };
     let expected = expected(model, cradle, facts)?;
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
@@ -157,6 +164,31 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
         }
     }
     Ok(())
+}
+
+/// Whether the clocks never run backwards: in a time namespace they go on from the dump, and without one
+/// the host's are further on. A tree that had a time namespace has one again.
+fn check_clocks(model: &Model, tapes: &Tapes, facts: &Facts, root: u32) -> Result<(), Counterexample> {
+    let nanoseconds =
+        |(seconds, rest): (u64, u64)| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    let dumped = model.clocks_of_tree().map(|clocks| [clocks.monotonic, clocks.boottime].map(nanoseconds));
+    let host = [facts.clocks_ns[1], facts.clocks_ns[2]];
+    let is_right = match (tapes.clocks_ns, dumped) {
+        (Some(is), Some(dumped)) => is == dumped,
+        (Some(_), None) => false,
+        (None, _) if model.is_in_own_time_ns() => false,
+        (None, Some(dumped)) => host.iter().zip(dumped).all(|(now, then)| now.is_none_or(|now| now >= then)),
+        (None, None) => true,
+    };
+    if is_right {
+        return Ok(());
+    }
+    let shown = |clocks: Option<[u64; 2]>| match clocks {
+        Some([monotonic, boottime]) => format!("go on from {monotonic} and {boottime} ns"),
+        None => "are the host's".to_owned(),
+    };
+    let wrong = Wrong::WrongClocks { is: shown(tapes.clocks_ns), wanted: shown(dumped) };
+    Err(Counterexample { task: root, record: None, wrong })
 }
 
 /// Whether what is removed when the tree lives is what CRIU left for this: the other names of files that
@@ -964,6 +996,46 @@ mod tests {
             &|model| model.pipe_data[0].data.len_bytes = 1 << 40,
             "task 4711: the images cannot be used to check it: pipes-data.img: truncated: 1099511627776 bytes wanted at offset 22, 11 there",
         );
+    }
+
+    #[test]
+    fn clocks_that_lose_the_certificate() {
+        let mut model = pair();
+        let mut tapes = tapes(&model, |_, _| ());
+        let facts = |now| Facts { clocks_ns: [Some(1), Some(now), Some(now)], ..Facts::default() };
+        let dumped = model.clocks_of_tree().expect("the clocks of the dump");
+        let now = (dumped.boottime.0 + 1) * 1_000_000_000;
+        let is_certified = |model: &Model, tapes: &Tapes, now: u64| match certify_in(
+            model,
+            tapes,
+            Cradle::default(),
+            facts(now),
+        ) {
+            Ok(_) => true,
+            Err(counterexample) => {
+                assert!(counterexample.to_string().contains("its clocks"), "{counterexample}");
+                false
+            }
+        };
+        assert!(is_certified(&model, &tapes, now));
+        assert!(!is_certified(&model, &tapes, 1), "the host's clocks are behind");
+        let nanoseconds = |(seconds, rest)| seconds * 1_000_000_000 + rest;
+        let wanted = [dumped.monotonic, dumped.boottime].map(nanoseconds);
+        tapes.clocks_ns = Some(wanted);
+        assert!(is_certified(&model, &tapes, 1));
+        tapes.clocks_ns = Some([wanted[0], wanted[1] - 1]);
+        assert!(!is_certified(&model, &tapes, 1), "another time");
+        // It had a time namespace, and has none.
+        for task in &mut model.tasks {
+            if let TaskState::Alive(alive) = &mut task.state {
+                alive.ids.time_ns = 77;
+            }
+        }
+        model.clocks.insert(77, dumped);
+        tapes.clocks_ns = None;
+        assert!(!is_certified(&model, &tapes, now));
+        tapes.clocks_ns = Some(wanted);
+        assert!(is_certified(&model, &tapes, now));
     }
 
     #[test]

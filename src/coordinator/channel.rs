@@ -24,6 +24,8 @@ pub enum Order {
         birth: Birth,
         /// Clone it as a child of our parent.
         sibling: bool,
+        /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME say to it, in nanoseconds, in a new time namespace.
+        clocks_ns: Option<[u64; 2]>,
     },
     /// The commit has ended: the tree runs. Nothing is to be killed any more.
     Committed,
@@ -39,6 +41,8 @@ pub enum Reply {
     },
     /// The region could not be mapped: an errno.
     MapFailed(i32),
+    /// The time namespace could not be made: an errno.
+    ClocksFailed(i32),
     /// The root could not be cloned: an errno.
     CloneFailed(i32),
     /// The root died before the commit.
@@ -47,13 +51,13 @@ pub enum Reply {
     Interrupted(i32),
 }
 
-const WORDS: usize = 9;
+const WORDS: usize = 12;
 type Words = [u64; WORDS];
 
 impl Order {
     fn to_words(self) -> Words {
         match self {
-            Order::Start { place, birth, sibling } => [
+            Order::Start { place, birth, sibling, clocks_ns } => [
                 1,
                 place.base,
                 place.rw_len,
@@ -63,18 +67,35 @@ impl Order {
                 birth.control,
                 birth.code,
                 u64::from(sibling),
+                u64::from(clocks_ns.is_some()),
+                clocks_ns.unwrap_or_default()[0],
+                clocks_ns.unwrap_or_default()[1],
             ],
-            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0],
+            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         }
     }
 
     fn from_words(words: Words) -> Option<Order> {
-        let [kind, base, rw_len, ro_len, clone_args, tape, control, code, sibling] = words;
+        let [
+            kind,
+            base,
+            rw_len,
+            ro_len,
+            clone_args,
+            tape,
+            control,
+            code,
+            sibling,
+            has_clocks,
+            monotonic,
+            boottime,
+        ] = words;
         match kind {
             1 => Some(Order::Start {
                 place: Place { base, rw_len, ro_len },
                 birth: Birth { clone_args, tape, control, code },
                 sibling: sibling != 0,
+                clocks_ns: (has_clocks != 0).then_some([monotonic, boottime]),
             }),
             2 => Some(Order::Committed),
             _ => None,
@@ -90,8 +111,9 @@ impl Reply {
             Reply::CloneFailed(errno) => (3, errno),
             Reply::RootDied => (4, 0),
             Reply::Interrupted(signal) => (5, signal),
+            Reply::ClocksFailed(errno) => (6, errno),
         };
-        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0]
+        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     }
 
     fn from_words(words: Words) -> Option<Reply> {
@@ -102,6 +124,7 @@ impl Reply {
             3 => Some(Reply::CloneFailed(value)),
             4 => Some(Reply::RootDied),
             5 => Some(Reply::Interrupted(value)),
+            6 => Some(Reply::ClocksFailed(value)),
             _ => None,
         }
     }
@@ -217,6 +240,7 @@ mod tests {
         for reply in [
             Reply::Started { pid: 7 },
             Reply::MapFailed(17),
+            Reply::ClocksFailed(34),
             Reply::CloneFailed(1),
             Reply::RootDied,
             Reply::Interrupted(2),
@@ -225,8 +249,10 @@ mod tests {
         }
         let place = Place { base: 1, rw_len: 2, ro_len: 3 };
         let birth = Birth { clone_args: 4, tape: 5, control: 6, code: 7 };
-        let words = Order::Start { place, birth, sibling: true }.to_words();
-        assert_eq!(Order::from_words(words).map(Order::to_words), Some(words));
+        for clocks_ns in [None, Some([8, 9])] {
+            let words = Order::Start { place, birth, sibling: true, clocks_ns }.to_words();
+            assert_eq!(Order::from_words(words).map(Order::to_words), Some(words));
+        }
         assert!(Order::from_words([9; WORDS]).is_none());
     }
 

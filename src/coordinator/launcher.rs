@@ -18,6 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::channel::{Channel, Order, Reply};
+use super::clocks;
 use super::rollback;
 use super::undo::Remains;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
@@ -58,8 +59,8 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         // Orders first: a commit that has been said counts, whatever else has happened since.
         if fds[0].revents().is_some_and(|events| !events.is_empty()) {
             match channel.order() {
-                Ok((Order::Start { place, birth, sibling }, Some(region))) => {
-                    launcher.start(place, birth, sibling, &region);
+                Ok((Order::Start { place, birth, sibling, clocks_ns }, Some(region))) => {
+                    launcher.start(place, birth, sibling, clocks_ns, &region);
                 }
                 Ok((Order::Committed, _)) => {
                     if let Some(root) = launcher.root {
@@ -97,7 +98,14 @@ struct Sibling {
 }
 
 impl Launcher<'_> {
-    fn start(&mut self, place: Place, birth: Birth, sibling: bool, region: &OwnedFd) {
+    fn start(
+        &mut self,
+        place: Place,
+        birth: Birth,
+        sibling: bool,
+        clocks_ns: Option<[u64; 2]>,
+        region: &OwnedFd,
+    ) {
         // Before anything is born: what is older is not the tapes'.
         match Remains::keep(region.as_fd(), place) {
             Ok(remains) => self.remains = Some(remains),
@@ -105,6 +113,13 @@ impl Launcher<'_> {
                 let _ = self.channel.reply(Reply::MapFailed(error.raw_os_error().unwrap_or(libc::EMFILE)));
                 return;
             }
+        }
+        // Only children are born in it: the launcher itself stays with the clocks that it has.
+        if let Some(wanted) = clocks_ns
+            && let Err(errno) = clocks::enter(wanted)
+        {
+            let _ = self.channel.reply(Reply::ClocksFailed(errno as i32));
+            return;
         }
         let reply = match self.try_start(place, birth, sibling, region) {
             Ok(root) => {

@@ -12,12 +12,15 @@
 //! | [`channel`] | what the two say to each other |
 //! | [`supervise`] | waits until all have arrived, or something fails |
 //! | [`undo`] | takes away files that killed tasks have left |
+//! | `spent` | takes away names that the tree needs no more |
+//! | `clocks` | makes the time namespace that the root is born in |
 //! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
 //! | `rollback` | finds and kills tasks that are not one's children |
 //!
 //! Nothing here decides: what is done is on the tapes.
 
 pub mod channel;
+mod clocks;
 pub mod commit;
 pub mod launcher;
 mod rollback;
@@ -93,6 +96,9 @@ pub enum RunError {
     /// The coordinator is gone, and could not say why.
     #[error("the process that plans and commits was killed")]
     CoordinatorKilled,
+    /// The time namespace of the tree could not be made.
+    #[error("cannot make a time namespace: {0}")]
+    Clocks(Errno),
     /// The pidfile could not be written.
     #[error("cannot write the pidfile {}: {error}", path.display())]
     Pidfile {
@@ -170,6 +176,7 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
         place: Place { base: tapes.base, rw_len: tapes.rw.len() as u64, ro_len: tapes.ro.len() as u64 },
         birth: Birth { clone_args: root.clone_args, tape: root.tape, control: tapes.base, code: tapes.code },
         sibling: run.sibling,
+        clocks_ns: tapes.clocks_ns,
     };
     channel.send(order, Some(region.as_fd())).map_err(RunError::Channel)?;
     let result = watch_and_commit(run, channel, &shared, start);
@@ -195,6 +202,7 @@ fn watch_and_commit(
     match channel.receive().map_err(RunError::Channel)? {
         Reply::Started { .. } => {}
         Reply::MapFailed(errno) => return Err(RunError::Map(Errno::from_raw(errno))),
+        Reply::ClocksFailed(errno) => return Err(RunError::Clocks(Errno::from_raw(errno))),
         Reply::CloneFailed(errno) => {
             return Err(RunError::Clone { pid: root, errno: Errno::from_raw(errno) });
         }

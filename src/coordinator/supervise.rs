@@ -44,7 +44,7 @@ fn listen(tapes: &Tapes, channel: &Channel) -> Result<(), RunError> {
         None | Some(Reply::Started { .. }) => Ok(()),
         Some(Reply::RootDied) => Err(RunError::Died { pid: tapes.tasks[0].pid }),
         Some(Reply::Interrupted(signal)) => Err(RunError::Interrupted(signal)),
-        Some(Reply::MapFailed(errno) | Reply::CloneFailed(errno)) => {
+        Some(Reply::MapFailed(errno) | Reply::ClocksFailed(errno) | Reply::CloneFailed(errno)) => {
             Err(RunError::Channel(std::io::Error::from_raw_os_error(errno)))
         }
     }

@@ -38,6 +38,8 @@ pub struct KernelFacts {
     pub map_vdso_64: Probe,
     /// `close_range(2)`.
     pub close_range: Probe,
+    /// Time namespaces (`CONFIG_TIME_NS`).
+    pub time_namespaces: bool,
     /// `prctl(PR_TIMER_CREATE_RESTORE_IDS)`: POSIX timers with the ids of our choice.
     pub timer_restore_ids: Probe,
 }
@@ -69,6 +71,7 @@ impl Probe {
 pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
     KernelFacts {
         release: read_text("/proc/sys/kernel/osrelease"),
+        time_namespaces: std::path::Path::new("/proc/self/ns/time_for_children").exists(),
         nr_open: read_number("/proc/sys/fs/nr_open"),
         pipe_max_size_bytes: read_number("/proc/sys/fs/pipe-max-size"),
         max_map_count: read_number("/proc/sys/vm/max_map_count"),

@@ -111,8 +111,8 @@ pub(crate) static REMAP_FPATH: Kind = read("remap-fpath", One, 0x5913_3954);
 pub(crate) static GHOST_FILE: Kind = read("ghost-file-", Hex, 0x5258_3605);
 pub(crate) static CGROUP: Kind = read("cgroup", One, 0x5938_3330);
 pub(crate) static FILELOCKS: Kind = read("filelocks", One, 0x5432_3616);
-/// Without a time namespace: the clocks at the dump.
-pub(crate) static CLOCKS: Kind = read("timens-0", One, 0x4311_4433);
+/// The clocks at the dump of a time namespace; 0: that of CRIU itself.
+pub(crate) static CLOCKS: Kind = read("timens-", Decimal, 0x4311_4433);
 
 /// What regrow reads.
 static READ: &[&Kind] = &[
@@ -161,7 +161,6 @@ static REST: &[Kind] = &[
     mixed("ipcns-msg-", Decimal, 0x5545_3737, "System V message queues"),
     mixed("ipcns-sem-", Decimal, 0x5957_3019, "System V semaphores"),
     unread("userns-", Decimal, 0x5547_4906, "a user namespace"),
-    unread("timens-", Decimal, 0x4311_4433, "a time namespace"),
     unread("pidns-", Decimal, 0x6115_7326, "a pid namespace"),
     unread("mountpoints-", Decimal, 0x5556_3928, "mounts of a mount namespace"),
     unread("netdev-", Decimal, 0x5737_3951, "devices of a network namespace"),
@@ -239,7 +238,7 @@ mod tests {
         check("pagemap-17.img", Some(("pagemap-", 17)));
         check("pagemap-shmem-99999999999.img", Some(("pagemap-shmem-", 99_999_999_999)));
         check("ghost-file-1f.img", Some(("ghost-file-", 31)));
-        check("timens-0.img", Some(("timens-0", 0)));
+        check("timens-0.img", Some(("timens-", 0)));
         check("timens-9.img", Some(("timens-", 9)));
         check("tmpfs-7.tar.gz.img", Some(("tmpfs-", 7)));
         check("tmpfs-dev-7.tar.gz.img", Some(("tmpfs-dev-", 7)));

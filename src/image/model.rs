@@ -4,6 +4,7 @@
 //! the model alone. The model keeps the numbers of the images (pids, image ids, addresses) and,
 //! for everything that can fail later, the [`Origin`] it came from. It does not know this host.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -74,8 +75,8 @@ pub enum Image {
     Filelocks,
     /// `tty-info.img`
     TtyInfo,
-    /// `timens-0.img`
-    Timens,
+    /// `timens-ID.img`
+    Timens(u32),
 }
 
 impl fmt::Display for Image {
@@ -103,7 +104,7 @@ impl fmt::Display for Image {
             Image::Seccomp => f.write_str("seccomp.img"),
             Image::Filelocks => f.write_str("filelocks.img"),
             Image::TtyInfo => f.write_str("tty-info.img"),
-            Image::Timens => f.write_str("timens-0.img"),
+            Image::Timens(id) => write!(f, "timens-{id}.img"),
         }
     }
 }
@@ -177,8 +178,9 @@ pub struct Model {
     pub cgroup_sets: Vec<CgroupSet>,
     /// File locks (`filelocks.img`).
     pub file_locks: Vec<FileLock>,
-    /// Clocks at the dump (`timens-0.img`); `None` if they were not dumped.
-    pub clocks: Option<Clocks>,
+    /// Clocks at the dump (`timens-ID.img`), by the number of their time namespace; 0: that in which CRIU
+    /// was.
+    pub clocks: BTreeMap<u32, Clocks>,
     /// Image files with entries that belong to a feature regrow does not read yet
     /// (recognised by magic and name): each is a problem for a restore.
     pub unread: Vec<UnreadImage>,
@@ -1067,8 +1069,24 @@ pub struct FileLock {
     pub origin: Origin,
 }
 
-/// Clocks of the dumped tasks, at the dump, where they had no time namespace of their own. CRIU
-/// restores such tasks into a *new* time namespace in which these clocks go on from here.
+impl Model {
+    /// Whether the root had another time namespace than CRIU.
+    pub fn is_in_own_time_ns(&self) -> bool {
+        let own = self.tasks.first().and_then(Task::alive).map_or(0, |alive| alive.ids.time_ns);
+        let outer = self.inventory.root_ids.map_or(0, |ids| ids.time_ns);
+        own != 0 && outer != 0 && own != outer
+    }
+
+    /// What the clocks said to the root at the dump; `None` if the images do not have it.
+    pub fn clocks_of_tree(&self) -> Option<Clocks> {
+        let own = self.tasks.first().and_then(Task::alive).map_or(0, |alive| alive.ids.time_ns);
+        let id = if self.is_in_own_time_ns() { own } else { 0 };
+        self.clocks.get(&id).copied()
+    }
+}
+
+/// Clocks of the dumped tasks, at the dump. CRIU restores them into a *new* time namespace, in which these
+/// clocks go on from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Clocks {
     /// `CLOCK_MONOTONIC`: seconds and nanoseconds.

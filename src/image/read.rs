@@ -160,7 +160,7 @@ struct Shared {
     ghosts: Vec<super::model::GhostFile>,
     cgroup_sets: Vec<super::model::CgroupSet>,
     file_locks: Vec<super::model::FileLock>,
-    clocks: Option<super::model::Clocks>,
+    clocks: BTreeMap<u32, super::model::Clocks>,
     unread: Vec<UnreadImage>,
 }
 
@@ -194,7 +194,13 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
         ghosts,
         cgroup_sets: shared::read_cgroup_sets(dir, errors),
         file_locks: shared::read_file_locks(dir, errors),
-        clocks: shared::read_clocks(dir, errors),
+        clocks: names
+            .of(&magic::CLOCKS)
+            .filter_map(|id| {
+                let id = u32::try_from(id).ok()?;
+                Some((id, shared::read_clocks(dir, id, errors)?))
+            })
+            .collect(),
         unread: read_unread(dir, names, errors),
     }
 }

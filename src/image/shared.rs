@@ -93,9 +93,9 @@ pub(crate) fn read_file_locks(dir: &Dir<'_>, errors: &mut Errors) -> Vec<FileLoc
     locks
 }
 
-/// Clocks at the dump.
-pub(crate) fn read_clocks(dir: &Dir<'_>, errors: &mut Errors) -> Option<Clocks> {
-    let image = Image::Timens;
+/// Clocks at the dump of one time namespace.
+pub(crate) fn read_clocks(dir: &Dir<'_>, id: u32, errors: &mut Errors) -> Option<Clocks> {
+    let image = Image::Timens(id);
     let e: TimensEntry = dir.read_optional(image, &magic::CLOCKS, errors)??;
     let mut time = |e: &Timespec| {
         if e.tv_nsec >= 1_000_000_000 {

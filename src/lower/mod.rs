@@ -74,7 +74,8 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
     }
-    asm.finish(window.region_len, window.len)
+    let tapes = asm.finish(window.region_len, window.len)?;
+    Ok(Tapes { clocks_ns: recipes.clocks_ns, ..tapes })
 }
 
 /// What a thread shares with the others of its task (clone(2)). Its registers, and with them its

@@ -36,6 +36,10 @@ pub struct PlanView {
     pub directory: PathBuf,
     /// Sums over the whole plan, whatever tasks are shown.
     pub totals: PlanTotals,
+    /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from, in nanoseconds, in a time namespace of the tree's
+    /// own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clocks_ns: Option<[u64; 2]>,
     /// How long each stage took, in nanoseconds.
     pub timings: TimingsView,
     /// The tasks shown, with their programs.
@@ -240,6 +244,7 @@ pub fn view(prepared: &Prepared, only: Option<u32>) -> Result<PlanView, serde_js
         format: FORMAT,
         directory: prepared.model.dir.clone(),
         totals: totals(prepared, &resources),
+        clocks_ns: prepared.tapes.clocks_ns,
         timings: timings(&prepared.timings),
         tasks: shown_tasks(prepared, only).map(|task| plan_task(prepared, task)).collect(),
         operations: plan
@@ -494,7 +499,7 @@ fn head(prepared: &Prepared, totals: &PlanTotals) -> String {
     ];
     let time: Vec<String> =
         stages.iter().map(|(stage, time)| format!("{stage} {}", words::duration(*time))).collect();
-    let rows = [
+    let mut rows = vec![
         row(
             "resources",
             format!(
@@ -534,6 +539,12 @@ fn head(prepared: &Prepared, totals: &PlanTotals) -> String {
         ),
         row("time", time.join(", ")),
     ];
+    if let Some(clocks_ns) = prepared.tapes.clocks_ns {
+        let [monotonic, boottime] = clocks_ns
+            .map(|clock_ns| format!("{}.{:09} s", clock_ns / 1_000_000_000, clock_ns % 1_000_000_000));
+        let clocks = format!("CLOCK_MONOTONIC goes on from {monotonic}, CLOCK_BOOTTIME from {boottime}");
+        rows.push(row("time namespace", clocks));
+    }
     text.push_str(&words::table(&rows, 2));
     text
 }

@@ -10,7 +10,7 @@ pub(super) const CAP_SYS_RESOURCE: u32 = 24;
 /// linux/capability.h
 pub(super) const CAP_AUDIT_CONTROL: u32 = 30;
 /// linux/capability.h
-const CAP_SYS_ADMIN: u32 = 21;
+pub(super) const CAP_SYS_ADMIN: u32 = 21;
 /// linux/capability.h
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
@@ -90,7 +90,7 @@ fn privileges(resolver: &mut Resolver<'_>) {
     }
 }
 
-/// Tasks must live in the namespaces in which CRIU itself lived.
+/// Tasks must live in the namespaces in which CRIU itself lived; time is [`super::clocks`]'s.
 fn namespaces(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let Some(root) = model.inventory.root_ids else { return };
@@ -105,7 +105,6 @@ fn namespaces(resolver: &mut Resolver<'_>) {
             ("mount", ids.mnt_ns, root.mnt_ns),
             ("user", ids.user_ns, root.user_ns),
             ("cgroup", ids.cgroup_ns, root.cgroup_ns),
-            ("time", ids.time_ns, root.time_ns),
         ] {
             if own != 0 && outer != 0 && own != outer {
                 let text = format!("lives in a {what} namespace of its own: not restored yet");
@@ -117,11 +116,6 @@ fn namespaces(resolver: &mut Resolver<'_>) {
 
 fn unread_images(resolver: &mut Resolver<'_>) {
     for image in &resolver.model.unread {
-        // The clock offsets of the namespace in which everything lived are stored in every dump; they
-        // matter only to tasks in a time namespace of their own, which are refused above.
-        if image.file.starts_with("timens-") {
-            continue;
-        }
         let count = image.entries.map_or(String::new(), |count| format!(" ({count} entries)"));
         let text = format!("{}{count}: {}: not restored yet", image.file, image.what);
         resolver.problems.unsupported(None, None, text);

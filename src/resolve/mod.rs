@@ -7,6 +7,7 @@
 //!
 //! One file a kind of resource, with the names of `image/files`.
 
+mod clocks;
 pub mod family;
 pub mod memory;
 pub mod problem;
@@ -93,6 +94,9 @@ pub struct Recipes {
     pub resources: Vec<ResourceRecipe>,
     /// One for each task.
     pub tasks: Vec<TaskRecipe>,
+    /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from, in nanoseconds, in a time namespace of the
+    /// tree's own; `None`: the host's clocks are good.
+    pub clocks_ns: Option<[u64; 2]>,
 }
 
 /// What an actor of the plan is.
@@ -141,6 +145,7 @@ pub struct Resolution {
 pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &Options) -> Resolution {
     let mut resolver = Resolver::new(model, facts, options);
     host::find_problems(&mut resolver);
+    clocks::resolve(&mut resolver);
     tree::resolve(&mut resolver);
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);

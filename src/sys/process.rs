@@ -18,6 +18,17 @@ pub fn fork() -> Result<Option<Pid>, Errno> {
     }
 }
 
+/// unshare(2) of the time namespace: children are born in a new one.
+///
+/// # Errors
+/// The kernel's.
+pub fn unshare_time() -> Result<(), Errno> {
+    /// linux/sched.h; nix does not name it.
+    const CLONE_NEWTIME: libc::c_int = 0x80;
+    // SAFETY: it only changes which namespace children are born in.
+    Errno::result(unsafe { libc::unshare(CLONE_NEWTIME) }).map(drop)
+}
+
 /// Addresses in the mapped region that the root task starts from.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]

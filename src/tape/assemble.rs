@@ -183,6 +183,7 @@ impl Assembler {
             no_time,
             tasks: self.tasks,
             undo: self.undo,
+            clocks_ns: None,
             spent: self.spent,
         })
     }

@@ -34,6 +34,9 @@ pub struct Tapes {
     pub tasks: Vec<TaskTape>,
     /// Names that are to be removed where the tapes fail, in the order in which they are lowered.
     pub undo: Vec<Undo>,
+    /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME of the tree go on from, in nanoseconds, where the root is
+    /// born in a time namespace of its own.
+    pub clocks_ns: Option<[u64; 2]>,
     /// Names that are to be removed when the tree lives: absolute paths.
     pub spent: Vec<Vec<u8>>,
 }

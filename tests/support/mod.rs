@@ -80,6 +80,9 @@ pub(crate) struct Scenario {
     rounds: u32,
     moves_memory: bool,
     dump_options: Vec<&'static str>,
+    started_by: Vec<&'static str>,
+    after_criu: bool,
+    own_time: bool,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
 }
@@ -105,6 +108,9 @@ impl Scenario {
             rounds: 2,
             moves_memory: false,
             dump_options: Vec::new(),
+            started_by: Vec::new(),
+            after_criu: false,
+            own_time: false,
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -128,6 +134,27 @@ impl Scenario {
     #[must_use]
     pub(crate) fn dump_options(mut self, options: &[&'static str]) -> Scenario {
         self.dump_options.extend(options);
+        self
+    }
+
+    /// The command that runs the program, which takes its place.
+    #[must_use]
+    pub(crate) fn started_by(mut self, command: &[&'static str]) -> Scenario {
+        self.started_by.extend(command);
+        self
+    }
+
+    /// First the tree is dumped and restored by CRIU, once.
+    #[must_use]
+    pub(crate) fn after_criu(mut self) -> Scenario {
+        self.after_criu = true;
+        self
+    }
+
+    /// The tree has a time namespace of its own, which is another one after each restore.
+    #[must_use]
+    pub(crate) fn in_a_time_namespace(mut self) -> Scenario {
+        self.own_time = true;
         self
     }
 
@@ -176,6 +203,7 @@ impl Scenario {
         } else {
             vec![shown(&ground.program(&self.command[0]))]
         };
+        argv.splice(0..0, self.started_by.iter().map(|word| (*word).to_owned()));
         argv.push(shown(&state));
         argv.extend_from_slice(&self.command[1..]);
         let log = directory.join("program.log");
@@ -196,6 +224,13 @@ impl Scenario {
                 Err(_) => self.rounds,
             },
         };
+        if self.after_criu {
+            let restorer = std::mem::replace(&mut stage.restorer, Restorer::Criu);
+            stage.dump(0, &before)?;
+            stage.restore(0)?;
+            before = stage.snapshot("restored0")?;
+            stage.restorer = restorer;
+        }
         for round in 1..=rounds {
             stage.dump(round, &before)?;
             stage.restore(round)?;
@@ -244,6 +279,9 @@ impl Scenario {
         let mut lines = self.without_criu_changes(diff::lines(before, after), restorer);
         if self.moves_memory {
             lines.retain(|line| !line.contains(".pages."));
+        }
+        if self.own_time {
+            lines.retain(|line| !line.contains(".namespaces.time"));
         }
         if lines.is_empty() { Ok(()) } else { Err(diff::readable(&lines)) }
     }

@@ -150,6 +150,8 @@ pub enum Wrong {
     Refused { call: &'static str, what: String },
     #[error("{call} changes {what}, which the restore must not")]
     ChangesFile { call: &'static str, what: String },
+    #[error("its clocks {is}, the images say that they {wanted}")]
+    WrongClocks { is: String, wanted: String },
     #[error("{call} into {what}, which nobody can read any more")]
     NoReader { call: &'static str, what: String },
     #[error("descriptor {fd} is missing at the end; the images say {wanted}")]
@@ -323,6 +325,7 @@ impl Wrong {
             | Wrong::OwnerMissing { .. }
             | Wrong::BadSignal { .. } => 4,
             Wrong::AfterDrop { .. } => 5,
+            Wrong::WrongClocks { .. } => 6,
         }
     }
 }

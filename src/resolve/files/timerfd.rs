@@ -23,7 +23,7 @@ pub(super) fn resolve(
     entry: &Ofd,
     timerfd: &Timerfd,
 ) {
-    let Some(now_ns) = resolver.facts.clocks_ns.of(timerfd.clock_id) else {
+    let Some(now_ns) = resolver.clocks().of(timerfd.clock_id) else {
         let text = format!("{}: clock {} is no clock of a timerfd", name(entry), timerfd.clock_id);
         resolver.problems.add(ProblemKind::BadImages, None, Some(entry.origin), text);
         return;
