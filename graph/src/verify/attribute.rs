@@ -30,7 +30,7 @@ pub(super) mod step;
 mod tests;
 pub(super) mod value;
 
-pub use value::{Action, Limit, Pending, Timer, Value};
+pub use value::{Action, Limit, Pending, Timer, Value, timer_event};
 
 use AttributeKind as Kind;
 

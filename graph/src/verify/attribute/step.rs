@@ -6,7 +6,7 @@
 //! and in the end all of them must be the same.
 
 use super::state::Certainty;
-use super::value::{Action, Limit, Pending, Timer, UNBLOCKABLE, Value};
+use super::value::{Action, Limit, Pending, Timer, UNBLOCKABLE, Value, timer_event};
 use super::{AttributeKind as Kind, Cleared, OnCredentials, Scope, TABLE};
 use crate::verify::before::At;
 use crate::verify::effect::{Attribute, PrivilegeEffect};
@@ -18,8 +18,6 @@ use crate::verify::table::Desc;
 
 /// The first signal of which more than one can wait.
 const SIGRTMIN: u32 = 32;
-/// Bytes of `struct sigevent` that the kernel looks at for each kind of notice but SIGEV_THREAD_ID.
-const SIGEV_THREAD_ID: u64 = 4;
 const SCHED_DEADLINE: u64 = 6;
 
 impl Run<'_> {
@@ -440,9 +438,4 @@ fn sigevent(event: &[u8], id: u32) -> [u64; 4] {
         return [u64::from(id), SIGALRM, 0, 0];
     }
     timer_event(word(0) | word(4) << 32, word(8), word(12), word(16))
-}
-
-/// The same from its parts.
-pub(in crate::verify) fn timer_event(data: u64, signal: u64, notice: u64, thread: u64) -> [u64; 4] {
-    [data, signal, notice, if notice & SIGEV_THREAD_ID != 0 { thread } else { 0 }]
 }

@@ -258,3 +258,10 @@ pub(crate) fn shown_kind(kind: InodeKind) -> &'static str {
         InodeKind::Memfd => "memfd",
     }
 }
+
+/// What of `struct sigevent` means something: the value, the signal, the kind of notice, and the thread
+/// where one is told.
+pub fn timer_event(data: u64, signal: u64, notice: u64, thread: u64) -> [u64; 4] {
+    const SIGEV_THREAD_ID: u64 = 4;
+    [data, signal, notice, if notice & SIGEV_THREAD_ID != 0 { thread } else { 0 }]
+}
