@@ -26,11 +26,11 @@ use regrow_graph::verify::{
 pub use attributes::Inherited;
 
 use crate::coordinator::commit::ThreadState;
+use crate::host::HostFacts;
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState,
     Timerfd, UnixSocket, open_blob,
 };
-use crate::host::HostFacts;
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
 use crate::tape::lift::{LiftError, lift};

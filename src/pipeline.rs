@@ -163,15 +163,15 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     let cradle = cradle_of(&model, resolved.cradle);
     let ground = certify::Ground::of(&facts, cradle);
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
-    let certificate =
-        match timed(&mut timings.certify, || certify::certify(&model, &tapes, &ground, commit)) {
-            Ok(certificate) => certificate,
-            // What is lacking here cannot come out as the images say; that is said already.
-            Err(_) if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) => {
-                return Ok((None, problems));
-            }
-            Err(error) => return Err(PrepareError::Refuted(Box::new(error))),
-        };
+    let certificate = match timed(&mut timings.certify, || certify::certify(&model, &tapes, &ground, commit))
+    {
+        Ok(certificate) => certificate,
+        // What is lacking here cannot come out as the images say; that is said already.
+        Err(_) if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) => {
+            return Ok((None, problems));
+        }
+        Err(error) => return Err(PrepareError::Refuted(Box::new(error))),
+    };
     Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
 }
 

@@ -104,7 +104,9 @@ impl Images<'_> {
             // Of the dead only the name shows.
             let name = match &task.state {
                 crate::image::TaskState::Zombie { comm, .. } => comm,
-                crate::image::TaskState::Alive(alive) | crate::image::TaskState::Stopped(alive) => &alive.comm,
+                crate::image::TaskState::Alive(alive) | crate::image::TaskState::Stopped(alive) => {
+                    &alive.comm
+                }
             };
             return Ok(BTreeMap::from([(task.pid.0, vec![(Kind::Name, Value::bytes(name.as_bytes()))])]));
         };
@@ -220,9 +222,7 @@ impl Images<'_> {
             Kind::DefaultTimerSlack => None,
             // Everything, so that nothing comes through before the commit sets what the images say.
             Kind::SigMask => number(!UNBLOCKABLE),
-            Kind::AltStack => {
-                Some(Value::alt_stack(thread.sas.sp, thread.sas.flags, thread.sas.size_bytes))
-            }
+            Kind::AltStack => Some(Value::alt_stack(thread.sas.sp, thread.sas.flags, thread.sas.size_bytes)),
             Kind::RobustList => Some(Value::robust_list(thread.robust_list.0, thread.robust_list.1)),
             Kind::TidAddress => number(thread.clear_tid_addr),
             Kind::Rseq => Some(match &thread.rseq {
@@ -282,7 +282,8 @@ impl Images<'_> {
             return Ok(Value::Inode(*inode));
         }
         let missing = || format!("its {what}, file {id:#x}, is not in files.img as a file with a name");
-        let ofd = self.index_of.get(&id).and_then(|ofd| self.model.ofds.get(ofd.index())).ok_or_else(missing)?;
+        let ofd =
+            self.index_of.get(&id).and_then(|ofd| self.model.ofds.get(ofd.index())).ok_or_else(missing)?;
         match &ofd.kind {
             OfdKind::Reg(_) if self.model.remaps.iter().any(|remap| remap.orig_id == id) => {
                 Err(format!("the name of its {what} was replaced, or its process is gone"))
@@ -319,10 +320,8 @@ fn limits(alive: &Alive) -> Value {
 fn posix_timers(alive: &Alive) -> Value {
     let timer = |timer: &crate::image::PosixTimer| {
         let thread = timer.notify_tid.unwrap_or(0) as u32;
-        let event =
-            timer_event(timer.sival_ptr, timer.signo.into(), timer.notify.into(), thread.into());
-        let times_ns =
-            if timer.value_ns == 0 { (0, 0) } else { (timer.interval_ns, timer.value_ns) };
+        let event = timer_event(timer.sival_ptr, timer.signo.into(), timer.notify.into(), thread.into());
+        let times_ns = if timer.value_ns == 0 { (0, 0) } else { (timer.interval_ns, timer.value_ns) };
         (timer.id, Timer { clock: timer.clock_id, event, times_ns })
     };
     Value::timers(alive.timers.posix.iter().map(timer).collect())

@@ -52,7 +52,11 @@ pub(super) fn check(model: &Model, states: &[ThreadState]) -> Result<(), Counter
                 alive.pending_shared.iter().any(|info| info.first() == Some(&(libc::SIGCHLD as u8)));
             let eats = is_leader && parents_of_stopped.contains(&task.pid) && !has_sigchld;
             if state.eats_sigchld != eats {
-                return Err(wrong("taking back of SIGCHLD", state.eats_sigchld.to_string(), eats.to_string()));
+                return Err(wrong(
+                    "taking back of SIGCHLD",
+                    state.eats_sigchld.to_string(),
+                    eats.to_string(),
+                ));
             }
         }
     }

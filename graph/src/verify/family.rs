@@ -3,8 +3,8 @@
 //! # Sources
 //! `clone(2)`, `setsid(2)`, `setpgid(2)`, `waitid(2)`, `signal(7)`, `core(5)`.
 
-use super::before::At;
 use super::attribute::AttributeKind;
+use super::before::At;
 use super::effect::Birth;
 use super::expected::Life;
 use super::outcome::Wrong;
@@ -117,7 +117,9 @@ impl Run<'_> {
             _ if state.action(signal).is_none_or(|action| action.handler != 0) => {
                 uncertain("whose disposition may not be the default")
             }
-            _ if state.number(AttributeKind::SigMask).is_none_or(|mask| mask & bit != 0) => uncertain("which may be blocked"),
+            _ if state.number(AttributeKind::SigMask).is_none_or(|mask| mask & bit != 0) => {
+                uncertain("which may be blocked")
+            }
             3..=8 | 11 | 24 | 25 | 31 if state.number(AttributeKind::Dumpable) != Some(0) => {
                 uncertain("which dumps core unless dumpable is 0")
             }

@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::before::{At, Before};
 use super::attribute::state::State;
 use super::attribute::value::Value;
+use super::before::{At, Before};
 use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::name::Name;

@@ -77,8 +77,7 @@ pub(in crate::verify) fn task(
                         let Some(wanted) = wanted else { continue };
                         let pair = |limit: &super::Limit| (limit.soft, limit.hard);
                         if is.as_ref().map(pair) != Some(pair(wanted)) {
-                            let is =
-                                is.as_ref().map_or_else(|| Value::Unknown.shown(*kind), shown_limit);
+                            let is = is.as_ref().map_or_else(|| Value::Unknown.shown(*kind), shown_limit);
                             return differs(&format!("resource limit {at}"), is, shown_limit(wanted));
                         }
                         let is_inherited = is.is_some_and(|limit| limit.is_inherited);
@@ -124,8 +123,8 @@ pub(in crate::verify) fn task(
 
 impl Run<'_> {
     fn says_dumpable(&self, leader: usize, threads: &[u32]) -> bool {
-        let tapes = std::iter::once(leader)
-            .chain(threads.iter().filter_map(|tid| self.by_pid.get(tid).copied()));
+        let tapes =
+            std::iter::once(leader).chain(threads.iter().filter_map(|tid| self.by_pid.get(tid).copied()));
         tapes.into_iter().any(|tape| self.tasks[tape].dumpable_in_tail.is_some())
     }
 }

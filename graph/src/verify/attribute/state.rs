@@ -210,12 +210,19 @@ impl State {
         self.number(Kind::CapEffective).is_none_or(|set| set & 1 << CAP_SYS_RESOURCE != 0)
     }
 
+    fn is_real_time(&self) -> Option<bool> {
+        match self.value(Kind::Scheduler) {
+            Value::Numbers(now) => Some(REAL_TIME.contains(&(now[0] & !RESET_ON_FORK))),
+            _ => None,
+        }
+    }
+
     /// A new policy: real-time ones have no timer slack, and a task that leaves them gets its default
     /// back (kernel/sched/syscalls.c, `__setscheduler_params`).
     pub(in crate::verify) fn set_scheduler(&mut self, policy: u32, priority: u32) {
         let policy = u64::from(policy);
         self.set(Kind::Scheduler, Value::numbers(&[policy, priority.into()]));
-        if REAL_TIME.contains(&(policy & !RESET_ON_FORK)) {
+        if self.is_real_time() == Some(true) {
             self.set(Kind::TimerSlack, Value::Number(0));
         } else {
             match self.number(Kind::TimerSlack) {
@@ -226,9 +233,11 @@ impl State {
         }
     }
 
-    /// `PR_SET_TIMERSLACK`: 0 stands for the default.
+    /// `PR_SET_TIMERSLACK`: 0 stands for the default. Real-time threads have none, whatever is set
+    /// (kernel/sys.c).
     pub(in crate::verify) fn set_timer_slack(&mut self, slack_ns: u64) {
         let value = match slack_ns {
+            _ if self.is_real_time() != Some(false) => self.value(Kind::TimerSlack).clone(),
             0 => self.value(Kind::DefaultTimerSlack).clone(),
             slack_ns => Value::Number(slack_ns),
         };

@@ -136,8 +136,7 @@ impl Run<'_> {
             Attribute::Membarrier(2) => return Ok(()),
             Attribute::Membarrier(command) => {
                 let now = self.tasks[at.task].attributes.number(Kind::Membarrier);
-                let value =
-                    now.map_or(Value::Unknown, |now| Value::membarrier(*command | now as u32));
+                let value = now.map_or(Value::Unknown, |now| Value::membarrier(*command | now as u32));
                 (Kind::Membarrier, value)
             }
             Attribute::IntervalTimer { which, interval_us, value_us } => {
@@ -335,8 +334,8 @@ impl Run<'_> {
 
     /// What is left of dumpable, whatever thread was the last.
     pub(in crate::verify) fn dumpable_at_the_end(&self, leader: usize, threads: &[u32]) -> Value {
-        let tapes = std::iter::once(leader)
-            .chain(threads.iter().filter_map(|tid| self.by_pid.get(tid).copied()));
+        let tapes =
+            std::iter::once(leader).chain(threads.iter().filter_map(|tid| self.by_pid.get(tid).copied()));
         let mut said = tapes.filter_map(|tape| self.tasks[tape].dumpable_in_tail.as_ref());
         match said.next() {
             None => self.tasks[leader].attributes.value(Kind::Dumpable).clone(),
