@@ -248,7 +248,8 @@ pub static TABLE: [Row; ATTRIBUTES] = [
     task(Kind::Subreaper, "child subreaper", Decimal).fresh_in_child(Zero),
     task(Kind::ThpDisable, "huge pages disabled", Decimal),
     task(Kind::SigActions, "actions of signals", Decimal),
-    task(Kind::Membarrier, "registrations for membarrier", Hex),
+    // Nobody can take one back.
+    task(Kind::Membarrier, "registrations for membarrier", Hex).one_way(),
     task(Kind::IntervalTimers, "interval timers", Decimal).fresh_in_child(Nothing),
     task(Kind::PosixTimers, "POSIX timers", Decimal).fresh_in_child(Nothing),
     task(Kind::TimerIds, "the mode in which timers get the ids that are asked for", Decimal)
@@ -287,7 +288,9 @@ pub static TABLE: [Row; ATTRIBUTES] = [
     credential(Kind::FsGid, "file system gid", Decimal).by_credentials(OnCredentials::Follows),
     credential(Kind::Groups, "supplementary groups", Decimal),
     credential(Kind::CapEffective, "effective capabilities", Hex).by_credentials(OnCredentials::LostWithRoot),
-    credential(Kind::CapPermitted, "permitted capabilities", Hex).by_credentials(OnCredentials::LostWithRoot),
+    credential(Kind::CapPermitted, "permitted capabilities", Hex)
+        .by_credentials(OnCredentials::LostWithRoot)
+        .one_way(),
     credential(Kind::CapInheritable, "inheritable capabilities", Hex),
     credential(Kind::CapBounding, "bounding set", Hex).one_way(),
     credential(Kind::CapAmbient, "ambient capabilities", Hex).by_credentials(OnCredentials::LostWithRoot),

@@ -236,10 +236,11 @@ impl State {
     /// `PR_SET_TIMERSLACK`: 0 stands for the default. Real-time threads have none, whatever is set
     /// (kernel/sys.c).
     pub(in crate::verify) fn set_timer_slack(&mut self, slack_ns: u64) {
-        let value = match slack_ns {
-            _ if self.is_real_time() != Some(false) => self.value(Kind::TimerSlack).clone(),
-            0 => self.value(Kind::DefaultTimerSlack).clone(),
-            slack_ns => Value::Number(slack_ns),
+        let value = match (self.is_real_time(), slack_ns) {
+            (None, _) => Value::Unknown,
+            (Some(true), _) => self.value(Kind::TimerSlack).clone(),
+            (Some(false), 0) => self.value(Kind::DefaultTimerSlack).clone(),
+            (Some(false), slack_ns) => Value::Number(slack_ns),
         };
         self.set(Kind::TimerSlack, value);
     }

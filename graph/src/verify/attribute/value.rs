@@ -214,6 +214,7 @@ impl Value {
             Value::Made(_) => "a file without a name".to_owned(),
             Value::Inode(InodeId::Ghost(id)) => format!("the unlinked file {id:#x}"),
             Value::Inode(InodeId::Memfd(id)) => format!("memfd {id}"),
+            Value::Inode(InodeId::Linked(id)) => format!("the file that is called {id:#x} still"),
         }
     }
 }
@@ -256,6 +257,8 @@ pub(crate) fn shown_kind(kind: InodeKind) -> &'static str {
         InodeKind::File => "unlinked file",
         InodeKind::Directory => "removed directory",
         InodeKind::Memfd => "memfd",
+        InodeKind::Fifo => "unlinked FIFO",
+        InodeKind::Linked => "file of another name",
     }
 }
 
