@@ -9,6 +9,9 @@
 //! `OfdSpec::Path { path: "/dev/null", position: Some(0) }`; a tape that opens /dev/zero instead is
 //! answered with `task 7: descriptor 0 ends as file /dev/zero, the images say file 0x1 (/dev/null)`.
 
+mod attributes;
+mod commit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 
@@ -20,6 +23,10 @@ use regrow_graph::verify::{
     SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
 };
 
+pub use attributes::Inherited;
+
+use crate::coordinator::commit::ThreadState;
+use crate::host::HostFacts;
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState,
     Timerfd, UnixSocket, open_blob,
@@ -45,24 +52,39 @@ pub struct Cradle {
     pub pgid: Option<(u32, u32)>,
 }
 
-/// Checks that `tapes` do what the images say, on a kernel with the usual defaults.
-///
-/// # Errors
-/// The first step at which they part.
-pub fn certify(model: &Model, tapes: &Tapes) -> Result<Certificate, Counterexample> {
-    certify_in(model, tapes, Cradle::default(), Facts::default())
+/// What is true before anything runs: the host, and where the root is born.
+#[derive(Debug, Clone, Default)]
+pub struct Ground {
+    /// Session and group that the root is born in.
+    pub cradle: Cradle,
+    /// What the host's kernel does by default.
+    pub facts: Facts,
+    /// What the root inherits.
+    pub inherited: Inherited,
 }
 
-/// Checks that `tapes` do what the images say, where the root is born in `cradle`, on a host with
-/// these defaults.
+impl Ground {
+    /// That of this process, whose facts are gathered.
+    pub fn of(facts: &HostFacts, cradle: Cradle) -> Ground {
+        let defaults = Facts {
+            clocks_ns: [facts.clocks_ns.realtime, facts.clocks_ns.monotonic, facts.clocks_ns.boottime],
+            suid_dumpable: facts.kernel.suid_dumpable,
+            ..Facts::default()
+        };
+        Ground { cradle, facts: defaults, inherited: Inherited::of(facts) }
+    }
+}
+
+/// Checks that `tapes` do what the images say, on this ground, and that the commit then sets what
+/// they say; `None`: there is to be no commit.
 ///
 /// # Errors
 /// The first step at which they part.
-pub fn certify_in(
+pub fn certify(
     model: &Model,
     tapes: &Tapes,
-    cradle: Cradle,
-    facts: Facts,
+    ground: &Ground,
+    threads: Option<&[ThreadState]>,
 ) -> Result<Certificate, Counterexample> {
     let lifted = lift(tapes).map_err(|LiftError { pid, record, what }| Counterexample {
         task: pid,
@@ -85,14 +107,15 @@ pub fn certify_in(
         let wrong = Wrong::NotUnderstood { what: what.to_owned() };
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
-    check_clocks(model, tapes, &facts, lifted.root.pid)?;
-    let facts = match tapes.clocks_ns {
-        None => facts,
-        Some([monotonic, boottime]) => {
-            Facts { clocks_ns: [facts.clocks_ns[0], Some(monotonic), Some(boottime)], ..facts }
-        }
-    };
-    let expected = expected(model, cradle, facts)?;
+    check_clocks(model, tapes, &ground.facts, lifted.root.pid)?;
+    let mut facts = ground.facts;
+    if let Some([monotonic, boottime]) = tapes.clocks_ns {
+        facts.clocks_ns = [facts.clocks_ns[0], Some(monotonic), Some(boottime)];
+    }
+    let expected = expected(model, &Ground { facts, ..ground.clone() })?;
+    if let Some(threads) = threads {
+        commit::check(model, threads)?;
+    }
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
     verify(&lifted, &expected)
@@ -218,7 +241,9 @@ fn is_pair(note: &[u8], record: &Record, tapes: &Tapes) -> bool {
 ///
 /// # Errors
 /// What a pipe or a socket holds cannot be read.
-pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected, Counterexample> {
+pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexample> {
+    let Ground { cradle, facts, inherited } = ground;
+    let (cradle, facts) = (*cradle, *facts);
     let moved = |id: u32, to: &[Option<(u32, u32)>]| {
         to.iter().flatten().find(|(old, _)| *old == id).map_or(id, |(_, new)| *new)
     };
@@ -291,6 +316,10 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         }
     }
     let inodes = inodes(model, &ghost_of);
+    let images = attributes::Images { model, index_of: &index_of, ghost_of: &ghost_of, inherited };
+    for (wanted, task) in tasks.iter_mut().zip(&model.tasks) {
+        wanted.attributes = images.attributes(task).map_err(|what| unusable(task.pid.0, what))?;
+    }
 
     let sockets: BTreeMap<u32, (OfdId, &UnixSocket)> = model
         .ofds
@@ -348,6 +377,7 @@ pub fn expected(model: &Model, cradle: Cradle, facts: Facts) -> Result<Expected,
         images: model.dir.as_os_str().as_bytes().to_vec(),
         facts,
         inodes,
+        inherited: inherited.0.clone(),
     })
 }
 
@@ -829,6 +859,22 @@ mod tests {
         read_model(&dir).expect("the images are good")
     }
 
+    /// A host whose launcher has, of what a fork leaves to a child, just what the root is to have: the
+    /// tapes below are about descriptors.
+    fn ground(model: &Model) -> Ground {
+        let expected = expected(model, &Ground::default()).expect("the images are good");
+        let root = &expected.tasks[0];
+        Ground { inherited: Inherited(root.attributes[&root.pid].clone()), ..Ground::default() }
+    }
+
+    /// What no child inherits of its parent.
+    fn thread_of_its_own(tape: &mut Tape, model: &Model, index: usize) {
+        let thread = &model.tasks[index].alive().expect("it lives").threads[0];
+        let (head, len) = thread.robust_list;
+        tape.call(libc::SYS_set_robust_list, &[head, len], 0);
+        tape.call(libc::SYS_set_tid_address, &[thread.clear_tid_addr], u64::from(thread.tid.0));
+    }
+
     fn clone_args(asm: &mut Assembler, pid: u32) -> u64 {
         let mut words = [0; 11];
         words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64;
@@ -847,6 +893,9 @@ mod tests {
         let mut child = Tape::default();
         child.call(libc::SYS_close, &[4], 0);
         child.call(libc::SYS_close, &[5], 0);
+        let name = asm.text(model.tasks[1].alive().expect("it lives").comm.as_bytes());
+        child.call(libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name, 0, 0, 0], 0);
+        thread_of_its_own(&mut child, model, 1);
         child.arrive();
         child.park();
         change(4713, &mut child.records);
@@ -874,6 +923,7 @@ mod tests {
         }
         parent.fork(child_args, child_tape, 4713);
         parent.call(libc::SYS_close, &[6], 0);
+        thread_of_its_own(&mut parent, model, 0);
         parent.arrive();
         parent.park();
         change(4711, &mut parent.records);
@@ -884,7 +934,7 @@ mod tests {
 
     #[track_caller]
     fn check(model: &Model, tapes: &Tapes, expected: &str) {
-        match certify(model, tapes) {
+        match certify(model, tapes, &ground(&pair()), None) {
             Ok(certificate) => panic!("a certificate, expected: {expected}\n{certificate}"),
             Err(counterexample) => assert_eq!(counterexample.to_string(), expected),
         }
@@ -893,7 +943,8 @@ mod tests {
     #[test]
     fn a_real_tree() {
         let model = pair();
-        let certificate = certify(&model, &tapes(&model, |_, _| ())).expect("a certificate");
+        let certificate =
+            certify(&model, &tapes(&model, |_, _| ()), &ground(&model), None).expect("a certificate");
         assert_eq!((certificate.tasks, certificate.descriptors, certificate.descriptions), (2, 11, 6));
         assert_eq!(certificate.queued_bytes, 2 * 11 + 10 + 11);
     }
@@ -1002,21 +1053,20 @@ mod tests {
     fn clocks_that_lose_the_certificate() {
         let mut model = pair();
         let mut tapes = tapes(&model, |_, _| ());
-        let facts = |now| Facts { clocks_ns: [Some(1), Some(now), Some(now)], ..Facts::default() };
+        let ground = |now| Ground {
+            facts: Facts { clocks_ns: [Some(1), Some(now), Some(now)], ..Facts::default() },
+            ..ground(&pair())
+        };
         let dumped = model.clocks_of_tree().expect("the clocks of the dump");
         let now = (dumped.boottime.0 + 1) * 1_000_000_000;
-        let is_certified = |model: &Model, tapes: &Tapes, now: u64| match certify_in(
-            model,
-            tapes,
-            Cradle::default(),
-            facts(now),
-        ) {
-            Ok(_) => true,
-            Err(counterexample) => {
-                assert!(counterexample.to_string().contains("its clocks"), "{counterexample}");
-                false
-            }
-        };
+        let is_certified =
+            |model: &Model, tapes: &Tapes, now: u64| match certify(model, tapes, &ground(now), None) {
+                Ok(_) => true,
+                Err(counterexample) => {
+                    assert!(counterexample.to_string().contains("its clocks"), "{counterexample}");
+                    false
+                }
+            };
         assert!(is_certified(&model, &tapes, now));
         assert!(!is_certified(&model, &tapes, 1), "the host's clocks are behind");
         let nanoseconds = |(seconds, rest)| seconds * 1_000_000_000 + rest;
@@ -1052,13 +1102,14 @@ mod tests {
     fn hostile_tapes() {
         let model = pair();
         let good = tapes(&model, |_, _| ());
-        let records = certify(&model, &good).expect("a certificate").records;
+        let ground = ground(&model);
+        let records = certify(&model, &good, &ground, None).expect("a certificate").records;
         let start = runner::code().len();
         for at in start..good.ro.len().min(start + 4096) {
             for bit in [0, 3, 7] {
                 let mut tapes = good.clone();
                 tapes.ro[at] ^= 1 << bit;
-                if let Ok(certificate) = certify(&model, &tapes) {
+                if let Ok(certificate) = certify(&model, &tapes, &ground, None) {
                     assert_eq!(certificate.records, records);
                 }
             }

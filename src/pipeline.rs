@@ -161,12 +161,17 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
     let cradle = cradle_of(&model, resolved.cradle);
-    let defaults = certify::Facts {
-        clocks_ns: [facts.clocks_ns.realtime, facts.clocks_ns.monotonic, facts.clocks_ns.boottime],
-        ..certify::Facts::default()
+    let ground = certify::Ground::of(&facts, cradle);
+    let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
+    let certificate = match timed(&mut timings.certify, || certify::certify(&model, &tapes, &ground, commit))
+    {
+        Ok(certificate) => certificate,
+        // What is lacking here cannot come out as the images say; that is said already.
+        Err(_) if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) => {
+            return Ok((None, problems));
+        }
+        Err(error) => return Err(PrepareError::Refuted(Box::new(error))),
     };
-    let certificate = timed(&mut timings.certify, || certify::certify_in(&model, &tapes, cradle, defaults))
-        .map_err(|error| PrepareError::Refuted(Box::new(error)))?;
     Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
 }
 
@@ -285,6 +290,11 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
         }
     }
     states
+}
+
+/// Threads with registers: those of tasks that live.
+fn living_threads(model: &Model) -> usize {
+    model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.threads.len()).sum()
 }
 
 /// Whether a SIGCHLD of the images waits for the task.

@@ -21,6 +21,7 @@
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
 //! | `privilege` | which privileges a task still has |
+//! | [`attribute`] | the table of all other attributes; how records move them by it |
 //! | `compare` | the end against the images, one to one |
 //! | `outcome` | the certificate, and all that can be wrong |
 //!
@@ -53,6 +54,7 @@
 //! assert_eq!(verify(&tree, &expected).unwrap().descriptors, 1);
 //! ```
 
+pub mod attribute;
 mod before;
 mod compare;
 mod descriptor;
@@ -70,6 +72,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use attribute::{AttributeKind, Value};
 pub use effect::{
     Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
     NameEffect, PrivilegeEffect, Region, SocketOption,

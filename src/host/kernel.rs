@@ -28,6 +28,8 @@ pub struct KernelFacts {
     pub max_map_count: Option<u64>,
     /// `vm.memfd_noexec`: 0 executable by default, 1 not, 2 never. `None` before Linux 6.3.
     pub memfd_noexec: Option<u32>,
+    /// `fs.suid_dumpable`: what is left of `PR_SET_DUMPABLE` when effective ids change.
+    pub suid_dumpable: Option<u32>,
     /// `kernel.yama.ptrace_scope`; `None` without Yama.
     pub yama_ptrace_scope: Option<u32>,
     /// `clone3` with `set_tid`, and the privilege that it needs.
@@ -76,6 +78,7 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         pipe_max_size_bytes: read_number("/proc/sys/fs/pipe-max-size"),
         max_map_count: read_number("/proc/sys/vm/max_map_count"),
         memfd_noexec: read_number("/proc/sys/vm/memfd_noexec"),
+        suid_dumpable: read_number("/proc/sys/fs/suid_dumpable"),
         yama_ptrace_scope: read_number("/proc/sys/kernel/yama/ptrace_scope"),
         clone3_set_tid: match Probe::from_refusal(raw::try_clone3_set_tid(), Errno::EINVAL) {
             Probe::Present if !may_set_tid(caps) => Probe::Absent(Errno::EPERM),

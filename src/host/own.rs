@@ -119,7 +119,7 @@ impl CapSets {
 pub(super) fn gather() -> OwnFacts {
     let status = read_text("/proc/self/status").unwrap_or_default();
     let stat = Stat::parse(&read_text("/proc/self/stat").unwrap_or_default());
-    OwnFacts {
+    let mut own = OwnFacts {
         pid: std::process::id(),
         ppid: std::os::unix::process::parent_id(),
         rlimits: RESOURCES.map(|resource| getrlimit(resource).ok().map(|(cur, max)| RLimit { cur, max })),
@@ -133,6 +133,24 @@ pub(super) fn gather() -> OwnFacts {
         thp_disabled: raw::prctl_get(libc::PR_GET_THP_DISABLE).ok().map(|value| value & 1 != 0),
         is_child_subreaper: nix::sys::prctl::get_child_subreaper().ok(),
         ..parse_status(&status, stat)
+    };
+    // A child does not run as we do then (sched(7)).
+    if raw::policy().is_ok_and(|policy| policy & libc::SCHED_RESET_ON_FORK as u32 != 0) {
+        own.reset_on_fork();
+    }
+    own
+}
+
+impl OwnFacts {
+    /// What SCHED_RESET_ON_FORK leaves to a child (kernel/sched/core.c, `sched_fork`).
+    fn reset_on_fork(&mut self) {
+        let real_time = [libc::SCHED_FIFO, libc::SCHED_RR, libc::SCHED_DEADLINE].map(|policy| policy as u32);
+        if self.sched_policy.is_some_and(|policy| real_time.contains(&policy)) {
+            self.sched_policy = Some(libc::SCHED_OTHER as u32);
+            self.sched_priority = Some(0);
+            self.nice = self.nice.map(|_| 0);
+        }
+        self.nice = self.nice.map(|nice| nice.max(0));
     }
 }
 
@@ -245,6 +263,27 @@ mod tests {
         assert_eq!((facts.no_new_privs, facts.seccomp_mode), (Some(true), Some(2)));
         assert_eq!((facts.signals_blocked, facts.signals_ignored), (Some(1), Some(1 << 12)));
         assert_eq!(parse_status("", None).groups, None);
+    }
+
+    #[test]
+    fn a_policy_that_children_do_not_inherit() {
+        let check = |policy: u32, priority: u32, nice: i32, expected: (u32, u32, i32)| {
+            let mut own = OwnFacts {
+                sched_policy: Some(policy),
+                sched_priority: Some(priority),
+                nice: Some(nice),
+                ..OwnFacts::default()
+            };
+            own.reset_on_fork();
+            let (policy, priority, nice) = expected;
+            assert_eq!(
+                (own.sched_policy, own.sched_priority, own.nice),
+                (Some(policy), Some(priority), Some(nice))
+            );
+        };
+        check(1, 50, 5, (0, 0, 0));
+        check(0, 0, -5, (0, 0, 0));
+        check(3, 0, 5, (3, 0, 5));
     }
 
     #[test]

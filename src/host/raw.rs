@@ -75,6 +75,12 @@ pub(super) fn personality() -> Result<u32, Errno> {
     Errno::result(unsafe { libc::personality(ASK) }).map(|persona| persona as u32)
 }
 
+/// The policy of this thread, with SCHED_RESET_ON_FORK.
+pub(super) fn policy() -> Result<u32, Errno> {
+    // SAFETY: takes no pointer and only asks.
+    Errno::result(unsafe { libc::sched_getscheduler(0) }).map(|policy| policy as u32)
+}
+
 /// Whether clone3 is there and knows `set_tid`: EINVAL says that it read and refused one.
 pub(super) fn try_clone3_set_tid() -> Errno {
     let mut args = [0u64; CLONE_ARGS_WORDS];

@@ -94,7 +94,7 @@ impl Lowering<'_> {
                 self.tape.call(libc::SYS_rseq, &[*address, u64::from(*len), 0, u64::from(*signature)], 0);
             }
             StepKind::Dumpable(value) => self.prctl(libc::PR_SET_DUMPABLE, u64::from(*value)),
-            StepKind::ThpDisable => self.prctl(libc::PR_SET_THP_DISABLE, 1),
+            StepKind::ThpDisable(is) => self.prctl(libc::PR_SET_THP_DISABLE, u64::from(*is)),
             StepKind::ChildSubreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
             StepKind::ParentDeathSignal(signal) => self.prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal)),
             StepKind::TimerSlack(slack_ns) => self.prctl(libc::PR_SET_TIMERSLACK, *slack_ns),

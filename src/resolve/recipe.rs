@@ -122,7 +122,7 @@ pub enum StepKind {
     /// `prctl(PR_SET_DUMPABLE)`.
     Dumpable(u32),
     /// `prctl(PR_SET_THP_DISABLE)`.
-    ThpDisable,
+    ThpDisable(bool),
     /// `prctl(PR_SET_CHILD_SUBREAPER)`.
     ChildSubreaper,
     /// `prctl(PR_SET_PDEATHSIG)`.

@@ -231,8 +231,8 @@ fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lead
     if resolver.facts.own.personality != Some(alive.personality) {
         kinds.push(StepKind::Personality(alive.personality));
     }
-    if alive.mm.thp_disabled {
-        kinds.push(StepKind::ThpDisable);
+    if resolver.facts.own.thp_disabled.unwrap_or(false) != alive.mm.thp_disabled {
+        kinds.push(StepKind::ThpDisable(alive.mm.thp_disabled));
     }
     if alive.membarrier != 0 {
         kinds.push(StepKind::Membarrier(alive.membarrier));
@@ -302,7 +302,8 @@ fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread
         kinds.extend(threads::queue_signal(resolver, task, None, info, core));
     }
     for (which, (interval_us, value_us)) in (0..).zip(alive.timers.itimers) {
-        if value_us != 0 {
+        // One that has been disarmed keeps its interval, but for the real one (getitimer(2) shows it).
+        if value_us != 0 || interval_us != 0 {
             kinds.push(StepKind::IntervalTimer { which, interval_us, value_us });
         }
     }

@@ -62,6 +62,12 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
     if thread.sched.policy == libc::SCHED_DEADLINE as u32 {
         no("SCHED_DEADLINE: the images do not hold its parameters".to_owned());
     }
+    // CRIU stores the priority of plain SCHED_FIFO and SCHED_RR only (criu/cr-dump.c, dump_sched_info).
+    let real_time =
+        [libc::SCHED_FIFO, libc::SCHED_RR].map(|policy| (policy | libc::SCHED_RESET_ON_FORK) as u32);
+    if real_time.contains(&thread.sched.policy) && thread.sched.priority == 0 {
+        no("a real-time policy with SCHED_RESET_ON_FORK: the images do not hold its priority".to_owned());
+    }
     if thread.rseq.is_some_and(|rseq| rseq.critical_section != 0) {
         no("it was inside a restartable sequence that may not be restarted: not restored yet".to_owned());
     }
@@ -100,11 +106,6 @@ pub(super) fn own(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) -> 
     if thread.robust_list.1 != 0 {
         kinds.push(StepKind::RobustList { head: thread.robust_list.0, len: thread.robust_list.1 });
     }
-    if let Some(slack_ns) = thread.timer_slack_ns
-        && resolver.facts.own.timer_slack_ns != Some(slack_ns)
-    {
-        kinds.push(StepKind::TimerSlack(slack_ns));
-    }
     kinds.push(StepKind::TidAddress { address: thread.clear_tid_addr, pid: thread.tid.0 });
     if let Some(rseq) = thread.rseq.filter(|rseq| rseq.address != 0) {
         // Last: from here on the kernel writes to the area.
@@ -123,6 +124,12 @@ pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thre
     if (own.sched_policy, own.sched_priority) != (Some(thread.sched.policy), Some(thread.sched.priority)) {
         kinds.push(StepKind::Scheduler { policy: thread.sched.policy, priority: thread.sched.priority });
     }
+    // The slack of a real-time thread is 0, and that of any other comes back with its policy.
+    if let Some(slack_ns) = thread.timer_slack_ns
+        && (own.timer_slack_ns != Some(slack_ns) || !kinds.is_empty())
+    {
+        kinds.push(StepKind::TimerSlack(slack_ns));
+    }
     if own.nice != Some(thread.sched.nice) {
         kinds.push(StepKind::Nice(thread.sched.nice));
     }
@@ -137,9 +144,21 @@ pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thre
         kinds.push(StepKind::ParentDeathSignal(thread.pdeath_sig));
     }
     // A change of credentials resets it for the whole task (prctl(2)), so each thread that makes one
-    // sets it after. 2 cannot be set, and is what the change leaves.
+    // sets it after. 2 cannot be set: it is inherited, or what `fs.suid_dumpable` makes the change leave.
+    let inherited = resolver.facts.own.dumpable;
     match alive.mm.dumpable {
-        Some(value @ 0..=1) if changes_creds || value == 0 => kinds.push(StepKind::Dumpable(value as u32)),
+        Some(value @ 0..=1) if changes_creds || inherited != Some(value as u32) => {
+            kinds.push(StepKind::Dumpable(value as u32));
+        }
+        Some(2) => {
+            let resets = thread.creds.as_ref().is_some_and(|creds| resets_dumpable(own, creds));
+            let left = if resets { resolver.facts.kernel.suid_dumpable } else { inherited };
+            if left != Some(2) {
+                let text = format!("dumpable is 2, which cannot be set, and would be {left:?} here");
+                let text = text.replace("Some(", "").replace(')', "").replace("None", "unknown");
+                resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(origin), text);
+            }
+        }
         _ => {}
     }
     kinds.into_iter().map(|kind| resolver.add_step(kind, origin, Vec::new())).collect()
@@ -193,6 +212,13 @@ fn own_credentials(own: &OwnFacts) -> Creds {
         lsm_profile: None,
         lsm_sockcreate: None,
     }
+}
+
+/// Whether the change from our credentials to these resets dumpable and parent-death signal
+/// (kernel/cred.c, `commit_creds`).
+fn resets_dumpable(own: &OwnFacts, creds: &Creds) -> bool {
+    let own = own_credentials(own);
+    (own.euid, own.fsuid, own.egid, own.fsgid) != (creds.euid, creds.fsuid, creds.egid, creds.fsgid)
 }
 
 /// Whether anything must change to get from our credentials to these.

@@ -535,6 +535,12 @@ fn skip(why: &str) {
     }
 }
 
+/// The path of one of `tests/programs`, to be run by the test itself. `None` where tests as root cannot be
+/// run, which has been said then.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    Some(Ground::find()?.program(name))
+}
+
 /// Past the capturing of test output, which would hide it when the test passes.
 pub(crate) fn say(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());

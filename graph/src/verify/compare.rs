@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::attribute::compare::{Seen, task as compare_attributes};
 use super::expected::{
     Content, Expected, ExpectedInode, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec,
     Owner, Slot, SocketFile, SocketPeer, SocketSpec,
@@ -52,6 +53,7 @@ struct Compare<'a, 'b> {
     /// What is open anywhere at the end: descriptions and what they show.
     survivors: BTreeSet<Desc>,
     open_objects: BTreeSet<usize>,
+    seen: Seen,
     certificate: Certificate,
 }
 
@@ -98,6 +100,7 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         in_flight: Vec::new(),
         survivors,
         open_objects,
+        seen: Seen::default(),
         certificate: run.certificate.clone(),
     };
     for want in &expected.tasks {
@@ -123,6 +126,8 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
             wrong: Wrong::NameLeft { path },
         });
     }
+    compare.certificate.attributes = compare.seen.compared;
+    compare.certificate.host_facts = compare.seen.facts();
     compare.certificate.descriptions = compare.of_desc.len() as u64;
     compare.certificate.objects = compare.of_object.len() as u64;
     Ok(compare.certificate)
@@ -170,7 +175,7 @@ impl<'a> Compare<'a, '_> {
                     return Err(Wrong::ZombieNotAwaited);
                 }
                 self.certificate.zombies += 1;
-                return Ok(());
+                return self.task_attributes(want);
             }
             (
                 Life::Zombie { .. },
@@ -190,7 +195,7 @@ impl<'a> Compare<'a, '_> {
         let mut open = run.tables[task.table].iter().peekable();
         loop {
             match (wanted.peek().copied(), open.peek().copied()) {
-                (None, None) => return Ok(()),
+                (None, None) => return self.task_attributes(want),
                 (Some(slot), Some((fd, entry))) if fd == slot.fd => {
                     self.slot(want.pid, slot, entry)?;
                     wanted.next();
@@ -205,6 +210,14 @@ impl<'a> Compare<'a, '_> {
                 (None, Some((fd, entry))) => return Err(Wrong::Leaked { fd, is: self.describe(entry.desc) }),
             }
         }
+    }
+
+    fn task_attributes(&mut self, want: &ExpectedTask) -> Result<(), Wrong> {
+        let (of_object, of_key) = (&mut self.of_object, &mut self.of_key);
+        compare_attributes(self.run, want, &mut self.seen, |object, inode| {
+            let key = Key::Inode(inode);
+            *of_object.entry(object).or_insert(key) == key && *of_key.entry(key).or_insert(object) == object
+        })
     }
 
     fn ofd(&self, ofd: OfdId) -> Result<&'a ExpectedOfd, Wrong> {

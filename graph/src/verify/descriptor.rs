@@ -613,21 +613,7 @@ impl Run<'_> {
                 }
                 inode.seals |= *seals;
             }
-            Change::Enter => {
-                let is_directory = match &self.objects.objects[object].kind {
-                    ObjectKind::Inode(inode) => inode.kind == InodeKind::Directory,
-                    ObjectKind::File { .. } => true,
-                    ObjectKind::Pipe(_)
-                    | ObjectKind::Socket(_)
-                    | ObjectKind::Eventfd { .. }
-                    | ObjectKind::Epoll { .. }
-                    | ObjectKind::Timerfd { .. }
-                    | ObjectKind::Signalfd { .. } => false,
-                };
-                if !is_directory {
-                    return Err(refused(self));
-                }
-            }
+            Change::Enter => self.enter(at, call, desc)?,
             Change::Copy { from, len } => self.copy(at, call, desc, *from, *len)?,
         }
         Ok(())
@@ -652,8 +638,9 @@ impl Run<'_> {
         self.touch_object(at, call, object, desc)?;
         let full = match &mut self.objects.objects[object].kind {
             ObjectKind::File { path } => {
-                if path.starts_with(b"/proc/self/") || path.starts_with(b"/proc/thread-self/") {
-                    return Ok(());
+                let own = path.strip_prefix(b"/proc/self/").or(path.strip_prefix(b"/proc/thread-self/"));
+                if let Some(name) = own.map(<[u8]>::to_vec) {
+                    return self.write_attribute(at, call, desc, &name, data);
                 }
                 return Err(Wrong::ChangesFile { call, what: self.describe(desc) });
             }

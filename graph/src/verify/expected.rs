@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::attribute::{AttributeKind, Value};
 use super::effect::SocketOption;
 use crate::ids::{Fd, OfdId};
 
@@ -33,6 +34,9 @@ pub struct Expected {
     pub facts: Facts,
     /// Unlinked files and memfds.
     pub inodes: BTreeMap<InodeId, ExpectedInode>,
+    /// What is known of the process that the root is born of: facts about the host, not about the
+    /// images. What is not among them is unknown.
+    pub inherited: Vec<(AttributeKind, Value)>,
 }
 
 /// An inode of the images.
@@ -151,6 +155,8 @@ pub struct Facts {
     /// What the clocks said when the host was looked at, in nanoseconds: CLOCK_REALTIME,
     /// CLOCK_MONOTONIC, CLOCK_BOOTTIME.
     pub clocks_ns: [Option<u64>; 3],
+    /// `fs.suid_dumpable`: what a change of credentials leaves of dumpable.
+    pub suid_dumpable: Option<u32>,
 }
 
 impl Default for Facts {
@@ -162,6 +168,7 @@ impl Default for Facts {
             wmem_max: 212_992,
             rmem_max: 212_992,
             clocks_ns: [None; 3],
+            suid_dumpable: None,
         }
     }
 }
@@ -185,6 +192,9 @@ pub struct ExpectedTask {
     pub table_id: Option<u32>,
     /// Its descriptor table, sorted by number.
     pub table: Vec<Slot>,
+    /// What the images say of its attributes, by thread: those of the whole task with its own pid.
+    /// Attributes that are not among them are not compared.
+    pub attributes: BTreeMap<u32, Vec<(AttributeKind, Value)>>,
 }
 
 /// How a task ends.

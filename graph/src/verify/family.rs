@@ -3,18 +3,18 @@
 //! # Sources
 //! `clone(2)`, `setsid(2)`, `setpgid(2)`, `waitid(2)`, `signal(7)`, `core(5)`.
 
+use super::attribute::AttributeKind;
 use super::before::At;
-use super::effect::{Attribute, Birth};
+use super::effect::Birth;
 use super::expected::Life;
 use super::outcome::Wrong;
-use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD, Signals};
+use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD};
 
 const CLONE_FILES: u64 = 0x400;
 /// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
 const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
 pub(super) const SIGKILL: u32 = 9;
 pub(super) const SIGSTOP: u32 = 19;
-const SA_NOCLDWAIT: u64 = 2;
 
 impl Run<'_> {
     /// A task comes to life: it has its table, session and group already.
@@ -63,6 +63,7 @@ impl Run<'_> {
             }
             (Role::Task(_) | Role::Helper, false) => {}
         }
+        self.check_policy(at.task)?;
         let forker = self.tasks[at.task].clone();
         let (parent, exit_signal) = if birth.flags & CLONE_PARENT == 0 {
             (self.pid(at.task), birth.exit_signal)
@@ -74,7 +75,7 @@ impl Run<'_> {
                 what: "CLONE_PARENT with an exit signal".to_owned(),
             });
         };
-        if forker.signals.children_vanish && self.roles[child].is_zombie() {
+        if self.children_may_vanish(at.task) && self.roles[child].is_zombie() {
             return Err(Wrong::ZombieVanishes { pid: birth.pid });
         }
         let table = if birth.flags & CLONE_FILES != 0 {
@@ -95,23 +96,31 @@ impl Run<'_> {
         state.table = table;
         state.sid = forker.sid;
         state.pgid = forker.pgid;
-        state.signals = Signals { timer_ids: false, ..forker.signals };
         state.privileges = forker.privileges;
-        state.cwd = forker.cwd;
+        state.attributes = forker.attributes.born(is_thread);
+        self.tasks[at.task].has_threads |= is_thread;
         self.bear(child, parent, exit_signal)
+    }
+
+    /// Whether children might leave no zombie when they die.
+    fn children_may_vanish(&self, task: usize) -> bool {
+        self.tasks[task].attributes.action(SIGCHLD).is_none_or(|action| action.discards_children())
     }
 
     pub(super) fn check_death(&self, task: usize, signal: u32) -> Result<(), Wrong> {
         let uncertain = |why| Err(Wrong::UncertainDeath { signal, why });
-        let signals = self.tasks[task].signals;
+        let state = &self.tasks[task].attributes;
+        let bit = signal.checked_sub(1).and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0);
         match signal {
             SIGKILL => Ok(()),
             17..=23 | 28 | 0 | 65.. => uncertain("which does not kill"),
-            _ if signals.default & 1 << (signal - 1) == 0 => {
+            _ if state.action(signal).is_none_or(|action| action.handler != 0) => {
                 uncertain("whose disposition may not be the default")
             }
-            _ if signals.unblocked & 1 << (signal - 1) == 0 => uncertain("which may be blocked"),
-            3..=8 | 11 | 24 | 25 | 31 if !signals.dumps_nothing => {
+            _ if state.number(AttributeKind::SigMask).is_none_or(|mask| mask & bit != 0) => {
+                uncertain("which may be blocked")
+            }
+            3..=8 | 11 | 24 | 25 | 31 if state.number(AttributeKind::Dumpable) != Some(0) => {
                 uncertain("which dumps core unless dumpable is 0")
             }
             _ => Ok(()),
@@ -167,7 +176,7 @@ impl Run<'_> {
         if reap && self.roles[child].is_zombie() {
             return Err(Wrong::ReapsZombie { pid });
         }
-        if self.tasks[at.task].signals.children_vanish && !reap {
+        if self.children_may_vanish(at.task) && !reap {
             return Err(Wrong::ZombieVanishes { pid });
         }
         let Some(died) = self.tasks[child].died else {
@@ -176,6 +185,9 @@ impl Run<'_> {
         };
         self.before.add_wait(at, died);
         self.tasks[child].awaited = true;
+        if self.tasks[child].exit_signal == u64::from(SIGCHLD) {
+            self.tasks[at.task].has_sigchld = true;
+        }
         if reap {
             self.tasks[child].phase = Phase::Reaped;
         }
@@ -235,74 +247,6 @@ impl Run<'_> {
         }
         self.tasks[at.task].pgid = pgid;
         self.certificate.family_changes += 1;
-        Ok(())
-    }
-
-    pub(super) fn set_attribute(&mut self, task: usize, attribute: &Attribute) -> Result<(), Wrong> {
-        let own = self.pid(task);
-        let whole = match self.roles[task] {
-            Role::Thread(of) => of.pid,
-            Role::Task(_) | Role::Helper => own,
-        };
-        let signals = &mut self.tasks[task].signals;
-        match attribute {
-            Attribute::SigAction { signal, handler, flags, .. } => {
-                if let Some(bit) = signal.checked_sub(1).and_then(|shift| 1u64.checked_shl(shift)) {
-                    signals.default = signals.default & !bit | if *handler == 0 { bit } else { 0 };
-                }
-                if *signal == SIGCHLD {
-                    signals.children_vanish = *handler == 1 || flags & SA_NOCLDWAIT != 0;
-                }
-            }
-            Attribute::SigMask { how, set } => match how {
-                0 => signals.unblocked &= !set,
-                1 => signals.unblocked |= set,
-                _ => signals.unblocked = !set,
-            },
-            Attribute::Dumpable(value) => signals.dumps_nothing = *value == 0,
-            Attribute::QueueSignal { pid, tid, signal, .. } => {
-                let bad = |why| Err(Wrong::BadSignal { signal: *signal, why });
-                if *pid != whole || tid.is_some_and(|tid| tid != own) {
-                    return bad("to another task");
-                }
-                let bit = signal.checked_sub(1).and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0);
-                if bit == 0 {
-                    return bad("which does not exist");
-                }
-                if signals.unblocked & bit != 0 || matches!(*signal, SIGKILL | SIGSTOP) {
-                    return bad("which is not blocked");
-                }
-            }
-            Attribute::WorkingDirectory(path) => self.tasks[task].cwd = Some(path.clone()),
-            // Names are not looked for below another root.
-            Attribute::RootDirectory(_) => self.tasks[task].cwd = None,
-            Attribute::TimerIds(chosen) => signals.timer_ids = *chosen,
-            Attribute::TimerCreate { .. } if !signals.timer_ids => {
-                return Err(Wrong::NotModelled {
-                    call: "timer_create",
-                    what: "an id that the kernel chooses".to_owned(),
-                });
-            }
-            // They end as the images say by a later demand; nothing here depends on them.
-            Attribute::Name(_)
-            | Attribute::Umask(_)
-            | Attribute::Personality(_)
-            | Attribute::ParentDeathSignal(_)
-            | Attribute::Subreaper(_)
-            | Attribute::ThpDisable(_)
-            | Attribute::TimerSlack(_)
-            | Attribute::EatSignal { .. }
-            | Attribute::AltStack { .. }
-            | Attribute::RobustList { .. }
-            | Attribute::TidAddress(_)
-            | Attribute::Rseq { .. }
-            | Attribute::Membarrier(_)
-            | Attribute::IntervalTimer { .. }
-            | Attribute::TimerCreate { .. }
-            | Attribute::TimerSet { .. }
-            | Attribute::Nice(_)
-            | Attribute::Scheduler { .. } => {}
-        }
         Ok(())
     }
 }

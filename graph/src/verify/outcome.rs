@@ -44,6 +44,10 @@ pub struct Certificate {
     pub family_changes: u64,
     /// Demand 5: records that give up a privilege, and after which nothing needs it.
     pub privilege_drops: u64,
+    /// Demand 6: attributes of tasks and threads compared.
+    pub attributes: u64,
+    /// Demand 6: what is as the images say because the tree's starter has it so.
+    pub host_facts: Vec<String>,
 }
 
 impl fmt::Display for Certificate {
@@ -73,7 +77,13 @@ impl fmt::Display for Certificate {
             "  4 family: {} births, {} sessions and groups entered",
             self.births, self.family_changes
         )?;
-        write!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)
+        writeln!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)?;
+        write!(
+            f,
+            "  6 attributes: {} compared, {} facts about the host relied on",
+            self.attributes,
+            self.host_facts.len()
+        )
     }
 }
 
@@ -236,7 +246,7 @@ pub enum Wrong {
     ZombieNotAwaited,
     #[error("is a helper and is not reaped before the barrier")]
     HelperLeft,
-    #[error("ignores SIGCHLD while task {pid} dies: nothing would be left of it")]
+    #[error("may ignore SIGCHLD while task {pid} dies: nothing would be left of it")]
     ZombieVanishes { pid: u32 },
     #[error("its thread {tid} is never created")]
     ThreadMissing { tid: u32 },
@@ -254,6 +264,14 @@ pub enum Wrong {
     // 5: privileges.
     #[error("{call} needs a privilege that {dropped_by} in record {dropped_in} gives up")]
     AfterDrop { call: &'static str, dropped_by: &'static str, dropped_in: u32 },
+
+    // 6: attributes.
+    #[error("{attribute} is {is} at the end, the images say {wanted}")]
+    AttributeEnds { attribute: String, is: String, wanted: String },
+    #[error("{what} is raised from {from} to {to}, and there is no way back without a privilege")]
+    OneWay { what: String, from: u64, to: u64 },
+    #[error("thread {tid}: the commit sets its {what} to {is}, the images say {wanted}")]
+    CommitSets { tid: u32, what: &'static str, is: String, wanted: String },
 }
 
 impl Wrong {
@@ -325,7 +343,10 @@ impl Wrong {
             | Wrong::OwnerMissing { .. }
             | Wrong::BadSignal { .. } => 4,
             Wrong::AfterDrop { .. } => 5,
-            Wrong::WrongClocks { .. } => 6,
+            Wrong::AttributeEnds { .. }
+            | Wrong::OneWay { .. }
+            | Wrong::CommitSets { .. }
+            | Wrong::WrongClocks { .. } => 6,
         }
     }
 }

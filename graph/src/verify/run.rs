@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::attribute::state::State;
+use super::attribute::value::Value;
 use super::before::{At, Before};
 use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
@@ -65,21 +67,6 @@ impl<'a> Role<'a> {
     }
 }
 
-/// What is known of a task's signals.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Signals {
-    /// Certainly at their defaults: bit 0 is signal 1.
-    pub(super) default: u64,
-    /// Certainly not blocked.
-    pub(super) unblocked: u64,
-    /// Children vanish when they die.
-    pub(super) children_vanish: bool,
-    /// Dumpable is certainly 0.
-    pub(super) dumps_nothing: bool,
-    /// New timers get the ids that are asked for.
-    pub(super) timer_ids: bool,
-}
-
 /// One task of the model.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
@@ -94,10 +81,15 @@ pub(super) struct Task {
     /// The record by which it arrives at the barrier.
     pub(super) arrived: Option<u32>,
     pub(super) awaited: bool,
-    pub(super) signals: Signals,
     pub(super) privileges: Privileges,
-    /// The working directory, where the tapes say it.
-    pub(super) cwd: Option<Vec<u8>>,
+    /// By the rows of the table; what is the whole task's is with its first thread.
+    pub(super) attributes: State,
+    /// What this thread has made of dumpable behind the barrier.
+    pub(super) dumpable_in_tail: Option<Value>,
+    /// Further threads have been started.
+    pub(super) has_threads: bool,
+    /// The death of a child may have left a SIGCHLD behind.
+    pub(super) has_sigchld: bool,
 }
 
 /// A process group.
@@ -257,9 +249,11 @@ impl<'a> Run<'a> {
             died: None,
             arrived: None,
             awaited: false,
-            signals: Signals::default(),
             privileges: Privileges::all(),
-            cwd: None,
+            attributes: State::unborn(),
+            dumpable_in_tail: None,
+            has_threads: false,
+            has_sigchld: false,
         };
         let mut run = Run {
             tree,
@@ -305,6 +299,7 @@ impl<'a> Run<'a> {
                 if root.flags & CLONE_PARENT != 0 { u64::from(SIGCHLD) } else { root.exit_signal };
             run.tasks[index].sid = expected.cradle.sid;
             run.tasks[index].pgid = expected.cradle.pgid;
+            run.tasks[index].attributes = State::launcher(&expected.inherited).born(false);
             run.bear(index, 0, exit_signal)
         } else {
             Err(Wrong::NotModelled { call: "clone3", what: format!("flags {:#x} for the root", root.flags) })
@@ -441,8 +436,11 @@ impl<'a> Run<'a> {
             Effect::Fd(effect) => self.change_table(at, call, effect)?,
             Effect::Object { fd, change } => self.change_object(at, call, *fd, change)?,
             Effect::Memory(effect) => self.change_memory(at, call, effect)?,
-            Effect::Attribute(attribute) => self.set_attribute(task, attribute)?,
-            Effect::Privilege(_) => self.certificate.privilege_drops += 1,
+            Effect::Attribute(attribute) => self.set_attribute(at, call, attribute)?,
+            Effect::Privilege(effect) => {
+                self.change_privileges(at, call, effect)?;
+                self.certificate.privilege_drops += 1;
+            }
         }
         Ok(Flow::Next)
     }

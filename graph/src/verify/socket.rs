@@ -71,7 +71,7 @@ impl Run<'_> {
         if name.first() == Some(&b'/') {
             return Some(name.to_vec());
         }
-        let mut path = self.tasks[task].cwd.clone()?;
+        let mut path = self.working_directory(task)?.to_vec();
         if path.last() != Some(&b'/') {
             path.push(b'/');
         }
@@ -160,7 +160,7 @@ impl Run<'_> {
                 let node = SocketNode { socket: object, mode: None, owner: None, last: at };
                 self.names.files.insert(path, node);
                 if unix[0] != b'/' {
-                    dir = self.tasks[at.task].cwd.clone();
+                    dir = self.working_directory(at.task).map(<[u8]>::to_vec);
                 }
                 name = address[..2 + unix.len()].to_vec();
             }

@@ -121,9 +121,10 @@ impl Run<'_> {
             | MemoryEffect::Advise { at, len, .. } => {
                 self.check_pages(call, *at, *len)?;
             }
-            MemoryEffect::SetMm { exe, .. } => {
-                if let Some(fd) = exe {
-                    let desc = self.descriptor(at, call, *fd)?;
+            MemoryEffect::SetMm { words, auxv, exe } => {
+                let exe = exe.map(|fd| self.descriptor(at, call, fd)).transpose()?;
+                self.set_layout(at, call, words, auxv, exe)?;
+                if let Some(desc) = exe {
                     if !matches!(
                         self.objects.object_of(desc).kind,
                         ObjectKind::File { .. } | ObjectKind::Inode(_)
