@@ -27,6 +27,7 @@
 pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod namespace;
+pub(crate) mod service;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -173,7 +174,8 @@ impl Scenario {
         let root = namespace.start_detached(&argv, &log)?;
         wait_for(&state.join("ready"), &mut namespace, root, &log)?;
 
-        let mut stage = Stage { namespace, ground, directory, root, restorer: Restorer::chosen() };
+        let mut stage =
+            Stage { namespace, ground, directory: directory.to_owned(), root, restorer: Restorer::chosen() };
         let mut before = stage.snapshot("original")?;
         let rounds = match (stage.restorer, self.criu_cannot) {
             (Restorer::Criu, Some(why)) => {
@@ -262,7 +264,7 @@ impl Scenario {
 struct Stage<'a> {
     namespace: Namespace,
     ground: &'a Ground,
-    directory: &'a Path,
+    directory: PathBuf,
     root: i64,
     restorer: Restorer,
 }

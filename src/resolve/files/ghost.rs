@@ -224,14 +224,18 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, file
         return refuse(resolver, entry, remap);
     }
     let flags = flags(file.flags);
-    if file.flags & libc::O_NOFOLLOW as u32 != 0 {
-        let text =
-            format!("{}: an unlinked file that was opened with O_NOFOLLOW is not restored yet", name(entry));
+    let key = InodeKey::Ghost(remap.remap_id);
+    // What `/proc/self/fd` has are links, so only the description that the file is made by can have it.
+    if file.flags & libc::O_NOFOLLOW as u32 != 0 && !resolver.can_be_first(key, flags) {
+        let text = format!(
+            "{}: an unlinked file that was opened with O_NOFOLLOW, but not to make it, is not restored yet",
+            name(entry)
+        );
         resolver.problems.unsupported(None, Some(entry.origin), text);
     }
     let is_path = file.flags & libc::O_PATH as u32 != 0;
     let position = if is_path || file.position == u64::MAX { 0 } else { file.position };
-    resolver.open_inode(InodeKey::Ghost(remap.remap_id), flags, position, Some(ofd));
+    resolver.open_inode(key, flags, position, Some(ofd));
 }
 
 /// Flags to open an unlinked file with. One that was made by O_TMPFILE keeps that flag for ever; it
@@ -271,6 +275,24 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether a description with these flags can be the one that the inode is made by, which nobody else
+    /// is yet: a memfd is made for reading and writing, a file also without following links.
+    fn can_be_first(&self, key: InodeKey, flags: u32) -> bool {
+        let Some((resource, inode)) = self.inodes.get(&key).copied() else { return false };
+        let ResourceKind::Nameless(recipe) = &self.recipes.resources[resource.index()].kind else {
+            return false;
+        };
+        let Some(inode) = recipe.inodes.get(inode).filter(|inode| inode.first.is_none()) else {
+            return false;
+        };
+        let made_with = match inode.kind {
+            InodeKind::Memfd { .. } => libc::O_RDWR,
+            InodeKind::File { .. } => libc::O_RDWR | libc::O_NOFOLLOW,
+            InodeKind::Directory { .. } => return false,
+        };
+        flags & !O_SETTABLE == made_with as u32
+    }
+
     /// One more description of an inode; `None` if it is not made (which has been said).
     pub(in super::super) fn open_inode(
         &mut self,
@@ -280,6 +302,7 @@ impl Resolver<'_> {
         ofd: Option<OfdId>,
     ) -> Option<OfdId> {
         let (resource, inode) = self.inodes.get(&key).copied()?;
+        let is_first = self.can_be_first(key, flags);
         let shared = (key, flags);
         if ofd.is_none()
             && let Some(known) = self.inode_views.get(&shared)
@@ -295,15 +318,12 @@ impl Resolver<'_> {
             }
         };
         if let ResourceKind::Nameless(recipe) = &mut self.recipes.resources[resource.index()].kind {
-            let made =
-                recipe.inodes.get_mut(inode).filter(|inode| matches!(inode.kind, InodeKind::Memfd { .. }));
-            if let Some(made) = made
-                && flags & !O_SETTABLE == libc::O_RDWR as u32
-                && made.first.is_none()
-            {
-                // A memfd is alone in its resource, and its number is the first.
-                made.first = Some((flags & O_SETTABLE, position));
-                self.forest.resources[resource.index()].yields[0] = Some(new);
+            if is_first {
+                // Each inode has a number, and those with content have another for it.
+                let numbers = |inode: &Inode| 1 + usize::from(inode.content.is_some());
+                let number = recipe.inodes.iter().take(inode).map(numbers).sum::<usize>();
+                recipe.inodes.get_mut(inode)?.first = Some((flags & O_SETTABLE, position));
+                *self.forest.resources[resource.index()].yields.get_mut(number)? = Some(new);
                 self.inode_views.entry((key, libc::O_RDWR as u32)).or_insert(new);
                 return Some(new);
             }
