@@ -119,22 +119,7 @@ impl Lowering<'_> {
                     self.tape.call(libc::SYS_memfd_create, &[name, how], *fd);
                     self.fill_file(inode, *fd, *source, close);
                     self.attributes(inode, *fd);
-                    if let Some((flags, position)) = inode.first {
-                        if position != 0 || inode.content.is_some() {
-                            self.tape.call(
-                                libc::SYS_lseek,
-                                &[*fd, position, libc::SEEK_SET as u64],
-                                position,
-                            );
-                        }
-                        if flags != 0 {
-                            self.tape.call(
-                                libc::SYS_fcntl,
-                                &[*fd, libc::F_SETFL as u64, u64::from(flags)],
-                                0,
-                            );
-                        }
-                    }
+                    self.keep_first(inode, *fd);
                     if *seals != 0 && *seals != F_SEAL_SEAL {
                         self.tape.call(libc::SYS_fcntl, &[*fd, F_ADD_SEALS, u64::from(*seals)], 0);
                     }
@@ -169,6 +154,7 @@ impl Lowering<'_> {
                         self.remove(text, flags);
                     }
                     self.attributes(inode, *fd);
+                    self.keep_first(inode, *fd);
                 }
             }
         }
@@ -249,6 +235,17 @@ impl Lowering<'_> {
                 self.tape.call(libc::SYS_sendfile, &[fd, source, 0, now], now);
                 done += now;
             }
+        }
+    }
+
+    /// Makes the description that an inode was made by one of those that are wanted.
+    fn keep_first(&mut self, inode: &Inode, fd: u64) {
+        let Some((flags, position)) = inode.first else { return };
+        if position != 0 || inode.content.is_some() {
+            self.tape.call(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64], position);
+        }
+        if flags != 0 {
+            self.tape.call(libc::SYS_fcntl, &[fd, libc::F_SETFL as u64, u64::from(flags)], 0);
         }
     }
 

@@ -402,7 +402,8 @@ pub struct Inode {
     pub content: Option<Content>,
     /// The description that it is made by, if that is kept: status flags and position. Of a memfd
     /// that is another than any that is opened: while a file is *open* for writing nobody can execute
-    /// it, and by `memfd_create(2)` it is not opened.
+    /// it, and by `memfd_create(2)` it is not opened. Of a file it is the only one that can have
+    /// O_NOFOLLOW, as mkstemp(3) opens in some languages: the others are opened through links.
     pub first: Option<(u32, u64)>,
     /// Further names that it had, under which it was opened, too.
     pub further: Vec<String>,

@@ -27,6 +27,7 @@
 pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod namespace;
+pub(crate) mod service;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -210,9 +211,14 @@ impl Scenario {
         let root = namespace.start_detached(&argv, &log)?;
         wait_for(&state.join("ready"), &mut namespace, root, &log)?;
 
-        let dump_options = &self.dump_options;
-        let restorer = Restorer::chosen();
-        let mut stage = Stage { namespace, ground, directory, root, dump_options, restorer };
+        let mut stage = Stage {
+            namespace,
+            ground,
+            directory: directory.to_owned(),
+            root,
+            dump_options: self.dump_options.clone(),
+            restorer: Restorer::chosen(),
+        };
         let mut before = stage.snapshot("original")?;
         let rounds = match (stage.restorer, self.criu_cannot) {
             (Restorer::Criu, Some(why)) => {
@@ -311,9 +317,9 @@ impl Scenario {
 struct Stage<'a> {
     namespace: Namespace,
     ground: &'a Ground,
-    directory: &'a Path,
+    directory: PathBuf,
     root: i64,
-    dump_options: &'a [&'static str],
+    dump_options: Vec<&'static str>,
     restorer: Restorer,
 }
 
@@ -347,7 +353,7 @@ impl Stage<'_> {
         let argv: Vec<String> = [criu.as_str(), "dump"]
             .iter()
             .chain(&argv)
-            .chain(self.dump_options)
+            .chain(&self.dump_options)
             .map(|word| (*word).to_owned())
             .collect();
         let output = self.directory.join(format!("dump{round}.out"));

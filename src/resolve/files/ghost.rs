@@ -329,9 +329,13 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, ofd: OfdId, entry: &Ofd, file
         return refuse(resolver, entry, remap);
     };
     let flags = flags(file.flags);
-    if file.flags & libc::O_NOFOLLOW as u32 != 0 {
-        let text =
-            format!("{}: an unlinked file that was opened with O_NOFOLLOW is not restored yet", name(entry));
+    // What `/proc/self/fd` has are links, so only the description that the file is made by can have it.
+    let can_be_first = resolver.name_index(key, &file.path) == 0 && resolver.can_be_first(key, flags);
+    if file.flags & libc::O_NOFOLLOW as u32 != 0 && !can_be_first {
+        let text = format!(
+            "{}: an unlinked file that was opened with O_NOFOLLOW, but not to make it, is not restored yet",
+            name(entry)
+        );
         resolver.problems.unsupported(None, Some(entry.origin), text);
     }
     let is_path = file.flags & libc::O_PATH as u32 != 0;
@@ -391,6 +395,36 @@ impl Resolver<'_> {
         }
     }
 
+    /// Whether a description with these flags can be the one that the inode is made by, which nobody else
+    /// is yet: a memfd is made for reading and writing, a file also without following links.
+    fn can_be_first(&self, key: InodeKey, flags: u32) -> bool {
+        let Some((resource, inode)) = self.inodes.get(&key).copied() else { return false };
+        let ResourceKind::Nameless(recipe) = &self.recipes.resources[resource.index()].kind else {
+            return false;
+        };
+        let Some(inode) = recipe.inodes.get(inode).filter(|inode| inode.first.is_none()) else {
+            return false;
+        };
+        let made_with = match inode.kind {
+            InodeKind::Memfd { .. } => libc::O_RDWR,
+            InodeKind::File { .. } => libc::O_RDWR | libc::O_NOFOLLOW,
+            InodeKind::Directory { .. } | InodeKind::Fifo { .. } | InodeKind::Linked { .. } => return false,
+        };
+        flags & !O_SETTABLE == made_with as u32
+    }
+
+    /// Which of the names of an inode it is: 0 the first, that it is made under.
+    fn name_index(&self, key: InodeKey, path: &str) -> usize {
+        let made = self.inodes.get(&key).and_then(|(resource, inode)| {
+            match &self.recipes.resources[resource.index()].kind {
+                ResourceKind::Nameless(recipe) => recipe.inodes.get(*inode),
+                _ => None,
+            }
+        });
+        let further = made.map_or([].as_slice(), |inode| inode.further.as_slice());
+        further.iter().position(|name| name == path).map_or(0, |index| index + 1)
+    }
+
     /// One more description of an inode, by the name `path`, if it had several; `None` if it is not made
     /// (which has been said).
     pub(in super::super) fn open_inode(
@@ -402,12 +436,9 @@ impl Resolver<'_> {
         ofd: Option<OfdId>,
     ) -> Option<OfdId> {
         let (resource, inode) = self.inodes.get(&key).copied()?;
-        let ResourceKind::Nameless(recipe) = &self.recipes.resources[resource.index()].kind else {
-            return None;
-        };
-        let further = recipe.inodes.get(inode).map_or([].as_slice(), |inode| inode.further.as_slice());
-        let name = further.iter().position(|name| name == path).map_or(0, |index| index + 1);
+        let name = self.name_index(key, path);
         let shared = (key, name, flags);
+        let is_first = name == 0 && self.can_be_first(key, flags);
         if ofd.is_none()
             && let Some(known) = self.inode_views.get(&shared)
         {
@@ -422,15 +453,12 @@ impl Resolver<'_> {
             }
         };
         if let ResourceKind::Nameless(recipe) = &mut self.recipes.resources[resource.index()].kind {
-            let made =
-                recipe.inodes.get_mut(inode).filter(|inode| matches!(inode.kind, InodeKind::Memfd { .. }));
-            if let Some(made) = made
-                && flags & !O_SETTABLE == libc::O_RDWR as u32
-                && made.first.is_none()
-            {
-                // A memfd is alone in its resource, and its number is the first.
-                made.first = Some((flags & O_SETTABLE, position));
-                self.forest.resources[resource.index()].yields[0] = Some(new);
+            if is_first {
+                // Each inode has a number, one for each further name, and those with content another for it.
+                let numbers = |inode: &Inode| 1 + inode.further.len() + usize::from(inode.content.is_some());
+                let number = recipe.inodes.iter().take(inode).map(numbers).sum::<usize>();
+                recipe.inodes.get_mut(inode)?.first = Some((flags & O_SETTABLE, position));
+                *self.forest.resources[resource.index()].yields.get_mut(number)? = Some(new);
                 self.inode_views.entry((key, 0, libc::O_RDWR as u32)).or_insert(new);
                 return Some(new);
             }
