@@ -1,0 +1,294 @@
+/*
+ * The protocol of events, barrier, failure and abort between the tasks that play tapes and the
+ * coordinator, as src/runner/x86_64.rs and src/coordinator/supervise.rs have it.
+ *
+ * A plan is drawn first: STEPS steps in one total order, each done by one of TASKS tasks; a step posts an
+ * event of its own, or waits for an event that an earlier step posts. A task's tape is the total order
+ * restricted to the task. So one run of spin looks at every plan of this size, under every schedule:
+ * whoever waits does so by a futex, whose check of the word and going to sleep are one step, and is woken by
+ * whoever adds to the word, or by the end of its patience at any moment.
+ *
+ * What is shown:
+ *   - no deadlock: every run ends with all tasks parked, or with the tree given up (invalid end states);
+ *   - no task plays its tail before all have arrived, and nobody is committed who has not parked (asserts);
+ *   - a failure is never followed by a commit (assert);
+ *   - with fairness, every run comes to its end (ltl finishes).
+ *
+ * Of each part there is a broken variant, in which spin must find the defect: see scripts/check-models.
+ *   -DFORWARD     a step may wait for an event that a later step posts: deadlock
+ *   -DWAKE_FIRST  a post wakes before it adds: lost wake-up (only without patience: -DPATIENT)
+ *   -DEAGER       the coordinator releases when all but one have arrived: a tail before the barrier
+ *   -DDEAF        the coordinator does not look for failures: a failure, and nobody gives up
+ *   -DFAULTS      any record may fail (not broken: another mode)
+ *
+ * Futex semantics: futex(2). Spin's own words: spinroot.com/spin/Man.
+ */
+
+#ifndef TASKS
+#define TASKS 3
+#endif
+#ifndef STEPS
+#define STEPS 4
+#endif
+
+#define POST 0
+#define WAIT 1
+
+/* The plan: who does each step, what it is, and the event (the step that posts it). */
+byte owner[STEPS];
+bit kind[STEPS];
+byte event_of[STEPS];
+
+/* The control block and the events of the region. */
+byte word[STEPS];
+byte arrived;
+bit released;
+byte parked;
+bit failed;
+bit wake_arrived, wake_failed, wake_parked;
+
+/* Who sleeps, and for what: one more than the number of a step, or one of these. */
+#define AWAKE 0
+#define RELEASE 100
+#define NEVER 101
+byte sleeps[TASKS];
+bit coordinator_sleeps;
+
+/* Ghost variables, for the asserts. */
+byte in_tail;
+bit committed;
+bit given_up;
+bit is_planned;
+
+inline wake_all(what) {
+	d_step {
+		i = 0;
+		do
+		:: i < TASKS ->
+			if
+			:: sleeps[i] == what -> sleeps[i] = AWAKE
+			:: else
+			fi;
+			i++
+		:: else -> break
+		od;
+		i = 0
+	}
+}
+
+inline wake_coordinator(bit_) {
+	/* lock or, then FUTEX_WAKE. */
+	bit_ = 1;
+	coordinator_sleeps = 0
+}
+
+/*
+ * Sleeps if the condition on the word still holds: the kernel checks it and enqueues in one step. A
+ * patient one wakes by itself at any time; what it does then is look again.
+ */
+inline sleep_unless(done, what) {
+	if
+	:: atomic { !(done) -> sleeps[me] = what };
+#ifdef PATIENT
+		sleeps[me] == AWAKE || given_up
+#else
+		if
+		:: sleeps[me] == AWAKE
+		:: sleeps[me] = AWAKE	/* the time is up */
+		:: given_up
+		fi
+#endif
+	:: atomic { done -> skip }
+	fi
+}
+
+#ifdef FAULTS
+#define MAY_FAIL :: true -> goto fails
+#else
+#define MAY_FAIL
+#endif
+
+proctype Task(byte me) {
+	byte at = 0;
+	byte i;
+	byte count;
+	is_planned;
+
+	/* The tape. */
+	do
+	:: given_up -> goto dead
+	:: !given_up && at == STEPS -> break
+	:: !given_up && at < STEPS && owner[at] != me -> at++
+	:: !given_up && at < STEPS && owner[at] == me && kind[at] == POST ->
+		if
+		MAY_FAIL
+		:: true ->
+#ifdef WAKE_FIRST
+			wake_all(at + 1);
+			word[at]++
+#else
+			word[at]++;
+			wake_all(at + 1)
+#endif
+		fi;
+		at++
+	:: !given_up && at < STEPS && owner[at] == me && kind[at] == WAIT ->
+		do
+		:: given_up -> goto dead
+		:: word[event_of[at]] != 0 -> break
+		:: word[event_of[at]] == 0 && !given_up -> sleep_unless(word[event_of[at]] != 0, event_of[at] + 1)
+		od;
+		at++
+	od;
+
+	/* Arrive: lock xadd; the last one tells the coordinator. */
+	atomic { arrived++; count = arrived };
+	if
+	:: count == TASKS -> wake_coordinator(wake_arrived)
+	:: else
+	fi;
+	count = 0;
+	do
+	:: given_up -> goto dead
+	:: released -> break
+	:: !released && !given_up -> sleep_unless(released, RELEASE)
+	od;
+
+	/* The tail waits for nobody. */
+	atomic { assert(arrived == TASKS); in_tail++ };
+	if
+	MAY_FAIL
+	:: true
+	fi;
+
+	/* Park. */
+	atomic { parked++; count = parked };
+	if
+	:: count == TASKS -> wake_coordinator(wake_parked)
+	:: else
+	fi;
+	goto waits;
+
+fails:
+	/* lock cmpxchg: the first failure is kept and told; the others only wait. */
+	if
+	:: atomic { !failed -> failed = 1 }; wake_coordinator(wake_failed)
+	:: atomic { failed -> skip }
+	fi;
+
+waits:
+	/* For its registers, or for its end. */
+	(committed || given_up);
+dead:
+	skip
+}
+
+proctype Coordinator() {
+	byte i;
+	is_planned;
+	do
+#ifndef DEAF
+	:: wake_failed -> goto give_up
+#endif
+#ifdef EAGER
+	:: arrived >= TASKS - 1 -> break
+#endif
+	:: wake_arrived -> break
+	:: else ->
+		/* FUTEX_WAIT on the word with all bits: it sleeps unless one has been set since. */
+		if
+		:: atomic { !(wake_arrived || wake_failed) -> coordinator_sleeps = 1 };
+			!coordinator_sleeps
+		:: atomic { wake_arrived || wake_failed -> skip }
+		fi;
+#ifdef DEAF
+		if
+		:: wake_failed && !wake_arrived -> (wake_arrived)
+		:: else
+		fi
+#endif
+	od;
+	/* All are seized, then released. */
+	released = 1;
+	wake_all(RELEASE);
+	do
+	:: wake_failed -> goto give_up
+	:: wake_parked && !wake_failed -> break
+	:: else ->
+		if
+		:: atomic { !(wake_parked || wake_failed) -> coordinator_sleeps = 1 };
+			!coordinator_sleeps
+		:: atomic { wake_parked || wake_failed -> skip }
+		fi
+	od;
+	atomic {
+		assert(parked == TASKS && in_tail == TASKS && !failed);
+		committed = 1
+	};
+	goto end;
+give_up:
+	/* SIGKILL to everybody. */
+	atomic { assert(!committed); given_up = 1 };
+end:
+	skip
+}
+
+init {
+	byte step = 0;
+	byte task;
+	byte other;
+	byte used = 0;
+	atomic {
+		/* A plan. Steps are drawn in the one total order. */
+		do
+		:: step == STEPS -> break
+		:: step < STEPS ->
+			/* Tasks are alike: those that have no step yet are taken in their order. */
+			select(task : 0 .. used);
+			owner[step] = task;
+			if
+			:: task == used && used < TASKS - 1 -> used++
+			:: else
+			fi;
+			if
+			:: kind[step] = POST; event_of[step] = step
+			:: true ->
+				kind[step] = WAIT;
+#ifdef FORWARD
+				select(other : 0 .. STEPS - 1);
+#else
+				/* Only what an earlier step posts. */
+				if
+				:: step > 0 -> select(other : 0 .. step - 1)
+				:: else -> kind[step] = POST; other = step
+				fi;
+#endif
+				event_of[step] = other
+			fi;
+			step++
+		od;
+		/* Waits are for posts. */
+		step = 0;
+		do
+		:: step == STEPS -> break
+		:: step < STEPS ->
+			if
+			:: kind[step] == WAIT && kind[event_of[step]] != POST -> kind[step] = POST; event_of[step] = step
+			:: else
+			fi;
+			step++
+		od;
+		task = 0;
+		do
+		:: task == TASKS -> break
+		:: task < TASKS -> run Task(task); task++
+		od;
+		run Coordinator();
+		step = 0; task = 0; other = 0; used = 0;
+		is_planned = 1
+	}
+}
+
+#ifdef LIVENESS
+ltl finishes { <> (committed || given_up) }
+#endif
