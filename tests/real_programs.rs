@@ -224,7 +224,11 @@ fn pushgateway_keeps_its_metrics() {
 #[test]
 fn a_server_of_node() {
     let port = free_port();
-    let started = Service::start("node", &[], |_| vec![text_of(&script("server.js")), port.to_string()]);
+    // Else it gives memory back when it has been idle for some seconds, and maps cannot be compared.
+    let settings = ["--no-memory-reducer", "--no-scavenge-task", "--expose-gc"].map(str::to_owned);
+    let started = Service::start("node", &[], |_| {
+        settings.into_iter().chain([text_of(&script("server.js")), port.to_string()]).collect()
+    });
     let Some(mut service) = started else { return };
     service.eventually("node", || ask_tcp(port, &http("GET", "/ticks", "")));
     assert_eq!(get(port, "/put/before/dump"), "ok");

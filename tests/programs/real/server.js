@@ -34,6 +34,7 @@ const answers = {
   garbage: () => {
     let kept = [];
     for (let i = 0; i < 200; i++) kept = [...kept.slice(-3), new Array(10000).fill(i)];
+    gc();
     return kept.length;
   },
   quit: () => {

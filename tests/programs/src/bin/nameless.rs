@@ -80,8 +80,10 @@ fn main() {
     std::os::unix::fs::fchown(&odd, Some(7), Some(8)).expect("chown");
 
     let path = task.file("unlinked");
-    let mut gone =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o604).open(&path).expect("open");
+    // As mkstemp(3) opens in Python and others.
+    let mut how = OpenOptions::new();
+    how.read(true).write(true).create_new(true).mode(0o604).custom_flags(libc::O_NOFOLLOW);
+    let mut gone = how.open(&path).expect("open");
     gone.write_all_at(&pattern(2, 3000), 0).expect("write");
     gone.write_all_at(b"far", 500_000).expect("write");
     gone.set_len(600_000).expect("truncate");
@@ -90,7 +92,7 @@ fn main() {
     std::os::unix::fs::fchown(&gone, Some(11), Some(12)).expect("chown");
     fs::remove_file(&path).expect("unlink");
     // Another one of the same name.
-    let mut second = OpenOptions::new().read(true).write(true).create_new(true).open(&path).expect("open");
+    let mut second = how.append(true).open(&path).expect("open");
     second.write_all(b"second").expect("write");
     fs::remove_file(&path).expect("unlink");
 
