@@ -11,6 +11,8 @@
 
 mod attributes;
 mod commit;
+#[cfg(test)]
+mod mutations;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
@@ -108,11 +110,11 @@ pub fn certify(
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
     check_clocks(model, tapes, &ground.facts, lifted.root.pid)?;
-    let mut facts = ground.facts;
+    let mut ground = ground.clone();
     if let Some([monotonic, boottime]) = tapes.clocks_ns {
-        facts.clocks_ns = [facts.clocks_ns[0], Some(monotonic), Some(boottime)];
+        ground.facts.clocks_ns = [ground.facts.clocks_ns[0], Some(monotonic), Some(boottime)];
     }
-    let expected = expected(model, &Ground { facts, ..ground.clone() })?;
+    let expected = expected(model, &ground)?;
     if let Some(threads) = threads {
         commit::check(model, threads)?;
     }
@@ -1053,14 +1055,13 @@ mod tests {
     fn clocks_that_lose_the_certificate() {
         let mut model = pair();
         let mut tapes = tapes(&model, |_, _| ());
-        let ground = |now| Ground {
-            facts: Facts { clocks_ns: [Some(1), Some(now), Some(now)], ..Facts::default() },
-            ..ground(&pair())
-        };
+        let facts = |now| Facts { clocks_ns: [Some(1), Some(now), Some(now)], ..Facts::default() };
         let dumped = model.clocks_of_tree().expect("the clocks of the dump");
         let now = (dumped.boottime.0 + 1) * 1_000_000_000;
+        let inherited = ground(&model).inherited;
+        let on = |now| Ground { facts: facts(now), inherited: inherited.clone(), ..Ground::default() };
         let is_certified =
-            |model: &Model, tapes: &Tapes, now: u64| match certify(model, tapes, &ground(now), None) {
+            |model: &Model, tapes: &Tapes, now: u64| match certify(model, tapes, &on(now), None) {
                 Ok(_) => true,
                 Err(counterexample) => {
                     assert!(counterexample.to_string().contains("its clocks"), "{counterexample}");

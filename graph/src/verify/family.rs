@@ -64,7 +64,8 @@ impl Run<'_> {
             (Role::Task(_) | Role::Helper, false) => {}
         }
         self.check_policy(at.task)?;
-        let forker = self.tasks[at.task].clone();
+        let forker = &self.tasks[at.task];
+        let forker_table = forker.table;
         let (parent, exit_signal) = if birth.flags & CLONE_PARENT == 0 {
             (self.pid(at.task), birth.exit_signal)
         } else if birth.exit_signal == 0 {
@@ -75,30 +76,30 @@ impl Run<'_> {
                 what: "CLONE_PARENT with an exit signal".to_owned(),
             });
         };
-        if self.children_may_vanish(at.task) && self.roles[child].is_zombie() {
+        if self.roles[child].is_zombie() && self.children_may_vanish(at.task) {
             return Err(Wrong::ZombieVanishes { pid: birth.pid });
         }
         let table = if birth.flags & CLONE_FILES != 0 {
             self.use_table(at, "clone3")?;
-            let table = &mut self.tables[forker.table];
+            let table = &mut self.tables[forker_table];
             table.shared = true;
             table.last = Some(at);
-            forker.table
+            forker_table
         } else {
             // The copy reads the table, whatever else is done to it at the same time.
             self.order_table(at, "clone3")?;
-            let copy = self.tables[forker.table].copy();
+            let copy = self.tables[forker_table].copy();
             self.tables.push(copy);
             self.tables.len() - 1
         };
         self.before.add_birth(child, at);
+        let forker = &mut self.tasks[at.task];
+        forker.has_threads |= is_thread;
+        let (sid, pgid) = (forker.sid, forker.pgid);
+        let (privileges, attributes) = (forker.privileges.clone(), forker.attributes.born(is_thread));
         let state = &mut self.tasks[child];
-        state.table = table;
-        state.sid = forker.sid;
-        state.pgid = forker.pgid;
-        state.privileges = forker.privileges;
-        state.attributes = forker.attributes.born(is_thread);
-        self.tasks[at.task].has_threads |= is_thread;
+        (state.table, state.sid, state.pgid) = (table, sid, pgid);
+        (state.privileges, state.attributes) = (privileges, attributes);
         self.bear(child, parent, exit_signal)
     }
 

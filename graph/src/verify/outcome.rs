@@ -343,10 +343,8 @@ impl Wrong {
             | Wrong::OwnerMissing { .. }
             | Wrong::BadSignal { .. } => 4,
             Wrong::AfterDrop { .. } => 5,
-            Wrong::AttributeEnds { .. }
-            | Wrong::OneWay { .. }
-            | Wrong::CommitSets { .. }
-            | Wrong::WrongClocks { .. } => 6,
+            Wrong::WrongClocks { .. } => 6,
+            Wrong::AttributeEnds { .. } | Wrong::OneWay { .. } | Wrong::CommitSets { .. } => 6,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::effect::{Attribute, Change, Effect, FdEffect, MemoryEffect, Privilege
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 const CAP_SETPCAP: u32 = 8;
+const CAP_SYS_NICE: u32 = 23;
 const CAP_SYS_RESOURCE: u32 = 24;
 
 /// The privileges of one task.
@@ -179,10 +180,9 @@ impl Privileges {
                 MemoryEffect::SetMm { .. } | MemoryEffect::MapVdso { .. } => Need::Everything,
             },
             Effect::Attribute(attribute) => match attribute {
-                Attribute::WorkingDirectory(_)
-                | Attribute::RootDirectory(_)
-                | Attribute::Nice(_)
-                | Attribute::Scheduler { .. } => Need::Everything,
+                Attribute::WorkingDirectory(_) | Attribute::RootDirectory(_) => Need::Everything,
+                // sched(7); limits that have been lowered mean nothing to who has it.
+                Attribute::Nice(_) | Attribute::Scheduler { .. } => Need::Capability(CAP_SYS_NICE),
                 Attribute::Name(_)
                 | Attribute::Umask(_)
                 | Attribute::Personality(_)

@@ -123,8 +123,19 @@ impl State {
         }
     }
 
-    fn set_number(&mut self, kind: Kind, number: Option<u64>) {
-        self.set(kind, number.map_or(Value::Unknown, Value::Number));
+    /// A number that has come from the one before: it is as much the launcher's as that was.
+    fn update(&mut self, kind: Kind, number: Option<u64>) {
+        if let Some(slot) = self.slots.get_mut(kind as usize) {
+            slot.value = number.map_or(Value::Unknown, Value::Number);
+        }
+    }
+
+    /// What another attribute is.
+    fn take(&mut self, kind: Kind, from: Kind) {
+        let slot = self.slot(from).clone();
+        if let Some(place) = self.slots.get_mut(kind as usize) {
+            *place = slot;
+        }
     }
 
     /// What is done on a signal.
@@ -217,6 +228,15 @@ impl State {
         }
     }
 
+    /// A further registration for membarrier.
+    pub(in crate::verify) fn register(&mut self, command: u32) {
+        let registered = self.number(Kind::Membarrier).map(|now| command | now as u32);
+        let value = registered.map_or(Value::Unknown, Value::membarrier);
+        if let Some(slot) = self.slots.get_mut(Kind::Membarrier as usize) {
+            slot.value = value;
+        }
+    }
+
     /// A new policy: real-time ones have no timer slack, and a task that leaves them gets its default
     /// back (kernel/sched/syscalls.c, `__setscheduler_params`).
     pub(in crate::verify) fn set_scheduler(&mut self, policy: u32, priority: u32) {
@@ -226,7 +246,7 @@ impl State {
             self.set(Kind::TimerSlack, Value::Number(0));
         } else {
             match self.number(Kind::TimerSlack) {
-                Some(0) => self.set(Kind::TimerSlack, self.value(Kind::DefaultTimerSlack).clone()),
+                Some(0) => self.take(Kind::TimerSlack, Kind::DefaultTimerSlack),
                 Some(_) => {}
                 None => self.set(Kind::TimerSlack, Value::Unknown),
             }
@@ -236,13 +256,12 @@ impl State {
     /// `PR_SET_TIMERSLACK`: 0 stands for the default. Real-time threads have none, whatever is set
     /// (kernel/sys.c).
     pub(in crate::verify) fn set_timer_slack(&mut self, slack_ns: u64) {
-        let value = match (self.is_real_time(), slack_ns) {
-            (None, _) => Value::Unknown,
-            (Some(true), _) => self.value(Kind::TimerSlack).clone(),
-            (Some(false), 0) => self.value(Kind::DefaultTimerSlack).clone(),
-            (Some(false), slack_ns) => Value::Number(slack_ns),
-        };
-        self.set(Kind::TimerSlack, value);
+        match (self.is_real_time(), slack_ns) {
+            (None, _) => self.set(Kind::TimerSlack, Value::Unknown),
+            (Some(true), _) => {}
+            (Some(false), 0) => self.take(Kind::TimerSlack, Kind::DefaultTimerSlack),
+            (Some(false), slack_ns) => self.set(Kind::TimerSlack, Value::Number(slack_ns)),
+        }
     }
 
     /// Changes credentials. Says whether that resets what [`OnCredentials::Reset`] is for.
@@ -276,23 +295,27 @@ impl State {
                 self.set(Kind::CapInheritable, Value::Number(*inheritable));
                 // It stays within both (capabilities(7)).
                 let both = permitted & inheritable;
-                let ambient = match self.number(Kind::CapAmbient) {
-                    Some(now) => Some(now & both),
-                    None => (both == 0).then_some(0),
-                };
-                self.set_number(Kind::CapAmbient, ambient);
+                match self.number(Kind::CapAmbient) {
+                    _ if both == 0 => self.set(Kind::CapAmbient, Value::Number(0)),
+                    now => self.update(Kind::CapAmbient, now.map(|now| now & both)),
+                }
                 Certainty::No
             }
             PrivilegeEffect::RaiseAmbient(number) => {
                 let bit = 1u64.checked_shl(*number as u32).unwrap_or(0);
                 let now = self.number(Kind::CapAmbient).map(|now| now | bit);
-                self.set_number(Kind::CapAmbient, now);
+                let both = self.number(Kind::CapPermitted).zip(self.number(Kind::CapInheritable));
+                match (now, both.map(|(permitted, inheritable)| permitted & inheritable)) {
+                    // There cannot be more, whatever there was.
+                    (Some(now), Some(most)) if now == most => self.set(Kind::CapAmbient, Value::Number(now)),
+                    (now, _) => self.update(Kind::CapAmbient, now),
+                }
                 Certainty::No
             }
             PrivilegeEffect::DropBounding(number) => {
                 let bit = 1u64.checked_shl(*number as u32).unwrap_or(0);
                 let now = self.number(Kind::CapBounding).map(|now| now & !bit);
-                self.set_number(Kind::CapBounding, now);
+                self.update(Kind::CapBounding, now);
                 Certainty::No
             }
             PrivilegeEffect::Securebits(bits) => {
@@ -329,8 +352,7 @@ impl State {
         let after = kinds.map(|kind| self.number(kind));
         let is_nothing = (0..3).all(|at| ids[at].is_none() || differ(before[at], after[at]) == Certainty::No);
         if kinds[3].row().on_credentials == OnCredentials::Follows && !(ids[1].is_none() && is_nothing) {
-            let slot = self.slot(kinds[1]).value.clone();
-            self.set(kinds[3], slot);
+            self.take(kinds[3], kinds[1]);
         }
         let fs_after = self.number(kinds[3]);
         match (differ(before[1], after[1]), differ(before[3], fs_after)) {
@@ -366,8 +388,7 @@ impl State {
             self.set(Kind::CapEffective, Value::Number(0));
         }
         if known && before[1] != Some(0) && after[1] == Some(0) {
-            let permitted = self.value(Kind::CapPermitted).clone();
-            self.set(Kind::CapEffective, permitted);
+            self.take(Kind::CapEffective, Kind::CapPermitted);
         }
     }
 
@@ -386,7 +407,7 @@ impl State {
             (Some(_), Some(now), _, Some(_)) => Some(now),
             _ => None,
         };
-        self.set_number(Kind::CapEffective, now);
+        self.update(Kind::CapEffective, now);
     }
 }
 

@@ -135,9 +135,9 @@ impl Run<'_> {
             // A barrier, and no registration.
             Attribute::Membarrier(2) => return Ok(()),
             Attribute::Membarrier(command) => {
-                let now = self.tasks[at.task].attributes.number(Kind::Membarrier);
-                let value = now.map_or(Value::Unknown, |now| Value::membarrier(*command | now as u32));
-                (Kind::Membarrier, value)
+                self.own_place(at, call, Kind::Membarrier)?;
+                self.tasks[at.task].attributes.register(*command);
+                return Ok(());
             }
             Attribute::IntervalTimer { which, interval_us, value_us } => {
                 let words = match self.tasks[at.task].attributes.value(Kind::IntervalTimers) {
