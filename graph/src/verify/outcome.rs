@@ -343,8 +343,10 @@ impl Wrong {
             | Wrong::OwnerMissing { .. }
             | Wrong::BadSignal { .. } => 4,
             Wrong::AfterDrop { .. } => 5,
-            Wrong::WrongClocks { .. } => 6,
-            Wrong::AttributeEnds { .. } | Wrong::OneWay { .. } | Wrong::CommitSets { .. } => 6,
+            Wrong::WrongClocks { .. }
+            | Wrong::AttributeEnds { .. }
+            | Wrong::OneWay { .. }
+            | Wrong::CommitSets { .. } => 6,
         }
     }
 }
