@@ -20,6 +20,7 @@ use crate::image::{
     read_model,
 };
 use crate::lower::{self, registers};
+use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::{self, Options, Payloads};
 
 const CHILD: u32 = 4713;
@@ -189,21 +190,26 @@ struct Real {
 
 fn real() -> Real {
     let model = model();
+    let facts = facts(&model);
+    plan(model, &facts).0
+}
+
+/// The plan, and what `check` would say about this host.
+fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
     let read = |blob| open_blob(&model.dir, blob).expect("the payload is there");
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
     };
-    let facts = facts(&model);
-    let resolution = resolve::resolve(&model, &payloads, &facts, &Options::default());
+    let resolution = resolve::resolve(&model, &payloads, facts, &Options::default());
     let resolved = resolution.resolved.expect("there is room for the tapes");
     let plan = order::plan_in(&resolved.forest, resolved.cradle).expect("a plan");
     let tapes = lower::lower(&plan, &resolved.recipes, &resolved.window).expect("they fit");
-    let ground = Ground::of(&facts, Cradle::default());
+    let ground = Ground::of(facts, Cradle::default());
     let lifted = lift(&tapes).expect("they are understood");
     let expected = expected(&model, &ground).expect("the images are good");
-    Real { model, tapes, ground, lifted, expected }
+    (Real { model, tapes, ground, lifted, expected }, resolution.problems)
 }
 
 /// What sets an attribute, as it would set it otherwise.
@@ -488,4 +494,136 @@ fn what_the_commit_sets() {
     );
     assert_eq!(CHILD, 4713);
     assert_eq!(TABLE.len(), 49);
+}
+
+/// Numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn pick<T: Clone>(&mut self, among: &[T]) -> T {
+        among[(self.next() % among.len() as u64) as usize].clone()
+    }
+
+    fn flip(&mut self) -> bool {
+        self.next() & 16 == 0
+    }
+}
+
+fn random_limit(random: &mut Random) -> RLimit {
+    let (cur, max) = random.pick(&[(50_000, 60_000), (60_000, 60_000), (1, 60_000), (1, 2), (0, 0)]);
+    RLimit { cur, max }
+}
+
+/// Values that tasks and hosts have alike now and then.
+fn random_thread(random: &mut Random, thread: &mut crate::image::Thread) {
+    let policy = random.pick(&[(0, 0), (3, 0), (5, 0), (1, 7), (2, 99)]);
+    thread.sched = Sched { policy: policy.0, priority: policy.1, nice: random.pick(&[0, 5, -5]) };
+    let slack_ns = if policy.1 != 0 { 0 } else { random.pick(&[50_000, 1, 70_000]) };
+    thread.timer_slack_ns = random.flip().then_some(slack_ns);
+    thread.pdeath_sig = random.pick(&[0, 15]);
+    thread.robust_list.0 = random.pick(&[0, 0x6000]);
+    thread.clear_tid_addr = random.pick(&[0, 0x7000]);
+    let area = Rseq { address: 0x8000, size_bytes: 32, signature: 7, critical_section: 0 };
+    thread.rseq = random.flip().then_some(area);
+    let flags = random.pick(&[0, 2]);
+    thread.sas = SigAltStack { sp: 0x5000, size_bytes: 8192, flags };
+    let ids = [(); 8].map(|()| random.pick(&[0, 0, 0, 1, 1000]));
+    let permitted = random.pick(&[ALL_CAPABILITIES, 0, 0xff]);
+    let inheritable = random.pick(&[0, 0x0f]);
+    thread.creds = Some(Box::new(Creds {
+        uid: ids[0],
+        euid: ids[1],
+        suid: ids[2],
+        fsuid: ids[3],
+        gid: ids[4],
+        egid: ids[5],
+        sgid: ids[6],
+        fsgid: ids[7],
+        groups: random.pick(&[vec![], vec![9], vec![10, 3]]),
+        cap_eff: permitted & random.pick(&[u64::MAX, 0, 0x3]),
+        cap_prm: permitted,
+        cap_inh: inheritable,
+        cap_amb: permitted & inheritable & random.pick(&[0, 0x5]),
+        cap_bnd: random.pick(&[ALL_CAPABILITIES, ALL_CAPABILITIES & !0xf0]),
+        securebits: random.pick(&[0, 0x1, 0x10, 0x2f]),
+        no_new_privs: random.flip(),
+        ..Creds::default()
+    }));
+}
+
+fn random_task(random: &mut Random, alive: &mut crate::image::Alive) {
+    alive.umask = random.pick(&[0o22, 0o77]);
+    alive.personality = random.pick(&[0, 0x4_0000]);
+    alive.oom_score_adj = random.pick(&[0, 100, -100]);
+    alive.loginuid = random.pick(&[None, Some(u32::MAX), Some(1000)]);
+    alive.child_subreaper = random.flip();
+    alive.membarrier = random.pick(&[0, 4, 16 | 64]);
+    alive.mm.dumpable = random.pick(&[None, Some(0), Some(1), Some(2)]);
+    alive.mm.thp_disabled = random.flip();
+    for limit in &mut alive.rlimits {
+        *limit = random_limit(random);
+    }
+    for action in &mut alive.sigactions[32..40] {
+        action.handler = random.pick(&[0, 1, 0x1234]);
+    }
+    let times = [(0, 0), (7, 8), (9, 0)];
+    alive.timers.itimers = [(); 3].map(|()| random.pick(&times));
+    let waits = random.pick(&[vec![], vec![pending(10, 0), pending(40, 1)]]);
+    alive.pending_shared = waits;
+    for thread in &mut alive.threads {
+        random_thread(random, thread);
+    }
+}
+
+fn random_host(random: &mut Random, own: &mut OwnFacts) {
+    own.personality = Some(random.pick(&[0, 0x4_0000]));
+    own.dumpable = Some(random.pick(&[0, 1, 2]));
+    own.thp_disabled = Some(random.flip());
+    own.oom_score_adj = Some(random.pick(&[0, 100]));
+    own.loginuid = random.pick(&[None, Some(u32::MAX), Some(1000)]);
+    own.nice = Some(random.pick(&[0, 5]));
+    let policy = random.pick(&[(0, 0), (3, 0), (1, 7)]);
+    (own.sched_policy, own.sched_priority) = (Some(policy.0), Some(policy.1));
+    own.timer_slack_ns = Some(if policy.1 != 0 { 0 } else { random.pick(&[50_000, 70_000]) });
+    own.rlimits = own.rlimits.map(|_| Some(random_limit(random)));
+    own.rlimits[libc::RLIMIT_NOFILE as usize] = Some(RLimit { cur: 1024, max: 60_000 });
+    own.groups = Some(random.pick(&[vec![], vec![9]]));
+    own.no_new_privs = Some(random.pick(&[false, false, false, true]));
+    own.securebits = Some(random.pick(&[0, 0, 0, 1]));
+}
+
+/// Whatever tasks and host have: a plan against which nothing is said has a certificate.
+#[test]
+fn random_attributes_on_random_hosts() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut certified, mut refused) = (0, 0);
+    for _ in 0..400 {
+        let mut model = model();
+        let mut facts = facts(&model);
+        if random.flip() {
+            random_host(&mut random, &mut facts.own);
+        }
+        facts.kernel.suid_dumpable = Some(random.pick(&[0, 2]));
+        for alive in model.tasks.iter_mut().filter_map(|task| task.alive_mut()) {
+            random_task(&mut random, alive);
+        }
+        let (real, problems) = plan(model, &facts);
+        // The files of the tree are not on this host, nor on any.
+        if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) {
+            refused += 1;
+            continue;
+        }
+        certified += 1;
+        if let Err(counterexample) = verify(&real.lifted, &real.expected) {
+            panic!("{counterexample}\n{:#?}\n{:#?}", facts.own, real.model.tasks);
+        }
+    }
+    assert!(certified > 60 && refused > 60, "{certified} certified, {refused} refused");
 }
