@@ -23,6 +23,8 @@
 //! the descriptors of `fdinfo-2.img`, each of which names an [`Ofd`] from `files.img`. `seccomp.img`
 //! holds no filter and so is not listed anywhere.
 //!
+//! The way back, from a [`Model`] to a directory, is [`write_model`].
+//!
 //! # Sources
 //! The definitions in `images/*.proto`, `criu/image-desc.c`, `criu/include/magic.h` and
 //! `criu/include/image.h` of CRIU 4.2, and what its dump writes.
@@ -43,6 +45,7 @@ mod read;
 mod shared;
 mod task;
 mod wire;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -51,3 +54,4 @@ pub use error::{ImageError, ReadErrors};
 pub use file::{map_image, open_blob};
 pub use model::*;
 pub use read::read_model;
+pub use write::{Contents, Held, WriteError, write_model};

@@ -8,6 +8,7 @@
 //! say something that regrow does not understand.
 //!
 //! Strings are `bytes` here: CRIU writes names and paths as the kernel gave them, in any encoding.
+//! Repeated numbers are not packed, which is how CRIU writes them (it reads both).
 //! Enumerations are `uint32`, so that a value from the future stays visible. Messages that are not
 //! read (`bytes` with a comment) are kept whole and not looked into.
 //!
@@ -126,7 +127,7 @@ messages! {
         [uint32, required] ppid: u32 = 2;
         [uint32, required] pgid: u32 = 3;
         [uint32, required] sid: u32 = 4;
-        [uint32, repeated] threads: Vec<u32> = 5;
+        [uint32, repeated, packed = "false"] threads: Vec<u32> = 5;
     }
 
     // core-x86.proto
@@ -166,13 +167,13 @@ messages! {
     }
     UserX86XsaveEntry = "user_x86_xsave_entry" {
         [uint64, required] xstate_bv: u64 = 1;
-        [uint32, repeated] ymmh_space: Vec<u32> = 2;
-        [uint64, repeated] bndreg_state: Vec<u64> = 3;
-        [uint64, repeated] bndcsr_state: Vec<u64> = 4;
-        [uint64, repeated] opmask_reg: Vec<u64> = 5;
-        [uint64, repeated] zmm_upper: Vec<u64> = 6;
-        [uint64, repeated] hi16_zmm: Vec<u64> = 7;
-        [uint32, repeated] pkru: Vec<u32> = 8;
+        [uint32, repeated, packed = "false"] ymmh_space: Vec<u32> = 2;
+        [uint64, repeated, packed = "false"] bndreg_state: Vec<u64> = 3;
+        [uint64, repeated, packed = "false"] bndcsr_state: Vec<u64> = 4;
+        [uint64, repeated, packed = "false"] opmask_reg: Vec<u64> = 5;
+        [uint64, repeated, packed = "false"] zmm_upper: Vec<u64> = 6;
+        [uint64, repeated, packed = "false"] hi16_zmm: Vec<u64> = 7;
+        [uint32, repeated, packed = "false"] pkru: Vec<u32> = 8;
         [message, optional] cet: Option<UserX86CetEntry> = 9 in UserX86CetEntry;
     }
     UserX86FpregsEntry = "user_x86_fpregs_entry" {
@@ -184,9 +185,9 @@ messages! {
         [uint64, required] rdp: u64 = 6;
         [uint32, required] mxcsr: u32 = 7;
         [uint32, required] mxcsr_mask: u32 = 8;
-        [uint32, repeated] st_space: Vec<u32> = 9;
-        [uint32, repeated] xmm_space: Vec<u32> = 10;
-        [uint32, repeated] padding: Vec<u32> = 11;
+        [uint32, repeated, packed = "false"] st_space: Vec<u32> = 9;
+        [uint32, repeated, packed = "false"] xmm_space: Vec<u32> = 10;
+        [uint32, repeated, packed = "false"] padding: Vec<u32> = 11;
         [message, optional] xsave: Option<UserX86XsaveEntry> = 13 in UserX86XsaveEntry;
     }
     UserDescT = "user_desc_t" {
@@ -265,17 +266,17 @@ messages! {
         [uint32, required] sgid: u32 = 6;
         [uint32, required] fsuid: u32 = 7;
         [uint32, required] fsgid: u32 = 8;
-        [uint32, repeated] cap_inh: Vec<u32> = 9;
-        [uint32, repeated] cap_prm: Vec<u32> = 10;
-        [uint32, repeated] cap_eff: Vec<u32> = 11;
-        [uint32, repeated] cap_bnd: Vec<u32> = 12;
+        [uint32, repeated, packed = "false"] cap_inh: Vec<u32> = 9;
+        [uint32, repeated, packed = "false"] cap_prm: Vec<u32> = 10;
+        [uint32, repeated, packed = "false"] cap_eff: Vec<u32> = 11;
+        [uint32, repeated, packed = "false"] cap_bnd: Vec<u32> = 12;
         [uint32, required] secbits: u32 = 13;
-        [uint32, repeated] groups: Vec<u32> = 14;
+        [uint32, repeated, packed = "false"] groups: Vec<u32> = 14;
         [bytes = "vec", optional] lsm_profile: Option<Vec<u8>> = 15;
         [bytes = "vec", optional] lsm_sockcreate: Option<Vec<u8>> = 16;
         [bytes = "vec", optional] apparmor_data: Option<Vec<u8>> = 17;
         [uint32, optional] no_new_privs: Option<u32> = 18;
-        [uint32, repeated] cap_amb: Vec<u32> = 19;
+        [uint32, repeated, packed = "false"] cap_amb: Vec<u32> = 19;
     }
     RseqEntry = "rseq_entry" {
         [uint64, required] rseq_abi_pointer: u64 = 1;
@@ -391,7 +392,7 @@ messages! {
         [uint64, required] mm_env_start: u64 = 10;
         [uint64, required] mm_env_end: u64 = 11;
         [uint32, required] exe_file_id: u32 = 12;
-        [uint64, repeated] mm_saved_auxv: Vec<u64> = 13;
+        [uint64, repeated, packed = "false"] mm_saved_auxv: Vec<u64> = 13;
         [message, repeated] vmas: Vec<VmaEntry> = 14 in VmaEntry;
         [int32, optional] dumpable: Option<i32> = 15;
         [message, repeated] aios: Vec<AioRingEntry> = 16 in AioRingEntry;
@@ -467,7 +468,7 @@ messages! {
         [uint64, optional] size: Option<u64> = 8;
         [bool, optional] ext: Option<bool> = 9;
         [uint32, optional] mode: Option<u32> = 10;
-        [uint32, repeated] build_id: Vec<u32> = 11;
+        [uint32, repeated, packed = "false"] build_id: Vec<u32> = 11;
         [uint32, optional] checksum: Option<u32> = 12;
         [uint32, optional] checksum_config: Option<u32> = 13;
         [uint32, optional] checksum_parameter: Option<u32> = 14;
@@ -539,7 +540,7 @@ messages! {
         [bool, optional] so_dontroute: Option<bool> = 13;
         [bool, optional] so_no_check: Option<bool> = 14;
         [bytes = "vec", optional] so_bound_dev: Option<Vec<u8>> = 15;
-        [fixed64, repeated] so_filter: Vec<u64> = 16;
+        [fixed64, repeated, packed = "false"] so_filter: Vec<u64> = 16;
         [bool, optional] so_reuseport: Option<bool> = 17;
         [bool, optional] so_broadcast: Option<bool> = 18;
         [bool, optional] so_keepalive: Option<bool> = 19;
@@ -555,7 +556,7 @@ messages! {
         [bool, optional] hdrincl: Option<bool> = 1;
         [bool, optional] nodefrag: Option<bool> = 2;
         [bool, optional] checksum: Option<bool> = 3;
-        [uint32, repeated] icmpv_filter: Vec<u32> = 4;
+        [uint32, repeated, packed = "false"] icmpv_filter: Vec<u32> = 4;
     }
     IpOptsEntry = "ip_opts_entry" {
         [bool, optional] freebind: Option<bool> = 1;
@@ -582,8 +583,8 @@ messages! {
         [uint32, required] dst_port: u32 = 8;
         [uint32, required] flags: u32 = 9;
         [uint32, required] backlog: u32 = 10;
-        [uint32, repeated] src_addr: Vec<u32> = 11;
-        [uint32, repeated] dst_addr: Vec<u32> = 12;
+        [uint32, repeated, packed = "false"] src_addr: Vec<u32> = 11;
+        [uint32, repeated, packed = "false"] dst_addr: Vec<u32> = 12;
         [message, required] fown: FownEntry = 13 in FownEntry;
         [message, required] opts: SkOptsEntry = 14 in SkOptsEntry;
         [bool, optional] v6only: Option<bool> = 15;
@@ -644,7 +645,7 @@ messages! {
     }
     ScmEntry = "scm_entry" {
         [uint32, required] r#type: u32 = 1;
-        [uint32, repeated] rights: Vec<u32> = 2;
+        [uint32, repeated, packed = "false"] rights: Vec<u32> = 2;
     }
     SkPacketEntry = "sk_packet_entry" {
         [uint32, required] id_for: u32 = 1;

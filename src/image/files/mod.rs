@@ -51,16 +51,16 @@ const FD_TYPES: [&str; 21] = [
     "PIDFD",
 ];
 
-const REG: u32 = 1;
-const PIPE: u32 = 2;
-const FIFO: u32 = 3;
-const INETSK: u32 = 4;
-const UNIXSK: u32 = 5;
-const EVENTFD: u32 = 6;
-const EVENTPOLL: u32 = 7;
-const SIGNALFD: u32 = 9;
-const TIMERFD: u32 = 17;
-const MEMFD: u32 = 18;
+pub(crate) const REG: u32 = 1;
+pub(crate) const PIPE: u32 = 2;
+pub(crate) const FIFO: u32 = 3;
+pub(crate) const INETSK: u32 = 4;
+pub(crate) const UNIXSK: u32 = 5;
+pub(crate) const EVENTFD: u32 = 6;
+pub(crate) const EVENTPOLL: u32 = 7;
+pub(crate) const SIGNALFD: u32 = 9;
+pub(crate) const TIMERFD: u32 = 17;
+pub(crate) const MEMFD: u32 = 18;
 
 /// CRIU's name of a kind of open file.
 pub(crate) fn fd_type_name(fd_type: u32) -> Option<&'static str> {
