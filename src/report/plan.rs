@@ -614,7 +614,7 @@ fn program(prepared: &Prepared, task: TaskId, verbose: bool) -> String {
         Role::Task => ("task", "child "),
         Role::Sibling => ("task", "forked by a sibling, "),
         Role::Thread => ("thread", ""),
-        Role::Helper => ("helper task", "child "),
+        Role::Helper { .. } => ("helper task", "child "),
     };
     let born = parent.map_or_else(
         || "the root".to_owned(),
