@@ -151,7 +151,7 @@ fn random(seed: u64) -> Vec<(usize, Event)> {
             _ => {}
         }
     }
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         events.push((0, Event::Subreaper(false)));
     }
     events
@@ -430,11 +430,16 @@ fn end(mut task: Task, board: Board, who: usize) -> ! {
         }
     }
     let stops = board.get(who, STOPS) != 0;
+    let woken: Vec<String> = (1..TASKS)
+        .filter(|other| board.is_alive(*other) && board.get(*other, STOPS) != 0)
+        .map(|other| format!("woken.task{other}"))
+        .collect();
     board.leave();
     if stops {
         let before = task.get_ready();
         kill(getpid(), Signal::SIGSTOP).expect("kill");
         task.check_identity(before);
+        std::fs::write(task.file(&format!("woken.{}", task.name())), "").expect("a file");
     } else {
         task.park();
     }
@@ -447,6 +452,13 @@ fn end(mut task: Task, board: Board, who: usize) -> ! {
         let found = task.check_ok("zombie", waitpid(Pid::from_raw(pid), None));
         let wanted = WaitStatus::from_raw(Pid::from_raw(pid), status).ok();
         task.check_eq("zombie", found, wanted);
+    }
+    // An exit could orphan the group of one that is still stopped, and the kernel would end that.
+    for name in woken {
+        let path = task.file(&name);
+        while !path.exists() {
+            pause();
+        }
     }
     task.collect();
     // They have said that they are done, and exit.
