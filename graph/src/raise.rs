@@ -68,6 +68,7 @@ struct Raising<'a> {
     depth: Vec<usize>,
     /// The session that each task is born in; `None`: any, because it leads its own.
     born_in: Vec<Option<u32>>,
+    /// Tasks and threads.
     by_pid: BTreeMap<u32, usize>,
     helpers: Vec<Helper>,
 }
@@ -87,8 +88,8 @@ impl<'a> Raising<'a> {
             .iter()
             .map(|children| children.iter().map(|child| child.index()).collect())
             .collect();
-        let processes = forest.tasks.iter().enumerate().filter(|(_, task)| task.life != Life::Thread);
-        let by_pid = processes.clone().map(|(index, task)| (task.pid, index)).collect();
+        // A thread has a number, too, and leads nothing.
+        let by_pid = forest.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
         let mut born_in: Vec<Option<u32>> =
             forest.tasks.iter().map(|task| (task.sid != task.pid).then_some(task.sid)).collect();
         if let (Some(first), Some(sid)) = (born_in.first_mut(), cradle.sid) {
@@ -98,7 +99,8 @@ impl<'a> Raising<'a> {
     }
 
     fn leads(&self, task: usize) -> bool {
-        self.forest.tasks[task].sid == self.forest.tasks[task].pid
+        let spec = &self.forest.tasks[task];
+        spec.life != Life::Thread && spec.sid == spec.pid
     }
 
     /// Whether `parent` can give birth to a child in session `sid`, as far as is decided.
