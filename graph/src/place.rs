@@ -127,6 +127,8 @@ struct Descents {
     depth: Vec<u32>,
     /// Who gets the children of each task that dies.
     adopter: Vec<Option<TaskId>>,
+    /// Whether each task gets any.
+    adopts: Vec<bool>,
     /// The children of each task in the end, and helpers that it forks: those that die.
     dying: Vec<Vec<TaskId>>,
     /// Whose death raises SIGCHLD.
@@ -140,6 +142,7 @@ impl Descents {
             parents: forest.parents(),
             depth: vec![0; count],
             adopter: vec![None; count],
+            adopts: vec![false; count],
             dying: vec![Vec::new(); count],
             raises_sigchld: forest.raises_sigchld(),
         };
@@ -157,6 +160,7 @@ impl Descents {
                 }
                 Descent::Sibling => {}
                 Descent::Adopted { by } => {
+                    descents.adopts[by.index()] = true;
                     let is_other = *descents.adopter[parent.index()].get_or_insert(by) != by;
                     if is_other || !dies || is_helper || forest.tasks[by.index()].life != Life::Lives {
                         errors.push(PlaceError::NoWay { task, parent });
@@ -503,7 +507,7 @@ impl Placer<'_> {
     fn mourn(&mut self, task: TaskId) {
         let descents = &self.descents;
         let mut all: Vec<((u32, u8), Mourning)> = Vec::new();
-        if descents.adopter.contains(&Some(task)) {
+        if descents.adopts[task.index()] {
             all.push(((descents.depth[task.index()], 0), Mourning::Adopt));
         }
         for child in &descents.dying[task.index()] {

@@ -176,8 +176,10 @@ struct Resolver<'a> {
     problems: Problems,
     forest: Forest,
     recipes: Recipes,
-    /// Tasks with children that are zombies.
+    /// Tasks with children that are zombies, or helpers whose death raises SIGCHLD.
     zombie_parents: BTreeSet<NsPid>,
+    /// Tasks that the kernel gives orphans to.
+    adopters: BTreeSet<TaskId>,
     /// The description of each image id.
     ofd_of_id: BTreeMap<u32, OfdId>,
     /// Files that are opened for mapping only, by path and access mode.
@@ -235,6 +237,7 @@ impl<'a> Resolver<'a> {
                 .filter(|task| matches!(task.state, TaskState::Zombie { .. }))
                 .map(|task| task.ppid)
                 .collect(),
+            adopters: BTreeSet::new(),
             ofd_of_id: model
                 .ofds
                 .iter()

@@ -5,7 +5,6 @@
 //! launcher had), a child's are the difference from its parent. *Steps* follow the last fork.
 //! *Tail* steps come after the barrier: what takes privileges away, or must come after what does.
 
-use regrow_graph::forest::Descent;
 use regrow_graph::ids::{StepId, TaskId};
 
 use super::files::{self, ghost};
@@ -313,8 +312,7 @@ fn tail(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lea
         alive.timers.posix.iter().filter(|timer| timer.value_ns != 0).map(|timer| StepKind::ArmTimer(*timer)),
     );
     // Who has orphans to adopt has become one for them.
-    let adopts = resolver.forest.tasks.iter().any(|spec| spec.descent == Descent::Adopted { by: id });
-    if alive.child_subreaper || adopts {
+    if alive.child_subreaper || resolver.adopters.contains(&id) {
         kinds.push(StepKind::ChildSubreaper(alive.child_subreaper));
     }
     let mut steps: Vec<StepId> =

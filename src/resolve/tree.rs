@@ -161,6 +161,9 @@ pub(super) fn raise(resolver: &mut Resolver<'_>, cradle: &Cradle) {
         if spec.descent == Descent::Sibling && index < count {
             resolver.recipes.tasks[index].role = Role::Sibling;
         }
+        if let Descent::Adopted { by } = spec.descent {
+            resolver.adopters.insert(by);
+        }
         // While a child with SIGCHLD dies, the parent that it has then must not ignore it.
         let is_dying = matches!(spec.life, Life::Zombie | Life::Helper) && raises_sigchld[index];
         let so_far = spec.parent.filter(|_| matches!(spec.descent, Descent::Adopted { .. }));
