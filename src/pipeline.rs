@@ -136,8 +136,7 @@ pub fn prepare(dir: &Path, options: &Options) -> Result<Prepared, PrepareError> 
 /// The images cannot be read, or the plan has no certificate.
 pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
-    let mut model = timed(&mut timings.read, || image::read_model(dir))?;
-    resolve::family::order(&mut model);
+    let model = timed(&mut timings.read, || image::read_model(dir))?;
     let payloads = timed(&mut timings.read, || read_payloads(&model))?;
     let facts = timed(&mut timings.facts, || host::gather(&model, None));
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));

@@ -5,6 +5,8 @@
 //! entered at any time, by the task itself, once its leader has founded it (setpgid(2)). Founders
 //! found at birth and wait for nobody; members of groups that are not an ancestor's join after
 //! their last fork. So no fork ever waits, every founder is reached, and joining cannot deadlock.
+//! This holds for helper tasks, too ([`crate::raise`]): they fork at once, and wait only before they
+//! die. What waits for deaths comes after the last fork.
 //!
 //! Example: a shell (1) with a pipeline 2 | 3 in group 2: 2 founds at birth, 3 joins after its
 //! forks and waits for 2.
@@ -22,7 +24,10 @@ pub enum Join {
     /// It founds it at birth.
     Found,
     /// It joins a group that an ancestor founded before its birth.
-    JoinAtBirth,
+    JoinAtBirth {
+        /// The founder.
+        leader: TaskId,
+    },
     /// It joins after its forks, when `leader` has founded the group.
     JoinLater {
         /// The founder.
@@ -97,9 +102,11 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
     };
     let children = forest.children();
 
+    let births: Vec<usize> = forest.birth_order().into_iter().map(TaskId::index).collect();
+
     // The session each task must be born in, children before parents.
     let mut born_in: Vec<Option<u32>> = vec![None; count];
-    for index in (0..count).rev() {
+    for index in births.iter().copied().rev() {
         let task = &forest.tasks[index];
         if task.life == Life::Thread {
             continue;
@@ -153,7 +160,7 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
     // The group each task is in when it forks children late, and the one it is born in.
     let mut at_birth: Vec<Option<u32>> = vec![None; count];
     let mut at_forks: Vec<Option<u32>> = vec![None; count];
-    for index in 0..count {
+    for index in births {
         let task = &forest.tasks[index];
         if task.life == Life::Thread {
             continue;
@@ -172,6 +179,11 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
             family.join[index] = Join::Found;
             continue;
         }
+        if task.life == Life::Helper {
+            // It founds nothing, so it does not matter which group it is in.
+            at_forks[index] = at_birth[index];
+            continue;
+        }
         let Some(&leader) = by_pid.get(&task.pgid) else {
             errors.push(FamilyError::GroupLeaderMissing { task: id, pid: task.pid, pgid: task.pgid });
             continue;
@@ -182,7 +194,7 @@ pub fn arrange(forest: &Forest, cradle: Cradle) -> Result<Family, Vec<FamilyErro
         } else if other.sid != task.sid {
             errors.push(FamilyError::GroupInOtherSession { task: id, pid: task.pid, pgid: task.pgid });
         } else if is_ancestor(forest, leader, index) {
-            family.join[index] = Join::JoinAtBirth;
+            family.join[index] = Join::JoinAtBirth { leader: TaskId::new(leader) };
         } else {
             family.join[index] = Join::JoinLater { leader: TaskId::new(leader) };
             at_forks[index] = at_birth[index];

@@ -16,13 +16,15 @@
 //! assert_eq!(plan.owner(ResourceId(0)), Some(TaskId(0)));
 //! ```
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use crate::ids::{Fd, OfdId, ResourceId, StepId, TaskId};
 
 /// All tasks and all that they share.
 #[derive(Debug, Clone, Default)]
 pub struct Forest {
-    /// Tasks: the root first, parents before their children. Further threads of a task stand here,
-    /// too, as [`Life::Thread`].
+    /// Tasks: the root first. Further threads of a task stand here, too, as [`Life::Thread`].
     pub tasks: Vec<TaskSpec>,
     /// How many open file descriptions there are; ids run from 0.
     pub ofds: usize,
@@ -42,12 +44,29 @@ pub enum Life {
     Lives,
     /// It dies at once and stays for its parent to reap.
     Zombie,
-    /// It only founds its process group, whose leader had died, and dies when the members have
-    /// joined. Its parent reaps it.
+    /// It is there only while the tree is made: it stands in for the dead leader of a session or a
+    /// process group, or forks tasks that the kernel gives to another parent when it dies. Who forks
+    /// it reaps it.
     Helper,
     /// It is a further thread of its parent, which starts it when it is complete itself. It has no
     /// table, session or group of its own.
     Thread,
+}
+
+/// How a task gets the parent that it has in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Descent {
+    /// Who forks it is its parent.
+    #[default]
+    Own,
+    /// Who forks it makes it a child of its own parent (`CLONE_PARENT`, clone(2)).
+    Sibling,
+    /// Who forks it dies, and the kernel gives it to the nearest subreaper above (prctl(2),
+    /// `PR_SET_CHILD_SUBREAPER`), which is `by` then.
+    Adopted {
+        /// The new parent.
+        by: TaskId,
+    },
 }
 
 /// What one task must become.
@@ -55,8 +74,10 @@ pub enum Life {
 pub struct TaskSpec {
     /// Its pid.
     pub pid: u32,
-    /// Its parent, `None` for the root.
+    /// Who forks it; `None` for the root. That is its parent, unless `descent` says otherwise.
     pub parent: Option<TaskId>,
+    /// How it gets its parent.
+    pub descent: Descent,
     /// Process group at the end.
     pub pgid: u32,
     /// Session at the end.
@@ -120,7 +141,51 @@ impl Forest {
         of
     }
 
-    /// The children of each task, in the order of the tasks. Threads are not children.
+    /// All tasks, each after who forks it, otherwise in their order. Tasks that nobody forks (there is
+    /// a circle above them) are left out.
+    pub fn birth_order(&self) -> Vec<TaskId> {
+        let forked = self.by_parent(|_| true);
+        let mut ready: BinaryHeap<Reverse<TaskId>> = (0..self.tasks.len())
+            .map(TaskId::new)
+            .filter(|task| self.tasks[task.index()].parent.is_none())
+            .map(Reverse)
+            .collect();
+        let mut order = Vec::with_capacity(self.tasks.len());
+        while let Some(Reverse(task)) = ready.pop() {
+            order.push(task);
+            ready.extend(forked[task.index()].iter().copied().map(Reverse));
+        }
+        order
+    }
+
+    /// The parent that each task has in the end.
+    pub fn parents(&self) -> Vec<Option<TaskId>> {
+        let mut parents = vec![None; self.tasks.len()];
+        for task in self.birth_order() {
+            let spec = &self.tasks[task.index()];
+            parents[task.index()] = match spec.descent {
+                Descent::Own => spec.parent,
+                Descent::Sibling => spec.parent.and_then(|forker| parents[forker.index()]),
+                Descent::Adopted { by } => Some(by),
+            };
+        }
+        parents
+    }
+
+    /// Whether the death of each task raises SIGCHLD in its parent. A helper's does only where those
+    /// that it forks for its parent are to raise it: they have its exit signal (clone(2)).
+    pub fn raises_sigchld(&self) -> Vec<bool> {
+        let mut raises: Vec<bool> =
+            self.tasks.iter().map(|task| matches!(task.life, Life::Lives | Life::Zombie)).collect();
+        for task in self.tasks.iter().filter(|task| task.descent == Descent::Sibling) {
+            if let Some(forker) = task.parent {
+                raises[forker.index()] = true;
+            }
+        }
+        raises
+    }
+
+    /// The tasks that each task forks, in the order of the tasks. Threads are not among them.
     pub fn children(&self) -> Vec<Vec<TaskId>> {
         self.by_parent(|task| task.life != Life::Thread)
     }

@@ -67,6 +67,8 @@ pub enum OpKind {
         /// The group; the task's own pid founds it.
         pgid: u32,
     },
+    /// Become the parent of those below whose parents die (`PR_SET_CHILD_SUBREAPER`).
+    BecomeSubreaper,
     /// A step.
     Step {
         /// Which.
@@ -97,7 +99,7 @@ impl OpKind {
         match self {
             OpKind::Fork { .. } => 0,
             OpKind::SetSid => 1,
-            OpKind::SetPgid { .. } => 2,
+            OpKind::SetPgid { .. } | OpKind::BecomeSubreaper => 2,
             OpKind::Create { .. } => 3,
             OpKind::Dup { .. } => 4,
             OpKind::Close { .. } => 5,
@@ -163,6 +165,22 @@ pub enum Reason {
         /// The child.
         child: TaskId,
     },
+    /// Who dies leaves children to `adopter`, which must be ready to take them.
+    AdopterFirst {
+        /// The subreaper.
+        adopter: TaskId,
+    },
+    /// Orphans that are to get to `adopter`, further above, must have passed before this task takes
+    /// any.
+    OrphansFirst {
+        /// The subreaper that they go to.
+        adopter: TaskId,
+    },
+    /// A task that others fork must have become a child of this one.
+    MustBeItsChild {
+        /// The child.
+        child: TaskId,
+    },
     /// All of the task must be in place.
     Complete,
     /// All tasks must have arrived.
@@ -185,6 +203,9 @@ impl fmt::Display for Reason {
                 write!(f, "the members of process group {pgid} must have joined")
             }
             Reason::MustHaveExited { child } => write!(f, "{child} must have died"),
+            Reason::AdopterFirst { adopter } => write!(f, "{adopter} must be ready to adopt its children"),
+            Reason::OrphansFirst { adopter } => write!(f, "orphans for {adopter} must have passed"),
+            Reason::MustBeItsChild { child } => write!(f, "{child} must be its child"),
             Reason::Complete => f.write_str("the task must be complete"),
             Reason::AllArrived => f.write_str("all must have arrived"),
         }

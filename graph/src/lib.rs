@@ -14,6 +14,7 @@
 //! | `needs` | who uses what, and so who owns it |
 //! | `numbers` | the numbers at which descriptions travel |
 //! | [`place`] | who creates what, and what each task's table is at each fork |
+//! | [`raise`] | who forks whom, and which helper tasks that takes |
 //! | [`family`] | when sessions and process groups can be entered, and who waits for whom |
 //! | [`graph`] | operations and edges, each with its [`graph::Reason`] |
 //! | [`order`] | one topological order; a program a task, with waits and posts |
@@ -31,5 +32,6 @@ mod needs;
 mod numbers;
 pub mod order;
 pub mod place;
+pub mod raise;
 pub mod table;
 pub mod verify;

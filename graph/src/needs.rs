@@ -137,9 +137,9 @@ impl Needs {
 
 fn depths(forest: &Forest) -> Vec<u32> {
     let mut depth = vec![0; forest.tasks.len()];
-    for (index, task) in forest.tasks.iter().enumerate() {
-        if let Some(parent) = task.parent {
-            depth[index] = depth[parent.index()] + 1;
+    for task in forest.birth_order() {
+        if let Some(parent) = forest.tasks[task.index()].parent {
+            depth[task.index()] = depth[parent.index()] + 1;
         }
     }
     depth

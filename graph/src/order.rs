@@ -126,6 +126,9 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             | Reason::BeforeSetsid { .. }
             | Reason::LeaderFirst { .. }
             | Reason::MembersFirst { .. }
+            | Reason::AdopterFirst { .. }
+            | Reason::OrphansFirst { .. }
+            | Reason::MustBeItsChild { .. }
             | Reason::Complete
             | Reason::AllArrived => true,
         })

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 use crate::family::{Family, Join};
-use crate::forest::{Forest, Life};
+use crate::forest::{Descent, Forest, Life};
 use crate::graph::{Graph, OpKind, Reason};
 use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
 use crate::needs::Needs;
@@ -42,6 +42,10 @@ pub enum PlaceError {
     /// Its parent forks nobody: it is dead, a thread, or comes later.
     #[error("{task}: its parent {parent} cannot fork it")]
     Unborn { task: TaskId, parent: TaskId },
+    /// It is to get its parent in a way that is not open to it: who forks it does not die, or has
+    /// orphans for another task, or has no parent itself.
+    #[error("{task}: {parent} forks it, and cannot give it to its parent")]
+    NoWay { task: TaskId, parent: TaskId },
     /// The table does not fit below the limit while it is built.
     #[error("{task}: descriptor {fd} is needed while restoring, and the limit is {limit}")]
     TableTooLarge { task: TaskId, fd: Fd, limit: Fd },
@@ -62,9 +66,11 @@ pub struct Placement {
 /// All descriptions that cannot be placed.
 pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceError>> {
     let needs = Needs::find(forest)?;
+    let descents = Descents::find(forest)?;
     let mut placer = Placer {
         forest,
         family,
+        descents,
         children: forest.children(),
         threads: forest.threads(),
         graph: Graph::new(forest.tasks.len()),
@@ -73,20 +79,31 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         founded: vec![None; forest.tasks.len()],
         joins: Vec::new(),
         exits: vec![None; forest.tasks.len()],
-        awaits: Vec::new(),
+        forked: vec![None; forest.tasks.len()],
+        awaits: vec![None; forest.tasks.len()],
+        flags: vec![None; forest.tasks.len()],
         errors: Vec::new(),
         needs,
     };
     if let Some(root) = placer.born.first_mut() {
         *root = Some((Table::new(), None));
     }
-    for index in 0..forest.tasks.len() {
-        placer.task(TaskId::new(index));
+    let order = forest.birth_order();
+    for task in &order {
+        placer.task(*task);
     }
-    for (op, leader) in std::mem::take(&mut placer.joins) {
+    for index in (0..forest.tasks.len())
+        .filter(|index| order.len() < forest.tasks.len() && !order.contains(&TaskId::new(*index)))
+    {
+        let task = TaskId::new(index);
+        placer.errors.extend(forest.tasks[index].parent.map(|parent| PlaceError::Unborn { task, parent }));
+    }
+    for (op, leader, is_later) in std::mem::take(&mut placer.joins) {
         if let Some(founding) = placer.founded[leader.index()] {
             let pgid = forest.tasks[leader.index()].pid;
-            placer.graph.require(founding, op, Reason::LeaderFirst { pgid });
+            if is_later {
+                placer.graph.require(founding, op, Reason::LeaderFirst { pgid });
+            }
             if forest.tasks[leader.index()].life == Life::Helper
                 && let Some(exit) = placer.exits[leader.index()]
             {
@@ -94,11 +111,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
             }
         }
     }
-    for (op, child) in std::mem::take(&mut placer.awaits) {
-        if let Some(exit) = placer.exits[child.index()] {
-            placer.graph.require(exit, op, Reason::MustHaveExited { child });
-        }
-    }
+    placer.order_deaths();
     if placer.errors.is_empty() {
         Ok(Placement { graph: placer.graph, owners: placer.needs.owners })
     } else {
@@ -106,9 +119,115 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
     }
 }
 
+/// Who becomes whose child by the death of whom.
+struct Descents {
+    /// The parent of each task in the end.
+    parents: Vec<Option<TaskId>>,
+    /// How far each task is below the root then.
+    depth: Vec<u32>,
+    /// Who gets the children of each task that dies.
+    adopter: Vec<Option<TaskId>>,
+    /// Whether each task gets any.
+    adopts: Vec<bool>,
+    /// The children of each task in the end, and helpers that it forks: those that die.
+    dying: Vec<Vec<TaskId>>,
+    /// Whose death raises SIGCHLD.
+    raises_sigchld: Vec<bool>,
+}
+
+impl Descents {
+    fn find(forest: &Forest) -> Result<Descents, Vec<PlaceError>> {
+        let count = forest.tasks.len();
+        let mut descents = Descents {
+            parents: forest.parents(),
+            depth: vec![0; count],
+            adopter: vec![None; count],
+            adopts: vec![false; count],
+            dying: vec![Vec::new(); count],
+            raises_sigchld: forest.raises_sigchld(),
+        };
+        let mut errors = Vec::new();
+        for (index, spec) in forest.tasks.iter().enumerate() {
+            let Some(parent) = spec.parent else { continue };
+            let forker = &forest.tasks[parent.index()];
+            let dies = matches!(forker.life, Life::Zombie | Life::Helper);
+            let (task, is_helper) = (TaskId::new(index), spec.life == Life::Helper);
+            match spec.descent {
+                Descent::Own if dies && !is_helper => errors.push(PlaceError::Unborn { task, parent }),
+                Descent::Own => {}
+                Descent::Sibling if forker.parent.is_none() || is_helper => {
+                    errors.push(PlaceError::NoWay { task, parent });
+                }
+                Descent::Sibling => {}
+                Descent::Adopted { by } => {
+                    descents.adopts[by.index()] = true;
+                    let is_other = *descents.adopter[parent.index()].get_or_insert(by) != by;
+                    if is_other || !dies || is_helper || forest.tasks[by.index()].life != Life::Lives {
+                        errors.push(PlaceError::NoWay { task, parent });
+                    }
+                }
+            }
+            if matches!(spec.life, Life::Zombie | Life::Helper)
+                && let Some(parent) = descents.parents[index]
+            {
+                descents.dying[parent.index()].push(task);
+            }
+            let mut above = descents.parents[index];
+            while let Some(task) = above.filter(|_| (descents.depth[index] as usize) < count) {
+                descents.depth[index] += 1;
+                above = descents.parents[task.index()];
+            }
+        }
+        if errors.is_empty() { Ok(descents) } else { Err(errors) }
+    }
+
+    /// Where in the order of deaths that of a task stands: those come first that leave children to
+    /// tasks near the root, because no task further below may take these. Deaths that leave nobody
+    /// to others come before all.
+    fn rank(&self, task: TaskId) -> u32 {
+        self.adopter[task.index()].map_or(0, |adopter| self.depth[adopter.index()])
+    }
+
+    /// The place of the waiting for its death in the order of [`Placer::mourn`].
+    fn place(&self, forest: &Forest, task: TaskId) -> (u32, u8) {
+        let mut place = (self.rank(task), 1);
+        let mut at = task;
+        while let Some(forker) = forest.tasks[at.index()].parent {
+            let rank = match forest.tasks[at.index()].descent {
+                Descent::Own => break,
+                Descent::Adopted { by } => self.depth[by.index()],
+                Descent::Sibling => self.rank(forker),
+            };
+            place = (place.0.max(rank), 2);
+            match forest.tasks[at.index()].descent {
+                Descent::Sibling => at = forker,
+                Descent::Own | Descent::Adopted { .. } => break,
+            }
+        }
+        place
+    }
+
+    fn is_above(&self, above: TaskId, task: TaskId) -> bool {
+        self.depth[above.index()] < self.depth[task.index()]
+            && std::iter::successors(Some(task), |task| self.parents[task.index()])
+                .take(self.parents.len())
+                .any(|task| task == above)
+    }
+}
+
+/// What a task does about deaths when it has forked all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mourning {
+    /// Be ready to take orphans.
+    Adopt,
+    /// Wait for the death of a child.
+    Await(TaskId),
+}
+
 struct Placer<'a> {
     forest: &'a Forest,
     family: &'a Family,
+    descents: Descents,
     children: Vec<Vec<TaskId>>,
     threads: Vec<Vec<TaskId>>,
     graph: Graph,
@@ -118,10 +237,15 @@ struct Placer<'a> {
     born: Vec<Option<(Table, Option<OpId>)>>,
     /// The operation that founds the group of each leader.
     founded: Vec<Option<OpId>>,
-    /// Operations that join a group, with its leader.
-    joins: Vec<(OpId, TaskId)>,
+    /// Operations that join a group, with its leader, and whether they must wait for it.
+    joins: Vec<(OpId, TaskId, bool)>,
     exits: Vec<Option<OpId>>,
-    awaits: Vec<(OpId, TaskId)>,
+    /// The operation that forks each task.
+    forked: Vec<Option<OpId>>,
+    /// The operation that waits for each death.
+    awaits: Vec<Option<OpId>>,
+    /// The operation that makes each adopter a subreaper.
+    flags: Vec<Option<OpId>>,
     errors: Vec<PlaceError>,
 }
 
@@ -151,7 +275,7 @@ impl Placer<'_> {
             self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
         }
         match spec.life {
-            Life::Zombie | Life::Helper => self.zombie(task),
+            Life::Zombie | Life::Helper => self.dying(task, table),
             Life::Thread => self.thread(task),
             Life::Lives => self.living(task, table),
         }
@@ -184,14 +308,39 @@ impl Placer<'_> {
         self.graph.push(task, OpKind::Park, why);
     }
 
-    fn zombie(&mut self, task: TaskId) {
-        self.enter_session(task);
-        self.found_group(task);
-        self.join_group(task);
+    /// A zombie or a helper. Most of them fork nobody.
+    fn dying(&mut self, task: TaskId, table: Table) {
+        if self.children[task.index()].is_empty() {
+            self.enter_session(task);
+            self.found_group(task);
+            self.join_group(task);
+        } else {
+            let (mut desk, temporary) = self.forking(task, table);
+            self.steps(&mut desk, &temporary);
+        }
         self.exits[task.index()] = Some(self.graph.push(task, OpKind::Exit, Reason::Sequence));
     }
 
     fn living(&mut self, task: TaskId, table: Table) {
+        let forest = self.forest;
+        let spec = &forest.tasks[task.index()];
+        let (mut desk, temporary) = self.forking(task, table);
+        self.steps(&mut desk, &temporary);
+        let wanted = desk.desired.clone();
+        self.move_to(&mut desk, &wanted, Reason::NotWanted);
+        for thread in std::mem::take(&mut self.threads[task.index()]) {
+            let start = self.graph.push(task, OpKind::StartThread { thread }, Reason::Complete);
+            self.born[thread.index()] = Some((Table::new(), Some(start)));
+        }
+        for step in &spec.with_threads {
+            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, Reason::Sequence);
+        }
+        self.end(task);
+    }
+
+    /// What a task does up to its steps: it makes what others need, forks, makes its own, and waits for
+    /// those that must die. Gives the files that only its steps need, which are opened there.
+    fn forking(&mut self, task: TaskId, table: Table) -> (Desk, Vec<ResourceId>) {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
         let desired: BTreeMap<Fd, Entry> = spec
@@ -233,18 +382,8 @@ impl Placer<'_> {
         if let Join::JoinLater { .. } = self.family.join[task.index()] {
             self.join_group(task);
         }
-        self.await_zombies(task);
-        self.steps(&mut desk, &own_temporary);
-        let wanted = desk.desired.clone();
-        self.move_to(&mut desk, &wanted, Reason::NotWanted);
-        for thread in std::mem::take(&mut self.threads[task.index()]) {
-            let start = self.graph.push(task, OpKind::StartThread { thread }, Reason::Complete);
-            self.born[thread.index()] = Some((Table::new(), Some(start)));
-        }
-        for step in &spec.with_threads {
-            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, Reason::Sequence);
-        }
-        self.end(task);
+        self.mourn(task);
+        (desk, own_temporary)
     }
 
     /// Forks the children: those first that must be born before setsid.
@@ -314,6 +453,7 @@ impl Placer<'_> {
                 Reason::Sequence
             };
             let fork = self.graph.push(task, OpKind::Fork { child: *child }, why);
+            self.forked[child.index()] = Some(fork);
             self.born[child.index()] = Some((desk.table.clone(), Some(fork)));
         }
         if !is_in_session {
@@ -325,7 +465,7 @@ impl Placer<'_> {
     fn enter_family(&mut self, task: TaskId) {
         self.enter_session(task);
         self.found_group(task);
-        if self.family.join[task.index()] == Join::JoinAtBirth {
+        if let Join::JoinAtBirth { .. } = self.family.join[task.index()] {
             self.join_group(task);
         }
     }
@@ -348,31 +488,95 @@ impl Placer<'_> {
         let pgid = self.forest.tasks[task.index()].pgid;
         match self.family.join[task.index()] {
             Join::Nothing | Join::Found => {}
-            Join::JoinAtBirth => {
-                self.graph.push(task, OpKind::SetPgid { pgid }, Reason::LeaderFirst { pgid });
+            Join::JoinAtBirth { leader } => {
+                let op = self.graph.push(task, OpKind::SetPgid { pgid }, Reason::LeaderFirst { pgid });
+                self.joins.push((op, leader, false));
             }
             Join::JoinLater { leader } => {
                 let op = self.graph.push(task, OpKind::SetPgid { pgid }, Reason::Sequence);
-                self.joins.push((op, leader));
+                self.joins.push((op, leader, true));
             }
         }
     }
 
-    fn await_zombies(&mut self, task: TaskId) {
-        let life = |child: &TaskId| self.forest.tasks[child.index()].life;
-        let dying: Vec<TaskId> = self.children[task.index()]
-            .iter()
-            .copied()
-            .filter(|child| matches!(life(child), Life::Zombie | Life::Helper))
-            .collect();
-        for child in &dying {
-            let reap = life(child) == Life::Helper;
-            let op = self.graph.push(task, OpKind::AwaitExit { child: *child, reap }, Reason::Sequence);
-            self.awaits.push((op, *child));
+    /// Waits for those that must die, and becomes a subreaper where orphans come to it.
+    ///
+    /// The order is that of [`Descents::rank`], within one rank: be ready, wait for one's own children,
+    /// wait for those that come from others. Every wait for another task is for something of a lower
+    /// place in this order, so these waits cannot run in a circle.
+    fn mourn(&mut self, task: TaskId) {
+        let descents = &self.descents;
+        let mut all: Vec<((u32, u8), Mourning)> = Vec::new();
+        if descents.adopts[task.index()] {
+            all.push(((descents.depth[task.index()], 0), Mourning::Adopt));
         }
-        // A helper's death raises no signal.
-        if let Some(last) = dying.iter().rfind(|child| life(child) == Life::Zombie) {
-            self.graph.push(task, OpKind::EatSigchld, Reason::MustHaveExited { child: *last });
+        for child in &descents.dying[task.index()] {
+            all.push((descents.place(self.forest, *child), Mourning::Await(*child)));
+        }
+        all.sort_by_key(|(place, _)| *place);
+        let mut raised = None;
+        for (_, mourning) in all {
+            match mourning {
+                Mourning::Adopt => {
+                    self.flags[task.index()] =
+                        Some(self.graph.push(task, OpKind::BecomeSubreaper, Reason::Sequence));
+                }
+                Mourning::Await(child) => {
+                    let reap = self.forest.tasks[child.index()].life == Life::Helper;
+                    let op = self.graph.push(task, OpKind::AwaitExit { child, reap }, Reason::Sequence);
+                    self.awaits[child.index()] = Some(op);
+                    raised = Some(child).filter(|_| self.descents.raises_sigchld[child.index()]).or(raised);
+                }
+            }
+        }
+        if let Some(child) = raised {
+            self.graph.push(task, OpKind::EatSigchld, Reason::MustHaveExited { child });
+        }
+    }
+
+    /// What the deaths must wait for, and who waits for them.
+    fn order_deaths(&mut self) {
+        let forest = self.forest;
+        let tasks = (0..forest.tasks.len()).map(TaskId::new);
+        for task in tasks.clone() {
+            let (exit, await_op) = (self.exits[task.index()], self.awaits[task.index()]);
+            if let (Some(exit), Some(op)) = (exit, await_op) {
+                self.graph.require(exit, op, Reason::MustHaveExited { child: task });
+            }
+            let Some(adopter) = self.descents.adopter[task.index()] else { continue };
+            if let (Some(flag), Some(exit)) = (self.flags[adopter.index()], exit) {
+                self.graph.require(flag, exit, Reason::AdopterFirst { adopter });
+            }
+            // Nobody on the way may take them.
+            for below in tasks.clone().filter(|below| self.descents.is_above(adopter, *below)) {
+                if let (Some(flag), Some(op)) = (self.flags[below.index()], await_op) {
+                    self.graph.require(op, flag, Reason::OrphansFirst { adopter });
+                }
+            }
+        }
+        for task in tasks {
+            let Some(op) = self.awaits[task.index()] else { continue };
+            let mut at = task;
+            loop {
+                let spec = &forest.tasks[at.index()];
+                let Some(forker) = spec.parent else { break };
+                let settled = match spec.descent {
+                    Descent::Own => break,
+                    Descent::Adopted { .. } => self.awaits[forker.index()],
+                    // Where who forks it has died before, it has been forked.
+                    Descent::Sibling => match self.awaits[forker.index()] {
+                        Some(death) if self.graph.op(death).task == self.graph.op(op).task => Some(death),
+                        Some(_) | None => self.forked[at.index()],
+                    },
+                };
+                if let Some(settled) = settled {
+                    self.graph.require(settled, op, Reason::MustBeItsChild { child: task });
+                }
+                match spec.descent {
+                    Descent::Sibling => at = forker,
+                    Descent::Own | Descent::Adopted { .. } => break,
+                }
+            }
         }
     }
 
@@ -633,6 +837,7 @@ mod tests {
             OpKind::SetCloexec { fd, .. } => format!("cloexec {fd}"),
             OpKind::SetSid => "setsid".to_owned(),
             OpKind::SetPgid { pgid } => format!("setpgid {pgid}"),
+            OpKind::BecomeSubreaper => "subreaper".to_owned(),
             OpKind::Step { step, fds } => format!("{step} {fds:?}"),
             OpKind::AwaitExit { child, .. } => format!("await {child}"),
             OpKind::EatSigchld => "sigchld".to_owned(),

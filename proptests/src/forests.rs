@@ -7,20 +7,28 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use regrow_graph::family::Cradle;
+use regrow_graph::family::{Cradle, arrange};
 use regrow_graph::forest::{Forest, Life, ResourceSpec, Slot, StepSpec, TaskSpec};
 use regrow_graph::ids::{Fd, OfdId, ResourceId, StepId, TaskId};
+use regrow_graph::raise::raise;
 
 use crate::history::{History, histories};
 
+/// The pid of the first helper that stands in for nobody.
+pub const FIRST_SPARE: u32 = 2000;
 /// The tid of the first of the threads.
 const FIRST_TID: u32 = 500;
 
 /// A forest and where its root is born.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What every task must end with.
+    /// What every task must end with, and who forks it.
     pub forest: Forest,
+    /// The same before anybody has asked who forks whom: each task is its parent's, and there are no
+    /// helpers.
+    pub unraised: Forest,
+    /// How many events of its history had to be left out.
+    pub left_out: usize,
     /// Session and group of the root's birth.
     pub cradle: Cradle,
 }
@@ -188,7 +196,17 @@ fn build(
             }
         }
     }
-    Case { forest: builder.finish(genes), cradle }
+    let unraised = builder.finish(genes);
+    let mut forest = unraised.clone();
+    raise(&mut forest, cradle, &mut (FIRST_SPARE..));
+    if arrange(&forest, cradle).is_ok() {
+        return Case { forest, unraised, left_out: 0, cradle };
+    }
+    // Linux lets a task come to a subreaper past one that becomes a subreaper later, and then what the
+    // latter has adopted may not lie below it any more: that is not planned. The same life, but shorter.
+    let events = history.events[..history.events.len() - 1].to_vec();
+    let case = build(&History { events, ..history.clone() }, genes, inherits, steps, threads);
+    Case { left_out: case.left_out + 1, ..case }
 }
 
 struct Builder {

@@ -1,7 +1,8 @@
 //! Events of a tree's life into its tasks, sessions and process groups.
 //!
 //! What comes out is possible because it has happened: every event that Linux would refuse is
-//! skipped. Two things that Linux allows are left out, because they cannot be planned: a group's
+//! skipped. Tasks may die in any place: their children go to the nearest subreaper above, and the root
+//! is one. Two things that Linux allows are left out, because they cannot be planned: a group's
 //! leader leaves the group to others, and a task whose children are in the group that the root was
 //! born in (its leader is no task of the tree) leaves that group other than by setsid.
 //!
@@ -16,23 +17,33 @@ use regrow_graph::ids::TaskId;
 use crate::kernel::{CRADLE_PGID, CRADLE_SID};
 
 /// Most tasks of a tree.
-pub const MAX_TASKS: usize = 40;
+pub const MAX_TASKS: usize = 60;
 
 /// One event. Tasks are chosen by number, modulo how many there are.
 #[derive(Debug, Clone, Copy)]
 pub enum Event {
     /// A task forks.
     Fork(u16),
+    /// A task forks a sibling.
+    ForkSibling(u16),
+    /// A task forks one that leads a session, forks two and dies. Bits: 1: it is not reaped; 2: it leads
+    /// no session; 4: it dies after the first fork, and the child forks the other; 8: one of the two
+    /// dies; 16: one leads a group; 32: the task is a subreaper.
+    Daemon(u16, u8),
+    /// Three tasks above a task become subreapers, the highest first, and each gets a grandchild of the
+    /// task, which leads a session. Bits: 1: the task dies; 2: it is reaped; 4: a grandchild dies.
+    Orphans(u16, u8),
+    /// A task becomes a subreaper.
+    Subreaper(u16),
     /// A task calls setsid(2).
     SetSid(u16),
     /// A task founds a group.
     Found(u16),
     /// The first joins the group of the second.
     Join(u16, u16),
-    /// A childless task dies.
+    /// A task dies.
     Die(u16),
-    /// A childless leader of a group dies and is reaped. If the group has other members, a helper
-    /// has to found it.
+    /// A task dies and is reaped.
     Reap(u16),
 }
 
@@ -64,6 +75,10 @@ pub struct History {
 pub fn histories() -> impl Strategy<Value = History> {
     let event = prop_oneof![
         10 => any::<u16>().prop_map(Event::Fork),
+        1 => any::<u16>().prop_map(Event::ForkSibling),
+        2 => any::<(u16, u8)>().prop_map(|(who, how)| Event::Daemon(who, how)),
+        2 => any::<(u16, u8)>().prop_map(|(who, how)| Event::Orphans(who, how)),
+        1 => any::<u16>().prop_map(Event::Subreaper),
         2 => any::<u16>().prop_map(Event::SetSid),
         3 => any::<u16>().prop_map(Event::Found),
         6 => any::<(u16, u16)>().prop_map(|(who, whom)| Event::Join(who, whom)),
@@ -85,20 +100,35 @@ struct Person {
     pid: u32,
     sid: u32,
     pgid: u32,
-    children: usize,
+    is_subreaper: bool,
     is_dead: bool,
     is_reaped: bool,
 }
 
+impl Person {
+    fn child_of(parent: usize, by: &Person, number: usize) -> Person {
+        Person {
+            parent: Some(parent),
+            pid: pid(number),
+            sid: by.sid,
+            pgid: by.pgid,
+            is_subreaper: false,
+            is_dead: false,
+            is_reaped: false,
+        }
+    }
+}
+
 impl History {
-    /// Lives it: the tasks, without tables and steps, and where the root is born.
+    /// Lives it: the tasks, without tables and steps, each with the parent that it has in the end, and
+    /// where the root is born.
     pub fn live(&self) -> (Vec<TaskSpec>, Cradle) {
         let root = Person {
             parent: None,
             pid: pid(0),
             sid: CRADLE_SID,
             pgid: CRADLE_PGID,
-            children: 0,
+            is_subreaper: true,
             is_dead: false,
             is_reaped: false,
         };
@@ -116,19 +146,68 @@ impl History {
                         Shape::Deep | Shape::Wide | Shape::Any => at(who),
                     };
                     if people.len() < MAX_TASKS && !people[by].is_dead {
-                        people[by].children += 1;
-                        let Person { sid, pgid, .. } = people[by];
-                        let pid = pid(people.len());
-                        people.push(Person {
-                            parent: Some(by),
-                            pid,
-                            sid,
-                            pgid,
-                            children: 0,
-                            is_dead: false,
-                            is_reaped: false,
-                        });
+                        people.push(Person::child_of(by, &people[by], people.len()));
                     }
+                }
+                Event::ForkSibling(who) => {
+                    let by = &people[at(who)];
+                    if let Some(parent) = by.parent.filter(|_| people.len() < MAX_TASKS && !by.is_dead) {
+                        people.push(Person::child_of(parent, by, people.len()));
+                    }
+                }
+                Event::Daemon(who, how) => {
+                    let (who, between) = (at(who), people.len());
+                    if people.len() + 3 > MAX_TASKS || people[who].is_dead {
+                        continue;
+                    }
+                    people[who].is_subreaper |= how & 32 != 0;
+                    people.push(Person::child_of(who, &people[who], between));
+                    if how & 2 == 0 {
+                        set_sid(&mut people, between);
+                    }
+                    people.push(Person::child_of(between, &people[between], between + 1));
+                    let second_by = if how & 4 != 0 { between + 1 } else { between };
+                    if second_by != between {
+                        die(&mut people, between);
+                    }
+                    people.push(Person::child_of(second_by, &people[second_by], between + 2));
+                    if how & 16 != 0 && may_leave_group(&people, between + 2) {
+                        people[between + 2].pgid = people[between + 2].pid;
+                    }
+                    if how & 8 != 0 {
+                        die(&mut people, between + 2);
+                    }
+                    die(&mut people, between);
+                    people[between].is_reaped = how & 1 == 0;
+                }
+                Event::Orphans(who, how) => {
+                    let who = at(who);
+                    let mut above: Vec<usize> =
+                        std::iter::successors(people[who].parent, |at| people[*at].parent).take(3).collect();
+                    above.reverse();
+                    if people.len() + 6 > MAX_TASKS || people[who].is_dead {
+                        continue;
+                    }
+                    set_sid(&mut people, who);
+                    for adopter in above {
+                        people[adopter].is_subreaper = true;
+                        let between = people.len();
+                        people.push(Person::child_of(who, &people[who], between));
+                        people.push(Person::child_of(between, &people[between], between + 1));
+                        die(&mut people, between);
+                        people[between].is_reaped = true;
+                        if how & 4 != 0 {
+                            die(&mut people, between + 1);
+                        }
+                    }
+                    if how & 1 != 0 {
+                        die(&mut people, who);
+                        people[who].is_reaped = how & 2 != 0 && who != 0;
+                    }
+                }
+                Event::Subreaper(who) => {
+                    let who = at(who);
+                    people[who].is_subreaper = true;
                 }
                 Event::SetSid(who) => {
                     let who = at(who);
@@ -136,14 +215,14 @@ impl History {
                 }
                 Event::Found(who) => {
                     let who = at(who);
-                    if may_leave_group(&people[who]) {
+                    if may_leave_group(&people, who) {
                         people[who].pgid = people[who].pid;
                     }
                 }
                 Event::Join(who, whom) => {
                     let (who, whom) = (at(who), at(whom));
                     let group = people[whom].pgid;
-                    if may_leave_group(&people[who])
+                    if may_leave_group(&people, who)
                         && people[whom].sid == people[who].sid
                         && group != CRADLE_PGID
                     {
@@ -152,18 +231,12 @@ impl History {
                 }
                 Event::Die(who) => {
                     let who = at(who);
-                    people[who].is_dead |= who != 0 && people[who].children == 0;
+                    die(&mut people, who);
                 }
                 Event::Reap(who) => {
-                    // A leader of a session could not be stood in for.
-                    let leads = |person: &Person| person.pgid == person.pid && person.sid != person.pid;
-                    let able: Vec<usize> = (1..people.len())
-                        .filter(|at| people[*at].children == 0 && leads(&people[*at]))
-                        .collect();
-                    if let Some(who) = able.get(usize::from(who) % able.len().max(1)) {
-                        people[*who].is_dead = true;
-                        people[*who].is_reaped = true;
-                    }
+                    let who = at(who);
+                    die(&mut people, who);
+                    people[who].is_reaped = who != 0;
                 }
             }
         }
@@ -184,26 +257,17 @@ impl History {
         while let Some(at) = (0..ready.len()).min_by_key(|at| key(ready[*at])) {
             let index = ready.swap_remove(at);
             let person = &people[index];
-            let leads_others = people
-                .iter()
-                .any(|other| other.pgid == person.pid && other.pid != person.pid && !other.is_reaped);
-            if person.is_reaped && !leads_others {
-                continue;
-            }
             id_of[index] = TaskId::new(tasks.len());
             tasks.push(TaskSpec {
                 pid: person.pid,
                 parent: person.parent.map(|parent| id_of[parent]),
                 pgid: person.pgid,
                 sid: person.sid,
-                life: match (person.is_dead, person.is_reaped) {
-                    (_, true) => Life::Helper,
-                    (true, false) => Life::Zombie,
-                    (false, false) => Life::Lives,
-                },
+                life: if person.is_dead { Life::Zombie } else { Life::Lives },
                 ..TaskSpec::default()
             });
-            ready.extend((0..people.len()).filter(|child| people[*child].parent == Some(index)));
+            let is_here = |child: &usize| people[*child].parent == Some(index) && !people[*child].is_reaped;
+            ready.extend((0..people.len()).filter(is_here));
         }
         tasks
     }
@@ -223,7 +287,7 @@ pub fn scramble(seed: u64, index: usize) -> u64 {
 
 /// Pids in no particular order.
 fn pid(index: usize) -> u32 {
-    100 + (index * 37 % 41) as u32
+    100 + (index * 37 % 61) as u32
 }
 
 fn set_sid(people: &mut [Person], who: usize) {
@@ -234,7 +298,25 @@ fn set_sid(people: &mut [Person], who: usize) {
     }
 }
 
-fn may_leave_group(person: &Person) -> bool {
+/// A death leaves the children to the nearest subreaper above.
+fn die(people: &mut [Person], who: usize) {
+    if who == 0 || people[who].is_dead {
+        return;
+    }
+    people[who].is_dead = true;
+    let mut above = people[who].parent;
+    while let Some(at) = above.filter(|at| !people[*at].is_subreaper || people[*at].is_dead) {
+        above = people[at].parent;
+    }
+    for person in people.iter_mut().filter(|person| person.parent == Some(who)) {
+        person.parent = above;
+    }
+}
+
+fn may_leave_group(people: &[Person], who: usize) -> bool {
+    let person = &people[who];
     let leads = person.sid == person.pid || person.pgid == person.pid;
-    !leads && !person.is_dead && (person.pgid != CRADLE_PGID || person.children == 0)
+    // Who has died in the meantime may have been another's child.
+    let has_heirs = || people.iter().skip(who + 1).any(|other| other.pgid == CRADLE_PGID);
+    !leads && !person.is_dead && (person.pgid != CRADLE_PGID || !has_heirs())
 }

@@ -57,6 +57,8 @@ pub struct Process {
     pub raises_sigchld: bool,
     /// SIGCHLD is pending.
     pub has_sigchld: bool,
+    /// Children of those below that die come to it.
+    pub is_subreaper: bool,
 }
 
 /// All processes.
@@ -90,7 +92,26 @@ impl Kernel {
     /// # Errors
     /// `Exist`, `Srch`.
     pub fn fork(&mut self, pid: u32, child: u32, raises_sigchld: bool) -> Result<(), Errno> {
-        let born = Process { parent: pid, raises_sigchld, has_sigchld: false, ..self.alive(pid)?.clone() };
+        let born = Process {
+            parent: pid,
+            raises_sigchld,
+            has_sigchld: false,
+            is_subreaper: false,
+            ..self.alive(pid)?.clone()
+        };
+        self.bear(child, born)
+    }
+
+    /// clone(2) with CLONE_PARENT: the child has the caller's parent, and its exit signal.
+    ///
+    /// # Errors
+    /// `Exist`, `Srch`.
+    pub fn fork_sibling(&mut self, pid: u32, child: u32) -> Result<(), Errno> {
+        let born = Process { has_sigchld: false, is_subreaper: false, ..self.alive(pid)?.clone() };
+        self.bear(child, born)
+    }
+
+    fn bear(&mut self, child: u32, born: Process) -> Result<(), Errno> {
         if self.is_taken(child) {
             return Err(Errno::Exist);
         }
@@ -239,13 +260,33 @@ impl Kernel {
         Ok(())
     }
 
-    /// exit(2): the table goes, a SIGCHLD comes, children would go to init.
+    /// prctl(2), PR_SET_CHILD_SUBREAPER.
     ///
     /// # Errors
-    /// `Srch`; `Perm` if it has children: then the tree would not be the wanted one.
+    /// `Srch`.
+    pub fn become_subreaper(&mut self, pid: u32) -> Result<(), Errno> {
+        self.alive(pid)?.is_subreaper = true;
+        Ok(())
+    }
+
+    /// exit(2): the table goes, a SIGCHLD comes, children go to the nearest subreaper above, or to init,
+    /// which hears of the death of those that are dead (`forget_original_parent`).
+    ///
+    /// # Errors
+    /// `Srch`.
     pub fn exit(&mut self, pid: u32) -> Result<(), Errno> {
-        if self.processes.values().any(|process| process.parent == pid) {
-            return Err(Errno::Perm);
+        let mut heir = self.alive(pid)?.parent;
+        while let Some(process) = self.processes.get(&heir).filter(|process| !process.is_subreaper) {
+            heir = process.parent;
+        }
+        let mut has_died = false;
+        for orphan in self.processes.values_mut().filter(|process| process.parent == pid) {
+            orphan.parent = heir;
+            orphan.raises_sigchld = true;
+            has_died |= orphan.is_zombie;
+        }
+        if let Some(heir) = self.processes.get_mut(&heir) {
+            heir.has_sigchld |= has_died;
         }
         let process = self.alive(pid)?;
         process.is_zombie = true;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regrow_graph::forest::{Forest, Life};
+use regrow_graph::forest::{Descent, Forest, Life};
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{OfdId, OpId, ResourceId, StepId, TaskId};
 use regrow_graph::order::{Item, Plan};
@@ -129,6 +129,7 @@ impl<'a> Player<'a> {
                 | OpKind::SetCloexec { .. }
                 | OpKind::SetSid
                 | OpKind::SetPgid { .. }
+                | OpKind::BecomeSubreaper
                 | OpKind::Step { .. }
                 | OpKind::EatSigchld
                 | OpKind::Exit
@@ -227,8 +228,13 @@ impl<'a> Player<'a> {
                     return Err("not its child, or born already".to_owned());
                 }
                 self.inherits(task)?;
-                let is_helper = self.forest.tasks[child.index()].life == Life::Helper;
-                self.kernel.fork(pid, self.pid(*child), !is_helper).map_err(errno)?;
+                let born = if self.forest.tasks[child.index()].descent == Descent::Sibling {
+                    self.kernel.fork_sibling(pid, self.pid(*child))
+                } else {
+                    let raises_sigchld = self.forest.raises_sigchld()[child.index()];
+                    self.kernel.fork(pid, self.pid(*child), raises_sigchld)
+                };
+                born.map_err(errno)?;
                 self.born[child.index()] = true;
                 self.forked[task.index()] += 1;
                 Ok(())
@@ -252,6 +258,7 @@ impl<'a> Player<'a> {
             }
             OpKind::SetSid => self.kernel.set_sid(pid).map_err(errno),
             OpKind::SetPgid { pgid } => self.kernel.set_pgid(pid, *pgid).map_err(errno),
+            OpKind::BecomeSubreaper => self.kernel.become_subreaper(pid).map_err(errno),
             OpKind::Step { step, fds } => self.step(task, *step, fds),
             OpKind::AwaitExit { child, reap } => match (self.forest.tasks[child.index()].life, reap) {
                 (Life::Zombie, false) => Ok(()),
@@ -431,7 +438,9 @@ impl<'a> Player<'a> {
                 }
                 Life::Helper if self.born[index] && self.steps[index] == steps => Ok(()),
                 Life::Helper => Err("the helper was not there, or did more than help".to_owned()),
-                Life::Lives | Life::Zombie => self.task_at_the_end(task, &steps),
+                Life::Lives | Life::Zombie => {
+                    self.task_at_the_end(task, &steps).and_then(|()| self.has_its_parent(task))
+                }
             };
             end.map_err(|error| format!("t{index} (pid {}): {error}", spec.pid))?;
         }
@@ -447,14 +456,21 @@ impl<'a> Player<'a> {
         spec.birth.iter().chain(finish).chain(&spec.steps).map(|step| Some(*step)).collect()
     }
 
+    /// Only in the end: some are adopted when they are complete.
+    fn has_its_parent(&self, task: TaskId) -> Result<(), String> {
+        let spec = &self.forest.tasks[task.index()];
+        let parent = self.kernel.processes.get(&spec.pid).ok_or("does not exist")?.parent;
+        match self.forest.parents()[task.index()] {
+            Some(wanted) if self.pid(wanted) != parent => Err(format!("its parent is {parent}")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn task_at_the_end(&self, task: TaskId, steps: &[Option<StepId>]) -> Result<(), String> {
         let spec = &self.forest.tasks[task.index()];
         let process = self.kernel.processes.get(&spec.pid).ok_or("does not exist")?;
         if (process.sid, process.pgid) != (spec.sid, spec.pgid) {
             return Err(format!("session {} and group {}", process.sid, process.pgid));
-        }
-        if spec.parent.is_some_and(|parent| self.pid(parent) != process.parent) {
-            return Err(format!("its parent is {}", process.parent));
         }
         if process.is_zombie != (spec.life == Life::Zombie) {
             return Err(format!("zombie: {}", process.is_zombie));

@@ -3,7 +3,7 @@
 //! What must stay is kept: parents before children, and what finishing a resource takes behind that
 //! resource.
 
-use regrow_graph::forest::{Forest, ResourceSpec, StepSpec};
+use regrow_graph::forest::{Descent, Forest, ResourceSpec, StepSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
 use crate::history::scramble;
@@ -39,6 +39,9 @@ pub fn shuffle(forest: &Forest, seed: u64) -> Forest {
     for (old, spec) in forest.tasks.iter().enumerate() {
         let mut spec = spec.clone();
         spec.parent = spec.parent.map(task);
+        if let Descent::Adopted { by } = &mut spec.descent {
+            *by = task(*by);
+        }
         for slot in &mut spec.table {
             slot.ofd = ofd(slot.ofd);
         }

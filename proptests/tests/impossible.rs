@@ -4,11 +4,12 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::FileFailurePersistence;
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Life, ResourceSpec, Slot, StepSpec, TaskSpec};
+use regrow_graph::forest::{Descent, Life, ResourceSpec, Slot, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId};
 use regrow_graph::order::{PlanError, plan_in};
 use regrow_graph::place::PlaceError;
-use regrow_proptests::forests::cases;
+use regrow_graph::raise::raise;
+use regrow_proptests::forests::{FIRST_SPARE, cases};
 use regrow_proptests::kernel::{CRADLE_PGID, CRADLE_SID};
 use regrow_proptests::play::{Schedule, play};
 
@@ -32,7 +33,13 @@ proptest! {
         mut case in cases(),
         changes in prop::collection::vec((any::<Index>(), any::<Index>(), 0u8..4), 1..6),
         seed in any::<u64>(),
+        is_raised: bool,
     ) {
+        // Before or after it was found out who forks whom.
+        if is_raised {
+            case.unraised = case.forest.clone();
+        }
+        case.forest = case.unraised.clone();
         for (who, whom, what) in changes {
             let count = case.forest.tasks.len();
             let other = case.forest.tasks[whom.index(count)].clone();
@@ -43,6 +50,13 @@ proptest! {
                 2 => (task.sid, task.pgid) = (other.sid, other.pgid),
                 _ => (task.sid, task.pgid) = (CRADLE_SID, CRADLE_PGID),
             }
+        }
+        if !is_raised {
+            raise(&mut case.forest, case.cradle, &mut (FIRST_SPARE..));
+            // A leader that is outside and alive cannot be stood in for: its number is taken, as is found
+            // by looking at the host.
+            let is_outside = |pid| pid == CRADLE_SID || pid == CRADLE_PGID;
+            prop_assume!(!case.forest.tasks.iter().any(|task| task.life == Life::Helper && is_outside(task.pid)));
         }
         match plan_in(&case.forest, case.cradle) {
             Ok(plan) => {
@@ -130,7 +144,7 @@ proptest! {
     /// The dead and threads fork nobody.
     #[test]
     fn children_of_the_dead_are_refused(mut case in cases(), who in any::<Index>(), life in prop_oneof![Just(Life::Zombie), Just(Life::Thread)]) {
-        let parents: Vec<usize> = case.forest.tasks.iter().filter(|task| task.life != Life::Thread).filter_map(|task| task.parent).map(|id| id.index()).collect();
+        let parents: Vec<usize> = case.forest.tasks.iter().filter(|task| matches!(task.life, Life::Lives | Life::Zombie) && task.descent == Descent::Own).filter_map(|task| task.parent).map(|id| id.index()).collect();
         prop_assume!(!parents.is_empty());
         let at = parents[who.index(parents.len())];
         prop_assume!(at != 0);

@@ -6,7 +6,8 @@ use regrow_graph::graph::Op;
 use regrow_graph::ids::OpId;
 use regrow_graph::order::{Plan, PlanError, plan_in};
 use regrow_graph::place::PlaceError;
-use regrow_proptests::forests::{Case, cases};
+use regrow_graph::raise::raise;
+use regrow_proptests::forests::{Case, FIRST_SPARE, cases};
 use regrow_proptests::play::{Schedule, play};
 use regrow_proptests::shuffle::shuffle;
 
@@ -81,9 +82,13 @@ proptest! {
     /// Other ids for the same things change nothing that matters.
     #[test]
     fn ids_do_not_matter(case in cases(), seed in any::<u64>()) {
-        let other = Case { forest: shuffle(&case.forest, seed), cradle: case.cradle };
-        let plan = planned(&other)?;
-        played(&other, &plan, Schedule::Random(seed))?;
+        let mut again = shuffle(&case.unraised, seed);
+        raise(&mut again, case.cradle, &mut (FIRST_SPARE..));
+        for forest in [shuffle(&case.forest, seed), again] {
+            let other = Case { forest, ..case.clone() };
+            let plan = planned(&other)?;
+            played(&other, &plan, Schedule::Random(seed))?;
+        }
     }
 
     /// A limit of descriptors is kept at every moment, or the plan is refused for it; and what is far

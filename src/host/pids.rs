@@ -29,6 +29,9 @@ pub struct PidFacts {
     /// The same for process groups and sessions of the model whose leader is no task of it: one that
     /// had died before the dump, or one that was outside of the tree (a shell, of its job).
     pub taken_by_absent_leaders: BTreeMap<NsPid, Taken>,
+    /// Numbers that neither the model nor anybody here has: for helper tasks, at most one for each
+    /// task of the model that is in another session than its parent.
+    pub spare: Vec<NsPid>,
 }
 
 /// Who has a number.
@@ -80,6 +83,8 @@ pub(super) struct Named {
     tasks: BTreeSet<NsPid>,
     /// Of process groups and sessions, where no task has them.
     absent_leaders: BTreeSet<NsPid>,
+    /// How many spare ones may be needed.
+    spare: usize,
 }
 
 pub(super) fn named_by(all: &[Task]) -> Named {
@@ -93,7 +98,12 @@ pub(super) fn named_by(all: &[Task]) -> Named {
         .flat_map(|task| [task.pgid, task.sid])
         .filter(|n| n.0 != 0 && !tasks.contains(n))
         .collect();
-    Named { tasks, absent_leaders }
+    let sessions: BTreeMap<NsPid, NsPid> = all.iter().map(|task| (task.pid, task.sid)).collect();
+    let is_apart = |task: &&Task| {
+        task.sid != task.pid && sessions.get(&task.ppid).is_some_and(|session| *session != task.sid)
+    };
+    let spare = all.iter().filter(is_apart).count();
+    Named { tasks, absent_leaders, spare }
 }
 
 pub(super) fn gather(named: &Named) -> PidFacts {
@@ -101,8 +111,17 @@ pub(super) fn gather(named: &Named) -> PidFacts {
     let taken = |numbers: &BTreeSet<NsPid>| {
         numbers.iter().filter_map(|&number| Some((number, find_holder(number.0, &sessions)?))).collect()
     };
+    let pid_max = read_number("/proc/sys/kernel/pid_max");
+    // From the top, where numbers are given last.
+    let is_free = |number: &NsPid| {
+        !named.tasks.contains(number)
+            && !named.absent_leaders.contains(number)
+            && find_holder(number.0, &sessions).is_none()
+    };
+    let spare = (2..pid_max.unwrap_or(0)).rev().map(NsPid).filter(is_free).take(named.spare).collect();
     PidFacts {
-        pid_max: read_number("/proc/sys/kernel/pid_max"),
+        pid_max,
+        spare,
         last_pid: read_last_pid(),
         taken: taken(&named.tasks),
         taken_by_absent_leaders: taken(&named.absent_leaders),
@@ -267,7 +286,8 @@ mod tests {
         tasks[1].pgid = NsPid(5);
         tasks[1].sid = NsPid(0);
         tasks[0].sid = NsPid(3);
-        let expected = Named { tasks: [NsPid(5), NsPid(6)].into(), absent_leaders: [NsPid(3)].into() };
+        let expected =
+            Named { tasks: [NsPid(5), NsPid(6)].into(), absent_leaders: [NsPid(3)].into(), spare: 0 };
         assert_eq!(named_by(&tasks), expected);
     }
 }

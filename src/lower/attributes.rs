@@ -95,7 +95,9 @@ impl Lowering<'_> {
             }
             StepKind::Dumpable(value) => self.prctl(libc::PR_SET_DUMPABLE, u64::from(*value)),
             StepKind::ThpDisable(is) => self.prctl(libc::PR_SET_THP_DISABLE, u64::from(*is)),
-            StepKind::ChildSubreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
+            StepKind::ChildSubreaper(is_one) => {
+                self.prctl(libc::PR_SET_CHILD_SUBREAPER, u64::from(*is_one));
+            }
             StepKind::ParentDeathSignal(signal) => self.prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal)),
             StepKind::TimerSlack(slack_ns) => self.prctl(libc::PR_SET_TIMERSLACK, *slack_ns),
             StepKind::Lock { fd, lock } => self.lock(*fd, *lock),

@@ -18,6 +18,8 @@ mod reg;
 pub mod registers;
 mod unix;
 
+use std::collections::BTreeMap;
+
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{Fd, OpId, TaskId};
 use regrow_graph::order::{Item, Plan};
@@ -45,8 +47,9 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         runner::code(),
     );
     let mut tapes = vec![(0, 0); plan.programs.len()];
-    // Children have higher ids than their parents, which need the addresses of their tapes.
-    for (index, program) in plan.programs.iter().enumerate().rev() {
+    // Who forks a task needs the address of its tape.
+    for index in births(plan).into_iter().rev() {
+        let program = &plan.programs[index];
         let recipe = &recipes.tasks[index];
         let mut lowering = Lowering {
             recipes,
@@ -74,8 +77,20 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
     }
-    let tapes = asm.finish(window.region_len, window.len)?;
+    let mut tapes = asm.finish(window.region_len, window.len)?;
+    let place: BTreeMap<u32, usize> =
+        recipes.tasks.iter().enumerate().map(|(index, recipe)| (recipe.pid.0, index)).collect();
+    tapes.tasks.sort_by_key(|task| place.get(&task.pid));
     Ok(Tapes { clocks_ns: recipes.clocks_ns, ..tapes })
+}
+
+/// All tasks, each after who forks it.
+fn births(plan: &Plan) -> Vec<usize> {
+    let born = plan.order.iter().filter_map(|op| match &plan.graph.op(*op).kind {
+        OpKind::Fork { child } | OpKind::StartThread { thread: child } => Some(child.index()),
+        _ => None,
+    });
+    std::iter::once(0).filter(|_| !plan.programs.is_empty()).chain(born).collect()
 }
 
 /// What a thread shares with the others of its task (clone(2)). Its registers, and with them its
@@ -96,8 +111,9 @@ fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
         // It gets its forker's exit signal (clone(2)), which is SIGCHLD, too.
         Role::Sibling => words[CLONE_ARGS_FLAGS] = libc::CLONE_PARENT as u64,
         Role::Thread => words[CLONE_ARGS_FLAGS] = THREAD as u64,
+        Role::Helper { raises_sigchld: true } => words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64,
         // Its parent waits for it and is to hear nothing else of it.
-        Role::Helper => {}
+        Role::Helper { raises_sigchld: false } => {}
     }
     words[CLONE_ARGS_SET_TID] = wanted;
     words[CLONE_ARGS_SET_TID_SIZE] = 1;
@@ -171,6 +187,7 @@ impl Lowering<'_> {
             OpKind::SetSid => {
                 self.tape.call(libc::SYS_setsid, &[], u64::from(self.recipes.tasks[self.task.index()].pid.0))
             }
+            OpKind::BecomeSubreaper => self.prctl(libc::PR_SET_CHILD_SUBREAPER, 1),
             OpKind::SetPgid { pgid } => self.tape.call(libc::SYS_setpgid, &[0, u64::from(*pgid)], 0),
             OpKind::Step { step, fds } => {
                 let recipes = self.recipes;

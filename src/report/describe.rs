@@ -38,6 +38,7 @@ pub fn what(prepared: &Prepared, op: OpId) -> String {
         }
         OpKind::SetSid => "lead a session".to_owned(),
         OpKind::SetPgid { pgid } => format!("process group {pgid}"),
+        OpKind::BecomeSubreaper => "be a subreaper".to_owned(),
         OpKind::Step { step, .. } => step_name(&recipes.steps[step.index()].kind),
         OpKind::AwaitExit { child, reap } => {
             let and = if *reap { " and reap it" } else { "" };
@@ -61,6 +62,13 @@ pub fn why(prepared: &Prepared, reason: Reason) -> String {
         }
         Reason::MembersFirst { pgid } => format!("the members of process group {pgid} must have joined"),
         Reason::MustHaveExited { child } => format!("{} must have died", pid(prepared, child)),
+        Reason::AdopterFirst { adopter } => {
+            format!("{} must be ready to adopt its children", pid(prepared, adopter))
+        }
+        Reason::OrphansFirst { adopter } => {
+            format!("orphans for {} must have passed", pid(prepared, adopter))
+        }
+        Reason::MustBeItsChild { child } => format!("{} must be its child", pid(prepared, child)),
         Reason::AfterForks
         | Reason::NotWanted
         | Reason::NumberWanted { .. }
@@ -158,7 +166,8 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Dumpable(value) => format!("dumpable {value}"),
         StepKind::ThpDisable(true) => "no transparent huge pages".to_owned(),
         StepKind::ThpDisable(false) => "transparent huge pages".to_owned(),
-        StepKind::ChildSubreaper => "child subreaper".to_owned(),
+        StepKind::ChildSubreaper(true) => "child subreaper".to_owned(),
+        StepKind::ChildSubreaper(false) => "no child subreaper".to_owned(),
         StepKind::ParentDeathSignal(signal) => format!("parent-death signal {}", words::signal(*signal)),
         StepKind::TimerSlack(slack_ns) => format!("timer slack {slack_ns} ns"),
         StepKind::Lock { fd, .. } => format!("fd {fd}: lock the file"),
@@ -216,6 +225,7 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
         | OpKind::SetCloexec { .. }
         | OpKind::SetSid
         | OpKind::SetPgid { .. }
+        | OpKind::BecomeSubreaper
         | OpKind::EatSigchld
         | OpKind::Arrive
         | OpKind::Park => recipes.tasks[node.task.index()].origin,

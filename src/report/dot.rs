@@ -51,7 +51,7 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
         let what = match recipe.role {
             Role::Task | Role::Sibling => "task",
             Role::Thread => "thread",
-            Role::Helper => "helper task",
+            Role::Helper { .. } => "helper task",
         };
         let label = escape(&format!("{what} {} {}", recipe.pid, recipe.comm));
         let _ = writeln!(text, "  subgraph cluster_{} {{", task.0);
@@ -155,7 +155,7 @@ fn looks(kind: &OpKind) -> &'static str {
     match kind {
         OpKind::Fork { .. } | OpKind::StartThread { .. } => ", fillcolor=\"#dcebff\"",
         OpKind::Create { .. } => ", fillcolor=\"#e2f5de\"",
-        OpKind::SetSid | OpKind::SetPgid { .. } => ", fillcolor=\"#fff3cf\"",
+        OpKind::SetSid | OpKind::SetPgid { .. } | OpKind::BecomeSubreaper => ", fillcolor=\"#fff3cf\"",
         OpKind::Arrive => ", shape=octagon, style=filled, fillcolor=\"#e8e0f5\"",
         OpKind::Park => ", fillcolor=\"#e8e0f5\"",
         OpKind::Exit | OpKind::AwaitExit { .. } | OpKind::EatSigchld => ", fillcolor=\"#f5dede\"",
@@ -166,9 +166,11 @@ fn looks(kind: &OpKind) -> &'static str {
 fn colours(why: Reason) -> &'static str {
     match why {
         Reason::BornBy { .. } => ", color=\"#2060c0\", fontcolor=\"#2060c0\"",
-        Reason::MustHaveExited { .. } | Reason::MembersFirst { .. } => {
-            ", color=\"#b03030\", fontcolor=\"#b03030\""
-        }
+        Reason::MustHaveExited { .. }
+        | Reason::MembersFirst { .. }
+        | Reason::AdopterFirst { .. }
+        | Reason::OrphansFirst { .. }
+        | Reason::MustBeItsChild { .. } => ", color=\"#b03030\", fontcolor=\"#b03030\"",
         Reason::LeaderFirst { .. } | Reason::BeforeSetsid { .. } => {
             ", color=\"#a07000\", fontcolor=\"#a07000\""
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use regrow_graph::forest::Descent;
 use regrow_graph::graph::{Op, Reason};
 use regrow_graph::ids::{EventId, OpId, ResourceId, TaskId};
 use regrow_graph::order::Item;
@@ -614,12 +615,19 @@ fn program(prepared: &Prepared, task: TaskId, verbose: bool) -> String {
         Role::Task => ("task", "child "),
         Role::Sibling => ("task", "forked by a sibling, "),
         Role::Thread => ("thread", ""),
-        Role::Helper => ("helper task", "child "),
+        Role::Helper { .. } => ("helper task", "child "),
     };
-    let born = parent.map_or_else(
-        || "the root".to_owned(),
-        |parent| format!("{of}of {}", describe::pid(prepared, parent)),
-    );
+    let born = match (parent, prepared.resolved.forest.tasks[task.index()].descent) {
+        (None, _) => "the root".to_owned(),
+        (Some(parent), Descent::Adopted { by }) => format!(
+            "forked by {}, adopted by {}",
+            describe::pid(prepared, parent),
+            describe::pid(prepared, by)
+        ),
+        (Some(parent), Descent::Own | Descent::Sibling) => {
+            format!("{of}of {}", describe::pid(prepared, parent))
+        }
+    };
     let ends = recipe.exit_code.map_or(String::new(), |status| format!(", {}", words::exit_status(status)));
     let records = prepared.tapes.tasks.get(task.index()).map_or(0, |tape| tape.records);
     let operations = program.iter().filter(|item| matches!(item, Item::Op(_))).count();

@@ -8,7 +8,6 @@
 //! One file a kind of resource, with the names of `image/files`.
 
 mod clocks;
-pub mod family;
 pub mod memory;
 pub mod problem;
 pub mod recipe;
@@ -104,12 +103,15 @@ pub struct Recipes {
 pub enum Role {
     /// A task of the images, forked by its parent.
     Task,
-    /// A task of the images that a sibling forks for their parent (CLONE_PARENT).
+    /// A task of the images that is made a child of its forker's parent (CLONE_PARENT).
     Sibling,
     /// A further thread of one.
     Thread,
     /// A task that is there only while the tree is restored.
-    Helper,
+    Helper {
+        /// Whether its death raises SIGCHLD: what it forks for its parent has its exit signal.
+        raises_sigchld: bool,
+    },
 }
 
 /// What the planner need not know of a task.
@@ -150,7 +152,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
     let cradle = tree::cradle(&mut resolver);
-    tree::help_groups(&mut resolver, &cradle);
+    tree::raise(&mut resolver, &cradle);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
     }
@@ -174,8 +176,10 @@ struct Resolver<'a> {
     problems: Problems,
     forest: Forest,
     recipes: Recipes,
-    /// Tasks with children that are zombies.
+    /// Tasks with children that are zombies, or helpers whose death raises SIGCHLD.
     zombie_parents: BTreeSet<NsPid>,
+    /// Tasks that the kernel gives orphans to.
+    adopters: BTreeSet<TaskId>,
     /// The description of each image id.
     ofd_of_id: BTreeMap<u32, OfdId>,
     /// Files that are opened for mapping only, by path and access mode.
@@ -233,6 +237,7 @@ impl<'a> Resolver<'a> {
                 .filter(|task| matches!(task.state, TaskState::Zombie { .. }))
                 .map(|task| task.ppid)
                 .collect(),
+            adopters: BTreeSet::new(),
             ofd_of_id: model
                 .ofds
                 .iter()

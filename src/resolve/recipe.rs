@@ -124,7 +124,7 @@ pub enum StepKind {
     /// `prctl(PR_SET_THP_DISABLE)`.
     ThpDisable(bool),
     /// `prctl(PR_SET_CHILD_SUBREAPER)`.
-    ChildSubreaper,
+    ChildSubreaper(bool),
     /// `prctl(PR_SET_PDEATHSIG)`.
     ParentDeathSignal(u32),
     /// A lock of the file at a number of the final table.

@@ -10,7 +10,7 @@ use regrow_graph::ids::{StepId, TaskId};
 use super::files::{self, ghost};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
-use super::{Resolver, host, memory, threads};
+use super::{Resolver, host, memory, threads, tree};
 use crate::host::Probe;
 use crate::image::{Alive, OfdKind, RLimit, SigAction, Task, TaskState, Thread};
 
@@ -37,7 +37,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     resolver.forest.tasks[id.index()].with_threads =
         [placed.with_threads, timers(resolver, task, alive)].concat();
     // Before anything is given up.
-    resolver.forest.tasks[id.index()].tail = [placed.tail, tail(resolver, task, alive, leader)].concat();
+    resolver.forest.tasks[id.index()].tail = [placed.tail, tail(resolver, id, task, alive, leader)].concat();
 }
 
 /// POSIX timers may be for one thread, which must exist. They are armed in the tail.
@@ -149,6 +149,7 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
         steps.push(resolver.add_step(StepKind::Bare, task.origin, Vec::new()));
     }
     let from = parent.and_then(|parent| {
+        let parent = tree::inherits_from(resolver, parent);
         model.tasks[parent.index()].alive().map(|alive| Inherited::of(resolver, parent, alive))
     });
     let core = task.core_origin;
@@ -287,7 +288,7 @@ fn proc_attributes(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> V
     steps
 }
 
-fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
+fn tail(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
     let core = task.core_origin;
     let mut kinds = Vec::new();
     // Paths of the images start at the root of the mount namespace, so everything has been opened
@@ -310,8 +311,9 @@ fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread
     kinds.extend(
         alive.timers.posix.iter().filter(|timer| timer.value_ns != 0).map(|timer| StepKind::ArmTimer(*timer)),
     );
-    if alive.child_subreaper {
-        kinds.push(StepKind::ChildSubreaper);
+    // Who has orphans to adopt has become one for them.
+    if alive.child_subreaper || resolver.adopters.contains(&id) {
+        kinds.push(StepKind::ChildSubreaper(alive.child_subreaper));
     }
     let mut steps: Vec<StepId> =
         kinds.into_iter().map(|kind| resolver.add_step(kind, core, Vec::new())).collect();

@@ -1,27 +1,23 @@
 //! The shape of the tree: parents, sessions, groups, the dead and the living.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Life, TaskSpec};
+use regrow_graph::forest::{Descent, Life};
 use regrow_graph::ids::TaskId;
+use regrow_graph::raise;
 
 use super::problem::ProblemKind;
-use super::{Resolver, Role, TaskRecipe, family};
+use super::{Resolver, Role, TaskRecipe};
 use crate::image::{NsPid, TaskState};
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let by_pid: BTreeMap<u32, usize> =
         model.tasks.iter().enumerate().map(|(index, task)| (task.pid.0, index)).collect();
-    let forkers = family::forkers(model);
     for (index, task) in model.tasks.iter().enumerate() {
         let parent = by_pid.get(&task.ppid.0).copied();
-        let forker = forkers.get(&task.pid).and_then(|forker| by_pid.get(&forker.0)).copied();
-        if forker.is_some() {
-            resolver.recipes.tasks[index].role = Role::Sibling;
-        }
-        match forker.or(parent) {
+        match parent {
             None if index == 0 => {}
             Some(parent) if parent < index => resolver.forest.tasks[index].parent = Some(TaskId::new(parent)),
             Some(_) | None => resolver.problems.add(
@@ -119,50 +115,71 @@ pub(super) fn cradle(resolver: &mut Resolver<'_>) -> Cradle {
     Cradle { sid: Some(sid), pgid: Some(pgid) }
 }
 
-/// Process groups whose leaders have died and been reaped: a helper task founds each, below the
-/// leader of its session, and is gone when the members have joined. (The members keep the number of
-/// the group from being given away, as they did before the dump.)
-pub(super) fn help_groups(resolver: &mut Resolver<'_>, cradle: &Cradle) {
-    let by_pid: BTreeMap<u32, usize> =
-        resolver.forest.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
-    let mut missing: BTreeMap<u32, usize> = BTreeMap::new();
-    for (index, task) in resolver.forest.tasks.iter().enumerate() {
-        if !by_pid.contains_key(&task.pgid) && cradle.pgid != Some(task.pgid) && cradle.sid != Some(task.pgid)
-        {
-            missing.entry(task.pgid).or_insert(index);
+/// Decides who forks whom, and adds the helper tasks that this takes: for sessions and process groups
+/// whose leaders have died and been reaped, and for orphans ([`raise`]).
+pub(super) fn raise(resolver: &mut Resolver<'_>, cradle: &Cradle) {
+    let count = resolver.forest.tasks.len();
+    let pids = &resolver.facts.pids;
+    let helpers = raise::raise(&mut resolver.forest, *cradle, &mut pids.spare.iter().map(|pid| pid.0));
+    let tids: BTreeSet<NsPid> = resolver
+        .model
+        .tasks
+        .iter()
+        .filter_map(|task| task.alive())
+        .flat_map(|alive| alive.threads.iter().map(|thread| thread.tid))
+        .collect();
+    let raises_sigchld = resolver.forest.raises_sigchld();
+    for helper in helpers {
+        let because_of = &resolver.recipes.tasks[helper.because_of.index()];
+        let (member, origin) = (because_of.pid, because_of.origin);
+        let pid = NsPid(resolver.forest.tasks[helper.task.index()].pid);
+        if tids.contains(&pid) {
+            let text =
+                format!("its session or process group {pid} is the number of a thread that leads none");
+            resolver.problems.add(ProblemKind::BadImages, Some(member), Some(origin), text);
         }
-    }
-    for (pgid, member) in missing {
-        let sid = resolver.forest.tasks[member].sid;
-        // A session whose leader cannot fork leaves the group unreachable, which the planner reports.
-        let Some(&leader) =
-            by_pid.get(&sid).filter(|leader| resolver.forest.tasks[**leader].life == Life::Lives)
-        else {
-            continue;
-        };
-        if let Some(taken) = resolver.facts.pids.taken_by_absent_leaders.get(&NsPid(pgid)) {
+        if let Some(taken) = pids.taken_by_absent_leaders.get(&pid).filter(|_| helper.stands_in) {
             let comm = taken.comm.as_deref().unwrap_or("?");
-            let text = format!("pid {pgid}, its process group, is in use ({comm})");
-            let task = &resolver.recipes.tasks[member];
-            resolver.problems.add(ProblemKind::PidTaken, Some(task.pid), Some(task.origin), text);
+            let is_session = resolver.forest.tasks[helper.task.index()].sid == pid.0;
+            let what = if is_session { "session" } else { "process group" };
+            let text = format!("pid {pid}, its {what}, is in use ({comm})");
+            resolver.problems.add(ProblemKind::PidTaken, Some(member), Some(origin), text);
         }
-        let origin = resolver.recipes.tasks[member].origin;
-        resolver.forest.tasks.push(TaskSpec {
-            pid: pgid,
-            parent: Some(TaskId::new(leader)),
-            pgid,
-            sid,
-            life: Life::Helper,
-            ..TaskSpec::default()
-        });
         resolver.recipes.tasks.push(TaskRecipe {
-            pid: NsPid(pgid),
+            pid,
             comm: "helper".to_owned(),
             exit_code: Some(0),
-            role: Role::Helper,
+            role: Role::Helper { raises_sigchld: raises_sigchld[helper.task.index()] },
             cwd: None,
             origin,
             core_origin: origin,
         });
     }
+    let parents = resolver.forest.parents();
+    for index in 0..resolver.forest.tasks.len() {
+        let spec = &resolver.forest.tasks[index];
+        if spec.descent == Descent::Sibling && index < count {
+            resolver.recipes.tasks[index].role = Role::Sibling;
+        }
+        if let Descent::Adopted { by } = spec.descent {
+            resolver.adopters.insert(by);
+        }
+        // While a child with SIGCHLD dies, the parent that it has then must not ignore it.
+        let is_dying = matches!(spec.life, Life::Zombie | Life::Helper) && raises_sigchld[index];
+        let so_far = spec.parent.filter(|_| matches!(spec.descent, Descent::Adopted { .. }));
+        for parent in parents[index].into_iter().chain(so_far).filter(|_| is_dying) {
+            resolver.zombie_parents.insert(resolver.model.tasks[inherits_from(resolver, parent).index()].pid);
+        }
+    }
+}
+
+/// The task of the images whose attributes a task has that is forked by `forker`: a helper has those of
+/// its own forker.
+pub(super) fn inherits_from(resolver: &Resolver<'_>, forker: TaskId) -> TaskId {
+    let mut at = forker;
+    while at.index() >= resolver.model.tasks.len() {
+        let Some(above) = resolver.forest.tasks[at.index()].parent else { break };
+        at = above;
+    }
+    at
 }

@@ -11,6 +11,7 @@ use super::expected::{
     Content, Expected, ExpectedInode, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec,
     Owner, Slot, SocketFile, SocketPeer, SocketSpec,
 };
+use super::family::check_parent;
 use super::object::{
     Inode, NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket,
     end_name,
@@ -139,6 +140,7 @@ impl<'a> Compare<'a, '_> {
         let Some(task) = run.by_pid.get(&want.pid).map(|index| &run.tasks[*index]) else {
             return Err(Wrong::NeverBorn);
         };
+        check_parent(want, task.parent, task.exit_signal)?;
         if task.sid != want.sid {
             return Err(Wrong::WrongSession { is: task.sid, wanted: want.sid });
         }

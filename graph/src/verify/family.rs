@@ -1,33 +1,67 @@
 //! Births, deaths, sessions, process groups, signals, as the kernel has them.
 //!
 //! # Sources
-//! `clone(2)`, `setsid(2)`, `setpgid(2)`, `waitid(2)`, `signal(7)`, `core(5)`.
+//! `clone(2)`, `setsid(2)`, `setpgid(2)`, `waitid(2)`, `signal(7)`, `core(5)`, `prctl(2)`; kernel/exit.c
+//! (`find_new_reaper`, `reparent_leader`), kernel/signal.c (`do_notify_parent`).
 
 use super::attribute::AttributeKind;
 use super::before::At;
 use super::effect::Birth;
-use super::expected::Life;
+use super::expected::{ExpectedTask, Life};
 use super::outcome::Wrong;
-use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD};
+use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD, Subreaper};
 
 const CLONE_FILES: u64 = 0x400;
 /// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
 const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
+/// Whether a task has the parent that the images say, and is to tell it of its death.
+pub(super) fn check_parent(want: &ExpectedTask, parent: u32, exit_signal: u64) -> Result<(), Wrong> {
+    if want.ppid != parent {
+        return Err(Wrong::WrongParent { is: parent, wanted: want.ppid });
+    }
+    if exit_signal != SIGCHLD.into() {
+        return Err(Wrong::WrongExitSignal { is: exit_signal, wanted: SIGCHLD.into() });
+    }
+    Ok(())
+}
+
 pub(super) const SIGKILL: u32 = 9;
 pub(super) const SIGSTOP: u32 = 19;
 
 impl Run<'_> {
+    fn lives_on(&self, pid: u32) -> bool {
+        self.by_pid.get(&pid).is_some_and(|task| self.roles[*task].is_alive())
+    }
+
+    /// Whether its parent dies in the course of the restore. Threads have that of their task.
+    pub(super) fn parent_may_die(&self, at: At) -> bool {
+        let task = match self.roles[at.task] {
+            Role::Thread(of) => self.by_pid.get(&of.pid).copied().unwrap_or(at.task),
+            Role::Task(_) | Role::Helper => at.task,
+        };
+        let state = &self.tasks[task];
+        let may_be_dying = || state.parent != 0 && !self.lives_on(state.parent);
+        let is_unsure = |death| !self.before.holds(death, at);
+        self.tasks[at.task].phase == Phase::Running
+            && (may_be_dying() || state.orphaned.is_some_and(is_unsure))
+    }
+
     /// A task comes to life: it has its table, session and group already.
     pub(super) fn bear(&mut self, task: usize, parent: u32, exit_signal: u64) -> Result<(), Wrong> {
-        let wanted_signal = match self.roles[task] {
-            Role::Task(want) if want.ppid != parent => {
-                return Err(Wrong::WrongParent { is: parent, wanted: want.ppid });
+        match self.roles[task] {
+            // A parent that lives on is its parent for good; what another leaves is looked at in the end.
+            Role::Task(want) if parent == 0 || self.lives_on(parent) => {
+                check_parent(want, parent, exit_signal)?;
             }
-            Role::Task(_) => SIGCHLD.into(),
-            Role::Thread(_) | Role::Helper => 0,
-        };
-        if exit_signal != wanted_signal {
-            return Err(Wrong::WrongExitSignal { is: exit_signal, wanted: wanted_signal });
+            Role::Task(_) => {}
+            Role::Thread(_) if exit_signal != 0 => {
+                return Err(Wrong::WrongExitSignal { is: exit_signal, wanted: 0 });
+            }
+            // With SIGCHLD it can fork for its parent.
+            Role::Helper if exit_signal != 0 && exit_signal != SIGCHLD.into() => {
+                return Err(Wrong::WrongExitSignal { is: exit_signal, wanted: 0 });
+            }
+            Role::Thread(_) | Role::Helper => {}
         }
         let state = &mut self.tasks[task];
         state.parent = parent;
@@ -76,7 +110,10 @@ impl Run<'_> {
                 what: "CLONE_PARENT with an exit signal".to_owned(),
             });
         };
-        if self.roles[child].is_zombie() && self.children_may_vanish(at.task) {
+        // It has them from its forker, who is its parent, or a child of that.
+        let is_heard = self.roles[child].is_zombie()
+            || matches!(self.roles[child], Role::Helper) && exit_signal == SIGCHLD.into();
+        if is_heard && self.children_may_vanish(at.task) {
             return Err(Wrong::ZombieVanishes { pid: birth.pid });
         }
         let table = if birth.flags & CLONE_FILES != 0 {
@@ -95,11 +132,13 @@ impl Run<'_> {
         self.before.add_birth(child, at);
         let forker = &mut self.tasks[at.task];
         forker.has_threads |= is_thread;
-        let (sid, pgid) = (forker.sid, forker.pgid);
+        let (sid, pgid, orphaned) = (forker.sid, forker.pgid, forker.orphaned);
         let (privileges, attributes) = (forker.privileges.clone(), forker.attributes.born(is_thread));
         let state = &mut self.tasks[child];
         (state.table, state.sid, state.pgid) = (table, sid, pgid);
         (state.privileges, state.attributes) = (privileges, attributes);
+        // Whoever gets its forker gets it, too, whichever of the two comes first.
+        state.orphaned = orphaned.filter(|_| birth.flags & CLONE_PARENT != 0);
         self.bear(child, parent, exit_signal)
     }
 
@@ -150,10 +189,71 @@ impl Run<'_> {
         }
         self.tasks[task].phase = Phase::Dead { status };
         self.tasks[task].died = Some(at);
+        self.reparent(at)?;
         if let Some(waiter) = self.waiting_for_death.remove(&task) {
             self.ready.push_back(waiter);
         }
         Ok(Flow::Ended)
+    }
+
+    /// Gives the children of a task that has died to the nearest subreaper above it.
+    fn reparent(&mut self, at: At) -> Result<(), Wrong> {
+        let pid = self.pid(at.task);
+        let orphans: Vec<usize> = (0..self.tasks.len())
+            .filter(|child| {
+                self.tasks[*child].parent == pid
+                    && !matches!(self.roles[*child], Role::Thread(_))
+                    && !matches!(self.tasks[*child].phase, Phase::Unborn | Phase::Reaped)
+            })
+            .collect();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let mut parent = self.tasks[at.task].parent;
+        while let Some(above) = self.by_pid.get(&parent).copied() {
+            if let Some(reaper) = self.tasks[above].subreaper {
+                if reaper.has_ceased || !self.before.holds(reaper.since, at) {
+                    return Err(Wrong::UncertainAdopter { adopter: parent });
+                }
+                self.tasks[above].subreaper = Some(Subreaper { has_adopted: true, ..reaper });
+                self.certificate.orders_proved += 1;
+                break;
+            }
+            self.tasks[above].passed.push(at);
+            parent = self.tasks[above].parent;
+        }
+        for orphan in orphans {
+            let state = &mut self.tasks[orphan];
+            state.parent = parent;
+            state.exit_signal = SIGCHLD.into();
+            state.orphaned = Some(at);
+            self.certificate.adoptions += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn become_subreaper(&mut self, at: At, is_one: bool) -> Result<(), Wrong> {
+        let state = &mut self.tasks[at.task];
+        match &mut state.subreaper {
+            // In the tail nobody dies any more.
+            _ if state.phase == Phase::Tail => return Ok(()),
+            Some(reaper) if !is_one && reaper.has_adopted => {
+                let what = "a subreaper with orphans that ceases to be one before the barrier".to_owned();
+                return Err(Wrong::NotModelled { call: "prctl", what });
+            }
+            Some(reaper) if !is_one => reaper.has_ceased = true,
+            Some(_) | None => {}
+        }
+        if !is_one || state.subreaper.is_some() {
+            return Ok(());
+        }
+        let state = &self.tasks[at.task];
+        if let Some(death) = state.passed.iter().find(|death| !self.before.holds(**death, at)) {
+            return Err(Wrong::UncertainOrphans { of: self.pid(death.task) });
+        }
+        self.certificate.orders_proved += state.passed.len() as u64;
+        self.tasks[at.task].subreaper = Some(Subreaper { since: at, has_adopted: false, has_ceased: false });
+        Ok(())
     }
 
     pub(super) fn await_exit(&mut self, at: At, pid: u32, reap: bool) -> Result<Flow, Wrong> {
@@ -174,10 +274,14 @@ impl Run<'_> {
         if !certainly_born {
             return nobody("is not certainly created before");
         }
+        if self.tasks[child].orphaned.is_some_and(|death| !self.before.holds(death, at)) {
+            return nobody("is not certainly its child then");
+        }
         if reap && self.roles[child].is_zombie() {
             return Err(Wrong::ReapsZombie { pid });
         }
-        if self.children_may_vanish(at.task) && !reap {
+        let is_heard = self.tasks[child].exit_signal == SIGCHLD.into();
+        if is_heard && self.children_may_vanish(at.task) {
             return Err(Wrong::ZombieVanishes { pid });
         }
         let Some(died) = self.tasks[child].died else {
@@ -186,9 +290,7 @@ impl Run<'_> {
         };
         self.before.add_wait(at, died);
         self.tasks[child].awaited = true;
-        if self.tasks[child].exit_signal == u64::from(SIGCHLD) {
-            self.tasks[at.task].has_sigchld = true;
-        }
+        self.tasks[at.task].has_sigchld |= is_heard;
         if reap {
             self.tasks[child].phase = Phase::Reaped;
         }

@@ -38,6 +38,8 @@ pub struct Certificate {
     pub queued_bytes: u64,
     /// Demand 3, in part: changes of address spaces that keep clear of the tapes.
     pub memory_changes: u64,
+    /// Demand 4: orphans that came to the right subreaper.
+    pub adoptions: u64,
     /// Demand 4: births.
     pub births: u64,
     /// Demand 4: sessions and process groups entered or founded.
@@ -74,8 +76,8 @@ impl fmt::Display for Certificate {
         )?;
         writeln!(
             f,
-            "  4 family: {} births, {} sessions and groups entered",
-            self.births, self.family_changes
+            "  4 family: {} births, {} adoptions, {} sessions and groups entered",
+            self.births, self.adoptions, self.family_changes
         )?;
         writeln!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)?;
         write!(
@@ -210,6 +212,10 @@ pub enum Wrong {
     WrongSession { is: u32, wanted: u32 },
     #[error("ends in process group {}, the images say {wanted}", id(*.is))]
     WrongGroup { is: u32, wanted: u32 },
+    #[error("leaves children, and task {adopter} is not certainly ready to adopt them then")]
+    UncertainAdopter { adopter: u32 },
+    #[error("becomes a subreaper, and the orphans of task {of} have not certainly passed by it before")]
+    UncertainOrphans { of: u32 },
     #[error("setsid by the leader of a process group")]
     SetsidByLeader,
     #[error("setpgid by a session leader")]
@@ -318,6 +324,8 @@ impl Wrong {
             | Wrong::WrongExitSignal { .. }
             | Wrong::WrongSession { .. }
             | Wrong::WrongGroup { .. }
+            | Wrong::UncertainAdopter { .. }
+            | Wrong::UncertainOrphans { .. }
             | Wrong::SetsidByLeader
             | Wrong::SetpgidByLeader
             | Wrong::NoSuchGroup { .. }

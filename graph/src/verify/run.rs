@@ -78,6 +78,12 @@ pub(super) struct Task {
     pub(super) pgid: u32,
     pub(super) table: usize,
     pub(super) died: Option<At>,
+    /// The death that made it a child of the parent that it has now.
+    pub(super) orphaned: Option<At>,
+    /// Where it has become a subreaper.
+    pub(super) subreaper: Option<Subreaper>,
+    /// Deaths whose orphans have passed by it, because it was none then.
+    pub(super) passed: Vec<At>,
     /// The record by which it arrives at the barrier.
     pub(super) arrived: Option<u32>,
     pub(super) awaited: bool,
@@ -90,6 +96,15 @@ pub(super) struct Task {
     pub(super) has_threads: bool,
     /// The death of a child may have left a SIGCHLD behind.
     pub(super) has_sigchld: bool,
+}
+
+/// A task that orphans below come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subreaper {
+    pub(super) since: At,
+    pub(super) has_adopted: bool,
+    /// It was told before the barrier to be none any more: who dies then may find it or not.
+    pub(super) has_ceased: bool,
 }
 
 /// A process group.
@@ -247,6 +262,9 @@ impl<'a> Run<'a> {
             pgid: 0,
             table: 0,
             died: None,
+            orphaned: None,
+            subreaper: None,
+            passed: Vec::new(),
             arrived: None,
             awaited: false,
             privileges: Privileges::all(),

@@ -759,6 +759,185 @@ fn demand_4_groups_of_helpers() {
     check_all(without(Effect::Wait(5)), 4, "group 50");
 }
 
+/// Task 10 has a child more, 21, in session 20, whose leader is dead: a helper stands in for it.
+#[test]
+fn demand_4_sessions_of_helpers() {
+    let sibling = |pid| Effect::Fork(Birth { pid, flags: 0x8000, exit_signal: 0 });
+    let stood_in = |t: &mut Tapes, e: &mut Expected| {
+        let at = find(&t[&10], |effect| *effect == fork(13));
+        of(t, 10).splice(at..at, [Effect::Fork(Birth { pid: 20, flags: 0, exit_signal: SIGCHLD })]);
+        last(t, 10, vec![Effect::AwaitExit { pid: 20, reap: true }]);
+        t.insert(20, vec![Effect::SetSid, sibling(21), Effect::Exit { code: 0 }]);
+        t.insert(21, vec![close_all(), Effect::Arrive, Effect::Park]);
+        e.tasks.push(ExpectedTask { pid: 21, ppid: 10, sid: 20, pgid: 20, ..ExpectedTask::default() });
+    };
+    let total = |t: &mut LiftedTree| t.total = 5;
+    let check_here = |change: &dyn Fn(&mut Tapes), words: &str| {
+        check_all(
+            |t, l, e| {
+                stood_in(t, e);
+                change(t);
+                total(l);
+            },
+            4,
+            words,
+        );
+    };
+    check_here(&|t| remove(t, 20, &Effect::SetSid), "task 21: ends in session 10, the images say 20");
+    check_here(
+        &|t| replace(t, 20, &sibling(21), vec![fork(21)]),
+        "task 21: its parent is 0, the images say 10",
+    );
+    check_here(
+        &|t| {
+            let silent = Effect::Fork(Birth { pid: 20, flags: 0, exit_signal: 0 });
+            let loud = find(&t[&10], |effect| matches!(effect, Effect::Fork(birth) if birth.pid == 20));
+            of(t, 10)[loud] = silent;
+        },
+        "its death is told by signal 0, must be by 17",
+    );
+    check_here(
+        &|t| remove(t, 10, &Effect::AwaitExit { pid: 20, reap: true }),
+        "task 20: is a helper and is not reaped before the barrier",
+    );
+    check_here(
+        &|t| {
+            let ignores = Attribute::SigAction { signal: 17, handler: 1, flags: 0, restorer: 0, mask: 0 };
+            of(t, 10).insert(4, Effect::Attribute(ignores));
+        },
+        "may ignore SIGCHLD while task 20 dies",
+    );
+    check_here(
+        &|t| remove(t, 10, &Effect::SetSid),
+        "task 10: ends in session of the launcher, the images say 10",
+    );
+    let mut tapes = tapes();
+    let mut wanted = expected();
+    stood_in(&mut tapes, &mut wanted);
+    let mut whole = tree(&tapes);
+    total(&mut whole);
+    let certificate = verify(&whole, &wanted).expect("a certificate");
+    assert_eq!((certificate.helpers, certificate.adoptions, certificate.tasks), (1, 0, 4));
+}
+
+/// Task 22 leads session 22 below 11 and has left its child 23 to 10: 11 must not take it.
+#[test]
+fn demand_4_orphans() {
+    let subreaper = Effect::Attribute(Attribute::Subreaper(true));
+    let carrier = Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 });
+    let orphaned = |t: &mut Tapes, e: &mut Expected| {
+        last(t, 10, vec![subreaper.clone(), Effect::Post(7)]);
+        last(t, 11, vec![fork(22)]);
+        t.insert(
+            22,
+            vec![
+                close_all(),
+                Effect::SetSid,
+                carrier.clone(),
+                Effect::AwaitExit { pid: 50, reap: true },
+                Effect::Post(8),
+                Effect::Arrive,
+                Effect::Park,
+            ],
+        );
+        t.insert(50, vec![fork(23), Effect::Wait(7), Effect::Exit { code: 0 }]);
+        t.insert(23, vec![Effect::Arrive, Effect::Park]);
+        let task = |pid, ppid| ExpectedTask { pid, ppid, sid: 22, pgid: 22, ..ExpectedTask::default() };
+        e.tasks.extend([task(22, 11), task(23, 10)]);
+    };
+    let lost = |change: &dyn Fn(&mut Tapes, &mut Expected), demand: u32, words: &str| {
+        check_all(
+            |t, l, e| {
+                orphaned(t, e);
+                change(t, e);
+                l.total = 6;
+            },
+            demand,
+            words,
+        );
+    };
+    let kept = |change: &dyn Fn(&mut Tapes, &mut Expected)| {
+        let (mut tapes, mut wanted) = (tapes(), expected());
+        orphaned(&mut tapes, &mut wanted);
+        change(&mut tapes, &mut wanted);
+        let mut whole = tree(&tapes);
+        whole.total = 6;
+        match verify(&whole, &wanted) {
+            Ok(certificate) => certificate,
+            Err(counterexample) => panic!("{counterexample}"),
+        }
+    };
+    assert_eq!(kept(&|_, _| ()).adoptions, 1);
+    // Nobody is ready, or nobody is for sure.
+    lost(&|t, _| remove(t, 10, &subreaper), 4, "task 23: its parent is 0, the images say 10");
+    lost(
+        &|t, _| remove(t, 50, &Effect::Wait(7)),
+        4,
+        "task 50, record 1: leaves children, and task 10 is not certainly ready to adopt them then",
+    );
+    // The death of the helper that forks it would send it.
+    lost(
+        &|t, _| of(t, 23).insert(0, Effect::Attribute(Attribute::ParentDeathSignal(15))),
+        0,
+        "a signal for the death of a parent that dies before the barrier",
+    );
+    // A subreaper on the way takes it.
+    lost(
+        &|t, _| of(t, 11).splice(0..0, [subreaper.clone()]).for_each(drop),
+        4,
+        "task 23: its parent is 11, the images say 10",
+    );
+    let after = |waits: bool| {
+        let subreaper = subreaper.clone();
+        move |t: &mut Tapes, _: &mut Expected| {
+            let wait = waits.then_some(Effect::Wait(8));
+            last(t, 11, wait.into_iter().chain([subreaper.clone()]).collect());
+        }
+    };
+    kept(&after(true));
+    lost(&after(false), 4, "task 11");
+    // It may cease to be one in the tail, when nobody dies any more, and not before.
+    let ends = Effect::Attribute(Attribute::Subreaper(false));
+    kept(&|t, _| {
+        let at = t[&10].len() - 1;
+        of(t, 10).insert(at, ends.clone());
+    });
+    lost(
+        &|t, _| {
+            of(t, 10).insert(8, subreaper.clone());
+            of(t, 10).insert(9, ends.clone());
+        },
+        4,
+        "task 50, record 2: leaves children, and task 10 is not certainly ready",
+    );
+    lost(
+        &|t, _| last(t, 10, vec![Effect::Wait(8), ends.clone()]),
+        0,
+        "a subreaper with orphans that ceases to be one before the barrier",
+    );
+    // As a zombie it is waited for when it is certainly there.
+    let zombie = |t: &mut Tapes, e: &mut Expected| {
+        *of(t, 23) = vec![Effect::Exit { code: 1 }];
+        if let Some(task) = e.tasks.iter_mut().find(|task| task.pid == 23) {
+            task.life = Life::Zombie { status: 0x100 };
+        }
+        last(t, 10, vec![Effect::AwaitExit { pid: 23, reap: false }]);
+    };
+    let (mut tapes, mut wanted) = (tapes(), expected());
+    orphaned(&mut tapes, &mut wanted);
+    zombie(&mut tapes, &mut wanted);
+    let mut whole = tree(&tapes);
+    whole.total = 5;
+    let unsure = verify(&whole, &wanted).expect_err("no certificate").to_string();
+    assert!(unsure.contains("waits for the death of task 23, which is not"), "{unsure}");
+    let at = find(&tapes[&10], |effect| *effect == Effect::AwaitExit { pid: 23, reap: false });
+    of(&mut tapes, 10).insert(at, Effect::Wait(8));
+    let mut whole = tree(&tapes);
+    whole.total = 5;
+    let certificate = verify(&whole, &wanted).expect("a certificate");
+    assert_eq!((certificate.zombies, certificate.adoptions), (2, 1));
+}
+
 #[test]
 fn demand_5_privileges() {
     check(

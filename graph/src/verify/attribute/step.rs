@@ -104,8 +104,15 @@ impl Run<'_> {
             Attribute::RootDirectory(path) => (Kind::RootDirectory, Value::bytes(path)),
             Attribute::Personality(persona) => (Kind::Personality, Value::Number(u64::from(*persona))),
             Attribute::Dumpable(value) => return self.set_dumpable(at, Value::Number(*value)),
+            // The death of a helper would send it.
+            Attribute::ParentDeathSignal(signal) if *signal != 0 && self.parent_may_die(at) => {
+                return not_modelled("a signal for the death of a parent that dies before the barrier");
+            }
             Attribute::ParentDeathSignal(signal) => (Kind::ParentDeathSignal, Value::Number(*signal)),
-            Attribute::Subreaper(is) => (Kind::Subreaper, Value::Number((*is).into())),
+            Attribute::Subreaper(is) => {
+                self.become_subreaper(at, *is)?;
+                (Kind::Subreaper, Value::Number((*is).into()))
+            }
             Attribute::ThpDisable(is) => (Kind::ThpDisable, Value::Number((*is).into())),
             Attribute::TimerSlack(slack_ns) => {
                 self.tasks[at.task].attributes.set_timer_slack(*slack_ns);
