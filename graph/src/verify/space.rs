@@ -124,13 +124,13 @@ impl Run<'_> {
             MemoryEffect::SetMm { words, auxv, exe } => {
                 let exe = exe.map(|fd| self.descriptor(at, call, fd)).transpose()?;
                 self.set_layout(at, call, words, auxv, exe)?;
-                if let Some(desc) = exe {
-                    if !matches!(
+                if let Some(desc) = exe
+                    && !matches!(
                         self.objects.object_of(desc).kind,
                         ObjectKind::File { .. } | ObjectKind::Inode(_)
-                    ) {
-                        return Err(Wrong::Refused { call, what: self.describe(desc) });
-                    }
+                    )
+                {
+                    return Err(Wrong::Refused { call, what: self.describe(desc) });
                 }
             }
             MemoryEffect::MapVdso { at } => self.check_pages(call, *at, PAGE)?,

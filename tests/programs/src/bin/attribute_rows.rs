@@ -888,7 +888,7 @@ fn set_mm(change: impl FnOnce(&mut [u64; 13], &mut Vec<u64>)) -> Result<i64, i32
     change(&mut words, &mut auxv);
     words[11] = auxv.as_ptr() as u64;
     // Its length, and no executable.
-    words[12] = auxv.len() as u64 * 8 | u64::from(u32::MAX) << 32;
+    words[12] = (auxv.len() as u64 * 8) | (u64::from(u32::MAX) << 32);
     let map = [libc::PR_SET_MM.into(), libc::PR_SET_MM_MAP.into(), address(&words), 8 * 13, 0];
     call(libc::SYS_prctl, map)
 }
