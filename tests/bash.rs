@@ -24,3 +24,8 @@ fn jobs_of_a_shell() {
 fn a_stopped_job_of_a_shell() {
     jobs(&["stopped"]).criu_changes(&["ShdPnd"], "CRIU's stopping sends the parent a SIGCHLD").run();
 }
+
+#[test]
+fn job_control_of_a_shell() {
+    Scenario::script("job_control.sh", &[]).with_moving_memory().run();
+}

@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -335,6 +336,17 @@ fn waits(task: &mut Task) {
         .expect("epoll_ctl");
     let epoll_fd = epoll.0.as_raw_fd();
 
+    // While there is one thread.
+    // SAFETY: the child makes one system call, again and again, until it is killed.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        loop {
+            let _ = call(libc::SYS_pause, [0; 6]);
+        }
+    }
+    let listener = UnixListener::bind(task.file("socket")).expect("bind");
+    let listener_fd = listener.as_raw_fd();
+
     // Those that end by what happens after the restore.
     let by_event = [
         start_waiting("futex", Restarts, || futex_wait(&PLAIN, None)),
@@ -378,7 +390,8 @@ fn waits(task: &mut Task) {
             move || {
                 let mut set = [0u64; 16];
                 set[fd as usize / 64] |= 1 << (fd % 64);
-                let mask = 0u64;
+                // The thread's own: /proc shows another one only from the moment on when the call is made again.
+                let mask = 1u64 << (libc::SIGRTMIN() + 3 - 1);
                 let pack = [at(&mask), 8];
                 let set = std::ptr::from_mut(&mut set).addr() as i64;
                 call(libc::SYS_pselect6, [i64::from(fd) + 1, set, 0, 0, 0, at(&pack)])
@@ -389,6 +402,10 @@ fn waits(task: &mut Task) {
         start_waiting("rt_sigtimedwait", Returns, {
             let wanted = 1u64 << (libc::SIGRTMIN() + 3 - 1);
             move || call(libc::SYS_rt_sigtimedwait, [at(&wanted), 0, at(&LONG), 8, 0, 0])
+        }),
+        start_waiting("wait4", Restarts, move || call(libc::SYS_wait4, [i64::from(child), 0, 0, 0, 0, 0])),
+        start_waiting("accept", Restarts, move || {
+            call(libc::SYS_accept4, [i64::from(listener_fd), 0, 0, 0, 0, 0]).map(|_| 0)
         }),
     ];
     // Those that a signal ends: a call that was made again by itself ends by it, like one that was not interrupted.
@@ -448,7 +465,12 @@ fn waits(task: &mut Task) {
     };
     let sent = kill(&by_event[10], libc::SIGRTMIN() + 3);
     task.check_eq("a signal that is waited for", sent, Ok(0));
-    let results = [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, i64::from(libc::SIGRTMIN() + 3)];
+    let killed = call(libc::SYS_kill, [i64::from(child), i64::from(libc::SIGKILL), 0, 0, 0, 0]);
+    task.check_eq("a child that is waited for", killed, Ok(0));
+    let connected = UnixStream::connect(task.file("socket"));
+    task.check("a connection that is waited for", connected.is_ok());
+    let (signal, child) = (i64::from(libc::SIGRTMIN() + 3), i64::from(child));
+    let results = [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, signal, child, 0];
     for (waiting, result) in by_event.iter().zip(results) {
         wait_until(waiting.what, task, || ended(waiting) != PENDING);
         task.check_eq(waiting.what, ended(waiting), result);
