@@ -213,7 +213,11 @@ impl Launcher<'_> {
                 for pid in &self.tasks {
                     let _ = kill(*pid, Signal::SIGKILL);
                 }
-                self.give_up()
+                self.clear_away();
+                match end {
+                    Ok(WaitStatus::Exited(_, code)) if code != 0 => End::Failed(code),
+                    Ok(_) | Err(_) => End::Killed,
+                }
             }
         }
     }
@@ -221,6 +225,12 @@ impl Launcher<'_> {
     /// Ends everything: first the coordinator (with it all that it traces), then the tree.
     fn give_up(&mut self) -> End {
         let end = self.end_coordinator();
+        self.clear_away();
+        end
+    }
+
+    /// Takes the tree away. The coordinator has ended.
+    fn clear_away(&self) {
         if let Some(sibling) = &self.sibling {
             // The coordinator has said so if it could.
             sibling.shared.abort().store(1, Ordering::SeqCst);
@@ -246,14 +256,17 @@ impl Launcher<'_> {
         for (path, error) in self.remains.iter().flat_map(Remains::remove) {
             tracing::error!("{} is left behind: {error}", path.display());
         }
-        end
     }
 
     fn end_coordinator(&self) -> End {
         // It has closed its end of the channel, so it is about to exit, or dead.
+        let mut pause = std::time::Duration::from_micros(100);
         for _ in 0..200 {
             match waitpid(self.coordinator, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Ok(WaitStatus::StillAlive) => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(std::time::Duration::from_millis(10));
+                }
                 Ok(WaitStatus::Exited(_, code)) if code != 0 => return End::Failed(code),
                 Ok(_) | Err(_) => return End::Killed,
             }

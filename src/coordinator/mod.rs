@@ -4,7 +4,8 @@
 //! subreaper; it maps the tapes, clones the root task and, if anything fails, kills and reaps all
 //! that descends from it. The *coordinator*, its child, reads, plans, watches the tapes play,
 //! and commits. If either dies before the commit ends, the other ends the tree: the launcher kills its
-//! children until there are none, the coordinator whoever maps the tapes.
+//! children until there are none, the coordinator whoever maps the tapes. If both die, the tasks notice it
+//! (docs/decisions/0015).
 //!
 //! | module | does |
 //! |---|---|
