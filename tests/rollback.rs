@@ -38,6 +38,7 @@ fn tapes(tree: &mut Dumped) -> Vec<Tape> {
 /// all of them the tree is restored.
 fn inject(tree: Option<Dumped>, name: &str) {
     let Some(mut tree) = tree else { return };
+    tree.remove_stale_sockets();
     let tapes = tapes(&mut tree);
     let mut faults = Vec::new();
     let mut wanted = Vec::new();
