@@ -77,6 +77,52 @@ impl Ground {
     }
 }
 
+/// Tapes that have a certificate: nothing but [`certify_tapes`] makes them, so nothing else can be run.
+#[derive(Debug)]
+pub struct CertifiedTapes {
+    tapes: Tapes,
+    fault: Option<(u32, u32)>,
+}
+
+impl CertifiedTapes {
+    /// Lets a record fail with `errno` when it is reached, for tests; says whether there is such a record. The
+    /// certificate is then that of the tapes without the fault.
+    pub fn inject_fault(&mut self, pid: u32, record: u32, errno: i32) -> bool {
+        let is_there = self.tapes.inject_fault(pid, record, errno);
+        if is_there {
+            self.fault = Some((pid, record));
+        }
+        is_there
+    }
+
+    /// The task and the record that fail on purpose.
+    pub fn fault(&self) -> Option<(u32, u32)> {
+        self.fault
+    }
+}
+
+impl std::ops::Deref for CertifiedTapes {
+    type Target = Tapes;
+
+    fn deref(&self) -> &Tapes {
+        &self.tapes
+    }
+}
+
+/// As [`certify`], and keeps the tapes as certified ones.
+///
+/// # Errors
+/// The first step at which tapes and images part.
+pub fn certify_tapes(
+    model: &Model,
+    tapes: Tapes,
+    ground: &Ground,
+    commit: Option<&[ThreadState]>,
+) -> Result<(CertifiedTapes, Certificate), Counterexample> {
+    let certificate = certify(model, &tapes, ground, commit)?;
+    Ok((CertifiedTapes { tapes, fault: None }, certificate))
+}
+
 /// Checks that `tapes` do what the images say, on this ground, and that the commit then sets what
 /// they say; `None`: there is to be no commit.
 ///

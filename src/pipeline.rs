@@ -13,14 +13,13 @@ use regrow_graph::order::{self, Plan, PlanError};
 use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
-use crate::certify;
+use crate::certify::{self, CertifiedTapes};
 use crate::coordinator::commit::ThreadState;
 use crate::host::{self, HostFacts};
 use crate::image::{self, ImageError, Model, ReadErrors, VmaKind};
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::{self, Options, Payloads, Resolved};
-use crate::tape::Tapes;
 use crate::tape::assemble::TooLarge;
 
 /// Everything that a run, a dry run and their views need.
@@ -35,7 +34,7 @@ pub struct Prepared {
     /// Graph, order, programs.
     pub plan: Plan,
     /// What runs.
-    pub tapes: Tapes,
+    pub tapes: CertifiedTapes,
     /// That it runs right.
     pub certificate: Certificate,
     /// What ptrace sets in the end, in the order of the tapes' living tasks.
@@ -162,9 +161,9 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     let cradle = cradle_of(&model, resolved.cradle);
     let ground = certify::Ground::of(&facts, cradle);
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
-    let certificate = match timed(&mut timings.certify, || certify::certify(&model, &tapes, &ground, commit))
-    {
-        Ok(certificate) => certificate,
+    let certified = timed(&mut timings.certify, || certify::certify_tapes(&model, tapes, &ground, commit));
+    let (tapes, certificate) = match certified {
+        Ok(certified) => certified,
         // What is lacking here cannot come out as the images say; that is said already.
         Err(_) if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) => {
             return Ok((None, problems));
@@ -272,7 +271,7 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
                         && !has_sigchld(task),
                     stop_signal: match &task.state {
                         image::TaskState::Stopped(alive) if thread.tid == task.pid => {
-                            Some(alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32))
+                            Some(stop_signal(alive))
                         }
                         image::TaskState::Stopped(_)
                         | image::TaskState::Alive(_)
@@ -294,6 +293,15 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
 /// Threads with registers: those of tasks that live.
 fn living_threads(model: &Model) -> usize {
     model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.threads.len()).sum()
+}
+
+/// The signal that stops a task again: the one that had stopped it, if it would.
+fn stop_signal(alive: &image::Alive) -> i32 {
+    let wanted = alive.stop_signo.and_then(|signal| i32::try_from(signal).ok()).unwrap_or(libc::SIGSTOP);
+    let is_stop = matches!(wanted, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+    let action = usize::try_from(wanted - 1).ok().and_then(|index| alive.sigactions.get(index));
+    let is_default = action.is_none_or(|action| action.handler == libc::SIG_DFL as u64);
+    if is_stop && is_default { wanted } else { libc::SIGSTOP }
 }
 
 /// Whether a SIGCHLD of the images waits for the task.

@@ -1,4 +1,5 @@
-//! What does not succeed leaves nothing: faults at the records of every tape, and ends of regrow itself.
+//! What does not succeed leaves nothing: faults at every record of every tape and at every step of our own, and
+//! ends of regrow itself.
 
 mod support;
 
@@ -33,46 +34,45 @@ fn tapes(tree: &mut Dumped) -> Vec<Tape> {
     tapes
 }
 
-/// Injects faults into every `stride`th record of every tape and demands that each is reported and rolled
-/// back; after all of them the tree is restored.
-fn inject(program: &str, arguments: &[&str], stride: usize) {
-    let Some(mut tree) = Dumped::program(program, arguments) else { return };
+/// Injects a fault into every record of every tape and demands that each is reported and rolled back; after
+/// all of them the tree is restored.
+fn inject(tree: Option<Dumped>, name: &str) {
+    let Some(mut tree) = tree else { return };
+    tree.remove_stale_sockets();
     let tapes = tapes(&mut tree);
-    let records: usize = tapes.iter().map(|tape| tape.lines.len()).sum();
-    let (mut count, mut in_tails) = (0, 0);
-    for (index, tape) in tapes.iter().enumerate() {
+    let mut faults = Vec::new();
+    let mut wanted = Vec::new();
+    let mut in_tails = 0;
+    for tape in &tapes {
         let barrier = tape.lines.iter().position(|line| line.contains(" arrive()")).unwrap_or(usize::MAX);
-        // Another remainder for each tape, so that all sorts of records have their turn.
-        for record in (index % stride..tape.lines.len()).step_by(stride) {
+        for (record, line) in tape.lines.iter().enumerate() {
             in_tails += usize::from(record > barrier);
-            let (errno, name) = ERRNOS[count % ERRNOS.len()];
-            count += 1;
-            inject_one(&mut tree, tape, record, errno, name);
+            let (errno, error) = ERRNOS[faults.len() % ERRNOS.len()];
+            faults.push(format!("{}:{record}:{errno}", tape.pid));
+            wanted.push((tape.pid, error, line.as_str()));
         }
     }
+    let found = tree.rehearse(&faults, &["-o", "fault.log", "--pidfile", "pid"]);
+    for (found, (pid, error, record)) in found.iter().zip(&wanted) {
+        let what = format!("{name}: {error} at {pid}, record {}", record.trim_start());
+        assert_eq!(found.code, Some(1), "{what}: {}", found.text);
+        assert!(found.left.is_empty(), "{what}: left or missing:\n{}", found.left.join("\n"));
+        let line = found.text.lines().find(|line| line.contains(&format!("task {pid}: ")));
+        let line = line.unwrap_or_else(|| panic!("{what}: the task is not named:\n{}", found.text));
+        assert!(line.contains(error), "{what}: the error is not named: {line}");
+        assert!(names_an_entry(line), "{what}: no image entry is named: {line}");
+    }
+    let log = tree.work_text("fault.log");
+    assert_eq!(log.matches("Restoring FAILED").count(), 1, "the log is that of the last:\n{log}");
     support::say(&format!(
-        "{program}: {count} faults, {in_tails} of them in tails, at {records} records of {} tapes",
+        "{name}: faults at all {} records of {} tapes, {in_tails} of them in tails",
+        faults.len(),
         tapes.len()
     ));
     assert!(in_tails > 0, "no fault in a tail");
     let restored = tree.restore(&["-o", "after.log", "--pidfile", "pid"]);
-    assert_eq!(restored.code, Some(0), "after {count} faults: {}", restored.text);
-    tree.check_restored(&format!("after {count} faults"));
-}
-
-fn inject_one(tree: &mut Dumped, tape: &Tape, record: usize, errno: i32, name: &str) {
-    let what = format!("{name} at {}, record {}", tape.pid, tape.lines[record].trim_start());
-    let fault = format!("{}:{record}:{errno}", tape.pid);
-    let failed = tree.restore(&["-o", "fault.log", "--pidfile", "pid", "--inject-fault", &fault]);
-    assert_eq!(failed.code, Some(1), "{what}: {}", failed.text);
-    tree.check_nothing_left(&what);
-    for (place, text) in [("standard error", failed.text.as_str()), ("the log", &tree.work_text("fault.log"))]
-    {
-        let line = text.lines().find(|line| line.contains(&format!("task {}: ", tape.pid)));
-        let line = line.unwrap_or_else(|| panic!("{what}: {place} does not name the task:\n{text}"));
-        assert!(line.contains(name), "{what}: {place} does not name the error: {line}");
-        assert!(names_an_entry(line), "{what}: {place} names no image entry: {line}");
-    }
+    assert_eq!(restored.code, Some(0), "{name}, after {} faults: {}", faults.len(), restored.text);
+    tree.check_restored(&format!("{name}, after {} faults", faults.len()));
 }
 
 /// Whether a message names an image entry: `[files.img entry 12]`.
@@ -85,18 +85,143 @@ fn names_an_entry(line: &str) -> bool {
 }
 
 #[test]
-fn faults_at_every_record_of_a_small_tree() {
-    inject("in_flight", &[], 1);
+fn faults_at_every_record_of_descriptors_in_flight() {
+    inject(Dumped::program("in_flight", &[]), "in_flight");
 }
 
 #[test]
-fn faults_in_a_tree_of_all_sorts() {
-    inject("wide", &["6"], 17);
+fn faults_at_every_record_of_sockets() {
+    inject(Dumped::program("sockets", &[]), "sockets");
 }
 
 #[test]
-fn faults_among_shared_descriptors() {
-    inject("shared_fds", &["4"], 13);
+fn faults_at_every_record_of_unlinked_files() {
+    inject(Dumped::program("nameless", &[]), "nameless");
+}
+
+#[test]
+fn faults_at_every_record_of_threads_and_stopped_tasks() {
+    inject(Dumped::program("motley", &[]), "motley");
+}
+
+#[test]
+fn faults_at_every_record_of_jobs_of_a_shell() {
+    inject(Dumped::script("jobs.sh", &["stopped"]), "jobs.sh");
+}
+
+/// The steps of launcher and coordinator that are on no tape, how often at least each is taken in the tree
+/// (0: only where something is stopped), and what the message says.
+const STEPS: [(&str, u32, &str); 13] = [
+    ("memfd", 1, "cannot make the region for the tapes"),
+    ("keep", 1, "cannot map the region at its place"),
+    ("map", 1, "cannot map the region at its place"),
+    ("clone", 1, "cannot clone the root task"),
+    ("seize", 10, "PTRACE_SEIZE"),
+    ("interrupt", 10, "PTRACE_INTERRUPT"),
+    ("await", 10, "waitpid"),
+    ("unmap", 7, "munmap of the window"),
+    ("registers", 10, "PTRACE_SETREGS"),
+    ("stop", 4, "tgkill"),
+    ("pidfile", 1, "cannot write the pidfile"),
+    ("tell", 1, "the launcher is gone"),
+    ("spare", 10, "PTRACE_SETOPTIONS"),
+];
+
+fn faults_of_our_own_steps(options: &[&str]) {
+    let Some(mut tree) = Dumped::program("motley", &[]) else { return };
+    let mut faults = Vec::new();
+    let mut wanted = Vec::new();
+    for (step, turns, message) in STEPS {
+        for turn in 0..turns {
+            let (errno, error) = ERRNOS[faults.len() % ERRNOS.len()];
+            faults.push(format!("{step}@{turn}:{errno}"));
+            wanted.push((message, error));
+        }
+    }
+    let mut all = vec!["-o", "fault.log", "--pidfile", "pid"];
+    all.extend_from_slice(options);
+    for (found, (message, error)) in tree.rehearse(&faults, &all).iter().zip(wanted) {
+        let what = &found.fault;
+        assert_eq!(found.code, Some(1), "{what}: {}", found.text);
+        assert!(found.left.is_empty(), "{what}: left or missing:\n{}", found.left.join("\n"));
+        assert!(found.text.contains(message), "{what}: {}", found.text);
+        let errno =
+            nix::errno::Errno::from_raw(ERRNOS.iter().find(|(_, name)| *name == error).map_or(0, |it| it.0));
+        assert!(
+            found.text.contains(error) || found.text.contains(errno.desc()),
+            "{what}: the error is not named: {}",
+            found.text
+        );
+    }
+    let restored = tree.restore(&["-o", "after.log", "--pidfile", "pid"]);
+    assert_eq!(restored.code, Some(0), "{}", restored.text);
+    tree.check_restored("after faults of our own");
+}
+
+#[test]
+fn faults_at_our_own_steps() {
+    faults_of_our_own_steps(&[]);
+}
+
+#[test]
+fn faults_at_our_own_steps_with_a_sibling() {
+    faults_of_our_own_steps(&["-S"]);
+}
+
+/// Launcher, coordinator or both are killed right before a step of the commit. After it has begun, too, there
+/// is nothing or the whole tree: which, is known.
+fn killed_at_a_step(options: &[&str]) {
+    let Some(mut tree) = Dumped::program("motley", &[]) else { return };
+    let mut numbers = Numbers(9);
+    let (mut restored, mut rolled_back) = (0, 0);
+    for (step, turns, lives) in [
+        // Whether the coordinator has noticed the launcher's death before it needs it no more is open.
+        ("seize", 10, [Some(false), None, Some(false)]),
+        ("interrupt", 10, [Some(false), None, Some(false)]),
+        ("await", 10, [Some(false), None, Some(false)]),
+        ("unmap", 7, [Some(false), None, Some(false)]),
+        ("registers", 10, [Some(false), None, Some(false)]),
+        ("stop", 4, [Some(false), None, Some(false)]),
+        ("tell", 1, [Some(false), None, Some(false)]),
+        ("spare", 10, [Some(false), Some(true), Some(false)]),
+        ("detach", 10, [Some(true), Some(true), Some(true)]),
+    ] {
+        for (act, lives) in ["kill", "kill-launcher", "kill-both"].into_iter().zip(lives) {
+            for turn in [0, numbers.below(turns)] {
+                // The kernel has nothing that spares all at once, see docs/decisions/0015.
+                if step == "spare" && act == "kill-both" && turn > 0 {
+                    continue;
+                }
+                let what = format!("{step}@{turn}:{act}");
+                let mut all = vec!["-o", "kill.log", "--pidfile", "pid", "--inject-fault", &what];
+                all.extend_from_slice(options);
+                let ended = tree.restore(&all);
+                if tree.settle() {
+                    assert!(lives != Some(false), "{what}: should have been rolled back: {}", ended.text);
+                    tree.check_restored(&what);
+                    restored += 1;
+                } else {
+                    assert!(lives != Some(true), "{what}: should live: {}", ended.text);
+                    assert_ne!(ended.code, Some(0), "{what}: {}", ended.text);
+                    // Nobody is left to remove it.
+                    let _ = std::fs::remove_file(tree.work_dir().join("pid"));
+                    tree.check_nothing_left(&what);
+                    rolled_back += 1;
+                }
+            }
+        }
+    }
+    support::say(&format!("killed at steps {options:?}: {restored} restored, {rolled_back} rolled back"));
+}
+
+#[test]
+fn killed_at_steps_of_the_commit() {
+    killed_at_a_step(&[]);
+}
+
+#[test]
+fn killed_at_steps_of_the_commit_of_a_sibling() {
+    killed_at_a_step(&["-S"]);
 }
 
 /// Numbers that are the same in every run (Steele, Lea and Flood's SplitMix64).
@@ -141,6 +266,10 @@ fn interrupt(program: &str, arguments: &[&str], whom: &str, signal: i32, options
         } else {
             // Whoever looks at the exit code must not be told that there is a tree.
             assert_ne!(ended.code, Some(0), "{what}: {}", ended.text);
+            if whom == "pair" {
+                // Names are what may stay where nobody is left to remove them: the pidfile.
+                let _ = std::fs::remove_file(tree.work_dir().join("pid"));
+            }
             tree.check_nothing_left(&what);
             rolled_back += 1;
         }
@@ -152,33 +281,70 @@ fn interrupt(program: &str, arguments: &[&str], whom: &str, signal: i32, options
 }
 
 const WIDE: (&str, &[&str]) = ("wide", &["10"]);
+const MOTLEY: (&str, &[&str]) = ("motley", &[]);
 
 #[test]
 fn the_launcher_is_killed() {
-    interrupt(WIDE.0, WIDE.1, "parent", libc::SIGKILL, &[], 40);
+    interrupt(WIDE.0, WIDE.1, "parent", libc::SIGKILL, &[], 25);
+    interrupt(MOTLEY.0, MOTLEY.1, "parent", libc::SIGKILL, &[], 25);
 }
 
 #[test]
 fn the_coordinator_is_killed() {
-    interrupt(WIDE.0, WIDE.1, "child", libc::SIGKILL, &[], 40);
+    interrupt(WIDE.0, WIDE.1, "child", libc::SIGKILL, &[], 25);
+    interrupt(MOTLEY.0, MOTLEY.1, "child", libc::SIGKILL, &[], 25);
+}
+
+#[test]
+fn both_are_killed() {
+    interrupt(WIDE.0, WIDE.1, "pair", libc::SIGKILL, &[], 25);
+    interrupt(MOTLEY.0, MOTLEY.1, "pair", libc::SIGKILL, &[], 25);
+}
+
+#[test]
+fn both_are_killed_with_a_sibling() {
+    interrupt(MOTLEY.0, MOTLEY.1, "pair", libc::SIGKILL, &["-S"], 25);
 }
 
 #[test]
 fn the_coordinator_of_a_sibling_is_killed() {
-    interrupt(WIDE.0, WIDE.1, "child", libc::SIGKILL, &["-S"], 40);
+    interrupt(WIDE.0, WIDE.1, "child", libc::SIGKILL, &["-S"], 25);
 }
 
 #[test]
 fn the_launcher_of_a_sibling_is_killed() {
-    interrupt(WIDE.0, WIDE.1, "parent", libc::SIGKILL, &["-S"], 40);
+    interrupt(WIDE.0, WIDE.1, "parent", libc::SIGKILL, &["-S"], 25);
 }
 
 #[test]
-fn interrupted_by_the_user() {
-    interrupt(WIDE.0, WIDE.1, "parent", libc::SIGINT, &[], 40);
+fn asked_to_end() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+        interrupt(MOTLEY.0, MOTLEY.1, "parent", signal, &[], 10);
+    }
 }
 
 #[test]
 fn interrupted_from_the_terminal() {
-    interrupt(WIDE.0, WIDE.1, "both", libc::SIGINT, &[], 40);
+    interrupt(WIDE.0, WIDE.1, "group", libc::SIGINT, &[], 25);
+}
+
+/// Tasks wait for more than a second, with nobody at work who could let them go on, and stay.
+#[test]
+fn stopped_for_a_while_it_still_restores() {
+    let Some(mut tree) = Dumped::program(MOTLEY.0, MOTLEY.1) else { return };
+    for delay in ["0.02", "0.04", "0.06", "0.1"] {
+        let script = format!(
+            "$REGROW restore -D $IMAGES -W $WORK -d -o slow.log &
+            sleep {delay}
+            # The coordinator is the first that it forks.
+            set -- $! $(cat /proc/$!/task/$!/children 2>/dev/null)
+            kill -STOP $1 $2 2>/dev/null
+            sleep 2.3
+            kill -CONT $1 $2 2>/dev/null
+            wait $1"
+        );
+        let ended = tree.shell(&script);
+        assert_eq!(ended.code, Some(0), "{delay}: {}\n{}", ended.text, tree.work_text("slow.log"));
+        tree.check_restored(&format!("stopped after {delay} s"));
+    }
 }

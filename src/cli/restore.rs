@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
 use regrow::coordinator::channel::Channel;
 use regrow::coordinator::launcher::{self, End};
+use regrow::coordinator::seam::{Seam, StepFault};
 use regrow::coordinator::{Run, RunError};
 use regrow::pipeline::{self, PrepareError};
 use regrow::resolve::Options;
@@ -47,19 +48,19 @@ pub(crate) struct Restore {
     /// Read no configuration files (there are none)
     #[arg(long)]
     no_default_config: bool,
-    /// For tests: let record RECORD (as `regrow tape` numbers them) of task PID fail with ERRNO
-    #[arg(long, value_name = "PID:RECORD:ERRNO", value_parser = parse_fault, hide = true)]
+    /// For tests: let record RECORD (as `regrow tape` numbers them) of task PID fail with ERRNO, or turn N of a
+    /// step that is on no tape fail with an errno or be the end of us (`kill`, `kill-launcher`, `kill-both`)
+    #[arg(long, value_name = "PID:RECORD:ERRNO|STEP@N:WHAT", value_parser = parse_fault, hide = true)]
     inject_fault: Option<Fault>,
     #[command(flatten)]
     features: Features,
 }
 
-/// A record that is to fail.
+/// What is to fail.
 #[derive(Debug, Clone, Copy)]
-struct Fault {
-    pid: u32,
-    record: u32,
-    errno: i32,
+enum Fault {
+    Record { pid: u32, record: u32, errno: i32 },
+    Step(StepFault),
 }
 
 fn parse_fault(text: &str) -> Result<Fault, String> {
@@ -67,9 +68,9 @@ fn parse_fault(text: &str) -> Result<Fault, String> {
     let mut number = || parts.next()?.parse::<u32>().ok();
     match (number(), number(), number(), parts.next()) {
         (Some(pid), Some(record), Some(errno @ 1..=4095), None) => {
-            Ok(Fault { pid, record, errno: errno as i32 })
+            Ok(Fault::Record { pid, record, errno: errno as i32 })
         }
-        _ => Err("expected PID:RECORD:ERRNO, three numbers".to_owned()),
+        _ => text.parse().map(Fault::Step),
     }
 }
 
@@ -158,11 +159,16 @@ impl Restore {
             Ok(prepared) => prepared,
             Err(error) => return refuse(&error),
         };
-        if let Some(fault) = self.inject_fault
-            && !prepared.tapes.inject_fault(fault.pid, fault.record, fault.errno)
-        {
-            say(&format!("regrow: --inject-fault: task {} has no record {}", fault.pid, fault.record));
-            return exit::FAILED;
+        let mut step_fault = None;
+        match self.inject_fault {
+            Some(Fault::Record { pid, record, errno }) => {
+                if !prepared.tapes.inject_fault(pid, record, errno) {
+                    say(&format!("regrow: --inject-fault: task {pid} has no record {record}"));
+                    return exit::FAILED;
+                }
+            }
+            Some(Fault::Step(fault)) => step_fault = Some(fault),
+            None => {}
         }
         tracing::info!(timings = ?prepared.timings, "planned");
         for line in prepared.certificate.to_string().lines() {
@@ -174,6 +180,7 @@ impl Restore {
             sibling: self.restore_sibling,
             leave_stopped: self.leave_stopped,
             pidfile: self.pidfile_path(),
+            seam: Seam::new(step_fault),
         };
         match regrow::coordinator::run(&run, channel) {
             Ok(outcome) => {

@@ -26,8 +26,12 @@ pub enum Order {
         sibling: bool,
         /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME say to it, in nanoseconds, in a new time namespace.
         clocks_ns: Option<[u64; 2]>,
+        /// A fault that a test wants ([`super::seam`]).
+        fault: u64,
     },
-    /// The commit has ended: the tree runs. Nothing is to be killed any more.
+    /// Some of the tree's tasks, by pid: only where the root is no child of the launcher; 0 is none.
+    Tasks([u64; WORDS - 1]),
+    /// All are ready, and are let go as soon as this has been sent: who asks for an end now comes too late.
     Committed,
 }
 
@@ -51,13 +55,14 @@ pub enum Reply {
     Interrupted(i32),
 }
 
-const WORDS: usize = 12;
+/// Words of a message.
+pub const WORDS: usize = 13;
 type Words = [u64; WORDS];
 
 impl Order {
     fn to_words(self) -> Words {
         match self {
-            Order::Start { place, birth, sibling, clocks_ns } => [
+            Order::Start { place, birth, sibling, clocks_ns, fault } => [
                 1,
                 place.base,
                 place.rw_len,
@@ -70,8 +75,10 @@ impl Order {
                 u64::from(clocks_ns.is_some()),
                 clocks_ns.unwrap_or_default()[0],
                 clocks_ns.unwrap_or_default()[1],
+                fault,
             ],
-            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            Order::Tasks(pids) => std::array::from_fn(|i| if i == 0 { 3 } else { pids[i - 1] }),
+            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -89,6 +96,7 @@ impl Order {
             has_clocks,
             monotonic,
             boottime,
+            fault,
         ] = words;
         match kind {
             1 => Some(Order::Start {
@@ -96,8 +104,10 @@ impl Order {
                 birth: Birth { clone_args, tape, control, code },
                 sibling: sibling != 0,
                 clocks_ns: (has_clocks != 0).then_some([monotonic, boottime]),
+                fault,
             }),
             2 => Some(Order::Committed),
+            3 => Some(Order::Tasks(std::array::from_fn(|i| words[i + 1]))),
             _ => None,
         }
     }
@@ -113,7 +123,7 @@ impl Reply {
             Reply::Interrupted(signal) => (5, signal),
             Reply::ClocksFailed(errno) => (6, errno),
         };
-        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     }
 
     fn from_words(words: Words) -> Option<Reply> {
@@ -250,7 +260,7 @@ mod tests {
         let place = Place { base: 1, rw_len: 2, ro_len: 3 };
         let birth = Birth { clone_args: 4, tape: 5, control: 6, code: 7 };
         for clocks_ns in [None, Some([8, 9])] {
-            let words = Order::Start { place, birth, sibling: true, clocks_ns }.to_words();
+            let words = Order::Start { place, birth, sibling: true, clocks_ns, fault: 10 }.to_words();
             assert_eq!(Order::from_words(words).map(Order::to_words), Some(words));
         }
         assert!(Order::from_words([9; WORDS]).is_none());

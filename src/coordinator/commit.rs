@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::channel::Channel;
+use super::seam::{Seam, Step};
 use super::supervise;
 use super::{Run, RunError};
 use crate::runner;
@@ -55,61 +56,107 @@ pub fn commit(
     shared: &Shared,
     before_release: impl FnOnce() -> Result<(), RunError>,
 ) -> Result<(), RunError> {
-    let tapes = run.tapes;
+    let tapes: &Tapes = run.tapes;
+    let seam = &run.seam;
     let all = || run.threads.iter().map(|thread| (thread, Pid::from_raw(thread.tid as i32)));
     for (thread, pid) in all() {
-        ptrace::seize(pid).map_err(failed(thread, "PTRACE_SEIZE"))?;
+        seam.at(Step::Seize).and_then(|()| ptrace::seize(pid)).map_err(failed(thread, "PTRACE_SEIZE"))?;
     }
     shared.release().store(1, Ordering::SeqCst);
     let _ = futex::wake_all(shared.release());
     supervise::until(tapes, channel, shared, wake::PARKED)?;
 
     for (thread, pid) in all() {
-        ptrace::interrupt(pid).map_err(failed(thread, "PTRACE_INTERRUPT"))?;
+        let done = seam.at(Step::Interrupt).and_then(|()| ptrace::interrupt(pid));
+        done.map_err(failed(thread, "PTRACE_INTERRUPT"))?;
     }
     // All threads of a task must have stopped before its first unmaps what they run on.
     for (thread, pid) in all() {
+        seam.at(Step::Await).map_err(failed(thread, "waitpid"))?;
         await_event_stop(thread, pid)?;
     }
     let tasks: Vec<&[ThreadState]> = run.threads.chunk_by(|_, next| !next.is_leader).collect();
     // Tasks that were stopped stop again before their parents go on, children before parents: the
     // kernel tells a parent of a stop by SIGCHLD (wait(2)), which is then taken back from it.
     let (stopped, running): (Vec<&[ThreadState]>, Vec<_>) =
-        tasks.into_iter().partition(|task| stop_signal(task).is_some());
-    let ready =
-        stop_again(tapes, &stopped).and_then(|()| leave(tapes, &running)).and_then(|()| before_release());
-    if let Err(error) = ready {
-        // The others die with us.
-        for task in stopped {
-            let _ = kill(pid_of(&task[0]), Signal::SIGKILL);
-        }
-        return Err(error);
+        tasks.iter().partition(|task| run.leave_stopped || task[0].stop_signal.is_some());
+    for task in stopped.into_iter().rev() {
+        leave(run, &[task])?;
+        stop(seam, task)?;
     }
-    for task in running {
+    leave(run, &running)?;
+    before_release()?;
+    // All of them are in a ptrace-stop, and each would go on as it should if it were let go. Up to here
+    // our death kills them; once the last of them is spared, it lets them go.
+    for (thread, pid) in all() {
+        let spared = seam.at(Step::Spare).and_then(|()| ptrace::spare(pid));
+        if let Err(errno) = spared {
+            // Those that are spared already.
+            for task in &tasks {
+                let _ = kill(pid_of(&task[0]), Signal::SIGKILL);
+            }
+            return Err(failed(thread, "PTRACE_SETOPTIONS")(errno));
+        }
+    }
+    shared.committed().store(1, Ordering::SeqCst);
+    for (thread, pid) in all() {
         // From here on the tree lives: a thread that is gone now was killed by somebody else, and the
-        // others must be let go all the same.
-        if let Err(error) = release(task, run.leave_stopped.then_some(Signal::SIGSTOP)) {
+        // others must be let go all the same. One that could not be let go is when we end.
+        let detached = seam.at(Step::Detach).and_then(|()| ptrace::detach(pid));
+        if let Err(error) = detached.map_err(failed(thread, "PTRACE_DETACH")) {
             tracing::error!("{error}");
         }
     }
     Ok(())
 }
 
-fn stop_again(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
-    for task in tasks.iter().rev() {
-        leave(tapes, &[task])?;
-        release(task, stop_signal(task))?;
-        await_stop(&task[0]);
+/// Stops a task by the signal that had stopped it, while it is traced: it does not go on before it is
+/// let go, and is then found stopped. Its threads have left the window and have their registers.
+///
+/// A traced thread first stops for the delivery of the signal, then, if that stops its group, in the
+/// group-stop, in which its parent is told (ptrace(2), group-stop; `ptrace_stop` in the kernel's signal.c).
+/// An interrupt waits behind the signal in case it does not stop the task: SIGTSTP and its like are
+/// ignored in an orphaned process group. Then SIGSTOP does.
+fn stop(seam: &Seam, task: &[ThreadState]) -> Result<(), RunError> {
+    let leader = &task[0];
+    let pid = pid_of(leader);
+    let wanted = leader.stop_signal.unwrap_or(libc::SIGSTOP);
+    seam.at(Step::Stop).map_err(failed(leader, "tgkill"))?;
+    for signal in [wanted, libc::SIGSTOP] {
+        // Nothing that is pending may come first.
+        ptrace::set_signal_mask(pid, !(1 << (signal - 1))).map_err(failed(leader, "PTRACE_SETSIGMASK"))?;
+        ptrace::signal_thread(pid, pid, signal).map_err(failed(leader, "tgkill"))?;
+        ptrace::resume(pid, 0).map_err(failed(leader, "PTRACE_CONT"))?;
+        let status = ptrace::wait(pid).map_err(failed(leader, "waitpid"))?;
+        if !libc::WIFSTOPPED(status) || status >> 8 != signal {
+            return Err(RunError::Stop { pid: leader.tid, what: "a signal should have stopped it", status });
+        }
+        ptrace::interrupt(pid).map_err(failed(leader, "PTRACE_INTERRUPT"))?;
+        ptrace::resume(pid, signal).map_err(failed(leader, "PTRACE_CONT"))?;
+        if await_event_stop(leader, pid)? == signal {
+            break;
+        }
+        if signal == libc::SIGSTOP {
+            let status = signal << 8 | 0x7f;
+            return Err(RunError::Stop { pid: leader.tid, what: "it does not stop", status });
+        }
+    }
+    for thread in &task[1..] {
+        // Not one instruction: it stops with its group at once.
+        ptrace::resume(pid_of(thread), 0).map_err(failed(thread, "PTRACE_CONT"))?;
+        await_event_stop(thread, pid_of(thread))?;
+    }
+    // The kernel takes this only when the thread has come to rest, so its parent has been told by then.
+    for thread in task {
+        let masked = ptrace::set_signal_mask(pid_of(thread), thread.blocked);
+        masked.map_err(failed(thread, "PTRACE_SETSIGMASK"))?;
     }
     Ok(())
 }
 
-fn stop_signal(task: &[ThreadState]) -> Option<Signal> {
-    task[0].stop_signal.map(|signal| Signal::try_from(signal).unwrap_or(Signal::SIGSTOP))
-}
-
 /// Takes the tapes away from tasks whose threads have all stopped, and sets what they go on with.
-fn leave(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
+fn leave(run: &Run<'_>, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
+    let tapes: &Tapes = run.tapes;
     for task in tasks.iter().filter(|task| task[0].eats_sigchld) {
         let args = [tapes.sigchld_set, 0, tapes.no_time, 8];
         let calls = [(&task[0], libc::SYS_rt_sigtimedwait, args)];
@@ -118,6 +165,9 @@ fn leave(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
     }
     let unmap: Vec<_> =
         tasks.iter().map(|task| (&task[0], libc::SYS_munmap, [tapes.base, tapes.window_len, 0, 0])).collect();
+    for (thread, _, _) in &unmap {
+        run.seam.at(Step::Unmap).map_err(failed(thread, "munmap of the window"))?;
+    }
     for (thread, result) in
         unmap.iter().zip(borrow_syscalls(tapes, &unmap)?).map(|(call, result)| (call.0, result))
     {
@@ -128,7 +178,8 @@ fn leave(tapes: &Tapes, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
     }
     for thread in tasks.iter().copied().flatten() {
         let pid = pid_of(thread);
-        ptrace::set_registers(pid, &thread.registers).map_err(failed(thread, "PTRACE_SETREGS"))?;
+        let set = run.seam.at(Step::Registers).and_then(|()| ptrace::set_registers(pid, &thread.registers));
+        set.map_err(failed(thread, "PTRACE_SETREGS"))?;
         if !thread.xstate.is_empty() {
             ptrace::set_xstate(pid, &thread.xstate)
                 .map_err(failed(thread, "PTRACE_SETREGSET (NT_X86_XSTATE)"))?;
@@ -175,37 +226,6 @@ fn borrow_syscalls(
         .collect()
 }
 
-/// Lets the threads of a task go; with a signal first that stops it before its next instruction.
-fn release(task: &[ThreadState], stop: Option<Signal>) -> Result<(), RunError> {
-    if let Some(signal) = stop {
-        kill(pid_of(&task[0]), signal).map_err(failed(&task[0], "kill"))?;
-    }
-    let mut first = Ok(());
-    for thread in task {
-        first = first.and(ptrace::detach(pid_of(thread)).map_err(failed(thread, "PTRACE_DETACH")));
-    }
-    first
-}
-
-/// Waits until a task shows as stopped. One that its own signal does not stop (its group may have
-/// become orphaned since) is stopped by SIGSTOP.
-fn await_stop(leader: &ThreadState) {
-    let stat = format!("/proc/{}/stat", leader.tid);
-    for attempt in 0..1000 {
-        let text = std::fs::read_to_string(&stat).unwrap_or_default();
-        // proc_pid_stat(5): the state follows the name, which is in parentheses and may hold any.
-        let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        if matches!(state, None | Some('T' | 'Z' | 'X')) {
-            return;
-        }
-        if attempt == 100 {
-            let _ = kill(pid_of(leader), Signal::SIGSTOP);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    tracing::error!(pid = leader.tid, "it does not stop");
-}
-
 fn pid_of(thread: &ThreadState) -> Pid {
     Pid::from_raw(thread.tid as i32)
 }
@@ -215,11 +235,11 @@ fn failed(thread: &ThreadState, what: &'static str) -> impl Fn(Errno) -> RunErro
     move |errno| RunError::Ptrace { pid, what, errno }
 }
 
-/// The stop that PTRACE_INTERRUPT asked for.
-fn await_event_stop(thread: &ThreadState, pid: Pid) -> Result<(), RunError> {
+/// The stop that PTRACE_INTERRUPT asked for, or a group-stop: gives its signal (SIGTRAP where it is none).
+fn await_event_stop(thread: &ThreadState, pid: Pid) -> Result<i32, RunError> {
     let status = ptrace::wait(pid).map_err(failed(thread, "waitpid"))?;
     if libc::WIFSTOPPED(status) && status >> 16 == libc::PTRACE_EVENT_STOP {
-        Ok(())
+        Ok(libc::WSTOPSIG(status))
     } else {
         Err(RunError::Stop { pid: thread.tid, what: "it should have been interrupted", status })
     }

@@ -20,9 +20,11 @@ use nix::unistd::Pid;
 use super::channel::{Channel, Order, Reply};
 use super::clocks;
 use super::rollback;
+use super::seam::{Seam, Step};
 use super::undo::Remains;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
-use crate::sys::region::{Place, Shared, map_in_place};
+use crate::sys::region::{InPlace, Place, Shared, map_in_place};
+use crate::sys::robust;
 
 /// How the launcher ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,15 @@ pub enum End {
 
 /// The launcher's life until the commit, or the end of all. Blocks all signals and stays so.
 pub fn launch(channel: &Channel, coordinator: Pid) -> End {
-    let mut launcher = Launcher { channel, coordinator, root: None, sibling: None, remains: None };
+    let mut launcher = Launcher {
+        channel,
+        coordinator,
+        root: None,
+        region: None,
+        sibling: None,
+        tasks: Vec::new(),
+        remains: None,
+    };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
         .into_iter()
@@ -59,8 +69,12 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         // Orders first: a commit that has been said counts, whatever else has happened since.
         if fds[0].revents().is_some_and(|events| !events.is_empty()) {
             match channel.order() {
-                Ok((Order::Start { place, birth, sibling, clocks_ns }, Some(region))) => {
-                    launcher.start(place, birth, sibling, clocks_ns, &region);
+                Ok((Order::Start { place, birth, sibling, clocks_ns, fault }, Some(region))) => {
+                    launcher.start(place, birth, sibling, clocks_ns, &Seam::of_launcher(fault), &region);
+                }
+                Ok((Order::Tasks(pids), _)) => {
+                    let pids = pids.iter().filter(|pid| **pid != 0).map(|pid| Pid::from_raw(*pid as i32));
+                    launcher.tasks.extend(pids);
                 }
                 Ok((Order::Committed, _)) => {
                     if let Some(root) = launcher.root {
@@ -85,8 +99,11 @@ struct Launcher<'a> {
     channel: &'a Channel,
     coordinator: Pid,
     root: Option<Pid>,
+    region: Option<InPlace>,
     /// Set if the root is no child of ours.
     sibling: Option<Sibling>,
+    /// Then also: the tasks below it, by their pids.
+    tasks: Vec<Pid>,
     /// What to take away if there is no commit.
     remains: Option<Remains>,
 }
@@ -104,10 +121,12 @@ impl Launcher<'_> {
         birth: Birth,
         sibling: bool,
         clocks_ns: Option<[u64; 2]>,
+        seam: &Seam,
         region: &OwnedFd,
     ) {
         // Before anything is born: what is older is not the tapes'.
-        match Remains::keep(region.as_fd(), place) {
+        let kept = seam.at(Step::Keep).map_err(Into::into);
+        match kept.and_then(|()| Remains::keep(region.as_fd(), place)) {
             Ok(remains) => self.remains = Some(remains),
             Err(error) => {
                 let _ = self.channel.reply(Reply::MapFailed(error.raw_os_error().unwrap_or(libc::EMFILE)));
@@ -116,12 +135,12 @@ impl Launcher<'_> {
         }
         // Only children are born in it: the launcher itself stays with the clocks that it has.
         if let Some(wanted) = clocks_ns
-            && let Err(errno) = clocks::enter(wanted)
+            && let Err(errno) = seam.at(Step::Clocks).and_then(|()| clocks::enter(wanted))
         {
             let _ = self.channel.reply(Reply::ClocksFailed(errno as i32));
             return;
         }
-        let reply = match self.try_start(place, birth, sibling, region) {
+        let reply = match self.try_start(place, birth, sibling, seam, region) {
             Ok(root) => {
                 self.root = Some(root);
                 // Only now: the root must not inherit the mapping.
@@ -139,13 +158,26 @@ impl Launcher<'_> {
     }
 
     #[allow(unsafe_code)] // The region is mapped here, which is what the birth depends on.
-    fn try_start(&self, place: Place, birth: Birth, sibling: bool, region: &OwnedFd) -> Result<Pid, Reply> {
-        map_in_place(region.as_fd(), place).map_err(|errno| Reply::MapFailed(errno as i32))?;
+    fn try_start(
+        &mut self,
+        place: Place,
+        birth: Birth,
+        sibling: bool,
+        seam: &Seam,
+        region: &OwnedFd,
+    ) -> Result<Pid, Reply> {
+        let map_failed = |errno: Errno| Reply::MapFailed(errno as i32);
+        seam.at(Step::Map).map_err(map_failed)?;
+        let mapped = map_in_place(region.as_fd(), place).map_err(map_failed)?;
+        self.region = Some(mapped);
+        // Tasks that wait look there whether we live.
+        robust::mark_when_dead(mapped.launcher()).map_err(map_failed)?;
         // Tasks carry descriptors for others: the soft limit must not be what ends that.
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
         unregister_rseq();
+        seam.at(Step::Clone).map_err(|errno| Reply::CloneFailed(errno as i32))?;
         // SAFETY: the region has just been mapped at its place, and the coordinator took the addresses
         // from the tapes in it.
         unsafe { clone_root(birth, sibling) }.map_err(|errno| Reply::CloneFailed(errno as i32))
@@ -163,23 +195,42 @@ impl Launcher<'_> {
         }
     }
 
-    /// After the commit has been said, the coordinator still lets the tasks go, one after another. If it
-    /// dies over that, it takes those along that it has not let go: then there must be none.
+    /// After the commit has been said, the coordinator still lets the tasks go. If it dies over that,
+    /// the word that they do not die with it decides: without the word there must be none.
     fn see_off(&mut self, root: Pid) -> End {
         // All signals are blocked: nothing interrupts this.
-        match waitpid(self.coordinator, None) {
-            Ok(WaitStatus::Exited(_, 0)) => {
+        let end = waitpid(self.coordinator, None);
+        let committed = self.region.is_some_and(|region| region.committed().load(Ordering::SeqCst) != 0);
+        match end {
+            Ok(_) if committed => {
                 // Orphans of the tree go from now on to whom they would go without us.
                 let _ = nix::sys::prctl::set_child_subreaper(false);
                 End::Committed { root }
             }
-            Ok(_) | Err(_) => self.give_up(),
+            Ok(_) | Err(_) => {
+                // A sibling's tasks that it had spared go on, wherever they are now, and nothing but their
+                // pids tells them: those cannot be somebody else's yet.
+                for pid in &self.tasks {
+                    let _ = kill(*pid, Signal::SIGKILL);
+                }
+                self.clear_away();
+                match end {
+                    Ok(WaitStatus::Exited(_, code)) if code != 0 => End::Failed(code),
+                    Ok(_) | Err(_) => End::Killed,
+                }
+            }
         }
     }
 
     /// Ends everything: first the coordinator (with it all that it traces), then the tree.
     fn give_up(&mut self) -> End {
         let end = self.end_coordinator();
+        self.clear_away();
+        end
+    }
+
+    /// Takes the tree away. The coordinator has ended.
+    fn clear_away(&self) {
         if let Some(sibling) = &self.sibling {
             // The coordinator has said so if it could.
             sibling.shared.abort().store(1, Ordering::SeqCst);
@@ -205,14 +256,17 @@ impl Launcher<'_> {
         for (path, error) in self.remains.iter().flat_map(Remains::remove) {
             tracing::error!("{} is left behind: {error}", path.display());
         }
-        end
     }
 
     fn end_coordinator(&self) -> End {
         // It has closed its end of the channel, so it is about to exit, or dead.
+        let mut pause = std::time::Duration::from_micros(100);
         for _ in 0..200 {
             match waitpid(self.coordinator, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Ok(WaitStatus::StillAlive) => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(std::time::Duration::from_millis(10));
+                }
                 Ok(WaitStatus::Exited(_, code)) if code != 0 => return End::Failed(code),
                 Ok(_) | Err(_) => return End::Killed,
             }

@@ -4,7 +4,8 @@
 //! subreaper; it maps the tapes, clones the root task and, if anything fails, kills and reaps all
 //! that descends from it. The *coordinator*, its child, reads, plans, watches the tapes play,
 //! and commits. If either dies before the commit ends, the other ends the tree: the launcher kills its
-//! children until there are none, the coordinator whoever maps the tapes.
+//! children until there are none, the coordinator whoever maps the tapes. If both die, the tasks notice it
+//! (docs/decisions/0015).
 //!
 //! | module | does |
 //! |---|---|
@@ -15,6 +16,7 @@
 //! | `spent` | takes away names that the tree needs no more |
 //! | `clocks` | makes the time namespace that the root is born in |
 //! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
+//! | [`seam`] | where tests let one of these fail |
 //! | `rollback` | finds and kills tasks that are not one's children |
 //!
 //! Nothing here decides: what is done is on the tapes.
@@ -24,6 +26,7 @@ mod clocks;
 pub mod commit;
 pub mod launcher;
 mod rollback;
+pub mod seam;
 mod spent;
 pub mod supervise;
 pub mod undo;
@@ -35,11 +38,12 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::certify::CertifiedTapes;
 use crate::sys;
 use crate::sys::process::Birth;
 use crate::sys::region::{Place, Shared};
-use crate::tape::Tapes;
 use channel::{Channel, Order, Reply};
+use seam::Step;
 
 /// Why a run failed. Whatever it is, the tree has been taken away again.
 #[derive(Debug, Error)]
@@ -139,8 +143,8 @@ impl std::fmt::Display for FailedRecord {
 /// What is to be run.
 #[derive(Debug)]
 pub struct Run<'a> {
-    /// The tapes.
-    pub tapes: &'a Tapes,
+    /// The tapes, which have a certificate.
+    pub tapes: &'a CertifiedTapes,
     /// What ptrace sets in each living task, in the order of the tapes.
     pub threads: &'a [commit::ThreadState],
     /// The root becomes a child of our own parent (`--restore-sibling`).
@@ -149,6 +153,8 @@ pub struct Run<'a> {
     pub leave_stopped: bool,
     /// Where the root's pid is written just before all are let go.
     pub pidfile: Option<PathBuf>,
+    /// Where a test lets it fail.
+    pub seam: seam::Seam,
 }
 
 /// What was run.
@@ -167,8 +173,12 @@ pub struct Outcome {
 /// the commit had seized, and the launcher then reaps.
 pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     let tapes = run.tapes;
+    run.seam.at(Step::Memfd).map_err(|errno| RunError::Region(errno.into()))?;
     let region = sys::region::create(tapes).map_err(RunError::Region)?;
-    let shared = Shared::map(region.as_fd()).map_err(RunError::Region)?;
+    // For good: the kernel still marks a word in it when we are dead.
+    let shared: &'static Shared = Box::leak(Box::new(Shared::map(region.as_fd()).map_err(RunError::Region)?));
+    // Tasks that wait look there whether we live.
+    sys::robust::mark_when_dead(shared.coordinator()).map_err(|errno| RunError::Region(errno.into()))?;
     let players = rollback::Region::of(region.as_fd()).map_err(|errno| RunError::Region(errno.into()))?;
     let root = tapes.tasks[0];
     let start = std::time::Instant::now();
@@ -177,9 +187,10 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
         birth: Birth { clone_args: root.clone_args, tape: root.tape, control: tapes.base, code: tapes.code },
         sibling: run.sibling,
         clocks_ns: tapes.clocks_ns,
+        fault: run.seam.for_launcher(),
     };
     channel.send(order, Some(region.as_fd())).map_err(RunError::Channel)?;
-    let result = watch_and_commit(run, channel, &shared, start);
+    let result = watch_and_commit(run, channel, shared, start);
     if result.is_ok() {
         spent::remove(&tapes.spent);
     }
@@ -209,16 +220,27 @@ fn watch_and_commit(
         Reply::Interrupted(signal) => return Err(RunError::Interrupted(signal)),
         Reply::RootDied => return Err(RunError::Died { pid: root }),
     }
+    if run.sibling {
+        // Of a tree that is not below it the launcher could not find orphans.
+        for pids in run.tapes.tasks.chunks(channel::WORDS - 1) {
+            let pids = std::array::from_fn(|i| pids.get(i).map_or(0, |task| u64::from(task.pid)));
+            channel.send(Order::Tasks(pids), None).map_err(RunError::Channel)?;
+        }
+    }
     supervise::until(run.tapes, channel, shared, crate::tape::abi::wake::ARRIVED)?;
     let play_ns = start.elapsed().as_nanos() as u64;
     let barrier = std::time::Instant::now();
     let pidfile = run.pidfile.as_deref();
     commit::commit(run, channel, shared, || {
         if let Some(path) = pidfile {
+            run.seam
+                .at(Step::Pidfile)
+                .map_err(|errno| RunError::Pidfile { path: path.to_owned(), error: errno.into() })?;
             write_pidfile(path, Pid::from_raw(root as i32))?;
         }
-        // From here on the tree lives, whatever happens to the launcher.
-        channel.send(Order::Committed, None).map_err(|error| {
+        // From here on nobody can ask for an end, and the launcher is not needed.
+        let told = run.seam.at(Step::Tell).map_err(std::io::Error::from);
+        told.and_then(|()| channel.send(Order::Committed, None)).map_err(|error| {
             if let Some(path) = pidfile {
                 let _ = std::fs::remove_file(path);
             }

@@ -222,7 +222,7 @@ mod tests {
         // Not known: only what looks new.
         check([1, 0, 0], 0o644, true);
         if nix::unistd::geteuid().is_root() {
-            check([1, 0, 0], Undo::FILE_MODE, false);
+            check([1, 0, 0], crate::resolve::recipe::NEW_FILE_MODE, false);
         }
     }
 

@@ -11,8 +11,10 @@ use regrow_graph::ids::Fd;
 
 use super::Lowering;
 use crate::resolve::Recipes;
-use crate::resolve::recipe::{Content, Inode, InodeKind, Nameless, ResourceKind};
-use crate::tape::{Undo, UndoKind};
+use crate::resolve::recipe::{
+    Content, Inode, InodeKind, NEW_DIRECTORY_MODE, NEW_FILE_MODE, Nameless, ResourceKind,
+};
+use crate::tape::UndoKind;
 
 /// `fcntl(F_ADD_SEALS)` (uapi/linux/fcntl.h).
 const F_ADD_SEALS: u64 = 1033;
@@ -76,7 +78,7 @@ impl Lowering<'_> {
         for (path, fd) in &directories {
             let flags = self.begin(path, UndoKind::Directory);
             let text = self.asm.text(path.as_bytes());
-            self.tape.call(libc::SYS_mkdirat, &[AT_CWD, text, u64::from(Undo::DIRECTORY_MODE)], 0);
+            self.tape.call(libc::SYS_mkdirat, &[AT_CWD, text, u64::from(NEW_DIRECTORY_MODE)], 0);
             self.tape.post(flags.made);
             standing.push((text, flags));
             if let Some(fd) = fd {
@@ -90,7 +92,7 @@ impl Lowering<'_> {
                 InodeKind::Fifo { path, capacity, data } => {
                     let flags = self.begin(path, UndoKind::File);
                     let text = self.asm.text(path.as_bytes());
-                    let mode = u64::from(libc::S_IFIFO | Undo::FILE_MODE);
+                    let mode = u64::from(libc::S_IFIFO | NEW_FILE_MODE);
                     self.tape.call(libc::SYS_mknodat, &[AT_CWD, text, mode, 0], 0);
                     self.tape.post(flags.made);
                     // For reading and writing it never waits, and spares the others waiting.
@@ -135,7 +137,7 @@ impl Lowering<'_> {
                         (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_NOCTTY)
                             as u64
                             | close;
-                    self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, u64::from(Undo::FILE_MODE)], *fd);
+                    self.tape.call(libc::SYS_openat, &[AT_CWD, text, how, u64::from(NEW_FILE_MODE)], *fd);
                     self.tape.post(flags.made);
                     // While it is empty: so it can be told apart from others after a failure.
                     let links: Vec<_> = inode.further.iter().map(|name| self.link(path, name)).collect();

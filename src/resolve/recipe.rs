@@ -372,6 +372,12 @@ pub enum ResourceKind {
     },
 }
 
+/// The permissions that an unlinked file is made with: ones that no other file has, so that what a failed restore
+/// has left can be told.
+pub const NEW_FILE_MODE: u32 = 0o1600;
+/// The permissions that an unlinked directory is made with.
+pub const NEW_DIRECTORY_MODE: u32 = 0o1700;
+
 /// Inodes that are made in one go: one memfd, or unlinked files that have to do with each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Nameless {

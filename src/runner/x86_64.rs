@@ -6,10 +6,10 @@
 
 use std::mem::offset_of;
 
-use crate::tape::abi::{Control, wake};
+use crate::tape::abi::{Control, FUTEX_OWNER_DIED, wake};
 
-// rbx: the record; r13: the control block. The offsets in records are those of `abi::Record`,
-// which asserts them.
+// rbx: the record; r13: the control block; r12: where to go on after a wait. The offsets in records are
+// those of `abi::Record`, which asserts them.
 std::arch::global_asm!(
     ".pushsection .text.regrow_runner, \"ax\", @progbits",
     ".balign 64",
@@ -87,12 +87,8 @@ std::arch::global_asm!(
     "mov rdi, [rbx + 8]",
     "cmp dword ptr [rdi], 0",
     "jne 25b",
-    "mov eax, 202",
-    "xor esi, esi", // FUTEX_WAIT
-    "xor edx, edx",
-    "xor r10d, r10d",
-    "syscall",
-    "jmp 50b",
+    "lea r12, [rip + 50b]",
+    "jmp 85f",
     // Arrive at the barrier.
     "60:",
     "mov eax, 1",
@@ -110,12 +106,8 @@ std::arch::global_asm!(
     "cmp dword ptr [r13 + {release}], 0",
     "jne 25b",
     "lea rdi, [r13 + {release}]",
-    "mov eax, 202",
-    "xor esi, esi",
-    "xor edx, edx",
-    "xor r10d, r10d",
-    "syscall",
-    "jmp 61b",
+    "lea r12, [rip + 61b]",
+    "jmp 85f",
     // Park.
     "70:",
     "mov eax, 1",
@@ -132,13 +124,24 @@ std::arch::global_asm!(
     // Wait for ever.
     "80:",
     "lea rdi, [r13 + {never}]",
+    "lea r12, [rip + 80b]",
+    // Wait for the word at rdi, which is 0, and go on at r12.
+    "85:",
     "mov eax, 202",
-    "xor esi, esi",
+    "xor esi, esi", // FUTEX_WAIT
     "xor edx, edx",
-    "xor r10d, r10d",
+    "lea r10, [r13 + {patience}]",
     "syscall",
-    "jmp 80b",
-    // Born after an abort: die.
+    "cmp eax, -110", // ETIMEDOUT
+    "jne 86f",
+    // As long as one of them lives, it lets us go on or kills us.
+    "test dword ptr [r13 + {launcher}], {DIED}",
+    "jz 86f",
+    "test dword ptr [r13 + {coordinator}], {DIED}",
+    "jnz 81f",
+    "86:",
+    "jmp r12",
+    // Born after an abort, or alone: die.
     "81:",
     "mov edi, 1",
     "mov eax, 231", // exit_group
@@ -185,6 +188,10 @@ std::arch::global_asm!(
     failed_record = const offset_of!(Control, failed_record),
     failed_result = const offset_of!(Control, failed_result),
     failed_pid = const offset_of!(Control, failed_pid),
+    launcher = const offset_of!(Control, launcher),
+    coordinator = const offset_of!(Control, coordinator),
+    patience = const offset_of!(Control, patience),
+    DIED = const FUTEX_OWNER_DIED,
     ARRIVED = const wake::ARRIVED,
     FAILED = const wake::FAILED,
     PARKED = const wake::PARKED,

@@ -7,3 +7,4 @@ pub mod futex;
 pub mod process;
 pub mod ptrace;
 pub mod region;
+pub mod robust;

@@ -59,6 +59,32 @@ pub fn to_syscall(pid: Pid) -> Result<(), Errno> {
     request(libc::PTRACE_SYSCALL, pid, 0, 0)
 }
 
+/// A stopped thread is no longer killed if its tracer dies: it is let go then.
+///
+/// # Errors
+/// The kernel's.
+pub fn spare(pid: Pid) -> Result<(), Errno> {
+    request(libc::PTRACE_SETOPTIONS, pid, 0, 0)
+}
+
+/// Lets a stopped thread go on; with the signal, if it has stopped to have one delivered.
+///
+/// # Errors
+/// The kernel's.
+pub fn resume(pid: Pid, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_CONT, pid, 0, signal as usize)
+}
+
+/// Sends a signal to one thread.
+///
+/// # Errors
+/// The kernel's.
+pub fn signal_thread(leader: Pid, thread: Pid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: numbers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, leader.as_raw(), thread.as_raw(), signal) })
+        .map(drop)
+}
+
 /// Lets a stopped thread go for good.
 ///
 /// # Errors

@@ -48,7 +48,7 @@ pub struct Place {
 ///
 /// # Errors
 /// The kernel's: EEXIST where something is in the way.
-pub fn map_in_place(fd: BorrowedFd<'_>, place: Place) -> Result<(), Errno> {
+pub fn map_in_place(fd: BorrowedFd<'_>, place: Place) -> Result<InPlace, Errno> {
     let parts = [
         (place.base, place.rw_len, libc::PROT_READ | libc::PROT_WRITE, 0),
         (place.base + place.rw_len, place.ro_len, libc::PROT_READ | libc::PROT_EXEC, place.rw_len),
@@ -73,7 +73,28 @@ pub fn map_in_place(fd: BorrowedFd<'_>, place: Place) -> Result<(), Errno> {
             return Err(Errno::EEXIST);
         }
     }
-    Ok(())
+    Ok(InPlace { control: place.base as *mut Control })
+}
+
+/// The region where the tasks have it. It stays mapped for the life of the process.
+#[derive(Debug, Clone, Copy)]
+pub struct InPlace {
+    control: *mut Control,
+}
+
+impl InPlace {
+    /// The launcher's thread, or that it has died.
+    pub fn launcher(self) -> &'static AtomicU32 {
+        // SAFETY: `map_in_place` has mapped the control block for good, the field is aligned, and all
+        // who touch it do so atomically.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.control).launcher) }
+    }
+
+    /// 1: the tree lives.
+    pub fn committed(self) -> &'static AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.control).committed) }
+    }
 }
 
 /// The control block, mapped somewhere: what tasks and coordinator tell each other.
@@ -133,6 +154,18 @@ impl Shared {
     pub fn abort(&self) -> &AtomicU32 {
         // SAFETY: only the address of the field is taken.
         self.word(|control| unsafe { &raw mut (*control).abort })
+    }
+
+    /// The coordinator's thread, or that it has died.
+    pub fn coordinator(&self) -> &AtomicU32 {
+        // SAFETY: only the address of the field is taken.
+        self.word(|control| unsafe { &raw mut (*control).coordinator })
+    }
+
+    /// 1: the tree lives.
+    pub fn committed(&self) -> &AtomicU32 {
+        // SAFETY: only the address of the field is taken.
+        self.word(|control| unsafe { &raw mut (*control).committed })
     }
 
     /// How many have arrived.

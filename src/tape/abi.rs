@@ -109,8 +109,8 @@ impl Record {
     }
 }
 
-/// The head of the region: what tasks and coordinator tell each other. All words start as 0 but
-/// `total`.
+/// The head of the region: what tasks, launcher and coordinator tell each other. All words start as 0
+/// but `total` and `patience`.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Control {
@@ -136,9 +136,26 @@ pub struct Control {
     pub failed_result: i64,
     /// The task, by its pid as `getpid` gives it.
     pub failed_pid: u64,
+    /// The launcher's thread, while it lives: a robust futex, see [`FUTEX_OWNER_DIED`].
+    pub launcher: u32,
+    /// The same of the coordinator.
+    pub coordinator: u32,
+    /// How long a task waits before it looks whether anybody is left who could let it go on: a
+    /// `struct timespec`, seconds and nanoseconds.
+    pub patience: [u64; 2],
+    /// Set to 1 by the coordinator: the tree lives, whatever happens to us.
+    pub committed: u32,
     /// Unused.
-    pub reserved: [u64; 1],
+    pub reserved: u32,
 }
+
+/// How long a task waits at a time. Nobody waits longer for anything while all goes well, so the look
+/// costs nothing; and orphans of both launcher and coordinator are gone after about as long.
+pub const PATIENCE_S: u64 = 1;
+
+/// What the kernel writes into the words of [`Control::launcher`] and [`Control::coordinator`] when their
+/// owner dies, whatever it dies of (linux/futex.h; get_robust_list(2)).
+pub const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
 
 /// Bits of [`Control::wake`].
 pub mod wake {
@@ -169,7 +186,8 @@ const _: () = {
     assert!(offset_of!(Record, op) == 4);
     assert!(offset_of!(Record, args) == 8);
     assert!(offset_of!(Record, expect) == 56);
-    assert!(size_of::<Control>() == 64);
+    assert!(size_of::<Control>() == 88);
+    assert!(offset_of!(Control, patience).is_multiple_of(8));
     assert!(size_of::<Control>() as u64 <= EVENTS_OFFSET);
     assert!(offset_of!(Control, failed_record) == 32);
 };

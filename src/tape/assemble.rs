@@ -169,6 +169,8 @@ impl Assembler {
         let total = self.tasks.iter().filter(|task| task.lives).count() as u32;
         let at = std::mem::offset_of!(super::abi::Control, total);
         rw[at..at + 4].copy_from_slice(&total.to_ne_bytes());
+        let at = std::mem::offset_of!(super::abi::Control, patience);
+        rw[at..at + 8].copy_from_slice(&super::abi::PATIENCE_S.to_ne_bytes());
         let cells = (self.scratch + SCRATCH) as usize;
         for (slot, value) in rw[cells..].chunks_exact_mut(8).zip(&self.cells) {
             slot.copy_from_slice(&value.to_ne_bytes());

@@ -93,13 +93,6 @@ pub fn undo_table(list: &[Undo]) -> Vec<u8> {
     bytes
 }
 
-impl Undo {
-    /// The permissions that a file is made with: ones that no other file has.
-    pub const FILE_MODE: u32 = 0o1600;
-    /// The permissions that a directory is made with.
-    pub const DIRECTORY_MODE: u32 = 0o1700;
-}
-
 /// Where one task's tape is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskTape {
@@ -149,7 +142,7 @@ impl Tapes {
     }
 
     /// Lets a record fail with `errno` when it is reached; says whether there is such a record.
-    pub fn inject_fault(&mut self, pid: u32, record: u32, errno: i32) -> bool {
+    pub(crate) fn inject_fault(&mut self, pid: u32, record: u32, errno: i32) -> bool {
         let Some(task) = self.tasks.iter().find(|task| task.pid == pid && record < task.records) else {
             return false;
         };

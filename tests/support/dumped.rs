@@ -46,14 +46,42 @@ pub(crate) struct Ended {
     pub(crate) text: String,
 }
 
+/// What came of a restore with a fault.
+#[derive(Debug)]
+pub(crate) struct Rehearsed {
+    /// The fault.
+    pub(crate) fault: String,
+    /// The exit code; `None` if a signal ended it.
+    pub(crate) code: Option<i64>,
+    /// What it printed to standard error.
+    pub(crate) text: String,
+    /// What is not as it was before.
+    pub(crate) left: Vec<String>,
+}
+
 impl Dumped {
     /// One of `tests/programs`, started in a session of its own, and dumped. `None` where it cannot be
     /// done, which has been said then.
     #[must_use]
     pub(crate) fn program(name: &str, arguments: &[&str]) -> Option<Dumped> {
-        let mut dumped = Dumped::nothing()?;
+        Dumped::started(Dumped::nothing()?, |dumped| vec![dumped.helper(name)], arguments)
+    }
+
+    /// A script of `tests/programs`, run by bash; otherwise as [`Dumped::program`].
+    #[must_use]
+    pub(crate) fn script(name: &str, arguments: &[&str]) -> Option<Dumped> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name);
+        Dumped::started(Dumped::nothing()?, |_| vec!["bash".to_owned(), shown(&script)], arguments)
+    }
+
+    fn started(
+        mut dumped: Dumped,
+        program: impl FnOnce(&Dumped) -> Vec<String>,
+        arguments: &[&str],
+    ) -> Option<Dumped> {
         let log = dumped.file("program.log");
-        let mut argv = vec![dumped.helper(name), shown(&dumped.state_dir())];
+        let mut argv = program(&dumped);
+        argv.push(shown(&dumped.state_dir()));
         argv.extend(arguments.iter().map(|&argument| argument.to_owned()));
         dumped.root = dumped.namespace.start_detached(&argv, &log).expect("the program starts");
         let ready = dumped.state_dir().join("ready");
@@ -191,6 +219,39 @@ impl Dumped {
         self.regrow(&all)
     }
 
+    /// Restores that are to fail, each with a fault: what came of each. (`rehearse` of the test programs.)
+    pub(crate) fn rehearse(&mut self, faults: &[String], options: &[&str]) -> Vec<Rehearsed> {
+        /// So many that no run takes as long as a step may.
+        const AT_ONCE: usize = 100;
+        let list = self.file("faults.log");
+        let helper = self.helper("rehearse");
+        let (directory, images, work) =
+            (shown(self.directory.path()), shown(&self.images_dir()), shown(&self.work_dir()));
+        let mut argv = vec![helper.as_str(), list.to_str().expect("UTF-8"), &directory];
+        argv.extend([env!("CARGO_BIN_EXE_regrow"), "restore", "-D", &images, "-W", &work, "-d"]);
+        argv.extend_from_slice(options);
+        let mut all = Vec::new();
+        for faults in faults.chunks(AT_ONCE) {
+            fs::write(&list, faults.join("\n")).expect("the list of faults");
+            let ended = self.run(&argv);
+            assert_eq!(ended.code, Some(0), "{}", ended.text);
+            all.extend(ended.text.lines().map(|line| {
+                let found: Value =
+                    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+                let left = found["left"].as_array().map(Vec::as_slice).unwrap_or_default();
+                Rehearsed {
+                    fault: text("fault"),
+                    code: found["code"].as_i64(),
+                    text: text("text"),
+                    left: left.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect(),
+                }
+            }));
+        }
+        assert_eq!(all.len(), faults.len(), "a fault was not tried");
+        all
+    }
+
     /// All pids in the namespaces but the init's.
     pub(crate) fn living(&mut self) -> Vec<i64> {
         let answer = self.namespace.ask(json!({ "op": "pids" }), STEP).expect("pids");
@@ -303,6 +364,15 @@ impl Dumped {
         assert_eq!(ended.code, Some(0), "{}", ended.text);
         let status = self.namespace.wait(pid, STEP).expect("it ends");
         assert_eq!(status, i64::from(libc::SIGKILL));
+    }
+
+    /// Removes the files of sockets that the tree's dump has left, which nobody is bound to any more: a
+    /// restore may replace such a file, and one that fails does not bring it back.
+    pub(crate) fn remove_stale_sockets(&mut self) {
+        let state = shown(&self.state_dir());
+        let ended = self.run(&["find", &state, "-type", "s", "-delete"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.text);
+        self.accept_files();
     }
 
     /// Takes the images and the program's files as they are now for those that must not change: a test

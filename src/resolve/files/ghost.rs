@@ -17,10 +17,9 @@ use regrow_graph::ids::OfdId;
 use super::super::Resolver;
 use super::super::numbers::{O_CREATION, O_LARGEFILE, O_SETTABLE, O_TMPFILE_BIT};
 use super::super::problem::ProblemKind;
-use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece, ResourceKind};
+use super::super::recipe::{Content, Inode, InodeKind, NEW_FILE_MODE, Nameless, Piece, ResourceKind};
 use super::name;
 use crate::image::{GhostFile, Image, Ofd, OfdKind, Origin, RegFile, Remap};
-use crate::tape::Undo;
 
 /// `remap_type` of a link remap, a ghost file, a process that is gone.
 pub(in super::super) const LINKED: u32 = 0;
@@ -301,7 +300,7 @@ fn file_kind(resolver: &Resolver<'_>, path: String) -> InodeKind {
 /// Whether the file that has the name of an unlinked one now can be taken out of the way and put back:
 /// it must not be mistaken for the other after a failure, and nobody may open it meanwhile.
 fn can_change_places(resolver: &Resolver<'_>, path: &str, mode: u32) -> bool {
-    let is_plain = mode & libc::S_IFMT == libc::S_IFREG && mode & 0o7077 != Undo::FILE_MODE & 0o7077;
+    let is_plain = mode & libc::S_IFMT == libc::S_IFREG && mode & 0o7077 != NEW_FILE_MODE & 0o7077;
     let model = resolver.model;
     let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
     let is_named = |ofd: &Ofd| {

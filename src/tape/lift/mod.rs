@@ -31,7 +31,7 @@ use thiserror::Error;
 
 use super::abi::{
     CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE,
-    Check, Control, EVENTS_OFFSET, Record, Verb,
+    Check, Control, EVENTS_OFFSET, PATIENCE_S, Record, Verb,
 };
 use super::{Tapes, TaskTape, Undo, UndoKind};
 
@@ -146,8 +146,15 @@ impl<'a> Lifter<'a> {
         let head = tapes.rw.get(..head_len).ok_or("events outside the written part of the region")?;
         let total =
             head.get(total_at..total_at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-        let is_clean =
-            head.iter().enumerate().all(|(at, byte)| *byte == 0 || (total_at..total_at + 4).contains(&at));
+        let patience_at = offset_of!(Control, patience);
+        let patience = PATIENCE_S.to_ne_bytes();
+        // With another time tasks would wait for ever, or never sleep.
+        if head.get(patience_at..patience_at + 16) != Some(&[patience, [0; 8]].concat()) {
+            return Err("a control block with another time to wait".to_owned());
+        }
+        let is_set =
+            |at: &usize| (total_at..total_at + 4).contains(at) || (patience_at..patience_at + 8).contains(at);
+        let is_clean = head.iter().enumerate().all(|(at, byte)| *byte == 0 || is_set(&at));
         if !is_clean {
             return Err("control words or events that do not start as 0".to_owned());
         }

@@ -62,6 +62,8 @@ impl Builder {
         let mut rw = vec![0; PAGE as usize];
         let at = offset_of!(Control, total);
         rw[at..at + 4].copy_from_slice(&self.total.to_ne_bytes());
+        let at = offset_of!(Control, patience);
+        rw[at..at + 8].copy_from_slice(&PATIENCE_S.to_ne_bytes());
         let tasks = vec![TaskTape { pid: 7, lives, tape, records: self.records.len() as u32, clone_args }];
         let empty = Assembler::new(BASE, 0, 0, &[]).finish(1 << 20, 1 << 21).expect("it fits");
         Tapes { rw, ro: self.ro, code: RO, tasks, ..empty }
@@ -341,6 +343,9 @@ fn the_region() {
     };
     assert_eq!(lift(&tapes()).map(|tree| (tree.total, tree.root.pid)), Ok((1, 7)));
     assert!(refused(|t| t.rw[24] = 1).contains("do not start as 0"));
+    let patience = "another time to wait";
+    assert!(refused(|t| t.rw[offset_of!(Control, patience)] = 2).contains(patience));
+    assert!(refused(|t| t.rw[offset_of!(Control, patience) + 9] = 1).contains(patience));
     assert!(refused(|t| t.base = !0xfff).contains("does not fit"));
     assert!(refused(|t| t.window_len = 4096).contains("no ranges of pages"));
     assert!(refused(|t| t.tasks[0].records = u32::MAX).contains("overlap or lie outside"));

@@ -1,7 +1,7 @@
 //! Runs a program and sends a signal into its start: `interrupt WHOM SIGNAL DELAY_US COMMAND...`.
 //!
-//! WHOM is `parent` (the program itself), `child` (the first process that it forks) or `both` (the
-//! program's process group, as a terminal does). The delay counts from the start; for `child`, from when
+//! WHOM is `parent` (the program itself), `child` (the first process that it forks), `pair` (these two, one right
+//! after the other) or `group` (the program's process group, as a terminal does). The delay counts from the start; for `child` and `pair`, from when
 //! there is one, as there is nobody to send a signal to before. Exits as the program does: with its code,
 //! or 128 and the signal.
 
@@ -18,14 +18,15 @@ fn main() {
     let delay = Duration::from_micros(delay.parse().expect("DELAY_US is a number"));
     let mut child = Command::new(program).args(rest).process_group(0).spawn().expect("the program starts");
     let parent = i32::try_from(child.id()).expect("a pid");
-    let target = match whom.as_str() {
-        "parent" => Some(parent),
-        "both" => Some(-parent),
-        "child" => first_child(parent),
-        other => panic!("{other}: it is `parent`, `child` or `both`"),
+    let targets = match whom.as_str() {
+        "parent" => vec![parent],
+        "group" => vec![-parent],
+        "child" => first_child(parent).into_iter().collect(),
+        "pair" => std::iter::once(parent).chain(first_child(parent)).collect(),
+        other => panic!("{other}: it is `parent`, `child`, `pair` or `group`"),
     };
     std::thread::sleep(delay);
-    if let Some(target) = target {
+    for target in targets {
         // SAFETY: kill has no preconditions. The program has not been waited for, so the pid is still its
         // own; its child may be gone, and pids are not used again within milliseconds.
         unsafe { libc::kill(target, signal) };
