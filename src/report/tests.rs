@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use regrow_graph::order;
 
+use crate::certify::CertifiedTapes;
 use crate::host::{CapSets, FileFact, FileStat, HostFacts, SpecialMapping, Vdso};
 use crate::image::{self, KobjIds, Model, NsPid, OfdKind, Task, TaskState, VmaKind};
 use crate::lower;
@@ -95,7 +96,7 @@ fn prepare(mut model: Model) -> Prepared {
         facts,
         resolved,
         plan,
-        tapes,
+        tapes: CertifiedTapes::unchecked(tapes),
         certificate: Default::default(),
         threads: Vec::new(),
         timings: Timings::default(),

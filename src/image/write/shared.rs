@@ -81,11 +81,11 @@ pub(super) fn write_shared<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model
         }
         out.write(Image::Filelocks, &entries)?;
     }
-    if let Some(clocks) = model.clocks {
+    for (id, clocks) in &model.clocks {
         let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
         let mut entries = Entries::new(&magic::CLOCKS);
         entries.push(&TimensEntry { monotonic: time(clocks.monotonic), boottime: time(clocks.boottime) });
-        out.write(Image::Timens, &entries)?;
+        out.write(Image::Timens(*id), &entries)?;
     }
     Ok(())
 }
