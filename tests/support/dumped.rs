@@ -15,8 +15,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::guest::{Guest, Job};
 use super::namespace::Namespace;
-use super::{Ground, PID_BEFORE_ROOT, STEP, complaint, ended, shown, tail, wait_for};
+use super::{
+    Ground, PID_BEFORE_ROOT, STEP, complaint, ended, find_criu, say, shown, skip, tail, wait_for,
+};
 
 /// See the module.
 pub(crate) struct Dumped {
@@ -60,6 +63,37 @@ impl Dumped {
         wait_for(&ready, &mut dumped.namespace, dumped.root, &log).expect("the program gets ready");
         dumped.pids = dumped.living();
         dumped.dump();
+        dumped.accept_files();
+        Some(dumped)
+    }
+
+    /// One of `tests/programs`, dumped under another kernel. `None` where it cannot be done, which has been
+    /// said then.
+    #[must_use]
+    pub(crate) fn under_another_kernel(name: &str, arguments: &[&str]) -> Option<Dumped> {
+        let ground = Ground::find()?;
+        let guest = match Guest::find(ground.programs.parent().unwrap_or(&ground.programs)) {
+            Ok(guest) => guest,
+            Err(why) => {
+                skip(&why);
+                return None;
+            }
+        };
+        let mut dumped = Dumped::nothing()?;
+        let mut program = vec![dumped.helper(name), shown(&dumped.state_dir())];
+        program.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let job = Job {
+            init: &ground.program("guestinit"),
+            program: &program,
+            criu: &find_criu(&ground.programs).expect("it was found before"),
+            state: &dumped.state_dir(),
+            images: &dumped.images_dir(),
+            work: dumped.directory.path(),
+        };
+        let release = guest.dump(&job).expect("a dump under another kernel");
+        say(&format!("{name}: dumped under Linux {release}"));
+        dumped.root = PID_BEFORE_ROOT + 1;
+        dumped.pids = vec![dumped.root];
         dumped.accept_files();
         Some(dumped)
     }
