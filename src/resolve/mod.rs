@@ -12,6 +12,7 @@ pub mod family;
 pub mod memory;
 pub mod problem;
 pub mod recipe;
+pub mod vdso;
 
 mod files;
 mod host;
@@ -70,6 +71,8 @@ pub struct Payloads {
     pub fifos: Vec<Vec<u8>>,
     /// Of sockets.
     pub packets: Vec<Vec<u8>>,
+    /// vDSOs of tasks that are not the running kernel's.
+    pub vdsos: BTreeMap<NsPid, vdso::Dumped>,
 }
 
 /// What `resolve` hands on.
@@ -144,6 +147,7 @@ pub struct Resolution {
 /// Resolves a model on this host.
 pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &Options) -> Resolution {
     let mut resolver = Resolver::new(model, facts, options);
+    resolver.vdsos = payloads.vdsos.clone();
     host::find_problems(&mut resolver);
     clocks::resolve(&mut resolver);
     tree::resolve(&mut resolver);
@@ -190,6 +194,10 @@ struct Resolver<'a> {
     inodes: BTreeMap<files::ghost::InodeKey, (ResourceId, usize)>,
     /// Their descriptions that are in no table, by flags.
     inode_views: BTreeMap<(files::ghost::InodeKey, usize, u32), OfdId>,
+    /// vDSOs of tasks that are not the running kernel's.
+    vdsos: BTreeMap<NsPid, vdso::Dumped>,
+    /// Where the running kernel's is mapped in tasks that have another one: first address, and behind the last.
+    placed_vdsos: Vec<(u64, u64)>,
 }
 
 impl<'a> Resolver<'a> {
@@ -245,6 +253,8 @@ impl<'a> Resolver<'a> {
             carriers: BTreeMap::new(),
             inodes: BTreeMap::new(),
             inode_views: BTreeMap::new(),
+            vdsos: BTreeMap::new(),
+            placed_vdsos: Vec::new(),
         }
     }
 

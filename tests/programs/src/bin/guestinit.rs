@@ -116,6 +116,7 @@ fn dump(line: &mut impl Write) -> Result<i32, Error> {
         let module = fs::File::open(entry?.path())?;
         nix::kmod::finit_module(&module, c"", nix::kmod::ModuleInitFlags::empty())?;
     }
+    loopback_up()?;
     fs::write("/proc/sys/kernel/ns_last_pid", plan["last_pid"].to_string())?;
 
     let mut command = Command::new(program.first().ok_or("no program")?);
@@ -150,6 +151,22 @@ fn dump(line: &mut impl Write) -> Result<i32, Error> {
         line.write_all(&bytes)?;
     }
     Ok(status.into_raw())
+}
+
+/// CRIU does not start without a network to try things on (netdevice(7)).
+fn loopback_up() -> Result<(), Error> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: an all-zero structure is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads the structure, which lives.
+    let result =
+        unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
 }
 
 /// The machine ends, and its emulator with it.
