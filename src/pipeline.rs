@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -16,10 +17,10 @@ use thiserror::Error;
 use crate::certify;
 use crate::coordinator::commit::ThreadState;
 use crate::host::{self, HostFacts};
+use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
-use crate::resolve::vdso::{Dumped, is_running};
 use crate::resolve::{self, Options, Payloads, Resolved};
 use crate::tape::Tapes;
 use crate::tape::assemble::TooLarge;
@@ -141,7 +142,7 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     resolve::family::order(&mut model);
     let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
     let facts = timed(&mut timings.facts, || host::gather(&model, None));
-    payloads.vdsos = timed(&mut timings.read, || read_vdsos(&model, &facts))?;
+    payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, &facts))?);
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
     let threads = timed(&mut timings.lower, || thread_states(&model, &facts, &mut problems));
@@ -162,7 +163,7 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
     let cradle = cradle_of(&model, resolved.cradle);
-    let ground = certify::Ground::of(&facts, cradle);
+    let ground = certify::Ground { vdsos: payloads.vdsos, ..certify::Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
     let certificate = match timed(&mut timings.certify, || certify::certify(&model, &tapes, &ground, commit))
     {
@@ -204,7 +205,7 @@ fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
-        vdsos: BTreeMap::new(),
+        vdsos: Arc::default(),
     })
 }
 
@@ -219,7 +220,7 @@ fn read_vdsos(model: &Model, facts: &HostFacts) -> Result<BTreeMap<NsPid, Dumped
             let Some(alive) = task.alive() else { return Ok(None) };
             let Some(vma) = image::vdso::code_of(alive) else { return Ok(None) };
             let code = image::vdso::read_code(&model.dir, alive)?;
-            if code.as_ref().is_some_and(|code| is_running(alive, code, running)) {
+            if code.as_ref() == Some(&running.bytes) && running.is_laid_out_as(alive) {
                 return Ok(None);
             }
             let stops = image::vdso::stops_within(&model.dir, alive, vma)?;

@@ -128,9 +128,8 @@ pub(super) fn try_close_range() -> Errno {
 /// Whether process_vm_writev is there: to write nothing into a process of one's own changes nothing.
 pub(super) fn try_process_vm_writev() -> Result<(), Errno> {
     // SAFETY: no vectors are read where their count is 0.
-    let result = unsafe {
-        libc::process_vm_writev(libc::getpid(), std::ptr::null(), 0, std::ptr::null(), 0, 0)
-    };
+    let result =
+        unsafe { libc::process_vm_writev(libc::getpid(), std::ptr::null(), 0, std::ptr::null(), 0, 0) };
     Errno::result(result).map(drop)
 }
 

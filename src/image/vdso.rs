@@ -74,7 +74,8 @@ pub fn functions(image: &[u8]) -> Result<Vec<Function>, &'static str> {
     let symbols = entry(DT_SYMTAB).ok_or("it has no dynamic symbols")?;
     let strings = entry(DT_STRTAB).ok_or("its symbols have no names")?;
     // A hash table is the only thing that says how many symbols there are.
-    let by_hash = entry(DT_HASH).and_then(|data| HashTable::<FileHeader64<LittleEndian>>::parse(ENDIAN, data).ok());
+    let by_hash =
+        entry(DT_HASH).and_then(|data| HashTable::<FileHeader64<LittleEndian>>::parse(ENDIAN, data).ok());
     let count = match by_hash {
         Some(table) => Some(table.symbol_table_length()),
         None => entry(DT_GNU_HASH).and_then(|data| {
@@ -83,7 +84,8 @@ pub fn functions(image: &[u8]) -> Result<Vec<Function>, &'static str> {
             GnuHashTable::<FileHeader64<LittleEndian>>::parse(ENDIAN, data).ok()?.symbol_table_length(ENDIAN)
         }),
     };
-    let count = count.filter(|count| *count <= MAX_SYMBOLS).ok_or("it does not say how many symbols it has")?;
+    let count =
+        count.filter(|count| *count <= MAX_SYMBOLS).ok_or("it does not say how many symbols it has")?;
     let (symbols, _) = slice_from_bytes::<Sym64<LittleEndian>>(symbols, count as usize)
         .map_err(|()| "its symbols are cut off")?;
     let mut functions = Vec::new();
@@ -106,6 +108,21 @@ pub fn functions(image: &[u8]) -> Result<Vec<Function>, &'static str> {
 /// The mapping of the vDSO's code.
 pub fn code_of(alive: &Alive) -> Option<&Vma> {
     alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vdso)
+}
+
+/// Where the first of the mappings is that the kernel provides.
+pub fn first_special(alive: &Alive) -> Option<u64> {
+    let mut special = alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso));
+    special.next().map(|vma| vma.start)
+}
+
+/// The vDSO of a task that is not the running kernel's.
+#[derive(Debug, Clone, Default)]
+pub struct Dumped {
+    /// Its code; `None` if it is not all in the images.
+    pub code: Option<Vec<u8>>,
+    /// Who goes on in it.
+    pub stops: Vec<Stop>,
 }
 
 /// The bytes of a task's vDSO; `None` if it has none, or one too large to be one, or not all pages of it
@@ -201,8 +218,9 @@ fn frames(stack: &[u8], start: u64, pointer: u64, alive: &Alive) -> Vec<(u64, u6
     let words: Vec<u64> =
         stack.chunks_exact(8).map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect();
     let first = pointer.saturating_sub(start).div_ceil(8) as usize;
-    let is_restorer =
-        |word: u64| word != 0 && alive.sigactions.iter().any(|action| action.handler > 1 && action.restorer == word);
+    let is_restorer = |word: u64| {
+        word != 0 && alive.sigactions.iter().any(|action| action.handler > 1 && action.restorer == word)
+    };
     let mut found = Vec::new();
     for frame in first..words.len().saturating_sub(SELECTORS) {
         let is_frame = is_restorer(words[frame])
@@ -229,7 +247,9 @@ mod tests {
     fn the_running_vdso_exports_the_clocks() {
         let Some(image) = running() else { return };
         let functions = functions(&image).expect("readable");
-        for name in ["__vdso_clock_gettime", "clock_gettime", "__vdso_gettimeofday", "__vdso_time", "__vdso_getcpu"] {
+        for name in
+            ["__vdso_clock_gettime", "clock_gettime", "__vdso_gettimeofday", "__vdso_time", "__vdso_getcpu"]
+        {
             let function = functions.iter().find(|function| function.name == name).expect(name);
             assert!(function.len > 0 && function.offset > 0, "{function:?}");
         }

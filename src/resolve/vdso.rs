@@ -30,17 +30,8 @@ use super::numbers::PAGE;
 use super::problem::ProblemKind;
 use super::window::TASK_SIZE;
 use crate::host::Vdso;
-use crate::image::vdso::{Function, Stop, code_of, functions};
+use crate::image::vdso::{Function, Stop, code_of, first_special, functions};
 use crate::image::{Alive, Origin, Task, Vma, VmaKind};
-
-/// A vDSO that is not the running kernel's.
-#[derive(Debug, Clone, Default)]
-pub struct Dumped {
-    /// Its code; `None` if it is not all in the images.
-    pub code: Option<Vec<u8>>,
-    /// Who goes on in it.
-    pub stops: Vec<Stop>,
-}
 
 /// How a task gets its vDSO.
 #[derive(Debug, Clone)]
@@ -78,20 +69,6 @@ const INT3: u8 = 0xcc;
 const MAP_GROWSDOWN: u32 = libc::MAP_GROWSDOWN as u32;
 /// Nothing is placed below, where programs without PIE and their heaps are.
 const LOWEST: u64 = 4 << 30;
-
-/// Whether the dumped code, at its place among the task's special mappings, is the running kernel's, but
-/// for jumps and system calls that an earlier restore has put at the starts of its functions.
-pub fn is_running(alive: &Alive, code: &[u8], running: &Vdso) -> bool {
-    let place = |vma: &Vma| Some((vma.start - first_special(alive)?, vma.end - vma.start));
-    let is_there = code_of(alive).and_then(place)
-        == running.code().map(|mapping| (mapping.offset_bytes, mapping.size_bytes));
-    is_there && (code == running.bytes || is_patched(code, running))
-}
-
-fn first_special(alive: &Alive) -> Option<u64> {
-    let mut special = alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso));
-    special.next().map(|vma| vma.start)
-}
 
 /// Whether `code` is the running kernel's but for what [`patch`] and CRIU write at starts of functions.
 fn is_patched(code: &[u8], running: &Vdso) -> bool {
@@ -171,6 +148,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         return no(ProblemKind::Lacking, "it has a vDSO, and this kernel has none".to_owned());
     };
     let Some(dumped) = resolver.vdsos.get(&task.pid) else { return Way::Running(start) };
+    if let Some(code) = &dumped.code
+        && running.is_laid_out_as(alive)
+        && is_patched(code, running)
+    {
+        return Way::Running(start);
+    }
     let Some(bytes) = &dumped.code else {
         return no(ProblemKind::BadImages, "the pages of its vDSO are not all in the images".to_owned());
     };
@@ -260,11 +243,10 @@ fn patches(
 
 fn describe(stop: &Stop, start: u64, exported: &[Function]) -> String {
     let offset = stop.ip - start;
-    let within = exported.iter().find(|function| (function.offset..function.offset + function.len).contains(&offset));
-    let place = within.map_or_else(
-        || format!("at offset {offset:#x}"),
-        |function| format!("in {}", function.name),
-    );
+    let within =
+        exported.iter().find(|function| (function.offset..function.offset + function.len).contains(&offset));
+    let place =
+        within.map_or_else(|| format!("at offset {offset:#x}"), |function| format!("in {}", function.name));
     let how = if stop.in_handler { "a signal handler interrupted it" } else { "it was stopped" };
     format!("thread {}: {how} {place} of a vDSO that is not this kernel's: it cannot go on there", stop.tid)
 }
@@ -343,7 +325,8 @@ fn mark(alive: &Alive, code: u64, place: u64, running: &Vdso) -> Vec<u8> {
     const SIGNATURE: u64 = 0x4f53_4476_5549_5243;
     const VERSION: u64 = 3;
     const NONE: u64 = u64::MAX;
-    let dumped_data = alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vvar).map_or(NONE, |vma| vma.start);
+    let dumped_data =
+        alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vvar).map_or(NONE, |vma| vma.start);
     let data = running.mappings.iter().find(|mapping| mapping.name == "[vvar]");
     let running_data = data.map_or(NONE, |mapping| place + mapping.offset_bytes);
     [SIGNATURE, code, VERSION, dumped_data, running_data].iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -476,7 +459,8 @@ mod tests {
         other[0x40] ^= 1;
         assert!(!is_patched(&other, &running), "another byte");
         let mapping = SpecialMapping { name: "[vdso]".to_owned(), offset_bytes: 0, size_bytes: 4096 };
-        let short = Vdso { mappings: vec![mapping], bytes: running.bytes[..4096.min(running.bytes.len())].to_vec() };
+        let short =
+            Vdso { mappings: vec![mapping], bytes: running.bytes[..4096.min(running.bytes.len())].to_vec() };
         assert!(!is_patched(&patched(&patches_all, &[])[..1], &short));
     }
 }

@@ -17,9 +17,7 @@ use tempfile::TempDir;
 
 use super::guest::{Guest, Job};
 use super::namespace::Namespace;
-use super::{
-    Ground, PID_BEFORE_ROOT, STEP, complaint, ended, find_criu, say, shown, skip, tail, wait_for,
-};
+use super::{Ground, PID_BEFORE_ROOT, STEP, complaint, ended, find_criu, say, shown, skip, tail, wait_for};
 
 /// See the module.
 pub(crate) struct Dumped {

@@ -49,7 +49,9 @@ impl Guest {
     pub(crate) fn find(target: &Path) -> Outcome<Guest> {
         let folders = [target.join("guest"), Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest")];
         let folder = folders.into_iter().find(|folder| folder.join(".complete").exists());
-        folder.map(|folder| Guest { folder }).ok_or("no other kernel to dump under: run scripts/provide-guest".to_owned())
+        folder
+            .map(|folder| Guest { folder })
+            .ok_or("no other kernel to dump under: run scripts/provide-guest".to_owned())
     }
 
     /// Boots, dumps, and gives the other kernel's release. The images are in their directory then.
@@ -58,7 +60,8 @@ impl Guest {
         self.build_archive(job, &archive).map_err(|error| format!("{}: {error}", archive.display()))?;
         let (console, line) = (job.work.join("guest.console"), job.work.join("guest.line"));
         let errors = job.work.join("guest.errors");
-        let errors_file = fs::File::create(&errors).map_err(|error| format!("{}: {error}", errors.display()))?;
+        let errors_file =
+            fs::File::create(&errors).map_err(|error| format!("{}: {error}", errors.display()))?;
         let mut emulator = Command::new(self.folder.join("qemu"))
             .args(["-machine", "pc,accel=tcg", "-cpu", CPU, "-m", "512", "-smp", "1", "-display", "none"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
@@ -67,7 +70,12 @@ impl Guest {
             .arg("-initrd")
             .arg(&archive)
             .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/guestinit mitigations=off"])
-            .args(["-serial", &format!("file:{}", shown(&console)), "-serial", &format!("file:{}", shown(&line))])
+            .args([
+                "-serial",
+                &format!("file:{}", shown(&console)),
+                "-serial",
+                &format!("file:{}", shown(&line)),
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors_file)
@@ -115,8 +123,15 @@ impl Guest {
             "state": job.state,
             "images": job.images,
             "last_pid": PID_BEFORE_ROOT,
+            // Others could not be given back here.
+            "capabilities": own_capabilities(),
         });
-        let mut archive = Archive { file: std::io::BufWriter::new(fs::File::create(path)?), at: 0, inode: 0, made: BTreeSet::new() };
+        let mut archive = Archive {
+            file: std::io::BufWriter::new(fs::File::create(path)?),
+            at: 0,
+            inode: 0,
+            made: BTreeSet::new(),
+        };
         archive.entry("guest.json", 0o100_644, plan.to_string().as_bytes())?;
         archive.entry("guestinit", 0o100_755, &fs::read(job.init)?)?;
         archive.directories(Path::new("/dev/console"))?;
@@ -143,11 +158,20 @@ fn unpack(mut rest: &[u8], images: &Path) -> Outcome<Value> {
         let end = rest.iter().position(|byte| *byte == b'\n').ok_or("it said nothing, or not all")?;
         let line: Value = serde_json::from_slice(&rest[..end]).map_err(|error| error.to_string())?;
         rest = &rest[end + 1..];
-        let (Some(name), Some(bytes)) = (line["name"].as_str(), line["bytes"].as_u64()) else { return Ok(line) };
+        let (Some(name), Some(bytes)) = (line["name"].as_str(), line["bytes"].as_u64()) else {
+            return Ok(line);
+        };
         let (file, next) = rest.split_at_checked(bytes as usize).ok_or(format!("{name} is cut off"))?;
         fs::write(images.join(name), file).map_err(|error| format!("{name}: {error}"))?;
         rest = next;
     }
+}
+
+/// The bounding set of this process.
+fn own_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let text = status.lines().find_map(|line| line.strip_prefix("CapBnd:\t"));
+    text.and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(u64::MAX)
 }
 
 /// The loader and the libraries of a program, as the loader lists them.
@@ -174,8 +198,11 @@ fn criu_argv(folder: &Path) -> std::io::Result<(Vec<String>, Vec<PathBuf>)> {
             }
         }
     }
-    let find = |is: &dyn Fn(&Path) -> bool| files.iter().find(|path| is(path)).map(|path| shown(path)).unwrap_or_default();
-    let loader = find(&|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux")));
+    let find = |is: &dyn Fn(&Path) -> bool| {
+        files.iter().find(|path| is(path)).map(|path| shown(path)).unwrap_or_default()
+    };
+    let loader =
+        find(&|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux")));
     let program = find(&is_criu);
     let folders: BTreeSet<String> = files.iter().filter_map(|path| path.parent()).map(shown).collect();
     let libraries = folders.into_iter().collect::<Vec<_>>().join(":");
@@ -203,7 +230,8 @@ impl Archive {
 
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) -> std::io::Result<()> {
         self.inode += 1;
-        let numbers = [self.inode, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let numbers =
+            [self.inode, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         let header: String = numbers.iter().map(|number| format!("{number:08x}")).collect();
         self.put(format!("070701{header}{name}\0").as_bytes())?;
         self.put(content)

@@ -97,9 +97,11 @@ impl Run<'_> {
         forker.has_threads |= is_thread;
         let (sid, pgid) = (forker.sid, forker.pgid);
         let (privileges, attributes) = (forker.privileges.clone(), forker.attributes.born(is_thread));
+        let vdso = forker.vdso.clone();
         let state = &mut self.tasks[child];
         (state.table, state.sid, state.pgid) = (table, sid, pgid);
         (state.privileges, state.attributes) = (privileges, attributes);
+        state.vdso = vdso;
         self.bear(child, parent, exit_signal)
     }
 

@@ -19,6 +19,7 @@ use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
 use super::socket::Names;
 use super::table::Table;
+use super::vdso::Progress;
 
 pub(super) const CLONE_PARENT: u64 = 0x8000;
 pub(super) const SIGCHLD: u32 = 17;
@@ -90,6 +91,7 @@ pub(super) struct Task {
     pub(super) has_threads: bool,
     /// The death of a child may have left a SIGCHLD behind.
     pub(super) has_sigchld: bool,
+    pub(super) vdso: Progress,
 }
 
 /// A process group.
@@ -254,6 +256,7 @@ impl<'a> Run<'a> {
             dumpable_in_tail: None,
             has_threads: false,
             has_sigchld: false,
+            vdso: Progress::default(),
         };
         let mut run = Run {
             tree,
@@ -406,6 +409,7 @@ impl<'a> Run<'a> {
                         Wrong::HelperLeft
                     });
                 }
+                self.check_vdso(task)?;
                 self.tasks[task].phase = Phase::Arrived;
                 self.tasks[task].arrived = Some(at.record);
             }
@@ -548,7 +552,8 @@ fn is_for_tail(effect: &Effect) -> bool {
             | MemoryEffect::Remap { .. }
             | MemoryEffect::Unmap { .. }
             | MemoryEffect::SetMm { .. }
-            | MemoryEffect::MapVdso { .. } => false,
+            | MemoryEffect::MapVdso { .. }
+            | MemoryEffect::Write { .. } => false,
         },
         Effect::Attribute(attribute) => !matches!(attribute, Attribute::TimerCreate { .. }),
     }

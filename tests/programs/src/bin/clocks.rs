@@ -96,7 +96,11 @@ fn check(task: &mut Task, when: &str, symbols: &BTreeMap<String, usize>) {
         let clock_gettime: ClockGettime = unsafe { transmute(address) };
         clocks(task, &format!("{when}, clock_gettime"), |clock| nanoseconds(clock_gettime, clock));
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        task.check_eq(&format!("{when}: an unknown clock"), clock_gettime(9999, &raw mut time), -libc::EINVAL);
+        task.check_eq(
+            &format!("{when}: an unknown clock"),
+            clock_gettime(9999, &raw mut time),
+            -libc::EINVAL,
+        );
     }
     if let Some(address) = find("__vdso_clock_getres") {
         // SAFETY: as above.
@@ -110,20 +114,32 @@ fn check(task: &mut Task, when: &str, symbols: &BTreeMap<String, usize>) {
     if let Some(address) = find("__vdso_gettimeofday") {
         // SAFETY: as above.
         let gettimeofday: Gettimeofday = unsafe { transmute(address) };
-        bracket(task, &format!("{when}: gettimeofday"), || {
-            let mut time = libc::timeval { tv_sec: 0, tv_usec: 0 };
-            let result = gettimeofday(&raw mut time, std::ptr::null_mut());
-            (result == 0).then(|| (time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64) * 1000)
-        }, libc::CLOCK_REALTIME, 1000);
+        bracket(
+            task,
+            &format!("{when}: gettimeofday"),
+            || {
+                let mut time = libc::timeval { tv_sec: 0, tv_usec: 0 };
+                let result = gettimeofday(&raw mut time, std::ptr::null_mut());
+                (result == 0).then(|| (time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64) * 1000)
+            },
+            libc::CLOCK_REALTIME,
+            1000,
+        );
     }
     if let Some(address) = find("__vdso_time") {
         // SAFETY: as above.
         let time: Time = unsafe { transmute(address) };
-        bracket(task, &format!("{when}: time"), || {
-            let mut stored = 0;
-            let seconds = time(&raw mut stored);
-            (stored == seconds).then_some(seconds as u64 * 1_000_000_000)
-        }, libc::CLOCK_REALTIME_COARSE, 1_000_000_000);
+        bracket(
+            task,
+            &format!("{when}: time"),
+            || {
+                let mut stored = 0;
+                let seconds = time(&raw mut stored);
+                (stored == seconds).then_some(seconds as u64 * 1_000_000_000)
+            },
+            libc::CLOCK_REALTIME_COARSE,
+            1_000_000_000,
+        );
     }
     if let Some(address) = find("__vdso_getcpu") {
         // SAFETY: as above.
@@ -157,7 +173,13 @@ fn clocks(task: &mut Task, when: &str, mut read: impl FnMut(libc::clockid_t) -> 
 }
 
 /// Each reading lies between what the system call says before and after, in units of `unit_ns`.
-fn bracket(task: &mut Task, what: &str, mut read: impl FnMut() -> Option<u64>, clock: libc::clockid_t, unit_ns: u64) {
+fn bracket(
+    task: &mut Task,
+    what: &str,
+    mut read: impl FnMut() -> Option<u64>,
+    clock: libc::clockid_t,
+    unit_ns: u64,
+) {
     for _ in 0..TIMES {
         let before = raw(clock) / unit_ns * unit_ns;
         let now = read();
@@ -218,7 +240,10 @@ fn symbols() -> BTreeMap<String, usize> {
         let (mut bias, mut dynamic) = (base, 0);
         for header in (0..count).map(|index| headers + index * size) {
             match half(header) {
-                PT_LOAD => bias = base.wrapping_add(word(header + 8) as usize).wrapping_sub(word(header + 16) as usize),
+                PT_LOAD => {
+                    bias =
+                        base.wrapping_add(word(header + 8) as usize).wrapping_sub(word(header + 16) as usize)
+                }
                 PT_DYNAMIC => dynamic = base + word(header + 8) as usize,
                 _ => {}
             }
@@ -239,7 +264,10 @@ fn symbols() -> BTreeMap<String, usize> {
             let is_function = (symbol as *const u8).add(4).read() & 15 == STT_FUNC;
             if is_function && short(symbol + 6) != 0 {
                 let name = CStr::from_ptr((strings + half(symbol) as usize) as *const libc::c_char);
-                found.insert(name.to_string_lossy().into_owned(), bias.wrapping_add(word(symbol + 8) as usize));
+                found.insert(
+                    name.to_string_lossy().into_owned(),
+                    bias.wrapping_add(word(symbol + 8) as usize),
+                );
             }
             symbol += 24;
         }

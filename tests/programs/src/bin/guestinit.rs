@@ -2,7 +2,8 @@
 //! runs the program, dumps it by CRIU and sends the images over the second serial line.
 //!
 //! What it does is said by `/guest.json`:
-//! `{"program":[..],"criu":[..],"state":DIR,"images":DIR,"last_pid":N}`. The answer is, for each file of the
+//! `{"program":[..],"criu":[..],"state":DIR,"images":DIR,"last_pid":N,
+//! "capabilities":MASK}`, the last for the program's bounding set. The answer is, for each file of the
 //! images, a line `{"name":NAME,"bytes":N}` with the bytes behind it, and a last line
 //! `{"status":S,"release":R}` (the raw wait status of CRIU, the kernel's name) or `{"error":TEXT}`.
 //!
@@ -121,8 +122,16 @@ fn dump(line: &mut impl Write) -> Result<i32, Error> {
 
     let mut command = Command::new(program.first().ok_or("no program")?);
     command.args(&program[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: setsid is a plain system call, and nothing else happens between fork and exec.
-    unsafe { command.pre_exec(|| setsid().map(drop).map_err(Into::into)) };
+    let capabilities = plan["capabilities"].as_u64().unwrap_or(u64::MAX);
+    let drop_others = move || {
+        for capability in (0..64).filter(|bit| capabilities >> bit & 1 == 0) {
+            // SAFETY: takes no pointer. Those that the kernel does not know are refused.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        }
+        setsid().map(drop).map_err(Into::into)
+    };
+    // SAFETY: only plain system calls between fork and exec.
+    unsafe { command.pre_exec(drop_others) };
     let mut child = command.spawn()?;
     let start = Instant::now();
     while !state.join("ready").exists() {
@@ -163,8 +172,9 @@ fn loopback_up() -> Result<(), Error> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the kernel reads the structure, which lives.
-    let result =
-        unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request)
+    };
     nix::errno::Errno::result(result)?;
     Ok(())
 }
