@@ -128,6 +128,24 @@ impl Dumped {
         self.await_gone();
     }
 
+    /// Dumps the living tree again, in place of the images that it came from.
+    pub(crate) fn dump_again(&mut self) {
+        for name in names(&self.images_dir()) {
+            fs::remove_file(self.images_dir().join(name)).expect("an image");
+        }
+        let _ = fs::remove_file(self.work_dir().join("pid"));
+        self.dump();
+        self.accept_files();
+    }
+
+    /// `criu restore` of these images, detached.
+    pub(crate) fn restore_by_criu(&mut self) -> Ended {
+        let (criu, images, work) = (self.criu(), shown(&self.images_dir()), shown(&self.work_dir()));
+        let ended = self.run(&[&criu, "restore", "-D", &images, "-W", &work, "-d", "-o", "restore.log", "-v4"]);
+        let _ = fs::remove_file(self.work_dir().join("stats-restore"));
+        ended
+    }
+
     /// The pid of the tree's root.
     #[must_use]
     pub(crate) fn root(&self) -> i64 {
