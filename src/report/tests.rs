@@ -83,6 +83,7 @@ fn prepare(mut model: Model) -> Prepared {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
+        ..Payloads::default()
     };
     // Messages and tapes hold the path.
     model.dir = PathBuf::from("/images");

@@ -217,10 +217,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                     protections.push(vma);
                 }
             }
-            VmaKind::Vvar | VmaKind::Vdso => {
-                if let vdso::Way::Running(_) | vdso::Way::Refused = way {
-                    continue;
-                }
+            VmaKind::Vvar | VmaKind::Vdso if matches!(way, vdso::Way::Led(_) | vdso::Way::None) => {
                 // Memory of the task's own: the data is empty, the code is filled.
                 let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32;
                 let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: None };
@@ -233,7 +230,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                     dumpless.push(vma);
                 }
             }
-            VmaKind::Vsyscall => {}
+            VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => {}
             VmaKind::Memfd { inode_id, offset_bytes, file_flags, .. } => {
                 let shared = vma.flags & libc::MAP_SHARED as u32 != 0;
                 let default = if shared && vma.prot & libc::PROT_WRITE as u32 != 0 {

@@ -141,7 +141,8 @@ impl Dumped {
     /// `criu restore` of these images, detached.
     pub(crate) fn restore_by_criu(&mut self) -> Ended {
         let (criu, images, work) = (self.criu(), shown(&self.images_dir()), shown(&self.work_dir()));
-        let ended = self.run(&[&criu, "restore", "-D", &images, "-W", &work, "-d", "-o", "restore.log", "-v4"]);
+        let ended =
+            self.run(&[&criu, "restore", "-D", &images, "-W", &work, "-d", "-o", "restore.log", "-v4"]);
         let _ = fs::remove_file(self.work_dir().join("stats-restore"));
         ended
     }
