@@ -5,6 +5,9 @@
 
 mod support;
 
+use std::fs;
+use std::os::unix::fs::FileExt;
+
 use support::Scenario;
 use support::dumped::Dumped;
 
@@ -40,6 +43,79 @@ fn clocks_of_another_kernel() {
     restore(&mut dumped, "led by CRIU");
     check_maps(&mut dumped, "led by CRIU");
     dumped.check_restored("after four restores");
+}
+
+/// A byte that means nothing makes a vDSO another one: of this kernel's in everything that matters. A thread
+/// reads the clock all the time: where the dump has caught it inside of the code, the images are refused by
+/// name; elsewhere they are restored, and it goes on. With the byte as it was, the task comes back as
+/// if it had never been elsewhere.
+#[test]
+fn threads_within_another_vdso() {
+    let Some(mut dumped) = Dumped::program("clocks", &["busy"]) else { return };
+    let images = dumped.images_dir().to_str().expect("UTF-8").to_owned();
+    let (mut refused, mut restored) = (0, 0);
+    for _ in 0..60 {
+        mark_as_other(&mut dumped, true);
+        let ended = dumped.regrow(&["check", &images]);
+        if ended.code == Some(0) {
+            restored += 1;
+            assert!(ended.text.contains("functions lead to the vDSO of this kernel"), "{}", ended.text);
+            restore(&mut dumped, "led on one kernel");
+            check_maps(&mut dumped, "led on one kernel");
+        } else {
+            refused += 1;
+            let thread = dumped.root() + 1;
+            let words = format!("thread {thread}: it was stopped");
+            assert!(ended.text.contains(&words), "{}", ended.text);
+            assert!(ended.text.contains("of a vDSO that is not this kernel's"), "{}", ended.text);
+            let failed = dumped.restore(&[]);
+            assert_eq!(failed.code, Some(1), "{}", failed.text);
+            dumped.check_nothing_left("refused");
+            mark_as_other(&mut dumped, false);
+            restore(&mut dumped, "as it was");
+        }
+        if refused > 0 && restored > 0 {
+            break;
+        }
+        dumped.dump_again();
+    }
+    assert!(refused > 0 && restored > 0, "refused {refused} times, restored {restored} times");
+
+    dumped.dump_again();
+    mark_as_other(&mut dumped, false);
+    let ended = dumped.regrow(&["check", &images]);
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    assert!(!ended.text.contains("functions lead"), "{}", ended.text);
+    restore(&mut dumped, "back");
+    let maps = dumped.shell("grep -c -F '[vdso]' /proc/$ROOT/maps; cat /proc/$ROOT/maps").text;
+    assert!(maps.starts_with("1\n"), "{maps}");
+    dumped.check_restored("back");
+}
+
+/// Makes the dumped vDSO another one than this kernel's, or this kernel's again, by a byte of its header that
+/// nobody reads (EI_PAD, elf(5)).
+fn mark_as_other(dumped: &mut Dumped, is_other: bool) {
+    const PAD: usize = 15;
+    const PAGE: usize = 4096;
+    let own = regrow::host::gather_vdso().expect("this kernel has a vDSO").bytes;
+    let mut found = 0;
+    for entry in fs::read_dir(dumped.images_dir()).expect("images") {
+        let path = entry.expect("an image").path();
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pages-")) {
+            continue;
+        }
+        let pages = fs::read(&path).expect("pages");
+        for at in (0..pages.len()).step_by(PAGE) {
+            let page = &pages[at..];
+            if page[..PAD] == own[..PAD] && page[PAD + 1..64] == own[PAD + 1..64] {
+                found += 1;
+                let file = fs::OpenOptions::new().write(true).open(&path).expect("pages");
+                file.write_all_at(&[u8::from(is_other)], (at + PAD) as u64).expect("written");
+            }
+        }
+    }
+    assert_eq!(found, 1, "vDSOs in the images");
+    dumped.accept_files();
 }
 
 fn restore(dumped: &mut Dumped, what: &str) {

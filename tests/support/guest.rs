@@ -62,7 +62,14 @@ impl Guest {
         let errors = job.work.join("guest.errors");
         let errors_file =
             fs::File::create(&errors).map_err(|error| format!("{}: {error}", errors.display()))?;
+        // Its modules and its firmware are where they were unpacked.
+        let unpacked = self.folder.join("root/usr");
         let mut emulator = Command::new(self.folder.join("qemu"))
+            .env("QEMU_MODULE_DIR", unpacked.join("lib/x86_64-linux-gnu/qemu"))
+            .arg("-L")
+            .arg(unpacked.join("share/qemu"))
+            .arg("-L")
+            .arg(unpacked.join("share/seabios"))
             .args(["-machine", "pc,accel=tcg", "-cpu", CPU, "-m", "512", "-smp", "1", "-display", "none"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .arg("-kernel")
