@@ -156,15 +156,21 @@ fn read_range(dir: &Path, alive: &Alive, start: u64, bytes: &mut [u8]) -> Result
 }
 
 /// Where a task would go on in its vDSO: the instruction pointers of threads that were stopped there, and
-/// of those that a signal handler has interrupted there.
+/// of those that a signal handler has interrupted there. Also those in no mapping at all: CRIU leaves out the
+/// vDSO of the kernel to which the dumped one leads.
 ///
 /// # Errors
 /// The pages of a stack cannot be read.
 pub fn stops_within(dir: &Path, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, ImageError> {
+    let vmas = &alive.mm.vmas;
+    let is_within = |ip: u64| {
+        let at = vmas.partition_point(|vma| vma.end <= ip);
+        (code.start..code.end).contains(&ip) || vmas.get(at).is_none_or(|vma| ip < vma.start)
+    };
     let mut stops = Vec::new();
     for thread in &alive.threads {
         let tid = thread.tid.0;
-        if (code.start..code.end).contains(&thread.regs.ip) {
+        if is_within(thread.regs.ip) {
             stops.push(Stop { tid, ip: thread.regs.ip, in_handler: false });
         }
         // A handler's frame has the stack pointer of what it interrupted, which may be on another stack.
@@ -172,13 +178,13 @@ pub fn stops_within(dir: &Path, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, 
         let mut next = 0;
         while let Some(pointer) = pointers.get(next).copied().filter(|_| next < MAX_STACKS) {
             next += 1;
-            let at = alive.mm.vmas.partition_point(|vma| vma.end <= pointer);
-            let Some(vma) = alive.mm.vmas.get(at).filter(|vma| vma.start <= pointer) else { continue };
+            let at = vmas.partition_point(|vma| vma.end <= pointer);
+            let Some(vma) = vmas.get(at).filter(|vma| vma.start <= pointer) else { continue };
             let start = pointer & !(PAGE - 1);
             let mut stack = vec![0; (vma.end - start).min(MAX_STACK_BYTES) as usize];
             read_range(dir, alive, start, &mut stack)?;
             for (ip, sp) in frames(&stack, start, pointer, alive) {
-                if (code.start..code.end).contains(&ip) {
+                if is_within(ip) {
                     stops.push(Stop { tid, ip, in_handler: true });
                 }
                 let is_elsewhere = sp < vma.start || vma.end <= sp;

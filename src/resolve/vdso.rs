@@ -63,6 +63,7 @@ pub(super) struct Led {
 
 /// `movabs $target,%rax; jmp *%rax`: functions of the x86-64 ABI take no argument in rax.
 const JUMP_LEN: usize = 12;
+const JUMP_START: [u8; 2] = [0x48, 0xb8];
 /// What CRIU fills its own jumps up to.
 const CRIU_JUMP_LEN: usize = 16;
 const INT3: u8 = 0xcc;
@@ -92,7 +93,7 @@ fn is_patched(code: &[u8], running: &Vdso) -> bool {
 
 /// How long the patch is that `code` starts with; `None`: it starts with none.
 fn patch_len(code: &[u8], name: &str) -> Option<usize> {
-    if code.starts_with(&[0x48, 0xb8]) && code.get(10..JUMP_LEN) == Some(&[0xff, 0xe0]) {
+    if jump_target(code).is_some() {
         return Some(JUMP_LEN);
     }
     let call = system_call(name)?;
@@ -100,7 +101,13 @@ fn patch_len(code: &[u8], name: &str) -> Option<usize> {
 }
 
 fn jump(target: u64) -> Vec<u8> {
-    [&[0x48, 0xb8][..], &target.to_le_bytes(), &[0xff, 0xe0]].concat()
+    [&JUMP_START[..], &target.to_le_bytes(), &[0xff, 0xe0]].concat()
+}
+
+/// Where `code` jumps, if that is all it does.
+fn jump_target(code: &[u8]) -> Option<u64> {
+    let (target, end) = code.strip_prefix(&JUMP_START)?.split_first_chunk::<8>()?;
+    end.starts_with(&[0xff, 0xe0]).then(|| u64::from_le_bytes(*target))
 }
 
 /// The system call that does what a function of this name does, arguments and result included.
@@ -148,11 +155,23 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         return no(ProblemKind::Lacking, "it has a vDSO, and this kernel has none".to_owned());
     };
     let Some(dumped) = resolver.vdsos.get(&task.pid) else { return Way::Running(start) };
-    if let Some(code) = &dumped.code
+    if let Some(bytes) = &dumped.code
         && running.is_laid_out_as(alive)
-        && is_patched(code, running)
+        && is_patched(bytes, running)
     {
-        return Way::Running(start);
+        // Who was within the vDSO of the kernel that it led to has nowhere to go on; who was within a jump,
+        // neither.
+        let exported = running.functions();
+        let is_in_jump = |offset: u64| {
+            let within = |function: &&Function| {
+                (function.offset + 1..function.offset + JUMP_LEN as u64).contains(&offset)
+            };
+            let mut started = exported.iter().filter(within);
+            started.any(|function| bytes[function.offset as usize..].starts_with(&JUMP_START))
+        };
+        let bad = dumped.stops.iter().filter(|stop| offset_in(stop, code).is_none_or(is_in_jump));
+        let texts: Vec<String> = bad.map(|stop| describe(stop, code, &exported)).collect();
+        return refuse_stops(resolver, task, origin, texts).unwrap_or(Way::Running(start));
     }
     let Some(bytes) = &dumped.code else {
         return no(ProblemKind::BadImages, "the pages of its vDSO are not all in the images".to_owned());
@@ -165,7 +184,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         let text = "its vDSO is that of another kernel, and process_vm_writev(2) is missing";
         return no(ProblemKind::Lacking, text.to_owned());
     }
-    let Some(place) = free_place(vmas, code, running.size_bytes()) else {
+    // Those who are within the vDSO that it led to go on, where that was this kernel's.
+    let former = former_place(bytes, &exported, running).filter(|place| is_free(vmas, *place, running));
+    let Some(place) = former.or_else(|| free_place(vmas, code, running.size_bytes())) else {
         let text = format!(
             "its vDSO is that of another kernel, and no range of {} bytes is free for this kernel's",
             running.size_bytes()
@@ -183,8 +204,15 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         Err(text) => return no(ProblemKind::Lacking, text),
     };
     let stops = dumped.stops.clone();
-    let bad = stops.iter().filter(|stop| !goes_on(stop.ip - code.start, bytes, &patches));
-    let texts: Vec<String> = bad.map(|stop| describe(stop, code.start, &exported)).collect();
+    let is_in_former = |ip: u64| {
+        let from = place + code_offset;
+        former == Some(place) && (from..from + running.bytes.len() as u64).contains(&ip)
+    };
+    let bad = stops.iter().filter(|stop| match offset_in(stop, code) {
+        Some(offset) => !goes_on(offset, bytes, &patches),
+        None => !is_in_former(stop.ip),
+    });
+    let texts: Vec<String> = bad.map(|stop| describe(stop, code, &exported)).collect();
     let led = Led {
         pid: task.pid.0,
         place,
@@ -192,15 +220,47 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         mark: mark(alive, code.start, place, running),
         jumps: patches.into_iter().map(|(offset, bytes)| (code.start + offset, bytes)).collect(),
     };
-    let is_bad = !texts.is_empty();
+    let end = place + running.size_bytes();
+    if let Some(refused) = refuse_stops(resolver, task, origin, texts) {
+        return refused;
+    }
+    resolver.placed_vdsos.push((place, end));
+    Way::Led(Box::new(led))
+}
+
+fn refuse_stops(resolver: &mut Resolver<'_>, task: &Task, origin: Origin, texts: Vec<String>) -> Option<Way> {
+    let refused = (!texts.is_empty()).then_some(Way::Refused);
     for text in texts {
         resolver.problems.unsupported(Some(task.pid), Some(origin), text);
     }
-    if is_bad {
-        return Way::Refused;
-    }
-    resolver.placed_vdsos.push((place, place + running.size_bytes()));
-    Way::Led(Box::new(led))
+    refused
+}
+
+fn offset_in(stop: &Stop, code: &Vma) -> Option<u64> {
+    (code.start..code.end).contains(&stop.ip).then(|| stop.ip - code.start)
+}
+
+/// Where the vDSO was that the dumped one led to, if that was this kernel's: all functions that both have
+/// led to where this kernel's would be. (CRIU takes vDSOs for one another by the same sign.)
+fn former_place(code: &[u8], exported: &[Function], running: &Vdso) -> Option<u64> {
+    let code_offset = running.code()?.offset_bytes;
+    let own: BTreeMap<String, u64> =
+        running.functions().into_iter().map(|function| (function.name, function.offset)).collect();
+    let mut places = exported.iter().filter_map(|function| {
+        let offset = own.get(&function.name)?.checked_add(code_offset)?;
+        let target = code.get(function.offset as usize..).and_then(jump_target);
+        // One that leads nowhere is none that this kernel's could be.
+        Some(target.map(|target| target.wrapping_sub(offset)))
+    });
+    let first = places.next()??;
+    places.all(|place| place == Some(first)).then_some(first)
+}
+
+fn is_free(vmas: &[Vma], place: u64, running: &Vdso) -> bool {
+    let end = place.checked_add(running.size_bytes()).filter(|end| *end <= TASK_SIZE);
+    place.is_multiple_of(PAGE)
+        && place >= LOWEST
+        && end.is_some_and(|end| vmas.iter().all(|vma| end <= vma.start || vma.end <= place))
 }
 
 /// The patches of the exported functions, by offset.
@@ -241,12 +301,14 @@ fn patches(
     Ok(patches)
 }
 
-fn describe(stop: &Stop, start: u64, exported: &[Function]) -> String {
-    let offset = stop.ip - start;
-    let within =
-        exported.iter().find(|function| (function.offset..function.offset + function.len).contains(&offset));
-    let place =
-        within.map_or_else(|| format!("at offset {offset:#x}"), |function| format!("in {}", function.name));
+fn describe(stop: &Stop, code: &Vma, exported: &[Function]) -> String {
+    let within = |offset: u64| {
+        let holds =
+            |function: &&Function| (function.offset..function.offset + function.len).contains(&offset);
+        let function = exported.iter().find(holds).map(|function| format!("in {}", function.name));
+        function.unwrap_or_else(|| format!("at offset {offset:#x}"))
+    };
+    let place = offset_in(stop, code).map_or_else(|| format!("at {:#x}", stop.ip), within);
     let how = if stop.in_handler { "a signal handler interrupted it" } else { "it was stopped" };
     format!("thread {}: {how} {place} of a vDSO that is not this kernel's: it cannot go on there", stop.tid)
 }
@@ -392,6 +454,23 @@ mod tests {
         assert!(short.contains("__vdso_time is too short"), "{short}");
         let short = patches(&[function("__vdso_time", 0xffc, 4)], &none, 0x1000).expect_err("at the end");
         assert!(short.contains("too short"), "{short}");
+    }
+
+    #[test]
+    fn a_vdso_that_leads_to_this_kernels_says_where_that_was() {
+        let Some(running) = crate::host::gather_vdso() else { return };
+        let place = 0x7ffe_0000_0000;
+        let code_offset = running.code().map_or(0, |mapping| mapping.offset_bytes);
+        let mut code = running.bytes.clone();
+        for function in running.functions() {
+            let jump = jump(place + code_offset + function.offset);
+            code[function.offset as usize..][..JUMP_LEN].copy_from_slice(&jump);
+        }
+        let exported = running.functions();
+        assert_eq!(former_place(&code, &exported, &running), Some(place));
+        code[exported[0].offset as usize + 2] ^= 4;
+        assert_eq!(former_place(&code, &exported, &running), None, "another kernel's");
+        assert_eq!(former_place(&running.bytes, &exported, &running), None, "no jumps");
     }
 
     #[test]
