@@ -13,9 +13,11 @@ mod attributes;
 mod commit;
 #[cfg(test)]
 mod mutations;
+mod vdso;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
@@ -28,10 +30,11 @@ use regrow_graph::verify::{
 pub use attributes::Inherited;
 
 use crate::coordinator::commit::ThreadState;
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Vdso};
+use crate::image::vdso::Dumped;
 use crate::image::{
-    Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, Ofd, OfdKind, RegFile, SocketOptions, TaskState,
-    Timerfd, UnixSocket, open_blob,
+    Blob, Epoll, Fifo, Fown, Image, InetSocket, Model, NsPid, Ofd, OfdKind, RegFile, SocketOptions,
+    TaskState, Timerfd, UnixSocket, open_blob,
 };
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
@@ -63,6 +66,10 @@ pub struct Ground {
     pub facts: Facts,
     /// What the root inherits.
     pub inherited: Inherited,
+    /// The running kernel's vDSO; `None`: no task may have one.
+    pub vdso: Option<Vdso>,
+    /// vDSOs of the images that are not its bytes.
+    pub vdsos: Arc<BTreeMap<NsPid, Dumped>>,
 }
 
 impl Ground {
@@ -73,7 +80,13 @@ impl Ground {
             suid_dumpable: facts.kernel.suid_dumpable,
             ..Facts::default()
         };
-        Ground { cradle, facts: defaults, inherited: Inherited::of(facts) }
+        Ground {
+            cradle,
+            facts: defaults,
+            inherited: Inherited::of(facts),
+            vdso: facts.vdso.clone(),
+            vdsos: Arc::default(),
+        }
     }
 }
 
@@ -296,7 +309,8 @@ fn is_pair(note: &[u8], record: &Record, tapes: &Tapes) -> bool {
 /// # Errors
 /// What a pipe or a socket holds cannot be read.
 pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexample> {
-    let Ground { cradle, facts, inherited } = ground;
+    let Ground { cradle, facts, inherited, .. } = ground;
+    let running = ground.vdso.as_ref().map(vdso::Running::of);
     let (cradle, facts) = (*cradle, *facts);
     let moved = |id: u32, to: &[Option<(u32, u32)>]| {
         to.iter().flatten().find(|(old, _)| *old == id).map_or(id, |(_, new)| *new)
@@ -319,6 +333,8 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             ..ExpectedTask::default()
         };
         if let Some(alive) = task.alive() {
+            wanted.vdso =
+                running.as_ref().and_then(|running| running.expected(alive, ground.vdsos.get(&task.pid)));
             wanted.threads = alive.threads.iter().skip(1).map(|thread| thread.tid.0).collect();
             wanted.table_id = Some(alive.ids.files).filter(|id| *id != 0);
             for entry in &alive.fds {

@@ -3,8 +3,9 @@
 //! Each stage's result stays here, because messages and views look back: from a record to its
 //! operation, from there to the recipe and the image entry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -16,7 +17,8 @@ use thiserror::Error;
 use crate::certify::{self, CertifiedTapes};
 use crate::coordinator::commit::ThreadState;
 use crate::host::{self, HostFacts};
-use crate::image::{self, ImageError, Model, ReadErrors, VmaKind};
+use crate::image::vdso::Dumped;
+use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::{self, Options, Payloads, Resolved};
@@ -136,11 +138,11 @@ pub fn prepare(dir: &Path, options: &Options) -> Result<Prepared, PrepareError> 
 pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
     let model = timed(&mut timings.read, || image::read_model(dir))?;
-    let payloads = timed(&mut timings.read, || read_payloads(&model))?;
+    let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
     let facts = timed(&mut timings.facts, || host::gather(&model, None));
+    payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, &facts))?);
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
-    problems.extend(timed(&mut timings.resolve, || compare_vdso(&model, &facts))?);
     let threads = timed(&mut timings.lower, || thread_states(&model, &facts, &mut problems));
     let Some(resolved) = resolution.resolved else { return Ok((None, problems)) };
     let plan = match timed(&mut timings.plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
@@ -159,7 +161,7 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
     let cradle = cradle_of(&model, resolved.cradle);
-    let ground = certify::Ground::of(&facts, cradle);
+    let ground = certify::Ground { vdsos: payloads.vdsos, ..certify::Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
     let certified = timed(&mut timings.certify, || certify::certify_tapes(&model, tapes, &ground, commit));
     let (tapes, certificate) = match certified {
@@ -201,44 +203,26 @@ fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        vdsos: Arc::default(),
     })
 }
 
-/// The dumped code of the vDSO must be the running kernel's, byte for byte: tasks may be in it, or
-/// hold addresses in it. (A kernel's vDSO does not change; a task whose vDSO was patched by an
-/// earlier restore on another kernel shows here.)
-fn compare_vdso(model: &Model, facts: &HostFacts) -> Result<Vec<Problem>, ImageError> {
-    let Some(running) = facts.vdso.as_ref() else { return Ok(Vec::new()) };
-    let found: Vec<Option<Problem>> = model
+/// The vDSOs that are not the running kernel's, with who was stopped in them. (One of the running
+/// kernel costs this comparison and nothing else.)
+fn read_vdsos(model: &Model, facts: &HostFacts) -> Result<BTreeMap<NsPid, Dumped>, ImageError> {
+    let Some(running) = facts.vdso.as_ref() else { return Ok(BTreeMap::new()) };
+    let found: Vec<Option<(NsPid, Dumped)>> = model
         .tasks
         .par_iter()
         .map(|task| {
             let Some(alive) = task.alive() else { return Ok(None) };
-            let Some(vma) = alive.mm.vmas.iter().find(|vma| vma.kind == VmaKind::Vdso) else {
+            let Some(vma) = image::vdso::code_of(alive) else { return Ok(None) };
+            let code = image::vdso::read_code(&model.dir, alive)?;
+            if code.as_ref() == Some(&running.bytes) && running.is_laid_out_as(alive) {
                 return Ok(None);
-            };
-            for extent in &alive.mm.pages.extents {
-                // An extent may reach into the mappings before and behind.
-                let Some(part) = extent.within(vma.start, vma.end) else { continue };
-                let blob = image::Blob {
-                    image: image::Image::Pages(alive.mm.pages.pages_id),
-                    offset_bytes: part.offset_bytes,
-                    len_bytes: part.len_pages * 4096,
-                };
-                let dumped = image::open_blob(&model.dir, &blob)?;
-                let at = (part.start - vma.start) as usize;
-                if running.bytes.get(at..at + dumped.len()) != Some(&dumped[..]) {
-                    let text =
-                        "the vDSO of the dump is another than this kernel's: not restored yet".to_owned();
-                    return Ok(Some(Problem {
-                        kind: ProblemKind::Lacking,
-                        task: Some(task.pid),
-                        text,
-                        origin: Some(vma.origin),
-                    }));
-                }
             }
-            Ok(None)
+            let stops = image::vdso::stops_within(&model.dir, alive, vma)?;
+            Ok(Some((task.pid, Dumped { code, stops })))
         })
         .collect::<Result<_, ImageError>>()?;
     Ok(found.into_iter().flatten().collect())

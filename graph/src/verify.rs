@@ -71,6 +71,7 @@ mod space;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vdso;
 
 pub use attribute::{AttributeKind, Value};
 pub use effect::{
@@ -82,6 +83,7 @@ pub use expected::{
     InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
+pub use vdso::{ExpectedVdso, LedFunction, LedVdso};
 
 /// Executes the tapes symbolically and compares their end with the images.
 ///

@@ -201,6 +201,7 @@ fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
+        vdsos: Default::default(),
     };
     let resolution = resolve::resolve(&model, &payloads, facts, &Options::default());
     let resolved = resolution.resolved.expect("there is room for the tapes");

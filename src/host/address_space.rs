@@ -11,6 +11,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::{read_number, read_text};
+use crate::image::vdso::{Function, code_of, first_special, functions};
+use crate::image::{Alive, Vma};
 
 /// End of user addresses with four-level page tables: the last page below 2^47 is never mapped.
 /// The kernel goes beyond only if asked by a hint above this.
@@ -48,6 +50,23 @@ pub struct Vdso {
 }
 
 impl Vdso {
+    /// The mapping of the code.
+    pub fn code(&self) -> Option<&SpecialMapping> {
+        self.mappings.iter().find(|mapping| mapping.name == "[vdso]")
+    }
+
+    /// Whether the mappings that a task has of a kernel are where this one's would be.
+    pub fn is_laid_out_as(&self, alive: &Alive) -> bool {
+        let place = |vma: &Vma| Some((vma.start - first_special(alive)?, vma.end - vma.start));
+        code_of(alive).and_then(place)
+            == self.code().map(|mapping| (mapping.offset_bytes, mapping.size_bytes))
+    }
+
+    /// What it exports; offsets are from the start of the code. Empty if it could not be read.
+    pub fn functions(&self) -> Vec<Function> {
+        functions(&self.bytes).unwrap_or_default()
+    }
+
     /// Length of all together, from the first to the end of the last.
     pub fn size_bytes(&self) -> u64 {
         self.mappings.last().map_or(0, |last| last.offset_bytes + last.size_bytes)

@@ -38,6 +38,8 @@ pub struct KernelFacts {
     pub set_mm_map: Probe,
     /// `arch_prctl(ARCH_MAP_VDSO_64)`.
     pub map_vdso_64: Probe,
+    /// `process_vm_writev(2)`.
+    pub process_vm_writev: Probe,
     /// `close_range(2)`.
     pub close_range: Probe,
     /// Time namespaces (`CONFIG_TIME_NS`).
@@ -90,6 +92,7 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         } else {
             Probe::Unknown
         },
+        process_vm_writev: raw::try_process_vm_writev().map_or_else(Probe::Absent, |()| Probe::Present),
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),
     }

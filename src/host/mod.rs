@@ -92,6 +92,11 @@ pub fn gather(model: &Model, root: Option<&Path>) -> HostFacts {
     gather_about(&model.tasks, &model.ofds, root)
 }
 
+/// The running kernel's vDSO; `None` if there is none.
+pub fn gather_vdso() -> Option<Vdso> {
+    address_space::find_vdso(&address_space::read_own_maps())
+}
+
 fn gather_about(tasks: &[Task], ofds: &[Ofd], root: Option<&Path>) -> HostFacts {
     let own = own::gather();
     let maps = address_space::read_own_maps();

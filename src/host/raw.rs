@@ -125,6 +125,14 @@ pub(super) fn try_close_range() -> Errno {
     refusal(result)
 }
 
+/// Whether process_vm_writev is there: to write nothing into a process of one's own changes nothing.
+pub(super) fn try_process_vm_writev() -> Result<(), Errno> {
+    // SAFETY: no vectors are read where their count is 0.
+    let result =
+        unsafe { libc::process_vm_writev(libc::getpid(), std::ptr::null(), 0, std::ptr::null(), 0, 0) };
+    Errno::result(result).map(drop)
+}
+
 /// Whether timers can be created with the ids of our choice: asking for the state changes nothing.
 pub(super) fn try_timer_restore_ids() -> Result<(), Errno> {
     // uapi/linux/prctl.h

@@ -78,6 +78,7 @@ impl Lowering<'_> {
                 self.tape.call(libc::SYS_madvise, &[*start, *len, u64::from(*advice)], 0)
             }
             StepKind::MapVdso { start } => self.map_vdso(*start),
+            StepKind::Poke { pid, pieces } => self.poke(*pid, pieces),
             StepKind::Fill { pieces, offset } => self.fill(pieces, *offset, fds),
             StepKind::SetMm(map) => self.set_mm(map, fds),
             StepKind::AltStack(sas) => {

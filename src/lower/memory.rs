@@ -59,6 +59,19 @@ impl Lowering<'_> {
         self.tape.call_ok(libc::SYS_arch_prctl, &[ARCH_MAP_VDSO_64, start]);
     }
 
+    /// `process_vm_writev(2)` of the task to itself.
+    pub(super) fn poke(&mut self, pid: u32, pieces: &[(u64, Vec<u8>)]) {
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for (address, bytes) in pieces {
+            let len = bytes.len() as u64;
+            from.extend([self.asm.data(bytes, 8), len]);
+            to.extend([*address, len]);
+        }
+        let total = pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let (from, to, count) = (self.asm.words(&from), self.asm.words(&to), pieces.len() as u64);
+        self.tape.call(libc::SYS_process_vm_writev, &[u64::from(pid), from, count, to, count, 0], total);
+    }
+
     /// `preadv(2)`, or `pread(2)` for one piece.
     pub(super) fn fill(&mut self, pieces: &[(u64, u64)], offset: u64, fds: &[Fd]) {
         let fd = fds.first().map_or(NO_FD, |fd| u64::from(*fd));

@@ -154,6 +154,11 @@ pub(super) fn step_name(step: &StepKind) -> String {
             format!("{} {}", words::advice(*advice), range(*start, *len))
         }
         StepKind::MapVdso { start } => format!("map the vDSO at {start:#x}"),
+        StepKind::Poke { pieces, .. } => {
+            let bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+            let first = pieces.first().map_or(0, |(at, _)| *at);
+            format!("write {} from {first:#x} on", words::count(bytes, "byte"))
+        }
         StepKind::Fill { pieces, .. } => {
             let pages: u64 = pieces.iter().map(|(_, len)| len / 4096).sum();
             format!("fill {} in {}", words::count(pages, "page"), words::count(pieces.len(), "piece"))

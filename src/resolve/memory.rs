@@ -18,7 +18,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver};
+use super::{Recipes, Resolver, vdso};
 use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, Task, Vma, VmaKind};
 
 /// A shared memory segment and where it is carried: at `at` from the start of the carriers.
@@ -139,17 +139,15 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
     let mut steps = Vec::new();
     let mut protections = Vec::new();
     let mut advice = Vec::new();
-    let vdso = vdso_range(&mm.vmas);
+    let mut dumpless = Vec::new();
+    let way = vdso::resolve(resolver, task, alive);
+    // What the kernel itself provides is not filled.
+    let provided = if let vdso::Way::Led(_) = way { None } else { vdso_range(&mm.vmas) };
     if mm.aio_rings != 0 {
         resolver.problems.unsupported(Some(pid), Some(mm.origin), "AIO rings are not restored yet");
     }
-    if let Some((start, _)) = vdso {
-        judge_vdso(resolver, task, alive);
-        steps.push(resolver.add_step(
-            StepKind::MapVdso { start },
-            vdso_origin(&mm.vmas, mm.origin),
-            Vec::new(),
-        ));
+    for kind in special_steps(&way) {
+        steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
     }
     for vma in &mm.vmas {
         let len = vma.end - vma.start;
@@ -219,6 +217,19 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                     protections.push(vma);
                 }
             }
+            VmaKind::Vvar | VmaKind::Vdso if matches!(way, vdso::Way::Led(_) | vdso::Way::None) => {
+                // Memory of the task's own: the data is empty, the code is filled.
+                let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32;
+                let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: None };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                if prot != vma.prot {
+                    protections.push(vma);
+                }
+                if vma.kind == VmaKind::Vvar && vma.madvise == 0 {
+                    // As the kernel's own; and it keeps the mapping apart from those beside it.
+                    dumpless.push(vma);
+                }
+            }
             VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => {}
             VmaKind::Memfd { inode_id, offset_bytes, file_flags, .. } => {
                 let shared = vma.flags & libc::MAP_SHARED as u32 != 0;
@@ -256,8 +267,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
             advice.push(vma);
         }
     }
-    check_pages(resolver, pid, alive, vdso);
-    let filled = fills(&mm.pages.extents, vdso);
+    check_pages(resolver, pid, alive, provided);
+    let filled = fills(&mm.pages.extents, provided);
     if !filled.is_empty() {
         let file = pages_file(resolver, mm.pages.pages_id, Origin::new(Image::Pagemap(pid.0), 0));
         for (pieces, offset) in filled {
@@ -268,6 +279,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
             ));
         }
     }
+    if let vdso::Way::Led(led) = &way {
+        let kind = StepKind::Poke { pid: pid.0, pieces: led.jumps.clone() };
+        steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
+    }
     for vma in protections {
         let kind = StepKind::Mprotect { start: vma.start, len: vma.end - vma.start, prot: vma.prot };
         steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
@@ -276,6 +291,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         // After the pages are in: nothing can be written to a guard (madvise(2)).
         let kind = StepKind::Madvise { start, len: end - start, advice: MADV_GUARD_INSTALL };
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
+    }
+    for vma in dumpless {
+        let advice = libc::MADV_DONTDUMP as u32;
+        let kind = StepKind::Madvise { start: vma.start, len: vma.end - vma.start, advice };
+        steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
     }
     for vma in advice {
         for bit in (0..64).filter(|bit| vma.madvise >> bit & 1 == 1) {
@@ -310,39 +330,26 @@ fn vdso_range(vmas: &[Vma]) -> Option<(u64, u64)> {
     Some(special.fold((first.start, first.end), |(start, end), vma| (start.min(vma.start), end.max(vma.end))))
 }
 
-fn vdso_origin(vmas: &[Vma], otherwise: Origin) -> Origin {
-    vmas.iter()
-        .find(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso))
-        .map_or(otherwise, |vma| vma.origin)
-}
-
-/// The vDSO of the dump must be the running kernel's: same parts in the same places. (Its code is
-/// compared by the caller of the planner, who has the bytes.)
-fn judge_vdso(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
-    let special: Vec<&Vma> =
-        alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso)).collect();
-    let Some(first) = special.first() else { return };
-    // CRIU may store what the kernel shows as two mappings of vvar as one or two entries.
-    let dumped_code = special
-        .iter()
-        .find(|vma| vma.kind == VmaKind::Vdso)
-        .map(|vma| (vma.start - first.start, vma.end - vma.start));
-    let host = resolver
-        .facts
-        .vdso
-        .as_ref()
-        .and_then(|vdso| vdso.mappings.iter().find(|mapping| mapping.name == "[vdso]"));
-    let running = host.map(|mapping| (mapping.offset_bytes, mapping.size_bytes));
-    if running.is_none() || running != dumped_code {
-        let text = format!(
-            "the vDSO of the dump (offset and length {dumped_code:x?}) is laid out otherwise than this kernel's ({running:x?}): not restored yet"
-        );
-        resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(first.origin), text);
+/// What makes the kernel's own vDSO.
+fn special_steps(way: &vdso::Way) -> Vec<StepKind> {
+    match way {
+        vdso::Way::None | vdso::Way::Refused => Vec::new(),
+        vdso::Way::Running(start) => vec![StepKind::MapVdso { start: *start }],
+        vdso::Way::Led(led) => {
+            let (start, len) = led.running_code;
+            let (write, execute) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+            vec![
+                StepKind::MapVdso { start: led.place },
+                StepKind::Mprotect { start, len, prot: write as u32 },
+                StepKind::Poke { pid: led.pid, pieces: vec![(start, led.mark.clone())] },
+                StepKind::Mprotect { start, len, prot: execute as u32 },
+            ]
+        }
     }
 }
 
 /// Pages must lie in mappings that can hold them.
-fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, vdso: Option<(u64, u64)>) {
+fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, provided: Option<(u64, u64)>) {
     let vmas = &alive.mm.vmas;
     for extent in &alive.mm.pages.extents {
         let mut at = extent.start;
@@ -351,7 +358,8 @@ fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, vdso: Opt
             let index = vmas.partition_point(|vma| vma.end <= at);
             let fits = vmas.get(index).filter(|vma| vma.start <= at).filter(|vma| match vma.kind {
                 VmaKind::AnonPrivate | VmaKind::FilePrivate { .. } => true,
-                VmaKind::Vvar | VmaKind::Vdso => vdso.is_some(),
+                VmaKind::Vvar => provided.is_some(),
+                VmaKind::Vdso => true,
                 VmaKind::Memfd { .. } => vma.flags & libc::MAP_PRIVATE as u32 != 0,
                 VmaKind::FileShared { .. }
                 | VmaKind::AnonShared { .. }

@@ -11,6 +11,7 @@ mod clocks;
 pub mod memory;
 pub mod problem;
 pub mod recipe;
+pub mod vdso;
 
 mod files;
 mod host;
@@ -21,12 +22,14 @@ mod tree;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use regrow_graph::family::Cradle;
 use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
 use crate::host::HostFacts;
+use crate::image::vdso::Dumped;
 use crate::image::{Model, NsPid, Origin, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
@@ -69,6 +72,8 @@ pub struct Payloads {
     pub fifos: Vec<Vec<u8>>,
     /// Of sockets.
     pub packets: Vec<Vec<u8>>,
+    /// vDSOs of tasks that are not the running kernel's.
+    pub vdsos: Arc<BTreeMap<NsPid, Dumped>>,
 }
 
 /// What `resolve` hands on.
@@ -146,6 +151,7 @@ pub struct Resolution {
 /// Resolves a model on this host.
 pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &Options) -> Resolution {
     let mut resolver = Resolver::new(model, facts, options);
+    resolver.vdsos = Arc::clone(&payloads.vdsos);
     host::find_problems(&mut resolver);
     clocks::resolve(&mut resolver);
     tree::resolve(&mut resolver);
@@ -194,6 +200,10 @@ struct Resolver<'a> {
     inodes: BTreeMap<files::ghost::InodeKey, (ResourceId, usize)>,
     /// Their descriptions that are in no table, by flags.
     inode_views: BTreeMap<(files::ghost::InodeKey, usize, u32), OfdId>,
+    /// vDSOs of tasks that are not the running kernel's.
+    vdsos: Arc<BTreeMap<NsPid, Dumped>>,
+    /// Where the running kernel's is mapped in tasks that have another one: first address, and behind the last.
+    placed_vdsos: Vec<(u64, u64)>,
 }
 
 impl<'a> Resolver<'a> {
@@ -250,6 +260,8 @@ impl<'a> Resolver<'a> {
             carriers: BTreeMap::new(),
             inodes: BTreeMap::new(),
             inode_views: BTreeMap::new(),
+            vdsos: Arc::default(),
+            placed_vdsos: Vec::new(),
         }
     }
 

@@ -85,6 +85,13 @@ pub enum StepKind {
         /// Address of the first of them.
         start: u64,
     },
+    /// Write into own memory that may be written: `process_vm_writev(2)`.
+    Poke {
+        /// The task's pid.
+        pid: u32,
+        /// Address and bytes.
+        pieces: Vec<(u64, Vec<u8>)>,
+    },
     /// Read pages from the needed pages image.
     Fill {
         /// Where the bytes go: address and length, in the order of the image.

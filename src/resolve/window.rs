@@ -36,6 +36,7 @@ pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<W
         .filter_map(|task| task.alive())
         .flat_map(|alive| alive.mm.vmas.iter().map(|vma| (vma.start, vma.end)))
         .chain(resolver.facts.address_space.in_use.iter().copied())
+        .chain(resolver.placed_vdsos.iter().copied())
         .collect();
     taken.sort_unstable();
     let mut from = LOWEST;

@@ -180,6 +180,7 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_arch_prctl => ("arch_prctl", &[Name(ARCH), Hex]),
         libc::SYS_pread64 => ("pread64", &[Fd, Hex, Hex, Hex]),
         libc::SYS_preadv => ("preadv", &[Fd, Hex, Int, Hex, Int]),
+        libc::SYS_process_vm_writev => ("process_vm_writev", &[Int, Hex, Int, Hex, Int, Hex]),
         libc::SYS_openat => ("openat", &[Fd, Text, Flags(OPEN), Hex]),
         libc::SYS_lseek => ("lseek", &[Fd, Int, Name(WHENCE)]),
         libc::SYS_close => ("close", &[Fd]),

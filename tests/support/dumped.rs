@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::guest::{Guest, Job};
 use super::namespace::Namespace;
-use super::{Ground, PID_BEFORE_ROOT, STEP, complaint, ended, shown, tail, wait_for};
+use super::{Ground, PID_BEFORE_ROOT, STEP, complaint, ended, find_criu, say, shown, skip, tail, wait_for};
 
 /// See the module.
 pub(crate) struct Dumped {
@@ -92,6 +93,37 @@ impl Dumped {
         Some(dumped)
     }
 
+    /// One of `tests/programs`, dumped under another kernel. `None` where it cannot be done, which has been
+    /// said then.
+    #[must_use]
+    pub(crate) fn under_another_kernel(name: &str, arguments: &[&str]) -> Option<Dumped> {
+        let ground = Ground::find()?;
+        let guest = match Guest::find(ground.programs.parent().unwrap_or(&ground.programs)) {
+            Ok(guest) => guest,
+            Err(why) => {
+                skip(&why);
+                return None;
+            }
+        };
+        let mut dumped = Dumped::nothing()?;
+        let mut program = vec![dumped.helper(name), shown(&dumped.state_dir())];
+        program.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let job = Job {
+            init: &ground.program("guestinit"),
+            program: &program,
+            criu: &find_criu(&ground.programs).expect("it was found before"),
+            state: &dumped.state_dir(),
+            images: &dumped.images_dir(),
+            work: dumped.directory.path(),
+        };
+        let release = guest.dump(&job).expect("a dump under another kernel");
+        say(&format!("{name}: dumped under Linux {release}"));
+        dumped.root = PID_BEFORE_ROOT + 1;
+        dumped.pids = vec![dumped.root];
+        dumped.accept_files();
+        Some(dumped)
+    }
+
     /// Only the namespaces and the directories: the test itself does the rest.
     #[must_use]
     pub(crate) fn nothing() -> Option<Dumped> {
@@ -122,6 +154,25 @@ impl Dumped {
         let log = self.images_dir().join("dump.log");
         assert_eq!(ended.code, Some(0), "criu dump: {}\n{}", ended.text, complaint(&log, &log));
         self.await_gone();
+    }
+
+    /// Dumps the living tree again, in place of the images that it came from.
+    pub(crate) fn dump_again(&mut self) {
+        for name in names(&self.images_dir()) {
+            fs::remove_file(self.images_dir().join(name)).expect("an image");
+        }
+        let _ = fs::remove_file(self.work_dir().join("pid"));
+        self.dump();
+        self.accept_files();
+    }
+
+    /// `criu restore` of these images, detached.
+    pub(crate) fn restore_by_criu(&mut self) -> Ended {
+        let (criu, images, work) = (self.criu(), shown(&self.images_dir()), shown(&self.work_dir()));
+        let ended =
+            self.run(&[&criu, "restore", "-D", &images, "-W", &work, "-d", "-o", "restore.log", "-v4"]);
+        let _ = fs::remove_file(self.work_dir().join("stats-restore"));
+        ended
     }
 
     /// The pid of the tree's root.

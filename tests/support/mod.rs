@@ -26,6 +26,7 @@
 
 pub(crate) mod diff;
 pub(crate) mod dumped;
+pub(crate) mod guest;
 pub(crate) mod namespace;
 pub(crate) mod service;
 

@@ -532,6 +532,7 @@ impl Run<'_> {
                 }
                 for (start, len) in into {
                     self.check_range(call, *start, *len, 1)?;
+                    self.spare_vdso(at, call, *start, *len)?;
                 }
                 if offset.is_none() {
                     self.touch(at, call, desc)?;

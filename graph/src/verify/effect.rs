@@ -594,6 +594,11 @@ pub enum MemoryEffect {
         /// First address.
         at: u64,
     },
+    /// `process_vm_writev(2)` of the task to itself.
+    Write {
+        /// Addresses and bytes.
+        pieces: Vec<(u64, Vec<u8>)>,
+    },
 }
 
 /// An attribute of a task or of a thread.
@@ -856,6 +861,7 @@ impl Effect {
                 MemoryEffect::Advise { .. } => "madvise",
                 MemoryEffect::SetMm { .. } => "prctl(PR_SET_MM)",
                 MemoryEffect::MapVdso { .. } => "arch_prctl(ARCH_MAP_VDSO_64)",
+                MemoryEffect::Write { .. } => "process_vm_writev",
             },
             Effect::Attribute(attribute) => match attribute {
                 Attribute::Name(_) => "prctl(PR_SET_NAME)",

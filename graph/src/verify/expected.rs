@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::attribute::{AttributeKind, Value};
 use super::effect::SocketOption;
+use super::vdso::ExpectedVdso;
 use crate::ids::{Fd, OfdId};
 
 /// The wanted tree.
@@ -195,6 +196,8 @@ pub struct ExpectedTask {
     /// What the images say of its attributes, by thread: those of the whole task with its own pid.
     /// Attributes that are not among them are not compared.
     pub attributes: BTreeMap<u32, Vec<(AttributeKind, Value)>>,
+    /// How it may get its vDSO; `None`: it has none.
+    pub vdso: Option<Box<ExpectedVdso>>,
 }
 
 /// How a task ends.

@@ -134,11 +134,13 @@ impl Run<'_> {
         forker.has_threads |= is_thread;
         let (sid, pgid, orphaned) = (forker.sid, forker.pgid, forker.orphaned);
         let (privileges, attributes) = (forker.privileges.clone(), forker.attributes.born(is_thread));
+        let vdso = forker.vdso.clone();
         let state = &mut self.tasks[child];
         (state.table, state.sid, state.pgid) = (table, sid, pgid);
         (state.privileges, state.attributes) = (privileges, attributes);
         // Whoever gets its forker gets it, too, whichever of the two comes first.
         state.orphaned = orphaned.filter(|_| birth.flags & CLONE_PARENT != 0);
+        state.vdso = vdso;
         self.bear(child, parent, exit_signal)
     }
 

@@ -38,6 +38,8 @@ pub struct Certificate {
     pub queued_bytes: u64,
     /// Demand 3, in part: changes of address spaces that keep clear of the tapes.
     pub memory_changes: u64,
+    /// Demand 3, in part: functions of dumped vDSOs that lead to the running kernel's.
+    pub vdso_jumps: u64,
     /// Demand 4: orphans that came to the right subreaper.
     pub adoptions: u64,
     /// Demand 4: births.
@@ -69,11 +71,15 @@ impl fmt::Display for Certificate {
             "  2 descriptors: {} descriptors, {} descriptions, {} pipes and sockets, {} bytes queued",
             self.descriptors, self.descriptions, self.objects, self.queued_bytes
         )?;
-        writeln!(
+        write!(
             f,
             "  3 address spaces: not compared; {} changes keep clear of the tapes",
             self.memory_changes
         )?;
+        if self.vdso_jumps > 0 {
+            write!(f, "; {} functions lead to the vDSO of this kernel", self.vdso_jumps)?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
             "  4 family: {} births, {} adoptions, {} sessions and groups entered",
@@ -194,6 +200,12 @@ pub enum Wrong {
     // 3: address spaces, in part.
     #[error("{call} of {at:#x}..{end:#x}: {why}")]
     BadRange { call: &'static str, at: u64, end: u64, why: &'static str },
+    #[error("{call}: {at:#x}: {why}")]
+    BadPatch { call: &'static str, at: u64, why: &'static str },
+    #[error("arrives without the vDSO that the images say")]
+    NoVdso,
+    #[error("arrives, and the function {at:#x} of its vDSO does not lead to this kernel's")]
+    Unled { at: u64 },
 
     // 4: family.
     #[error("is never created")]
@@ -315,7 +327,7 @@ impl Wrong {
             | Wrong::WrongAttribute { .. }
             | Wrong::Uncheckable { .. }
             | Wrong::WrongSharing { .. } => 2,
-            Wrong::BadRange { .. } => 3,
+            Wrong::BadRange { .. } | Wrong::BadPatch { .. } | Wrong::NoVdso | Wrong::Unled { .. } => 3,
             Wrong::NeverBorn
             | Wrong::BornTwice { .. }
             | Wrong::BornUnasked { .. }

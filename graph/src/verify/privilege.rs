@@ -176,7 +176,9 @@ impl Privileges {
                 | MemoryEffect::Remap { .. }
                 | MemoryEffect::Unmap { .. }
                 | MemoryEffect::Protect { .. }
-                | MemoryEffect::Advise { .. } => Need::Nothing,
+                | MemoryEffect::Advise { .. }
+                // Its own memory takes no permission (mm/process_vm_access.c).
+                | MemoryEffect::Write { .. } => Need::Nothing,
                 MemoryEffect::SetMm { .. } | MemoryEffect::MapVdso { .. } => Need::Everything,
             },
             Effect::Attribute(attribute) => match attribute {

@@ -19,6 +19,7 @@ use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
 use super::socket::Names;
 use super::table::Table;
+use super::vdso::Progress;
 
 pub(super) const CLONE_PARENT: u64 = 0x8000;
 pub(super) const SIGCHLD: u32 = 17;
@@ -96,6 +97,7 @@ pub(super) struct Task {
     pub(super) has_threads: bool,
     /// The death of a child may have left a SIGCHLD behind.
     pub(super) has_sigchld: bool,
+    pub(super) vdso: Progress,
 }
 
 /// A task that orphans below come to.
@@ -272,6 +274,7 @@ impl<'a> Run<'a> {
             dumpable_in_tail: None,
             has_threads: false,
             has_sigchld: false,
+            vdso: Progress::default(),
         };
         let mut run = Run {
             tree,
@@ -424,6 +427,7 @@ impl<'a> Run<'a> {
                         Wrong::HelperLeft
                     });
                 }
+                self.check_vdso(task)?;
                 self.tasks[task].phase = Phase::Arrived;
                 self.tasks[task].arrived = Some(at.record);
             }
@@ -566,7 +570,8 @@ fn is_for_tail(effect: &Effect) -> bool {
             | MemoryEffect::Remap { .. }
             | MemoryEffect::Unmap { .. }
             | MemoryEffect::SetMm { .. }
-            | MemoryEffect::MapVdso { .. } => false,
+            | MemoryEffect::MapVdso { .. }
+            | MemoryEffect::Write { .. } => false,
         },
         Effect::Attribute(attribute) => !matches!(attribute, Attribute::TimerCreate { .. }),
     }

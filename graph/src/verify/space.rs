@@ -10,6 +10,7 @@ use super::expected::InodeKind;
 use super::object::{O_ACCMODE, O_PATH, O_RDWR, O_WRONLY, ObjectKind};
 use super::outcome::Wrong;
 use super::run::Run;
+use super::vdso::replaced;
 
 const MAP_SHARED: u32 = 1;
 const MAP_ANONYMOUS: u32 = 0x20;
@@ -41,7 +42,7 @@ impl Run<'_> {
     }
 
     /// Whether a range of pages lies also clear of the carriers.
-    fn check_pages(&self, call: &'static str, at: u64, len: u64) -> Result<(), Wrong> {
+    pub(super) fn check_pages(&self, call: &'static str, at: u64, len: u64) -> Result<(), Wrong> {
         self.check_range(call, at, len, PAGE)?;
         let end = at.saturating_add(len);
         if len == 0 {
@@ -61,6 +62,9 @@ impl Run<'_> {
         effect: &MemoryEffect,
     ) -> Result<(), Wrong> {
         let region = self.tree.region;
+        for (start, len) in replaced(effect) {
+            self.spare_vdso(at, call, start, len)?;
+        }
         match effect {
             MemoryEffect::Map { at: start, len, prot, flags, file } => {
                 let end = start.saturating_add(*len);
@@ -116,10 +120,12 @@ impl Run<'_> {
                 }
                 self.check_pages(call, *to, *new_len)?;
             }
-            MemoryEffect::Unmap { at, len }
-            | MemoryEffect::Protect { at, len, .. }
-            | MemoryEffect::Advise { at, len, .. } => {
+            MemoryEffect::Unmap { at, len } | MemoryEffect::Advise { at, len, .. } => {
                 self.check_pages(call, *at, *len)?;
+            }
+            MemoryEffect::Protect { at: start, len, prot } => {
+                self.check_pages(call, *start, *len)?;
+                self.protect_vdso(at, call, *start, *len, *prot)?;
             }
             MemoryEffect::SetMm { words, auxv, exe } => {
                 let exe = exe.map(|fd| self.descriptor(at, call, fd)).transpose()?;
@@ -133,7 +139,8 @@ impl Run<'_> {
                     return Err(Wrong::Refused { call, what: self.describe(desc) });
                 }
             }
-            MemoryEffect::MapVdso { at } => self.check_pages(call, *at, PAGE)?,
+            MemoryEffect::MapVdso { at: start } => self.map_vdso(at, call, *start)?,
+            MemoryEffect::Write { pieces } => self.write_vdso(at, call, pieces)?,
         }
         self.certificate.memory_changes += 1;
         Ok(())

@@ -1257,3 +1257,127 @@ fn lost_names_that_lose_the_certificate() {
     let change = on(6, Change::SetMode { mode: 0 });
     lost(&|t| replace(t, 12, &dup(6, 5), vec![change.clone(), dup(6, 5)]), 2, "changes unlinked file /lost");
 }
+
+/// The dumped code at 0x20000 has three functions: one that the running kernel has too, one that a system
+/// call replaces, one that stays. The running kernel's mappings are 3 pages, its code the third.
+fn led() -> ExpectedVdso {
+    let function = |at: u64, targets: &[u64], instead: Option<&[u8]>| LedFunction {
+        at,
+        targets: targets.to_vec(),
+        instead: instead.map(<[u8]>::to_vec),
+    };
+    ExpectedVdso {
+        len: 0x3000,
+        here: None,
+        led: Some(LedVdso {
+            code: (0x20000, 0x22000),
+            taken: vec![(0x1e000, 0x22000), (0x40000, 0x50000)],
+            running: (0x2000, 0x1000),
+            mark: vec![Some(7), None],
+            functions: vec![
+                function(0x20100, &[0x2040], Some(b"call")),
+                function(0x20200, &[], Some(b"call")),
+                function(0x20300, &[], None),
+            ],
+        }),
+    }
+}
+
+fn jump(target: u64) -> Vec<u8> {
+    [&[0x48, 0xb8][..], &target.to_le_bytes(), &[0xff, 0xe0]].concat()
+}
+
+fn poke(pieces: &[(u64, &[u8])]) -> Effect {
+    let pieces = pieces.iter().map(|(at, bytes)| (*at, bytes.to_vec())).collect();
+    Effect::Memory(MemoryEffect::Write { pieces })
+}
+
+fn led_steps() -> Vec<Effect> {
+    let mark: Vec<u8> = [7u64, 0x30000].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let protect = |prot| Effect::Memory(MemoryEffect::Protect { at: 0x32000, len: 0x1000, prot });
+    vec![
+        Effect::Memory(MemoryEffect::MapVdso { at: 0x30000 }),
+        protect(3),
+        poke(&[(0x32000, &mark)]),
+        protect(5),
+        map(0x20000, 0x2000),
+        poke(&[(0x20100, &jump(0x32040)), (0x20200, b"call")]),
+    ]
+}
+
+#[test]
+fn demand_3_a_vdso_leads_to_the_running_kernels() {
+    let passes_with = |change: &dyn Fn(&mut Vec<Effect>)| {
+        passes(|t, e| {
+            e.tasks[1].vdso = Some(Box::new(led()));
+            let mut steps = led_steps();
+            change(&mut steps);
+            last(t, 11, steps);
+        })
+    };
+    assert_eq!(passes_with(&|_| {}).vdso_jumps, 2);
+    #[track_caller]
+    fn refuse(change: impl FnOnce(&mut Vec<Effect>), words: &str) {
+        check_all(
+            |t, _, e| {
+                e.tasks[1].vdso = Some(Box::new(led()));
+                let mut steps = led_steps();
+                change(&mut steps);
+                last(t, 11, steps);
+            },
+            3,
+            words,
+        );
+    }
+    let map_at = |at| Effect::Memory(MemoryEffect::MapVdso { at });
+    refuse(|s| s.clear(), "arrives without the vDSO");
+    refuse(|s| s[0] = map_at(0x1d000), "not where the vDSO may be");
+    refuse(|s| s.push(map_at(0x60000)), "a vDSO mapped a second time");
+    refuse(|s| drop(s.remove(5)), "the function 0x20100 of its vDSO does not lead");
+    refuse(|s| s[5] = poke(&[(0x20100, &jump(0x32040))]), "the function 0x20200 of its vDSO does not lead");
+    refuse(|s| s[5] = poke(&[(0x20100, &jump(0x32044))]), "does not lead to the function of the same name");
+    refuse(|s| s[5] = poke(&[(0x20100, b"call")]), "does not lead to the function of the same name");
+    refuse(|s| s[5] = poke(&[(0x20200, b"cold")]), "does not lead to the function of the same name");
+    refuse(|s| s[5] = poke(&[(0x20300, b"call")]), "does not lead to the function of the same name");
+    refuse(|s| s[5] = poke(&[(0x20101, b"call")]), "not the start of a function");
+    refuse(|s| s[5] = poke(&[(0x50000, b"call")]), "not the start of a function");
+    refuse(|s| s[5] = poke(&[(0x1_0000_2000, b"call")]), "in the tapes");
+    refuse(|s| s[5] = poke(&[(0x20200, &[0; 0x101])]), "over the next function");
+    refuse(|s| s.push(poke(&[(0x20200, b"call")])), "written twice");
+    refuse(|s| s.push(map(0x21000, 0x1000)), "over what leads to the vDSO");
+    refuse(|s| s.push(map(0x31000, 0x1000)), "over the vDSO");
+    refuse(
+        |s| s.push(Effect::Memory(MemoryEffect::Unmap { at: 0x10000, len: 0x21000 })),
+        "munmap of 0x10000..0x31000: over the vDSO",
+    );
+    refuse(|s| s.swap(0, 5), "before the vDSO is mapped");
+    refuse(|s| drop(s.remove(1)), "the vDSO's code is not writable");
+    refuse(|s| drop(s.remove(3)), "the vDSO's code stays writable");
+    refuse(|s| drop(s.remove(2)), "the mark is missing");
+    refuse(|s| s[2] = poke(&[(0x32000, b"mark")]), "not the mark");
+    let protect = Effect::Memory(MemoryEffect::Protect { at: 0x30000, len: 0x1000, prot: 3 });
+    refuse(|s| s.push(protect), "another part of the vDSO");
+}
+
+#[test]
+fn demand_3_the_vdso_of_the_running_kernel() {
+    let here = ExpectedVdso { len: 0x3000, here: Some(0x30000), led: None };
+    let map_at = |at| Effect::Memory(MemoryEffect::MapVdso { at });
+    let with = |steps: Vec<Effect>| {
+        let here = here.clone();
+        move |t: &mut Tapes, e: &mut Expected| {
+            e.tasks[1].vdso = Some(Box::new(here));
+            last(t, 11, steps);
+        }
+    };
+    assert_eq!(passes(with(vec![map_at(0x30000)])).vdso_jumps, 0);
+    let refuse = |steps: Vec<Effect>, words: &str| {
+        let change = with(steps);
+        check_all(|t, _, e| change(t, e), 3, words);
+    };
+    refuse(vec![map_at(0x40000)], "not where the vDSO may be");
+    refuse(vec![map_at(0x30000), poke(&[(0x32000, b"x")])], "a vDSO that needs nothing");
+    let protect = Effect::Memory(MemoryEffect::Protect { at: 0x32000, len: 0x1000, prot: 3 });
+    refuse(vec![map_at(0x30000), protect], "another part of the vDSO");
+    check(|t| last(t, 11, vec![map_at(0x30000)]), 3, "a vDSO that the images do not have");
+}

@@ -127,6 +127,7 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_read => "read",
         libc::SYS_pread64 => "pread64",
         libc::SYS_preadv => "preadv",
+        libc::SYS_process_vm_writev => "process_vm_writev",
         libc::SYS_flock => "flock",
         libc::SYS_ftruncate => "ftruncate",
         libc::SYS_memfd_create => "memfd_create",

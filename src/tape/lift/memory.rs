@@ -2,7 +2,7 @@
 
 use regrow_graph::verify::{Effect, MemoryEffect};
 
-use super::{Call, Lift};
+use super::{Call, IOV_MAX, Lift};
 
 impl Call<'_, '_> {
     /// Address spaces; `None`: the call is none of them.
@@ -50,6 +50,7 @@ impl Call<'_, '_> {
                 self.succeeds()?;
                 Ok(Effect::Memory(MemoryEffect::MapVdso { at: self.arg(1) }))
             }
+            libc::SYS_process_vm_writev => self.poke(),
             _ => return Ok(None),
         };
         effect.map(Some)
@@ -70,6 +71,29 @@ impl Call<'_, '_> {
         }
         let file = if flags & libc::MAP_ANONYMOUS as u32 == 0 { Some((self.fd(4)?, offset)) } else { None };
         Ok(Effect::Memory(MemoryEffect::Map { at, len, prot: prot as u32, flags, file }))
+    }
+
+    /// Only to the task itself, and all of it or an error.
+    fn poke(&self) -> Lift<Effect> {
+        let [pid, from, from_count, to, to_count, flags] = self.record.args;
+        if pid != u64::from(self.pid) || flags != 0 {
+            return Err(format!("to task {pid}, flags {flags:#x}"));
+        }
+        if from_count != to_count || to_count > IOV_MAX {
+            return Err(format!("{from_count} vectors into {to_count}"));
+        }
+        let (from, to) = (self.lifter.words(from, 2 * to_count)?, self.lifter.words(to, 2 * to_count)?);
+        let mut pieces = Vec::new();
+        let mut total = 0u64;
+        for (from, to) in from.chunks_exact(2).zip(to.chunks_exact(2)) {
+            if from[1] != to[1] {
+                return Err(format!("{} bytes into {}", from[1], to[1]));
+            }
+            total = total.saturating_add(to[1]);
+            pieces.push((to[0], self.lifter.input(from[0], from[1])?.to_vec()));
+        }
+        self.gives_exactly(total)?;
+        Ok(Effect::Memory(MemoryEffect::Write { pieces }))
     }
 
     pub(super) fn set_mm(&self) -> Lift<Effect> {

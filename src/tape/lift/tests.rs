@@ -233,6 +233,19 @@ fn objects_and_memory() {
         "the kernel would choose the address",
     );
     refuse(|b| b.call(libc::SYS_mremap, &[0x10000, 0, 4096, 1, 0x20000], 0x20000), "flags 0x1");
+    let poke = |pid: u64, len: u64, count: u64, expect: u64| {
+        move |b: &mut Builder| {
+            let data = b.data(b"abc");
+            let (from, to) = (b.words(&[data, 3]), b.words(&[0x10000, len]));
+            b.call(libc::SYS_process_vm_writev, &[pid, from, 1, to, count, 0], expect)
+        }
+    };
+    let pieces = vec![(0x10000, b"abc".to_vec())];
+    check(poke(7, 3, 1, 3), Effect::Memory(MemoryEffect::Write { pieces }));
+    refuse(poke(8, 3, 1, 3), "to task 8");
+    refuse(poke(7, 4, 1, 3), "3 bytes into 4");
+    refuse(poke(7, 3, 2, 3), "1 vectors into 2");
+    refuse(poke(7, 3, 1, 2), "gives 3, and 2 is expected");
     let options = [212_992u64 / 2];
     check(
         |b| {

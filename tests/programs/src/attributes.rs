@@ -41,7 +41,9 @@ impl Attributes {
             ("huge pages disabled", libc::PR_GET_THP_DISABLE),
             ("memory merged", libc::PR_GET_MEMORY_MERGE),
         ] {
-            note(name, &raw(libc::SYS_prctl, [i64::from(option), 0, 0, 0, 0]));
+            // A kernel that does not know an option (an error) does nothing of the kind: dumped there and
+            // restored here, it is 0.
+            note(name, &raw(libc::SYS_prctl, [i64::from(option), 0, 0, 0, 0]).max(0));
         }
         for (name, option) in [
             ("parent-death signal", libc::PR_GET_PDEATHSIG),
