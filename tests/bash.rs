@@ -27,5 +27,8 @@ fn a_stopped_job_of_a_shell() {
 
 #[test]
 fn job_control_of_a_shell() {
-    Scenario::script("job_control.sh", &[]).with_moving_memory().run();
+    Scenario::script("job_control.sh", &[])
+        .with_moving_memory()
+        .criu_changes(&["ShdPnd"], "CRIU's stopping sends the parent a SIGCHLD")
+        .run();
 }

@@ -41,8 +41,13 @@ state_of() {
 }
 
 # The table of jobs, as far as a subshell can see it: nothing is taken for told.
+# Without the signs of the current job and the one before: a shell that is told of a stop once more, as CRIU's
+# restore does, takes that job for the current one.
 table() {
-    printf '%s\n' "all:$(jobs -l)" "running:$(jobs -r)" "stopped:$(jobs -s)" "leaders:$(jobs -p)"
+    local text
+    text="all:$(jobs -l) running:$(jobs -r) stopped:$(jobs -s) leaders:$(jobs -p)"
+    text=${text//]+/] }
+    printf '%s' "${text//]-/] }"
 }
 
 await() {

@@ -47,6 +47,12 @@ use self::namespace::Namespace;
 /// No step of a scenario takes longer than this, also on a slow machine.
 const STEP: Duration = Duration::from_secs(120);
 
+/// How long tasks that are at work may take to come to rest.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// How long a restored task may take to run at all.
+const ARRIVAL: Duration = Duration::from_secs(5);
+
 /// The pid before that of a program's root: far from what CRIU and regrow get for themselves.
 const PID_BEFORE_ROOT: i64 = 999;
 
@@ -220,7 +226,11 @@ impl Scenario {
             dump_options: self.dump_options.clone(),
             restorer: Restorer::chosen(),
         };
-        let mut before = stage.snapshot("original")?;
+        let mut before = if self.moves_memory {
+            stage.settled(self, "original", String::new)?
+        } else {
+            stage.snapshot("original")?
+        };
         let rounds = match (stage.restorer, self.criu_cannot) {
             (Restorer::Criu, Some(why)) => {
                 say(&format!("{}: not restored in this control run: {why}", self.command.join(" ")));
@@ -241,8 +251,8 @@ impl Scenario {
         for round in 1..=rounds {
             stage.dump(round, &before)?;
             stage.restore(round)?;
-            let after = stage.snapshot(&format!("restored{round}"))?;
-            self.compare(&before, &after, stage.restorer)
+            let after = stage
+                .await_same(self, &format!("restored{round}"), &before)
                 .map_err(|text| format!("after restore {round}:\n{text}"))?;
             // With a tolerant control run, the next round starts from what there is.
             before = after;
@@ -254,8 +264,8 @@ impl Scenario {
             let round = rounds + 1;
             stage.dump(round, &before)?;
             stage.restore(round)?;
-            let after = stage.snapshot(&format!("restored{round}"))?;
-            self.compare(&before, &after, stage.restorer)
+            stage
+                .await_same(self, &format!("restored{round}"), &before)
                 .map_err(|text| format!("after restore {round}, by CRIU:\n{text}"))?;
         }
 
@@ -327,6 +337,8 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn snapshot(&mut self, name: &str) -> Outcome<Value> {
         let output = self.directory.join(format!("{name}.json"));
+        // It is appended to.
+        let _ = fs::remove_file(&output);
         let program = shown(&self.ground.program("snapshot"));
         let mut argv = vec![program, self.root.to_string()];
         if std::env::var("REGROW_TEST_STRICT").as_deref() == Ok("1") {
@@ -338,6 +350,49 @@ impl Stage<'_> {
             return Err(format!("snapshot `{name}`: {}", tail(&text, 3)));
         }
         serde_json::from_str(&text).map_err(|error| format!("snapshot `{name}`: {error}"))
+    }
+
+    /// Waits until the tasks have done what they do on their own account, such as closing what they have
+    /// just written: two snapshots in a row then say the same.
+    fn settled(&mut self, scenario: &Scenario, name: &str, log: impl Fn() -> String) -> Outcome<Value> {
+        let start = Instant::now();
+        let mut before = self.snapshot(name);
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = self.snapshot(name);
+            let difference = match (&before, &now) {
+                (Ok(before), Ok(now)) => scenario.compare(before, now, Restorer::Regrow),
+                // A thread may end while it is looked at.
+                (Err(failure), _) | (_, Err(failure)) => Err(failure.clone()),
+            };
+            before = now;
+            match difference {
+                Ok(()) => return before,
+                Err(text) => {
+                    let pids = self.namespace.ask(json!({ "op": "pids" }), STEP)?;
+                    let is_alive =
+                        pids["pids"].as_array().is_some_and(|pids| pids.contains(&json!(self.root)));
+                    if !is_alive || start.elapsed() > SETTLED {
+                        return Err(format!("it does not settle:\n{text}\n{}", log()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Demands that the restored tree is as it was. Tasks that are at work get a moment to arrive in the
+    /// system calls that they waited in: there, other signals may be blocked than outside (sigsuspend(2),
+    /// pselect(2)).
+    fn await_same(&mut self, scenario: &Scenario, name: &str, before: &Value) -> Outcome<Value> {
+        let start = Instant::now();
+        loop {
+            let after = self.snapshot(name)?;
+            match scenario.compare(before, &after, self.restorer) {
+                Ok(()) => return Ok(after),
+                Err(text) if !scenario.moves_memory || start.elapsed() > ARRIVAL => return Err(text),
+                Err(_) => {}
+            }
+        }
     }
 
     fn images(&self, round: u32) -> String {

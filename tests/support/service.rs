@@ -28,9 +28,6 @@ use super::{Ground, PID_BEFORE_ROOT, Restorer, STEP, Scenario, Stage, ended, say
 /// How long a service may take to answer, also on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a restored task may take to run at all.
-const ARRIVAL: Duration = Duration::from_secs(5);
-
 /// No answer to one request takes longer.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -142,25 +139,15 @@ impl Service {
             if round > self.rounds {
                 self.stage.restorer = Restorer::Criu;
             }
-            self.settle();
-            let before = self.snapshot(&format!("before{round}"));
+            let log = self.file("program.log");
+            let log = || tail(&text_of(&log), 20);
+            let before = self.stage.settled(&self.scenario, &format!("before{round}"), log);
+            let before = before.unwrap_or_else(|failure| panic!("{failure}"));
             let ok = self.stage.dump(round, &before).and_then(|()| self.stage.restore(round));
             ok.unwrap_or_else(|failure| panic!("{failure}\n{}", self.log()));
-            self.await_same(round, &before);
+            let same = self.stage.await_same(&self.scenario, &format!("restored{round}"), &before);
+            same.unwrap_or_else(|text| panic!("after restore {round}:\n{text}"));
             ask(self, round);
-        }
-    }
-
-    /// Demands that the service is as it was. It gets a moment to arrive in the system calls that it waited
-    /// in: there, signals may be blocked that are not before (sigsuspend(2)).
-    fn await_same(&mut self, round: u32, before: &Value) {
-        let start = Instant::now();
-        loop {
-            let after = self.snapshot(&format!("restored{round}"));
-            match self.scenario.compare(before, &after, self.stage.restorer) {
-                Ok(()) => return,
-                Err(text) => assert!(start.elapsed() < ARRIVAL, "after restore {round}:\n{text}"),
-            }
         }
     }
 
@@ -182,40 +169,6 @@ impl Service {
         let left = self.pids();
         assert!(left.is_empty(), "tasks are left: {left:?}");
         self.stage.namespace.end().expect("the namespaces end");
-    }
-
-    /// Waits until the service has done what it does on its own account after an answer: closed connections,
-    /// started or ended threads. Two snapshots in a row then say the same.
-    fn settle(&mut self) {
-        let start = Instant::now();
-        let mut before = self.try_snapshot("settling");
-        loop {
-            std::thread::sleep(Duration::from_millis(100));
-            let now = self.try_snapshot("settling");
-            let difference = match (&before, &now) {
-                (Ok(before), Ok(now)) => self.scenario.compare(before, now, Restorer::Regrow),
-                (Err(failure), _) | (_, Err(failure)) => Err(failure.clone()),
-            };
-            match difference {
-                Ok(()) => return,
-                Err(text) => {
-                    let alive = self.pids().contains(&self.stage.root);
-                    let is_hopeless = !alive || start.elapsed() > PATIENCE;
-                    assert!(!is_hopeless, "it does not settle:\n{text}\n{}", self.log());
-                }
-            }
-            before = now;
-        }
-    }
-
-    fn try_snapshot(&mut self, name: &str) -> Result<Value, String> {
-        // Its output is appended to.
-        let _ = fs::remove_file(self.file(&format!("{name}.json")));
-        self.stage.snapshot(name)
-    }
-
-    fn snapshot(&mut self, name: &str) -> Value {
-        self.try_snapshot(name).unwrap_or_else(|failure| panic!("{failure}\n{}", self.log()))
     }
 
     fn log(&self) -> String {
