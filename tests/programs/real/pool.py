@@ -19,7 +19,8 @@ import time
 def square(number):
     with total.get_lock():
         total.value += number
-    histogram[number % len(histogram)] += 1
+    with histogram.get_lock():
+        histogram[number % len(histogram)] += 1
     return number * number
 
 
