@@ -215,9 +215,10 @@ impl Board {
     }
 
     fn enter(&self, who: usize) {
-        self.set(who, PID, getpid().as_raw());
         self.set(who, PARENT, getppid().as_raw());
         self.set(who, STATUS, UNKNOWN);
+        // Last: with a pid it is there.
+        self.set(who, PID, getpid().as_raw());
     }
 
     fn is_alive(&self, who: usize) -> bool {
