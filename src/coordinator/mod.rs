@@ -231,22 +231,23 @@ fn watch_and_commit(
     let play_ns = start.elapsed().as_nanos() as u64;
     let barrier = std::time::Instant::now();
     let pidfile = run.pidfile.as_deref();
-    commit::commit(run, channel, shared, || {
+    let is_written = std::cell::Cell::new(false);
+    let committed = commit::commit(run, channel, shared, || {
         if let Some(path) = pidfile {
             run.seam
                 .at(Step::Pidfile)
                 .map_err(|errno| RunError::Pidfile { path: path.to_owned(), error: errno.into() })?;
             write_pidfile(path, Pid::from_raw(root as i32))?;
+            is_written.set(true);
         }
         // From here on nobody can ask for an end, and the launcher is not needed.
-        let told = run.seam.at(Step::Tell).map_err(std::io::Error::from);
-        told.and_then(|()| channel.send(Order::Committed, None)).map_err(|error| {
-            if let Some(path) = pidfile {
-                let _ = std::fs::remove_file(path);
-            }
-            RunError::Channel(error)
-        })
-    })?;
+        run.seam.at(Step::Tell).map_err(|errno| RunError::Channel(errno.into()))?;
+        channel.send(Order::Committed, None).map_err(RunError::Channel)
+    });
+    if let (Err(_), Some(path), true) = (&committed, pidfile, is_written.get()) {
+        let _ = std::fs::remove_file(path);
+    }
+    committed?;
     Ok(Outcome { play_ns, commit_ns: barrier.elapsed().as_nanos() as u64 })
 }
 

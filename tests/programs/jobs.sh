@@ -91,6 +91,7 @@ main() {
     answer=
     read -r answer <"$directory/trapped"
     check trap "$answer" trapped
+    rm "$directory/trapped"
 
     for pid in "$pipeline" "$nested" "$loop" "$parent_of_zombie" $stopped_job; do
         now+=("$(group_of "$pid")")
