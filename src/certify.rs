@@ -22,9 +22,9 @@ use std::sync::Arc;
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
-    Content, Cradle as Birthplace, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
-    ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketOption,
-    SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
+    Content, Cradle as Birthplace, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket,
+    ExpectedPipe, ExpectedSeccomp, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
+    SocketFile, SocketOption, SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
 };
 
 pub use attributes::Inherited;
@@ -448,7 +448,41 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         facts,
         inodes,
         inherited: inherited.0.clone(),
+        seccomp: seccomp(model),
     })
+}
+
+/// seccomp of every thread that has any. Filters with TSYNC are those of all threads of their task.
+fn seccomp(model: &Model) -> BTreeMap<u32, ExpectedSeccomp> {
+    const TSYNC: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC as u32;
+    const LOG: u32 = libc::SECCOMP_FILTER_FLAG_LOG as u32;
+    let filters = &model.seccomp_filters;
+    let mut all = BTreeMap::new();
+    for alive in model.tasks.iter().filter_map(|task| task.alive()) {
+        let mut is_shared = false;
+        for thread in &alive.threads {
+            let first = thread.seccomp_filter.and_then(|index| filters.get(index as usize));
+            let chain = std::iter::successors(first, |filter| filters.get(filter.next? as usize));
+            let wanted = match thread.seccomp_mode {
+                0 if is_shared => ExpectedSeccomp::OfFirst,
+                0 => continue,
+                1 => ExpectedSeccomp::Strict,
+                // No chain is longer than all filters: the reader has seen to it that each ends.
+                _ => ExpectedSeccomp::Filters(
+                    chain
+                        .take(filters.len())
+                        .map(|filter| ExpectedFilter {
+                            program: filter.program.clone(),
+                            logs: filter.flags & LOG != 0,
+                        })
+                        .collect(),
+                ),
+            };
+            is_shared |= first.is_some_and(|filter| filter.flags & TSYNC != 0);
+            all.insert(thread.tid.0, wanted);
+        }
+    }
+    all
 }
 
 /// Unlinked files, each by the name that it had, and memfds.

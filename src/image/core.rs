@@ -43,7 +43,7 @@ pub(crate) struct Process {
     pub(crate) timers: Timers,
     /// Where versions before 3.4 put what is now of each thread.
     pub(crate) old_cg_set: Option<u32>,
-    pub(crate) old_seccomp: Option<(u32, Option<u32>)>,
+    pub(crate) old_seccomp: Option<u32>,
 }
 
 /// `task_state` (`compel/include/uapi/task-state.h`).
@@ -195,7 +195,7 @@ fn process(tc: TaskCoreEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
         stop_signo: tc.stop_signo,
         timers: timers?,
         old_cg_set: tc.cg_set,
-        old_seccomp: tc.old_seccomp_mode.map(|mode| (mode, tc.old_seccomp_filter)),
+        old_seccomp: tc.old_seccomp_mode,
     })
 }
 

@@ -321,6 +321,7 @@ fn all_errors_are_reported() {
             "fs-4711.img: missing: a living task has one",
             "mm-4713.img: bad magic 0x74616877 at offset 0, expected 0x54564319",
             "sk-queues.img: truncated: 10 bytes wanted at offset 16, 4 there",
+            "seccomp.img entry 0: malformed seccomp_entry: field reaches behind the end of its message at byte 1 of the entry",
         ],
     );
 }

@@ -8,7 +8,7 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{Credentials, StepKind};
-use super::{Resolver, Role, TaskRecipe};
+use super::{Resolver, Role, TaskRecipe, seccomp};
 use crate::host::OwnFacts;
 use crate::image::{Alive, Creds, Origin, Task, Thread};
 
@@ -53,9 +53,6 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
     let pid = Some(task.pid);
     let core = Some(thread.origin);
     let mut no = |text: String| resolver.problems.unsupported(pid, core, text);
-    if thread.seccomp_mode != 0 {
-        no(format!("seccomp (mode {}) is not restored yet", thread.seccomp_mode));
-    }
     if thread.regs.compat || thread.gdt_tls != 0 {
         no("32-bit tasks are not restored yet".to_owned());
     }
@@ -136,6 +133,8 @@ pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thre
     for info in &thread.pending {
         kinds.extend(queue_signal(resolver, task, Some(thread.tid.0), info, origin));
     }
+    // Before what it takes is given up (seccomp(2)).
+    kinds.extend(seccomp::resolve(resolver, task, alive, thread));
     let mut changes_creds = false;
     if let Some(creds) = &thread.creds {
         changes_creds = credentials(resolver, task, creds, origin, &mut kinds);

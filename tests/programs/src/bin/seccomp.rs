@@ -1,0 +1,446 @@
+//! seccomp: every ward proves that what it let itself be denied is denied still, and nothing else.
+//!
+//! | ward | |
+//! |---|---|
+//! | `chain` | filters whose order shows, one logged; a child inherits them and has one of its own |
+//! | `deep` | sixty filters |
+//! | `large` | three filters of 4096 instructions |
+//! | `dropped` | uid 1000 without capabilities; calls that a restore makes in it would kill it |
+//! | `sandbox` | uid 1000 and no_new_privs before the filter |
+//! | `killed` | dies of a call by SIGSYS |
+//! | `strict`, `strict-killed` | strict mode; the latter dies of a call by SIGKILL |
+//! | `threads` | filters and strict mode of single threads, one of which dies alone |
+//! | `tsync` | one chain for all threads, to which the first adds for all after the restore |
+//!
+//! `seccomp DIR notifies` has one task with a filter that asks a supervisor.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use libc::{c_long, sock_filter};
+use nix::errno::Errno;
+use regrow_test_programs::Task;
+use regrow_test_programs::ward::{Line, Ward, check_eq, status};
+
+const ALLOW: u32 = 0x7fff_0000;
+const KILL_PROCESS: u32 = 0x8000_0000;
+const KILL_THREAD: u32 = 0;
+const USER_NOTIF: u32 = 0x7fc0_0000;
+const ERRNO: u32 = 0x5_0000;
+const TSYNC: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_TSYNC;
+const LOG: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_LOG;
+
+/// Calls that neither this program nor its libraries make.
+const TIMES: c_long = libc::SYS_times;
+const SYSINFO: c_long = libc::SYS_sysinfo;
+const PRIORITY: c_long = libc::SYS_sched_get_priority_max;
+
+fn main() {
+    let mut task = Task::root();
+    if std::env::args().nth(2).as_deref() == Some("notifies") {
+        install(&deny(&[TIMES], USER_NOTIF), 0);
+        task.park();
+        check_denied_in(&mut task);
+        task.finish();
+    }
+    let wards = [
+        (Ward::start("chain", chain), 0),
+        (Ward::start("deep", deep), 0),
+        (Ward::start("large", large), 0),
+        (Ward::start("dropped", dropped), 0),
+        (Ward::start("sandbox", sandbox), 0),
+        (Ward::start("killed", killed), libc::SIGSYS),
+        (Ward::start("strict", |line| strict(line, false)), 0),
+        (Ward::start("strict-killed", |line| strict(line, true)), libc::SIGKILL),
+        (Ward::start("threads", threads), 0),
+        (Ward::start("tsync", tsync), 0),
+    ];
+    for (ward, _) in &wards[6..8] {
+        await_strict(ward);
+    }
+    task.park();
+    for (ward, signal) in wards {
+        ward.finish(&mut task, signal);
+    }
+    task.finish();
+}
+
+fn check_denied_in(task: &mut Task) {
+    task.check_eq("times without a supervisor", call(TIMES), Err(Errno::ENOSYS));
+}
+
+fn chain(line: Line) -> Vec<String> {
+    // Of equal answers the newest filter's counts.
+    install(&deny(&[TIMES, SYSINFO], ERRNO | 1001), 0);
+    install(&deny(&[TIMES], ERRNO | 1002), LOG);
+    let mut heir = Ward::start("heir", |line| {
+        install(&deny(&[PRIORITY], ERRNO | 1004), 0);
+        line.wait();
+        let mut failures = Vec::new();
+        check(&mut failures, TIMES, 1002);
+        check(&mut failures, SYSINFO, 1001);
+        check(&mut failures, PRIORITY, 1004);
+        check_eq(&mut failures, "filters", status("Seccomp_filters"), "3".to_owned());
+        failures
+    });
+    install(&deny(&[SYSINFO], ERRNO | 1003), 0);
+    line.wait();
+    let mut failures = Vec::new();
+    check(&mut failures, TIMES, 1002);
+    check(&mut failures, SYSINFO, 1003);
+    check(&mut failures, PRIORITY, 0);
+    check_eq(&mut failures, "filters", status("Seccomp_filters"), "3".to_owned());
+    check_eq(&mut failures, "no_new_privs", status("NoNewPrivs"), "0".to_owned());
+    failures.extend(heir.end(0));
+    failures
+}
+
+fn deep(line: Line) -> Vec<String> {
+    for number in 1..=60 {
+        install(&deny(&[TIMES], ERRNO | number), 0);
+    }
+    line.wait();
+    let mut failures = Vec::new();
+    check(&mut failures, TIMES, 60);
+    check(&mut failures, SYSINFO, 0);
+    check_eq(&mut failures, "filters", status("Seccomp_filters"), "60".to_owned());
+    failures
+}
+
+fn large(line: Line) -> Vec<String> {
+    for (nr, errno) in [(TIMES, 2001), (SYSINFO, 2002), (PRIORITY, 2003)] {
+        let tail = deny(&[nr], ERRNO | errno);
+        let mut program = vec![sock_filter { code: 0x20, jt: 0, jf: 0, k: 4 }; 4096 - tail.len()];
+        program.extend(tail);
+        install(&program, 0);
+    }
+    line.wait();
+    let mut failures = Vec::new();
+    check(&mut failures, TIMES, 2001);
+    check(&mut failures, SYSINFO, 2002);
+    check(&mut failures, PRIORITY, 2003);
+    failures
+}
+
+fn dropped(line: Line) -> Vec<String> {
+    // Whatever a restore calls once the filters are there: it must not meet them.
+    let fatal = [
+        libc::SYS_munmap,
+        libc::SYS_futex,
+        libc::SYS_rt_sigtimedwait,
+        libc::SYS_getpid,
+        libc::SYS_setgroups,
+        libc::SYS_setresuid,
+        libc::SYS_setresgid,
+        libc::SYS_setfsuid,
+        libc::SYS_setfsgid,
+        libc::SYS_capset,
+        libc::SYS_seccomp,
+        libc::SYS_prctl,
+        libc::SYS_prlimit64,
+        libc::SYS_setpriority,
+        libc::SYS_sched_setscheduler,
+    ];
+    // SAFETY: the calls take numbers and an empty list.
+    unsafe {
+        assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+        assert_eq!(libc::setresgid(1000, 1000, 1000), 0);
+        install(&deny(&[TIMES], ERRNO | 3001), 0);
+        install(&deny(&fatal, KILL_PROCESS), 0);
+        assert_eq!(libc::setuid(1000), 0);
+    }
+    line.wait();
+    let mut failures = Vec::new();
+    check(&mut failures, TIMES, 3001);
+    check_eq(&mut failures, "uids", status("Uid"), "1000 1000 1000 1000".to_owned());
+    check_eq(&mut failures, "groups", status("Groups"), String::new());
+    check_eq(&mut failures, "capabilities", status("CapPrm"), "0000000000000000".to_owned());
+    check_eq(&mut failures, "no_new_privs", status("NoNewPrivs"), "0".to_owned());
+    check_eq(&mut failures, "filters", status("Seccomp_filters"), "2".to_owned());
+    failures
+}
+
+fn sandbox(line: Line) -> Vec<String> {
+    set_ids(1000);
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    install(&deny(&[TIMES], ERRNO | 4001), 0);
+    line.wait();
+    let mut failures = Vec::new();
+    check(&mut failures, TIMES, 4001);
+    check_eq(&mut failures, "uids", status("Uid"), "1000 1000 1000 1000".to_owned());
+    check_eq(&mut failures, "no_new_privs", status("NoNewPrivs"), "1".to_owned());
+    failures
+}
+
+fn killed(line: Line) -> Vec<String> {
+    install(&deny(&[TIMES], KILL_PROCESS), 0);
+    line.wait();
+    let mut failures = Vec::new();
+    check(&mut failures, SYSINFO, 0);
+    if !failures.is_empty() {
+        return failures;
+    }
+    let _ = call(TIMES);
+    vec!["times is not denied".to_owned()]
+}
+
+/// The last thing that it does before it waits is to enter strict mode, so its keeper looks when it has.
+fn strict(line: Line, dies: bool) -> Vec<String> {
+    line.say(b"r");
+    // SAFETY: PR_SET_SECCOMP takes numbers here; what follows are read, write and exit alone.
+    unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0);
+        line.hear();
+        if dies {
+            libc::syscall(libc::SYS_getpid);
+            line.say(b"getpid is not denied");
+        }
+        libc::syscall(libc::SYS_exit, 0);
+    }
+    Vec::new()
+}
+
+fn await_strict(ward: &Ward) {
+    let path = format!("/proc/{}/status", ward.pid());
+    while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("Seccomp:\t1")) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What threads find wrong.
+static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// How many threads are prepared; how many have checked themselves.
+static READY: AtomicI32 = AtomicI32::new(0);
+static DONE: AtomicI32 = AtomicI32::new(0);
+/// The thread that is killed by its filter.
+static VICTIM: AtomicI32 = AtomicI32::new(0);
+/// The thread in strict mode, and its pipe.
+static STRICT: AtomicI32 = AtomicI32::new(0);
+static STRICT_PIPE: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
+/// Threads go on by a byte of it.
+static GO_PIPE: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
+
+/// A thread that prepares, waits, and checks.
+fn thread(prepare: impl FnOnce() + Send + 'static, check: impl FnOnce(&mut Vec<String>) + Send + 'static) {
+    std::thread::spawn(move || {
+        prepare();
+        READY.fetch_add(1, Ordering::SeqCst);
+        read_byte(GO_PIPE[0].load(Ordering::SeqCst));
+        let mut failures = Vec::new();
+        check(&mut failures);
+        FAILURES.lock().expect("no thread panics").extend(failures);
+        DONE.fetch_add(1, Ordering::SeqCst);
+        // Its end would call what may be denied.
+        loop {
+            std::thread::sleep(Duration::from_secs(1000));
+        }
+    });
+}
+
+fn make_pipe(ends: &[AtomicI32; 2]) {
+    let mut fds = [0; 2];
+    // SAFETY: pipe2 writes two descriptors.
+    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), 0) }, 0);
+    ends[0].store(fds[0], Ordering::SeqCst);
+    ends[1].store(fds[1], Ordering::SeqCst);
+}
+
+fn read_byte(fd: i32) -> u8 {
+    let mut byte = 0u8;
+    // SAFETY: a live byte.
+    unsafe { libc::read(fd, (&raw mut byte).cast(), 1) };
+    byte
+}
+
+fn let_go(threads: usize) {
+    let bytes = vec![0u8; threads];
+    // SAFETY: the buffer is live and as long as said.
+    unsafe { libc::write(GO_PIPE[1].load(Ordering::SeqCst), bytes.as_ptr().cast(), threads) };
+}
+
+fn await_count(count: &AtomicI32, wanted: i32) {
+    let start = Instant::now();
+    while count.load(Ordering::SeqCst) != wanted {
+        if start.elapsed() > Duration::from_secs(20) {
+            FAILURES.lock().expect("no thread panics").push("threads do not get on".to_owned());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_gone(tid: i32) -> bool {
+    let path = format!("/proc/self/task/{tid}");
+    let start = Instant::now();
+    while std::path::Path::new(&path).exists() {
+        if start.elapsed() > Duration::from_secs(10) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+fn gettid() -> i32 {
+    // SAFETY: gettid has no preconditions.
+    unsafe { libc::gettid() }
+}
+
+fn threads(line: Line) -> Vec<String> {
+    make_pipe(&GO_PIPE);
+    make_pipe(&STRICT_PIPE);
+    let filters = |failures: &mut Vec<String>, wanted: &str| {
+        check_eq(failures, "filters of a thread", status("Seccomp_filters"), wanted.to_owned());
+    };
+    thread(
+        || install(&deny(&[TIMES], ERRNO | 1501), 0),
+        move |failures| {
+            check(failures, TIMES, 1501);
+            check(failures, SYSINFO, 0);
+            filters(failures, "1");
+        },
+    );
+    thread(
+        || {
+            install(&deny(&[TIMES], ERRNO | 1502), LOG);
+            install(&deny(&[SYSINFO], ERRNO | 1503), 0);
+        },
+        move |failures| {
+            check(failures, TIMES, 1502);
+            check(failures, SYSINFO, 1503);
+            filters(failures, "2");
+        },
+    );
+    thread(
+        || (),
+        move |failures| {
+            check(failures, TIMES, 0);
+            check(failures, SYSINFO, 0);
+            filters(failures, "0");
+        },
+    );
+    thread(
+        || {
+            install(&deny(&[TIMES], KILL_THREAD), 0);
+            VICTIM.store(gettid(), Ordering::SeqCst);
+        },
+        |failures| {
+            check(failures, SYSINFO, 0);
+            // It never says that it is done.
+            let _ = call(TIMES);
+            failures.push("times is not denied".to_owned());
+        },
+    );
+    std::thread::spawn(|| {
+        STRICT.store(gettid(), Ordering::SeqCst);
+        let [reader, writer] = [&STRICT_PIPE[0], &STRICT_PIPE[1]].map(|fd| fd.load(Ordering::SeqCst));
+        let mut byte = 0u8;
+        // SAFETY: PR_SET_SECCOMP takes numbers here; what follows are read, write and exit of a live byte.
+        unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0);
+            libc::read(reader, (&raw mut byte).cast(), 1);
+            byte += 1;
+            libc::write(writer, (&raw const byte).cast(), 1);
+            libc::syscall(libc::SYS_exit, 0);
+        }
+    });
+    await_count(&READY, 4);
+    while !std::fs::read_to_string(format!("/proc/self/task/{}/status", STRICT.load(Ordering::SeqCst)))
+        .is_ok_and(|text| text.contains("Seccomp:\t1"))
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    line.wait();
+    let_go(4);
+    await_count(&DONE, 3);
+    let mut failures = std::mem::take(&mut *FAILURES.lock().expect("no thread panics"));
+    check(&mut failures, TIMES, 0);
+    check_eq(&mut failures, "filters of the first thread", status("Seccomp_filters"), "0".to_owned());
+    check_eq(&mut failures, "the killed thread is gone", is_gone(VICTIM.load(Ordering::SeqCst)), true);
+    let byte = 41u8;
+    // SAFETY: a live byte. Nobody else reads it: the thread writes one when it has read this.
+    unsafe { libc::write(STRICT_PIPE[1].load(Ordering::SeqCst), (&raw const byte).cast(), 1) };
+    check_eq(&mut failures, "the strict thread is gone", is_gone(STRICT.load(Ordering::SeqCst)), true);
+    let answer = read_byte(STRICT_PIPE[0].load(Ordering::SeqCst));
+    check_eq(&mut failures, "what the strict thread wrote", answer, 42);
+    failures
+}
+
+fn tsync(line: Line) -> Vec<String> {
+    make_pipe(&GO_PIPE);
+    install(&deny(&[TIMES], ERRNO | 1601), 0);
+    for _ in 0..3 {
+        thread(
+            || (),
+            |failures| {
+                check(failures, TIMES, 1601);
+                check(failures, SYSINFO, 1602);
+                // Installed by the first thread after the restore.
+                check(failures, PRIORITY, 1603);
+                check_eq(failures, "filters", status("Seccomp_filters"), "3".to_owned());
+            },
+        );
+    }
+    install(&deny(&[SYSINFO], ERRNO | 1602), TSYNC | LOG);
+    await_count(&READY, 3);
+    line.wait();
+    install(&deny(&[PRIORITY], ERRNO | 1603), TSYNC);
+    let_go(3);
+    await_count(&DONE, 3);
+    let mut failures = std::mem::take(&mut *FAILURES.lock().expect("no thread panics"));
+    check(&mut failures, TIMES, 1601);
+    check(&mut failures, SYSINFO, 1602);
+    failures
+}
+
+fn set_ids(id: u32) {
+    // SAFETY: the calls take numbers and an empty list.
+    unsafe {
+        assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+        assert_eq!(libc::setresgid(id, id, id), 0);
+        assert_eq!(libc::setresuid(id, id, id), 0);
+    }
+}
+
+/// A filter that answers `action` to these calls, and allows the others.
+fn deny(calls: &[c_long], action: u32) -> Vec<sock_filter> {
+    let mut program = vec![sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 }];
+    for nr in calls {
+        program.push(sock_filter { code: 0x15, jt: 0, jf: 1, k: *nr as u32 });
+        program.push(sock_filter { code: 0x06, jt: 0, jf: 0, k: action });
+    }
+    program.push(sock_filter { code: 0x06, jt: 0, jf: 0, k: ALLOW });
+    program
+}
+
+fn install(program: &[sock_filter], flags: libc::c_ulong) {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).expect("at most 4096 instructions"),
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the program is live, and the kernel copies it.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    assert_eq!(result, 0, "seccomp: {}", Errno::last());
+}
+
+/// Makes one of the three calls.
+fn call(nr: c_long) -> Result<(), Errno> {
+    let mut buffer = [0u64; 64];
+    let argument = if nr == PRIORITY { 0 } else { buffer.as_mut_ptr() as i64 };
+    // SAFETY: the buffer is live, and longer than a struct tms and a struct sysinfo.
+    let result = unsafe { libc::syscall(nr, argument) };
+    if result == -1 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// That the call fails with `errno`, or (0) succeeds.
+fn check(failures: &mut Vec<String>, nr: c_long, errno: i32) {
+    // SAFETY: as in `call`; errno may be a number that has no name.
+    let found = match call(nr) {
+        Ok(()) => 0,
+        Err(_) => unsafe { *libc::__errno_location() },
+    };
+    check_eq(failures, &format!("errno of call {nr}"), found, errno);
+}
