@@ -276,8 +276,8 @@ pub enum FileLock {
 pub struct Credentials {
     /// All of them.
     pub wanted: Creds,
-    /// Capabilities to drop from the bounding set that is inherited.
-    pub dropped_bounding: u64,
+    /// Those that are inherited.
+    pub own: Creds,
 }
 
 /// `struct prctl_mm_map` (linux/prctl.h) without the executable.

@@ -22,6 +22,9 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -126,6 +129,93 @@ impl Ward {
         }
         failures.iter().map(|failure| format!("{}: {failure}", self.name)).collect()
     }
+}
+
+/// Further threads of a task: each prepares, is dumped while it waits for a byte, and checks itself. They
+/// never end by themselves: what the end of a thread calls may be denied.
+#[derive(Debug)]
+pub struct Crew {
+    go: (OwnedFd, OwnedFd),
+    shared: Arc<Shared>,
+    threads: i32,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ready: AtomicI32,
+    done: AtomicI32,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Crew {
+    /// Nobody yet.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "it makes a pipe")]
+    pub fn new() -> Crew {
+        Crew { go: pipe(), shared: Arc::default(), threads: 0 }
+    }
+
+    /// One more thread.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn thread<T: Send + 'static>(
+        &mut self,
+        prepare: impl FnOnce() -> T + Send + 'static,
+        check: impl FnOnce(T, &mut Vec<String>) + Send + 'static,
+    ) {
+        let (shared, go) = (Arc::clone(&self.shared), self.go.0.as_raw_fd());
+        let body = move || {
+            let prepared = prepare();
+            shared.ready.fetch_add(1, Ordering::SeqCst);
+            Line { go, answer: -1 }.hear();
+            let mut failures = Vec::new();
+            check(prepared, &mut failures);
+            shared.failures.lock().expect("no thread panics").extend(failures);
+            shared.done.fetch_add(1, Ordering::SeqCst);
+            loop {
+                std::thread::sleep(Duration::from_secs(1000));
+            }
+        };
+        std::thread::Builder::new().stack_size(256 << 10).spawn(body).expect("a thread");
+        self.threads += 1;
+    }
+
+    /// Waits until all are prepared.
+    pub fn await_ready(&self) {
+        if !await_count(&self.shared.ready, self.threads) {
+            self.shared
+                .failures
+                .lock()
+                .expect("no thread panics")
+                .push("threads do not get ready".to_owned());
+        }
+    }
+
+    /// Lets all go on, waits until all but `lost` have checked themselves, and gives what they found wrong.
+    #[must_use]
+    pub fn finish(&self, lost: i32) -> Vec<String> {
+        let bytes = vec![0u8; usize::try_from(self.threads).unwrap_or(0)];
+        // SAFETY: the buffer is live and as long as said.
+        unsafe { libc::write(self.go.1.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+        let are_done = await_count(&self.shared.done, self.threads - lost);
+        let mut failures = std::mem::take(&mut *self.shared.failures.lock().expect("no thread panics"));
+        if !are_done {
+            failures.push("threads do not check themselves".to_owned());
+        }
+        failures
+    }
+}
+
+fn await_count(count: &AtomicI32, wanted: i32) -> bool {
+    let start = Instant::now();
+    while count.load(Ordering::SeqCst) != wanted {
+        if start.elapsed() > Duration::from_secs(30) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {

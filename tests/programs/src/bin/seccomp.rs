@@ -14,14 +14,13 @@
 //!
 //! `seccomp DIR notifies` has one task with a filter that asks a supervisor.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::{c_long, sock_filter};
 use nix::errno::Errno;
 use regrow_test_programs::Task;
-use regrow_test_programs::ward::{Line, Ward, check_eq, status};
+use regrow_test_programs::ward::{Crew, Line, Ward, check_eq, status};
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -57,7 +56,7 @@ fn main() {
         (Ward::start("tsync", tsync), 0),
     ];
     for (ward, _) in &wards[6..8] {
-        await_strict(ward);
+        await_mode(ward.pid().as_raw());
     }
     task.park();
     for (ward, signal) in wards {
@@ -202,74 +201,18 @@ fn strict(line: Line, dies: bool) -> Vec<String> {
     Vec::new()
 }
 
-fn await_strict(ward: &Ward) {
-    let path = format!("/proc/{}/status", ward.pid());
+/// Waits until a thread is in strict mode.
+fn await_mode(tid: i32) {
+    let path = format!("/proc/{tid}/status");
     while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("Seccomp:\t1")) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// What threads find wrong.
-static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-/// How many threads are prepared; how many have checked themselves.
-static READY: AtomicI32 = AtomicI32::new(0);
-static DONE: AtomicI32 = AtomicI32::new(0);
-/// The thread that is killed by its filter.
+/// The thread that is killed by its filter; that in strict mode, and its pipe.
 static VICTIM: AtomicI32 = AtomicI32::new(0);
-/// The thread in strict mode, and its pipe.
 static STRICT: AtomicI32 = AtomicI32::new(0);
 static STRICT_PIPE: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
-/// Threads go on by a byte of it.
-static GO_PIPE: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
-
-/// A thread that prepares, waits, and checks.
-fn thread(prepare: impl FnOnce() + Send + 'static, check: impl FnOnce(&mut Vec<String>) + Send + 'static) {
-    std::thread::spawn(move || {
-        prepare();
-        READY.fetch_add(1, Ordering::SeqCst);
-        read_byte(GO_PIPE[0].load(Ordering::SeqCst));
-        let mut failures = Vec::new();
-        check(&mut failures);
-        FAILURES.lock().expect("no thread panics").extend(failures);
-        DONE.fetch_add(1, Ordering::SeqCst);
-        // Its end would call what may be denied.
-        loop {
-            std::thread::sleep(Duration::from_secs(1000));
-        }
-    });
-}
-
-fn make_pipe(ends: &[AtomicI32; 2]) {
-    let mut fds = [0; 2];
-    // SAFETY: pipe2 writes two descriptors.
-    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), 0) }, 0);
-    ends[0].store(fds[0], Ordering::SeqCst);
-    ends[1].store(fds[1], Ordering::SeqCst);
-}
-
-fn read_byte(fd: i32) -> u8 {
-    let mut byte = 0u8;
-    // SAFETY: a live byte.
-    unsafe { libc::read(fd, (&raw mut byte).cast(), 1) };
-    byte
-}
-
-fn let_go(threads: usize) {
-    let bytes = vec![0u8; threads];
-    // SAFETY: the buffer is live and as long as said.
-    unsafe { libc::write(GO_PIPE[1].load(Ordering::SeqCst), bytes.as_ptr().cast(), threads) };
-}
-
-fn await_count(count: &AtomicI32, wanted: i32) {
-    let start = Instant::now();
-    while count.load(Ordering::SeqCst) != wanted {
-        if start.elapsed() > Duration::from_secs(20) {
-            FAILURES.lock().expect("no thread panics").push("threads do not get on".to_owned());
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn is_gone(tid: i32) -> bool {
     let path = format!("/proc/self/task/{tid}");
@@ -283,98 +226,100 @@ fn is_gone(tid: i32) -> bool {
     true
 }
 
-fn gettid() -> i32 {
-    // SAFETY: gettid has no preconditions.
-    unsafe { libc::gettid() }
-}
-
 fn threads(line: Line) -> Vec<String> {
-    make_pipe(&GO_PIPE);
-    make_pipe(&STRICT_PIPE);
-    let filters = |failures: &mut Vec<String>, wanted: &str| {
+    let mut ends = [0; 2];
+    // SAFETY: pipe2 writes two descriptors.
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), 0) }, 0);
+    for (end, fd) in STRICT_PIPE.iter().zip(ends) {
+        end.store(fd, Ordering::SeqCst);
+    }
+    let count = |failures: &mut Vec<String>, wanted: &str| {
         check_eq(failures, "filters of a thread", status("Seccomp_filters"), wanted.to_owned());
     };
-    thread(
+    let mut crew = Crew::new();
+    crew.thread(
         || install(&deny(&[TIMES], ERRNO | 1501), 0),
-        move |failures| {
+        move |(), failures| {
             check(failures, TIMES, 1501);
             check(failures, SYSINFO, 0);
-            filters(failures, "1");
+            count(failures, "1");
         },
     );
-    thread(
+    crew.thread(
         || {
             install(&deny(&[TIMES], ERRNO | 1502), LOG);
             install(&deny(&[SYSINFO], ERRNO | 1503), 0);
         },
-        move |failures| {
+        move |(), failures| {
             check(failures, TIMES, 1502);
             check(failures, SYSINFO, 1503);
-            filters(failures, "2");
+            count(failures, "2");
         },
     );
-    thread(
+    crew.thread(
         || (),
-        move |failures| {
+        move |(), failures| {
             check(failures, TIMES, 0);
             check(failures, SYSINFO, 0);
-            filters(failures, "0");
+            count(failures, "0");
         },
     );
-    thread(
+    crew.thread(
         || {
             install(&deny(&[TIMES], KILL_THREAD), 0);
-            VICTIM.store(gettid(), Ordering::SeqCst);
+            // SAFETY: gettid has no preconditions.
+            VICTIM.store(unsafe { libc::gettid() }, Ordering::SeqCst);
         },
-        |failures| {
+        |(), failures| {
             check(failures, SYSINFO, 0);
             // It never says that it is done.
             let _ = call(TIMES);
             failures.push("times is not denied".to_owned());
         },
     );
-    std::thread::spawn(|| {
-        STRICT.store(gettid(), Ordering::SeqCst);
-        let [reader, writer] = [&STRICT_PIPE[0], &STRICT_PIPE[1]].map(|fd| fd.load(Ordering::SeqCst));
-        let mut byte = 0u8;
-        // SAFETY: PR_SET_SECCOMP takes numbers here; what follows are read, write and exit of a live byte.
-        unsafe {
-            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0);
-            libc::read(reader, (&raw mut byte).cast(), 1);
-            byte += 1;
-            libc::write(writer, (&raw const byte).cast(), 1);
-            libc::syscall(libc::SYS_exit, 0);
-        }
-    });
-    await_count(&READY, 4);
-    while !std::fs::read_to_string(format!("/proc/self/task/{}/status", STRICT.load(Ordering::SeqCst)))
-        .is_ok_and(|text| text.contains("Seccomp:\t1"))
-    {
+    std::thread::spawn(strict_thread);
+    crew.await_ready();
+    while STRICT.load(Ordering::SeqCst) == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
+    await_mode(STRICT.load(Ordering::SeqCst));
     line.wait();
-    let_go(4);
-    await_count(&DONE, 3);
-    let mut failures = std::mem::take(&mut *FAILURES.lock().expect("no thread panics"));
+    let mut failures = crew.finish(1);
     check(&mut failures, TIMES, 0);
     check_eq(&mut failures, "filters of the first thread", status("Seccomp_filters"), "0".to_owned());
     check_eq(&mut failures, "the killed thread is gone", is_gone(VICTIM.load(Ordering::SeqCst)), true);
-    let byte = 41u8;
-    // SAFETY: a live byte. Nobody else reads it: the thread writes one when it has read this.
-    unsafe { libc::write(STRICT_PIPE[1].load(Ordering::SeqCst), (&raw const byte).cast(), 1) };
+    let mut byte = 41u8;
+    // SAFETY: live bytes. Nobody else reads: the thread writes when it has read.
+    unsafe { libc::write(ends[1], (&raw const byte).cast(), 1) };
     check_eq(&mut failures, "the strict thread is gone", is_gone(STRICT.load(Ordering::SeqCst)), true);
-    let answer = read_byte(STRICT_PIPE[0].load(Ordering::SeqCst));
-    check_eq(&mut failures, "what the strict thread wrote", answer, 42);
+    // SAFETY: as above.
+    unsafe { libc::read(ends[0], (&raw mut byte).cast(), 1) };
+    check_eq(&mut failures, "what the strict thread wrote", byte, 42);
     failures
 }
 
+fn strict_thread() {
+    // SAFETY: gettid has no preconditions.
+    STRICT.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+    let [reader, writer] = [&STRICT_PIPE[0], &STRICT_PIPE[1]].map(|fd| fd.load(Ordering::SeqCst));
+    let mut byte = 0u8;
+    // SAFETY: PR_SET_SECCOMP takes numbers here; what follows are read, write and exit, of a live byte.
+    unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0);
+        libc::read(reader, (&raw mut byte).cast(), 1);
+        byte += 1;
+        libc::write(writer, (&raw const byte).cast(), 1);
+        libc::syscall(libc::SYS_exit, 0);
+    }
+}
+
 fn tsync(line: Line) -> Vec<String> {
-    make_pipe(&GO_PIPE);
     install(&deny(&[TIMES], ERRNO | 1601), 0);
+    let mut crew = Crew::new();
     for _ in 0..3 {
-        thread(
+        crew.thread(
             || (),
-            |failures| {
+            |(), failures| {
                 check(failures, TIMES, 1601);
                 check(failures, SYSINFO, 1602);
                 // Installed by the first thread after the restore.
@@ -384,12 +329,10 @@ fn tsync(line: Line) -> Vec<String> {
         );
     }
     install(&deny(&[SYSINFO], ERRNO | 1602), TSYNC | LOG);
-    await_count(&READY, 3);
+    crew.await_ready();
     line.wait();
     install(&deny(&[PRIORITY], ERRNO | 1603), TSYNC);
-    let_go(3);
-    await_count(&DONE, 3);
-    let mut failures = std::mem::take(&mut *FAILURES.lock().expect("no thread panics"));
+    let mut failures = crew.finish(0);
     check(&mut failures, TIMES, 1601);
     check(&mut failures, SYSINFO, 1602);
     failures
