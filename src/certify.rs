@@ -1132,6 +1132,20 @@ mod tests {
             "task 4713: its thread 4714 is never created",
         );
         lost(
+            &|model| alive(model, &|alive| alive.threads[0].seccomp_mode = 1),
+            "task 4713: thread 4713 ends with seccomp: no filters; the images say: strict mode",
+        );
+        lost(
+            &|model| {
+                let program = [6u8, 0, 0, 0, 0, 0, 0xff, 0x7f][..].into();
+                model.seccomp_filters = vec![crate::image::SeccompFilter { program, next: None, flags: 0 }];
+                alive(model, &|alive| {
+                    (alive.threads[0].seccomp_mode, alive.threads[0].seccomp_filter) = (2, Some(0));
+                });
+            },
+            "task 4713: thread 4713 ends with seccomp: no filters; the images say: 1 filter",
+        );
+        lost(
             &|model| alive(model, &|alive| alive.fds[4].ofd_id = 6),
             "task 4713: descriptor 6 ends as a description of its own (socket 0x100131), the images say that it shares file 0x6 (unix socket 0x100130) with descriptor 5 of task 4711",
         );

@@ -442,7 +442,7 @@ fn seccomp() {
             let program = b.words(&[2, RO]);
             b.record(0, Check::Success, libc::SYS_seccomp, &[1, 1, program], 0);
         },
-        "would not be seen",
+        "a result other than 0 would not be seen",
     );
     refuse(|b| b.call(libc::SYS_prctl, &[22, 2, RO, 0, 0], 0), "option 22");
 }

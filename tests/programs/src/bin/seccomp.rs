@@ -12,8 +12,11 @@
 //! | `threads` | filters and strict mode of single threads, one of which dies alone |
 //! | `tsync` | one chain for all threads, to which the first adds for all after the restore |
 //!
-//! `seccomp DIR notifies` has one task with a filter that asks a supervisor.
+//! `seccomp DIR notifies` has one task with a filter that asks a supervisor; `seccomp - under COMMAND...`
+//! runs a command under a filter.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,11 +40,20 @@ const PRIORITY: c_long = libc::SYS_sched_get_priority_max;
 
 fn main() {
     let mut task = Task::root();
-    if std::env::args().nth(2).as_deref() == Some("notifies") {
-        install(&deny(&[TIMES], USER_NOTIF), 0);
-        task.park();
-        check_denied_in(&mut task);
-        task.finish();
+    match std::env::args().nth(2).as_deref() {
+        None => {}
+        Some("notifies") => {
+            install(&deny(&[TIMES], USER_NOTIF), 0);
+            task.park();
+            task.check_eq("times without a supervisor", call(TIMES), Err(Errno::ENOSYS));
+            task.finish();
+        }
+        Some("under") => {
+            install(&deny(&[TIMES], ERRNO | 1), 0);
+            let command: Vec<String> = std::env::args().skip(3).collect();
+            panic!("{}", Command::new(&command[0]).args(&command[1..]).exec());
+        }
+        Some(other) => panic!("there is no part {other}"),
     }
     let wards = [
         (Ward::start("chain", chain), 0),
@@ -63,10 +75,6 @@ fn main() {
         ward.finish(&mut task, signal);
     }
     task.finish();
-}
-
-fn check_denied_in(task: &mut Task) {
-    task.check_eq("times without a supervisor", call(TIMES), Err(Errno::ENOSYS));
 }
 
 fn chain(line: Line) -> Vec<String> {
