@@ -226,7 +226,7 @@ fn killed_at_steps_of_the_commit_of_a_sibling() {
 
 #[test]
 fn faults_behind_filters_of_system_calls() {
-    inject("seccomp", &[], 9);
+    inject(Dumped::program("seccomp", &[]), "seccomp");
 }
 
 /// Numbers that are the same in every run (Steele, Lea and Flood's SplitMix64).
