@@ -22,9 +22,9 @@ use std::sync::Arc;
 use regrow_graph::ids::OfdId;
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 use regrow_graph::verify::{
-    Content, Cradle as Birthplace, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
-    ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketOption,
-    SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
+    Content, Cradle as Birthplace, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket,
+    ExpectedPipe, ExpectedSeccomp, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
+    SocketFile, SocketOption, SocketPeer, SocketSpec, TimerSpec, Wrong, verify,
 };
 
 pub use attributes::Inherited;
@@ -448,7 +448,41 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         facts,
         inodes,
         inherited: inherited.0.clone(),
+        seccomp: seccomp(model),
     })
+}
+
+/// seccomp of every thread that has any. Filters with TSYNC are those of all threads of their task.
+fn seccomp(model: &Model) -> BTreeMap<u32, ExpectedSeccomp> {
+    const TSYNC: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC as u32;
+    const LOG: u32 = libc::SECCOMP_FILTER_FLAG_LOG as u32;
+    let filters = &model.seccomp_filters;
+    let mut all = BTreeMap::new();
+    for alive in model.tasks.iter().filter_map(|task| task.alive()) {
+        let mut is_shared = false;
+        for thread in &alive.threads {
+            let first = thread.seccomp_filter.and_then(|index| filters.get(index as usize));
+            let chain = std::iter::successors(first, |filter| filters.get(filter.next? as usize));
+            let wanted = match thread.seccomp_mode {
+                0 if is_shared => ExpectedSeccomp::OfFirst,
+                0 => continue,
+                1 => ExpectedSeccomp::Strict,
+                // No chain is longer than all filters: the reader has seen to it that each ends.
+                _ => ExpectedSeccomp::Filters(
+                    chain
+                        .take(filters.len())
+                        .map(|filter| ExpectedFilter {
+                            program: filter.program.clone(),
+                            logs: filter.flags & LOG != 0,
+                        })
+                        .collect(),
+                ),
+            };
+            is_shared |= first.is_some_and(|filter| filter.flags & TSYNC != 0);
+            all.insert(thread.tid.0, wanted);
+        }
+    }
+    all
 }
 
 /// Unlinked files, each by the name that it had, and memfds.
@@ -1096,6 +1130,20 @@ mod tests {
                 })
             },
             "task 4713: its thread 4714 is never created",
+        );
+        lost(
+            &|model| alive(model, &|alive| alive.threads[0].seccomp_mode = 1),
+            "task 4713: thread 4713 ends with seccomp: no filters; the images say: strict mode",
+        );
+        lost(
+            &|model| {
+                let program = [6u8, 0, 0, 0, 0, 0, 0xff, 0x7f][..].into();
+                model.seccomp_filters = vec![crate::image::SeccompFilter { program, next: None, flags: 0 }];
+                alive(model, &|alive| {
+                    (alive.threads[0].seccomp_mode, alive.threads[0].seccomp_filter) = (2, Some(0));
+                });
+            },
+            "task 4713: thread 4713 ends with seccomp: no filters; the images say: 1 filter",
         );
         lost(
             &|model| alive(model, &|alive| alive.fds[4].ofd_id = 6),

@@ -176,3 +176,25 @@ fn privileges_that_are_lacking() {
     check_refused_under(&mut tree, under, 7, "lacking", &[&["limit", ".img entry "]]);
     check_mended(&mut tree);
 }
+
+#[test]
+fn filters_that_cannot_be_suspended() {
+    let Some(mut tree) = Dumped::program("seccomp", &[]) else { return };
+    let under = "setpriv --bounding-set -sys_admin --";
+    let said: [&[&str]; 2] = [
+        &["seccomp (mode filter)", "CAP_SYS_ADMIN is missing", "core-", ".img entry 0"],
+        &["seccomp (mode strict)", "CAP_SYS_ADMIN is missing", "core-", ".img entry 0"],
+    ];
+    check_refused_under(&mut tree, under, 7, "lacking", &said);
+
+    let program = Path::new(env!("CARGO_BIN_EXE_regrow")).with_file_name("seccomp");
+    let under = format!("{} - under", program.display());
+    check_refused_under(&mut tree, &under, 7, "lacking", &[&["seccomp is on here (mode 2)"]]);
+    check_mended(&mut tree);
+}
+
+#[test]
+fn a_filter_that_asks_a_supervisor() {
+    let Some(mut tree) = Dumped::program("seccomp", &["notifies"]) else { return };
+    check_refused(&mut tree, 6, "unsupported", &[&["SECCOMP_RET_USER_NOTIF", "seccomp.img entry 0"]]);
+}

@@ -224,6 +224,11 @@ fn killed_at_steps_of_the_commit_of_a_sibling() {
     killed_at_a_step(&["-S"]);
 }
 
+#[test]
+fn faults_behind_filters_of_system_calls() {
+    inject(Dumped::program("seccomp", &[]), "seccomp");
+}
+
 /// Numbers that are the same in every run (Steele, Lea and Flood's SplitMix64).
 struct Numbers(u64);
 

@@ -21,6 +21,7 @@
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
 //! | `privilege` | which privileges a task still has |
+//! | `seccomp` | strict mode and filters |
 //! | [`attribute`] | the table of all other attributes; how records move them by it |
 //! | `compare` | the end against the images, one to one |
 //! | `outcome` | the certificate, and all that can be wrong |
@@ -66,6 +67,7 @@ mod object;
 mod outcome;
 mod privilege;
 mod run;
+mod seccomp;
 mod socket;
 mod space;
 mod table;
@@ -76,11 +78,12 @@ mod vdso;
 pub use attribute::{AttributeKind, Value};
 pub use effect::{
     Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
-    NameEffect, PrivilegeEffect, Region, SocketOption,
+    NameEffect, PrivilegeEffect, Region, SeccompEffect, SocketOption,
 };
 pub use expected::{
-    Content, Cradle, Expected, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe, ExpectedTask, Facts,
-    InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
+    Content, Cradle, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
+    ExpectedSeccomp, ExpectedTask, Facts, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
+    SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
 pub use vdso::{ExpectedVdso, LedFunction, LedVdso};

@@ -254,8 +254,8 @@ impl Images<'_> {
             Kind::Securebits => id(|creds| creds.securebits & !KEEP_CAPS),
             Kind::KeepCaps => id(|creds| u32::from(creds.securebits & KEEP_CAPS != 0)),
             Kind::NoNewPrivs => id(|creds| creds.no_new_privs.into()),
-            // What filters there are is not this table's affair.
-            Kind::Seccomp => (thread.seccomp_mode == 0).then_some(Value::Number(0)),
+            Kind::Seccomp if thread.seccomp_mode == 0 && self.filters_all(alive) => number(2),
+            Kind::Seccomp => number(thread.seccomp_mode.into()),
             Kind::Umask
             | Kind::WorkingDirectory
             | Kind::RootDirectory
@@ -274,6 +274,14 @@ impl Images<'_> {
             | Kind::AuxiliaryVector
             | Kind::Executable => None,
         }
+    }
+
+    /// Whether the filters of the first thread are those of all.
+    fn filters_all(&self, alive: &Alive) -> bool {
+        const TSYNC: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC as u32;
+        let first = alive.threads.first().and_then(|first| first.seccomp_filter);
+        let filter = first.and_then(|index| self.model.seccomp_filters.get(index as usize));
+        filter.is_some_and(|filter| filter.flags & TSYNC != 0)
     }
 
     /// A file by its number in files.img: its path, or what it is where it has no name.

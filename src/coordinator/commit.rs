@@ -60,7 +60,11 @@ pub fn commit(
     let seam = &run.seam;
     let all = || run.threads.iter().map(|thread| (thread, Pid::from_raw(thread.tid as i32)));
     for (thread, pid) in all() {
-        seam.at(Step::Seize).and_then(|()| ptrace::seize(pid)).map_err(failed(thread, "PTRACE_SEIZE"))?;
+        // Filters that come in its tail must not act before it is let go.
+        let suspends_seccomp = tapes.suspended.contains(&thread.tid);
+        seam.at(Step::Seize)
+            .and_then(|()| ptrace::seize(pid, suspends_seccomp))
+            .map_err(failed(thread, "PTRACE_SEIZE"))?;
     }
     shared.release().store(1, Ordering::SeqCst);
     let _ = futex::wake_all(shared.release());

@@ -80,8 +80,8 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         pipe_max_size_bytes: read_number("/proc/sys/fs/pipe-max-size"),
         max_map_count: read_number("/proc/sys/vm/max_map_count"),
         memfd_noexec: read_number("/proc/sys/vm/memfd_noexec"),
-        suid_dumpable: read_number("/proc/sys/fs/suid_dumpable"),
         yama_ptrace_scope: read_number("/proc/sys/kernel/yama/ptrace_scope"),
+        suid_dumpable: read_number("/proc/sys/fs/suid_dumpable"),
         clone3_set_tid: match Probe::from_refusal(raw::try_clone3_set_tid(), Errno::EINVAL) {
             Probe::Present if !may_set_tid(caps) => Probe::Absent(Errno::EPERM),
             probe => probe,

@@ -7,6 +7,8 @@
 //! Example: started by an init system with `nice 5`, and `oom_score_adj` at -900: the root of the
 //! tree would run so too, unless the plan puts both right.
 
+use std::os::unix::fs::MetadataExt;
+
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{raw, read_number, read_text, status_field};
@@ -59,6 +61,8 @@ pub struct OwnFacts {
     pub no_new_privs: Option<bool>,
     /// 0 disabled, 1 strict, 2 filter.
     pub seccomp_mode: Option<u32>,
+    /// Whether it lives in the first user namespace, where some capabilities are asked for.
+    pub is_in_first_user_ns: Option<bool>,
     /// `personality(2)`.
     pub personality: Option<u32>,
     /// `PR_GET_DUMPABLE`: 0, 1 or 2.
@@ -124,6 +128,7 @@ pub(super) fn gather() -> OwnFacts {
         ppid: std::os::unix::process::parent_id(),
         rlimits: RESOURCES.map(|resource| getrlimit(resource).ok().map(|(cur, max)| RLimit { cur, max })),
         securebits: raw::prctl_get(libc::PR_GET_SECUREBITS).ok(),
+        is_in_first_user_ns: user_ns_is_first(),
         personality: raw::personality().ok(),
         dumpable: raw::prctl_get(libc::PR_GET_DUMPABLE).ok(),
         oom_score_adj: read_number("/proc/self/oom_score_adj"),
@@ -152,6 +157,12 @@ impl OwnFacts {
         }
         self.nice = self.nice.map(|nice| nice.max(0));
     }
+}
+
+/// The first user namespace has an inode number of its own (linux/proc_ns.h, PROC_USER_INIT_INO).
+fn user_ns_is_first() -> Option<bool> {
+    const FIRST: u64 = 0xefff_fffd;
+    Some(std::fs::metadata("/proc/self/ns/user").ok()?.ino() == FIRST)
 }
 
 /// What the text of `/proc/self/status` and the numbers of `/proc/self/stat` say.
@@ -309,6 +320,7 @@ mod tests {
             own.securebits.is_none(),
             own.no_new_privs.is_none(),
             own.seccomp_mode.is_none(),
+            own.is_in_first_user_ns.is_none(),
             own.personality.is_none(),
             own.dumpable.is_none(),
             own.nice.is_none(),

@@ -43,7 +43,7 @@ pub(crate) struct Process {
     pub(crate) timers: Timers,
     /// Where versions before 3.4 put what is now of each thread.
     pub(crate) old_cg_set: Option<u32>,
-    pub(crate) old_seccomp: Option<(u32, Option<u32>)>,
+    pub(crate) old_seccomp: Option<u32>,
 }
 
 /// `task_state` (`compel/include/uapi/task-state.h`).
@@ -180,10 +180,14 @@ fn process(tc: TaskCoreEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
             format!("{} resource limits, 16 are known", rlimits.len()),
         );
     }
+    let Some(personality) = personality(tc.personality) else {
+        errors.unsupported(entry.file, entry.index, format!("personality {}", tc.personality));
+        return None;
+    };
     Some(Process {
         state,
         exit_code: tc.exit_code,
-        personality: tc.personality,
+        personality,
         comm: comm?,
         sigactions: sigactions?,
         rlimits,
@@ -195,8 +199,20 @@ fn process(tc: TaskCoreEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
         stop_signo: tc.stop_signo,
         timers: timers?,
         old_cg_set: tc.cg_set,
-        old_seccomp: tc.old_seccomp_mode.map(|mode| (mode, tc.old_seccomp_filter)),
+        old_seccomp: tc.old_seccomp_mode,
     })
+}
+
+/// A personality, from what CRIU makes of it: it reads the hexadecimal digits of `/proc/PID/personality`
+/// as decimal ones (`get_task_personality` in `criu/cr-dump.c`), so that 0x40000 (ADDR_NO_RANDOMIZE)
+/// is stored as 40000. What stands behind a digit above 9 is lost. `None`: it is not one either way.
+fn personality(stored: u32) -> Option<u32> {
+    // personality(2): a number of an execution domain, and flags from 0x20000 to 0x8000000.
+    const DOMAIN_MAX: u32 = 0x10;
+    const FLAGS: u32 = 0x0ffe_0000;
+    let is_one = |value: &u32| value & !FLAGS <= DOMAIN_MAX;
+    let as_digits = u32::from_str_radix(&stored.to_string(), 16).ok();
+    as_digits.filter(is_one).or(Some(stored).filter(is_one))
 }
 
 /// Actions of all 64 signals. The image has no entries for SIGKILL (9) and SIGSTOP (19), whose
@@ -528,6 +544,22 @@ mod tests {
             }
             Err(text) => assert_eq!(found.unwrap_err(), text),
         }
+    }
+
+    #[test]
+    fn personalities() {
+        let check = |stored, expected| assert_eq!(personality(stored), expected, "{stored}");
+        check(0, Some(0));
+        check(8, Some(8));
+        // ADDR_NO_RANDOMIZE, with UNAME26, with READ_IMPLIES_EXEC, as CRIU stores them.
+        check(40_000, Some(0x4_0000));
+        check(60_000, Some(0x6_0000));
+        check(440_000, Some(0x44_0000));
+        // Stored as they are.
+        check(0x4_0000, Some(0x4_0000));
+        check(0x44_0000, Some(0x44_0000));
+        check(12_345, None);
+        check(u32::MAX, None);
     }
 
     #[test]

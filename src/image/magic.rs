@@ -111,6 +111,7 @@ pub(crate) static REMAP_FPATH: Kind = read("remap-fpath", One, 0x5913_3954);
 pub(crate) static GHOST_FILE: Kind = read("ghost-file-", Hex, 0x5258_3605);
 pub(crate) static CGROUP: Kind = read("cgroup", One, 0x5938_3330);
 pub(crate) static FILELOCKS: Kind = read("filelocks", One, 0x5432_3616);
+pub(crate) static SECCOMP: Kind = read("seccomp", One, 0x6441_3049);
 /// The clocks at the dump of a time namespace; 0: that of CRIU itself.
 pub(crate) static CLOCKS: Kind = read("timens-", Decimal, 0x4311_4433);
 
@@ -136,6 +137,7 @@ static READ: &[&Kind] = &[
     &GHOST_FILE,
     &CGROUP,
     &FILELOCKS,
+    &SECCOMP,
     &CLOCKS,
 ];
 
@@ -144,7 +146,6 @@ static REST: &[Kind] = &[
     // Describes the CPU of the dump (`criu cpuinfo`); wanted once its features are compared.
     Kind { prefix: "cpuinfo", number: One, suffix: "", magic: 0x6140_4013, usage: Use::Ignored },
     // Features of tasks.
-    unread("seccomp", One, 0x6441_3049, "seccomp filters"),
     unread("apparmor", One, 0x5942_3047, "AppArmor policies"),
     // Open files.
     unread("tty-info", One, 0x5945_3036, "terminals"),

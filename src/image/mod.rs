@@ -43,6 +43,7 @@ mod mm;
 mod pagemap;
 mod proto;
 mod read;
+mod seccomp;
 mod shared;
 mod task;
 mod wire;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -115,7 +116,7 @@ pub struct Origin {
     /// The image file.
     pub image: Image,
     /// The entry in it, counted from 0 without the magic (and, in a pagemap, from its head).
-    /// For the VMAs of an mm image: the index of the VMA.
+    /// For the VMAs of an mm image: the index of the VMA; for a filter of the seccomp image: its index.
     pub entry: u32,
 }
 
@@ -178,6 +179,8 @@ pub struct Model {
     pub cgroup_sets: Vec<CgroupSet>,
     /// File locks (`filelocks.img`).
     pub file_locks: Vec<FileLock>,
+    /// Filters that threads name by their index (`seccomp.img`).
+    pub seccomp_filters: Vec<SeccompFilter>,
     /// Clocks at the dump (`timens-ID.img`), by the number of their time namespace; 0: that in which CRIU
     /// was.
     pub clocks: BTreeMap<u32, Clocks>,
@@ -408,12 +411,23 @@ pub struct Thread {
     pub creds: Option<Box<Creds>>,
     /// 0 disabled, 1 strict, 2 filter.
     pub seccomp_mode: u32,
-    /// The filter's number in `seccomp.img`.
+    /// Of mode 2: the oldest filter of its chain, by its index in [`Model::seccomp_filters`].
     pub seccomp_filter: Option<u32>,
     /// The cgroup set.
     pub cg_set: Option<u32>,
     /// Timer slack (`PR_SET_TIMERSLACK`), in images of CRIU 4.3 and newer.
     pub timer_slack_ns: Option<u64>,
+}
+
+/// A filter of `seccomp.img`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeccompFilter {
+    /// `struct sock_filter`, one after another: 1 to 4096 instructions that the kernel takes.
+    pub program: Arc<[u8]>,
+    /// The filter that was installed next in the same chain, by its index. (The image calls it `prev`.)
+    pub next: Option<u32>,
+    /// `SECCOMP_FILTER_FLAG_*`. TSYNC in those of a task's first thread: all its threads have them.
+    pub flags: u32,
 }
 
 /// Scheduling attributes.

@@ -717,6 +717,15 @@ messages! {
         // The tree of cgroup directories with their properties: not read.
         [bytes = "vec", repeated] controllers: Vec<Vec<u8>> = 2;
     }
+    // seccomp.proto
+    SeccompFilterEntry = "seccomp_filter" {
+        [bytes = "vec", required] filter: Vec<u8> = 1;
+        [uint32, optional] prev: Option<u32> = 2;
+        [uint32, optional] flags: Option<u32> = 3;
+    }
+    SeccompEntry = "seccomp_entry" {
+        [message, repeated] seccomp_filters: Vec<SeccompFilterEntry> = 1 in SeccompFilterEntry;
+    }
 }
 
 /// `core_entry.march`: x86-64.

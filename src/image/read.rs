@@ -17,7 +17,7 @@ use super::model::{
     Alive, Image, Inventory, MemfdInode, Model, Ofd, OfdKind, Shm, Task, UnreadImage, VmaKind,
 };
 use super::proto::{Described, InventoryEntry};
-use super::{core, files, pagemap, shared, task};
+use super::{core, files, pagemap, seccomp, shared, task};
 
 /// The directory that is read, and the version of its images.
 pub(crate) struct Dir<'a> {
@@ -139,12 +139,14 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         ghosts: shared.ghosts,
         cgroup_sets: shared.cgroup_sets,
         file_locks: shared.file_locks,
+        seccomp_filters: shared.seccomp_filters,
         clocks: shared.clocks,
         unread: shared.unread,
     };
     check_strays(&names, &pstree, &model, errors);
     resolve_memfd_mappings(&mut model, errors);
     check_references(&model, errors);
+    seccomp::check_threads(&model, errors);
     Some(model)
 }
 
@@ -160,6 +162,7 @@ struct Shared {
     ghosts: Vec<super::model::GhostFile>,
     cgroup_sets: Vec<super::model::CgroupSet>,
     file_locks: Vec<super::model::FileLock>,
+    seccomp_filters: Vec<super::model::SeccompFilter>,
     clocks: BTreeMap<u32, super::model::Clocks>,
     unread: Vec<UnreadImage>,
 }
@@ -194,6 +197,7 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
         ghosts,
         cgroup_sets: shared::read_cgroup_sets(dir, errors),
         file_locks: shared::read_file_locks(dir, errors),
+        seccomp_filters: seccomp::read_filters(dir, errors),
         clocks: names
             .of(&magic::CLOCKS)
             .filter_map(|id| {

@@ -175,13 +175,14 @@ fn read_alive(dir: &Dir<'_>, node: &Node, core: Core, errors: &mut Errors) -> Op
     }
     let (ids, mm, (fs, umask), fds) = (ids?, mm?, fs?, fds?);
     let task = core.task;
-    // Versions before 3.4 stored these once for all threads.
+    // Versions before 3.4 stored it once for all threads.
     for thread in &mut threads {
         thread.cg_set = thread.cg_set.or(task.old_cg_set);
-        if let Some((mode, filter)) = task.old_seccomp {
-            thread.seccomp_mode = mode;
-            thread.seccomp_filter = filter;
-        }
+    }
+    // Their filters stand in another order.
+    if task.old_seccomp.is_some_and(|mode| mode != 0) {
+        let reason = "seccomp of a whole task: CRIU before 3.10";
+        errors.unsupported(Image::Core(node.pid.0), 0, reason);
     }
     Some(Box::new(Alive {
         comm: task.comm,

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use tempfile::TempDir;
 
 use super::proto::{
-    FileEntry, FownEntry, InventoryEntry, MemfdFileEntry, MemfdInodeEntry, MmEntry, PagemapEntry,
-    PagemapHead, VmaEntry,
+    CoreEntry, FileEntry, FownEntry, InventoryEntry, MemfdFileEntry, MemfdInodeEntry, MmEntry, PagemapEntry,
+    PagemapHead, SeccompEntry, SeccompFilterEntry, VmaEntry,
 };
 use super::*;
 
@@ -321,6 +321,7 @@ fn all_errors_are_reported() {
             "fs-4711.img: missing: a living task has one",
             "mm-4713.img: bad magic 0x74616877 at offset 0, expected 0x54564319",
             "sk-queues.img: truncated: 10 bytes wanted at offset 16, 4 there",
+            "seccomp.img entry 0: malformed seccomp_entry: field reaches behind the end of its message at byte 1 of the entry",
         ],
     );
 }
@@ -486,4 +487,78 @@ fn anonymous_shared_memory_is_told_from_memfds() {
     check_memfd("/dev/zero", false, VmaKind::AnonShared { shmid: 5150, offset_bytes: 0x1000 });
     check_memfd("/dev/zero", true, memfd);
     check_memfd("cache", false, memfd);
+}
+
+/// Filters, as the dump of a thread with two of them leaves them.
+#[test]
+fn filters_of_system_calls() {
+    const ALLOW: [u8; 8] = [0x06, 0, 0, 0, 0, 0, 0xff, 0x7f];
+    const TSYNC: u32 = 1;
+    let filter = |program: &[u8], prev, flags| SeccompFilterEntry { filter: program.to_vec(), prev, flags };
+    let write = |copy: &Copy, filters: Vec<SeccompFilterEntry>, mode: u32, first: Option<u32>| {
+        copy.set_entries("seccomp.img", &[SeccompEntry { seccomp_filters: filters }.encode_to_vec()]);
+        let mut core = CoreEntry::decode(&copy.entries("core-4713.img")[0][..]).unwrap();
+        let thread = core.thread_core.as_mut().unwrap();
+        (thread.seccomp_mode, thread.seccomp_filter) = (Some(mode), first);
+        copy.set_entries("core-4713.img", &[core.encode_to_vec()]);
+    };
+
+    let copy = Copy::new();
+    write(&copy, vec![filter(&ALLOW, None, Some(2)), filter(&ALLOW.repeat(2), Some(0), None)], 2, Some(1));
+    let model = copy.read().unwrap();
+    let filters: Vec<_> = model.seccomp_filters.iter().map(|f| (f.program.len(), f.next, f.flags)).collect();
+    assert_eq!(filters, [(8, None, 2), (16, Some(0), 0)]);
+    let thread = &model.tasks[1].alive().unwrap().threads[0];
+    assert_eq!((thread.seccomp_mode, thread.seccomp_filter), (2, Some(1)));
+
+    let refuse = |filters: &[SeccompFilterEntry], mode, first, expected: &[&str]| {
+        check(|copy| write(copy, filters.to_vec(), mode, first), expected);
+    };
+    let good = filter(&ALLOW, None, None);
+    refuse(&[], 2, None, &["core-4713.img entry 0: seccomp mode 2 without a filter"]);
+    refuse(&[], 1, Some(0), &["core-4713.img entry 0: a seccomp filter in mode 1"]);
+    refuse(&[], 3, None, &["core-4713.img entry 0: unsupported: seccomp mode 3"]);
+    refuse(
+        &[good.clone()],
+        2,
+        Some(1),
+        &["core-4713.img entry 0: its seccomp filter is 1, and seccomp.img has 1"],
+    );
+    refuse(
+        &[filter(&ALLOW, Some(7), None)],
+        2,
+        Some(0),
+        &["seccomp.img entry 0: filter 0 is followed by filter 7, of 1"],
+    );
+    refuse(&[filter(&ALLOW, Some(0), None)], 2, Some(0), &["seccomp.img entry 0: filter 0 follows itself"]);
+    refuse(
+        &[filter(&ALLOW[..7], None, None)],
+        2,
+        Some(0),
+        &["seccomp.img entry 0: filter 0: 7 bytes are not 1 to 4096 instructions"],
+    );
+    refuse(
+        &[filter(&ALLOW.repeat(4097), None, None)],
+        2,
+        Some(0),
+        &["seccomp.img entry 0: filter 0: 32776 bytes are not 1 to 4096 instructions"],
+    );
+    refuse(
+        &[good.clone(), filter(&[0xff; 8], None, None)],
+        2,
+        Some(0),
+        &["seccomp.img entry 0: filter 1: instruction 0: code 0xffff"],
+    );
+    refuse(
+        &[filter(&ALLOW, None, Some(8))],
+        2,
+        Some(0),
+        &["seccomp.img entry 0: unsupported: filter 0: flags 0x8"],
+    );
+    refuse(
+        &[filter(&ALLOW, None, Some(TSYNC)), filter(&ALLOW, Some(0), None)],
+        2,
+        Some(1),
+        &["seccomp.img entry 0: unsupported: of filter 1 and the next only one is for all threads (TSYNC)"],
+    );
 }

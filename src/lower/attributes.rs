@@ -154,6 +154,8 @@ impl Lowering<'_> {
             StepKind::Owner { fd, fown, own_uids } => self.owner(*fd, fown, *own_uids),
             StepKind::FillPair(ends) => self.fill_pair(ends, fds),
             StepKind::Credentials(credentials) => self.credentials(credentials),
+            StepKind::SeccompStrict => self.seccomp_strict(),
+            StepKind::SeccompFilters(filters) => self.seccomp_filters(filters),
             StepKind::RLimit { resource, cur, max } => {
                 let limit = self.asm.words(&[*cur, *max]);
                 self.tape.call(libc::SYS_prlimit64, &[0, u64::from(*resource), limit, 0], 0);

@@ -16,6 +16,7 @@ mod pipe;
 mod poll;
 mod reg;
 pub mod registers;
+mod seccomp;
 mod unix;
 
 use std::collections::BTreeMap;
@@ -81,7 +82,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
     let place: BTreeMap<u32, usize> =
         recipes.tasks.iter().enumerate().map(|(index, recipe)| (recipe.pid.0, index)).collect();
     tapes.tasks.sort_by_key(|task| place.get(&task.pid));
-    Ok(Tapes { clocks_ns: recipes.clocks_ns, ..tapes })
+    Ok(Tapes { clocks_ns: recipes.clocks_ns, suspended: recipes.filtered.clone(), ..tapes })
 }
 
 /// All tasks, each after who forks it.

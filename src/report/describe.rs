@@ -205,6 +205,12 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::PosixTimers(timers) => format!("{} POSIX timers", timers.len()),
         StepKind::Membarrier(_) => "membarrier registrations".to_owned(),
         StepKind::Credentials(_) => "credentials".to_owned(),
+        StepKind::SeccompStrict => "seccomp: strict mode".to_owned(),
+        StepKind::SeccompFilters(filters) => {
+            let threads =
+                if filters.iter().any(|filter| filter.flags & 1 != 0) { " for all threads" } else { "" };
+            format!("seccomp: {}{threads}", words::count(filters.len(), "filter"))
+        }
         StepKind::RLimit { resource, .. } => format!("resource limit {}", words::limit(*resource)),
     }
 }

@@ -80,6 +80,10 @@ fn privileges(resolver: &mut Resolver<'_>) {
         let text = "CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN) is missing: pids cannot be chosen";
         resolver.problems.add(ProblemKind::Lacking, None, None, text);
     }
+    if let Some(mode @ 1..) = resolver.facts.own.seccomp_mode {
+        let text = format!("seccomp is on here (mode {mode}), and every task would inherit it");
+        resolver.problems.add(ProblemKind::Lacking, None, None, text);
+    }
     for (what, probe) in [
         ("prctl(PR_SET_MM_MAP) (CONFIG_CHECKPOINT_RESTORE)", resolver.facts.kernel.set_mm_map),
         ("close_range(2) (Linux 5.9)", resolver.facts.kernel.close_range),

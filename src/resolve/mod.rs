@@ -16,6 +16,7 @@ pub mod vdso;
 mod files;
 mod host;
 mod numbers;
+mod seccomp;
 mod task;
 mod threads;
 mod tree;
@@ -101,6 +102,8 @@ pub struct Recipes {
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from, in nanoseconds, in a time namespace of the
     /// tree's own; `None`: the host's clocks are good.
     pub clocks_ns: Option<[u64; 2]>,
+    /// Tids of the tasks in which filters of system calls come back: they must not act before the end.
+    pub filtered: BTreeSet<u32>,
 }
 
 /// What an actor of the plan is.

@@ -3,6 +3,8 @@
 //! They are what `resolve` hands to `lower`: everything an operation needs, in the field's own
 //! terms (paths, addresses, flags), and nothing of images but the [`Origin`] for messages.
 
+use std::sync::Arc;
+
 use regrow_graph::ids::Fd;
 
 use crate::image::{Creds, Fown, InetSocket, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
@@ -183,6 +185,10 @@ pub enum StepKind {
     Membarrier(u32),
     /// All ids, groups and capabilities.
     Credentials(Box<Credentials>),
+    /// `seccomp(2)`: strict mode.
+    SeccompStrict,
+    /// `seccomp(2)`: these filters, the oldest first.
+    SeccompFilters(Vec<SeccompProgram>),
     /// `epoll_ctl(EPOLL_CTL_ADD)`: numbers are those of the final table.
     Watch {
         /// The epoll file; `None`: what the step needs.
@@ -230,6 +236,15 @@ pub enum StepKind {
     },
 }
 
+/// A filter of system calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeccompProgram {
+    /// `struct sock_filter`, one after another.
+    pub program: Arc<[u8]>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
+
 /// A file lock that nobody contends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileLock {
@@ -261,8 +276,8 @@ pub enum FileLock {
 pub struct Credentials {
     /// All of them.
     pub wanted: Creds,
-    /// Capabilities to drop from the bounding set that is inherited.
-    pub dropped_bounding: u64,
+    /// Those that are inherited.
+    pub own: Creds,
 }
 
 /// `struct prctl_mm_map` (linux/prctl.h) without the executable.

@@ -296,12 +296,18 @@ fn tail(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lea
     if let Some(root) = path_of(resolver, alive.fs.root_id).filter(|root| *root != "/") {
         kinds.push(StepKind::Chroot(root.to_owned()));
     }
-    limits(resolver, task, alive, &mut kinds);
+    let (limits, last): (Vec<StepKind>, Vec<_>) =
+        limits(resolver, task, alive).into_iter().partition(|kind| !caps_signals(resolver, kind));
+    kinds.extend(limits);
     // All signals are blocked until the very end: what is put back stays pending, what a timer sends
     // becomes so.
     for info in &alive.pending_shared {
         kinds.extend(threads::queue_signal(resolver, task, None, info, core));
     }
+    for info in &leader.pending {
+        kinds.extend(threads::queue_signal(resolver, task, Some(leader.tid.0), info, core));
+    }
+    kinds.extend(last);
     for (which, (interval_us, value_us)) in (0..).zip(alive.timers.itimers) {
         // One that has been disarmed keeps its interval, but for the real one (getitimer(2) shows it).
         if value_us != 0 || interval_us != 0 {
@@ -321,9 +327,17 @@ fn tail(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lea
     steps
 }
 
+/// Whether fewer signals may wait than with our own limit: it is set when all wait.
+fn caps_signals(resolver: &Resolver<'_>, kind: &StepKind) -> bool {
+    const SIGPENDING: u32 = libc::RLIMIT_SIGPENDING as u32;
+    let own = resolver.facts.own.rlimits[SIGPENDING as usize];
+    matches!(kind, StepKind::RLimit { resource: SIGPENDING, cur, .. } if own.is_some_and(|own| *cur < own.cur))
+}
+
 /// Limits that differ from what is inherited from the launcher, which has raised its soft limit of
 /// descriptors to the hard one.
-fn limits(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, kinds: &mut Vec<StepKind>) {
+fn limits(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepKind> {
+    let mut kinds = Vec::new();
     for (resource, limit) in alive.rlimits.iter().enumerate() {
         let Some(own) = resolver.facts.own.rlimits.get(resource).copied().flatten() else {
             let text = format!("resource limit {resource} is unknown here");
@@ -342,8 +356,21 @@ fn limits(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, kinds: &mut V
             );
             resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(task.core_origin), text);
         }
+        if limit.cur > limit.max {
+            let text = format!("soft limit {} of resource {resource} is above the hard one", limit.cur);
+            resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(task.core_origin), text);
+        }
+        // getrlimit(2): no limit of descriptors is above fs.nr_open.
+        if let Some(most) = resolver.facts.kernel.nr_open
+            && resource == libc::RLIMIT_NOFILE as usize
+            && limit.max > most
+        {
+            let text = format!("hard limit {} of descriptors is above fs.nr_open ({most})", limit.max);
+            resolver.problems.add(ProblemKind::Lacking, Some(task.pid), Some(task.core_origin), text);
+        }
         if *limit != inherited {
             kinds.push(StepKind::RLimit { resource: resource as u32, cur: limit.cur, max: limit.max });
         }
     }
+    kinds
 }

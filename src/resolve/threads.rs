@@ -8,9 +8,14 @@ use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
 use super::recipe::{Credentials, StepKind};
-use super::{Resolver, Role, TaskRecipe};
+use super::{Resolver, Role, TaskRecipe, seccomp};
 use crate::host::OwnFacts;
 use crate::image::{Alive, Creds, Origin, Task, Thread};
+
+/// Most supplementary groups (NGROUPS_MAX, linux/limits.h).
+const GROUPS_MAX: usize = 65536;
+/// linux/capability.h
+const CAP_SYS_NICE: u32 = 23;
 
 /// Resolves the further threads of a task: each becomes a task of the forest that its own starts.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
@@ -53,14 +58,13 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
     let pid = Some(task.pid);
     let core = Some(thread.origin);
     let mut no = |text: String| resolver.problems.unsupported(pid, core, text);
-    if thread.seccomp_mode != 0 {
-        no(format!("seccomp (mode {}) is not restored yet", thread.seccomp_mode));
-    }
     if thread.regs.compat || thread.gdt_tls != 0 {
         no("32-bit tasks are not restored yet".to_owned());
     }
-    if thread.sched.policy == libc::SCHED_DEADLINE as u32 {
-        no("SCHED_DEADLINE: the images do not hold its parameters".to_owned());
+    match (thread.sched.policy & !(libc::SCHED_RESET_ON_FORK as u32)) as i32 {
+        libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE | libc::SCHED_FIFO | libc::SCHED_RR => {}
+        libc::SCHED_DEADLINE => no("SCHED_DEADLINE: the images do not hold its parameters".to_owned()),
+        policy => no(format!("scheduling policy {policy} is not restored yet")),
     }
     // CRIU stores the priority of plain SCHED_FIFO and SCHED_RR only (criu/cr-dump.c, dump_sched_info).
     let real_time =
@@ -70,6 +74,11 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
     }
     if thread.rseq.is_some_and(|rseq| rseq.critical_section != 0) {
         no("it was inside a restartable sequence that may not be restarted: not restored yet".to_owned());
+    }
+    judge_scheduling(resolver, task, thread);
+    if thread.pdeath_sig > 64 {
+        let text = format!("parent-death signal {}", thread.pdeath_sig);
+        resolver.problems.add(ProblemKind::BadImages, pid, core, text);
     }
     let leader = alive.threads.first();
     if let (Some(set), Some(outer)) =
@@ -81,6 +90,38 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
             "it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's"
         );
         resolver.problems.unsupported(pid, core, text);
+    }
+}
+
+/// sched(7): priorities of real-time policies are 1 to 99, the others have none.
+fn judge_scheduling(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) {
+    let sched = thread.sched;
+    let is_real_time = matches!(
+        (sched.policy & !(libc::SCHED_RESET_ON_FORK as u32)) as i32,
+        libc::SCHED_FIFO | libc::SCHED_RR
+    );
+    let (pid, core) = (Some(task.pid), Some(thread.origin));
+    // Older versions of CRIU leave it out with SCHED_RESET_ON_FORK: that is refused by its own name.
+    let is_left_out =
+        is_real_time && sched.priority == 0 && sched.policy & libc::SCHED_RESET_ON_FORK as u32 != 0;
+    if is_real_time != (1..=99).contains(&sched.priority) && !is_left_out
+        || sched.priority > 99
+        || !(-20..=19).contains(&sched.nice)
+    {
+        let text =
+            format!("policy {} with priority {} and nice {}", sched.policy, sched.priority, sched.nice);
+        resolver.problems.add(ProblemKind::BadImages, pid, core, text);
+    }
+    let own = &resolver.facts.own;
+    let is_more = is_real_time
+        && (own.sched_policy, own.sched_priority) != (Some(sched.policy), Some(sched.priority))
+        || own.nice.is_some_and(|nice| sched.nice < nice);
+    if is_more && !own.caps.has_effective(CAP_SYS_NICE) {
+        let text = format!(
+            "policy {}, priority {}, nice {}, and CAP_SYS_NICE is missing",
+            sched.policy, sched.priority, sched.nice
+        );
+        resolver.problems.add(ProblemKind::Lacking, pid, core, text);
     }
 }
 
@@ -102,6 +143,7 @@ fn same_cgroups(resolver: &Resolver<'_>, a: u32, b: u32) -> bool {
 
 /// Steps of a thread itself, before the barrier.
 pub(super) fn own(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) -> Vec<StepId> {
+    let is_first = thread.tid == task.pid;
     let mut kinds = vec![StepKind::AltStack(thread.sas)];
     if thread.robust_list.1 != 0 {
         kinds.push(StepKind::RobustList { head: thread.robust_list.0, len: thread.robust_list.1 });
@@ -111,12 +153,18 @@ pub(super) fn own(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) -> 
         // Last: from here on the kernel writes to the area.
         kinds.push(StepKind::Rseq { address: rseq.address, len: rseq.size_bytes, signature: rseq.signature });
     }
-    let origin = if thread.tid == task.pid { task.core_origin } else { thread.origin };
+    let origin = if is_first { task.core_origin } else { thread.origin };
+    if !is_first {
+        // Before the tail, where the first thread may lower the limit of what can wait. All signals are
+        // blocked until the end. (What waits for the first thread waits until what it eats has been.)
+        for info in &thread.pending {
+            kinds.extend(queue_signal(resolver, task, Some(thread.tid.0), info, origin));
+        }
+    }
     kinds.into_iter().map(|kind| resolver.add_step(kind, origin, Vec::new())).collect()
 }
 
-/// Steps of a thread after the barrier: scheduling, pending signals, then credentials and what they
-/// reset.
+/// Steps of a thread after the barrier: scheduling, then seccomp and credentials and what they reset.
 pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thread: &Thread) -> Vec<StepId> {
     let origin = if thread.tid == task.pid { task.core_origin } else { thread.origin };
     let mut kinds = Vec::new();
@@ -133,9 +181,8 @@ pub(super) fn tail(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thre
     if own.nice != Some(thread.sched.nice) {
         kinds.push(StepKind::Nice(thread.sched.nice));
     }
-    for info in &thread.pending {
-        kinds.extend(queue_signal(resolver, task, Some(thread.tid.0), info, origin));
-    }
+    // Before what it takes is given up (seccomp(2)).
+    kinds.extend(seccomp::resolve(resolver, task, alive, thread));
     let mut changes_creds = false;
     if let Some(creds) = &thread.creds {
         changes_creds = credentials(resolver, task, creds, origin, &mut kinds);
@@ -222,6 +269,16 @@ fn resets_dumpable(own: &OwnFacts, creds: &Creds) -> bool {
 }
 
 /// Whether anything must change to get from our credentials to these.
+fn differ(creds: &Creds, own: &Creds) -> bool {
+    let plain = |creds: &Creds| {
+        let mut groups = creds.groups.clone();
+        groups.sort_unstable();
+        Creds { groups, lsm_profile: None, lsm_sockcreate: None, ..creds.clone() }
+    };
+    plain(creds) != plain(own)
+}
+
+/// The step that sets a thread's credentials, and whether there is one.
 fn credentials(
     resolver: &mut Resolver<'_>,
     task: &Task,
@@ -247,21 +304,30 @@ fn credentials(
     if own.no_new_privs && !creds.no_new_privs {
         lacking("no_new_privs is set here and cannot be cleared".to_owned());
     }
-    if own.securebits != 0 && own.securebits != creds.securebits {
-        lacking(format!("securebits are {:#x} here", own.securebits));
+    // PR_SET_SECUREBITS(2const): each bit's lock is the next higher one, and a lock is for good. Ids are
+    // set under NO_SETUID_FIXUP.
+    const LOCKS: u32 = 0xaaaa_aaaa;
+    const NO_SETUID_FIXUP: u32 = 1 << 2;
+    let (locks, locked) = (own.securebits & LOCKS, (own.securebits & LOCKS) >> 1);
+    let changes = (own.securebits ^ creds.securebits) & locked | (locks & !creds.securebits);
+    if changes != 0 || locked & !own.securebits & NO_SETUID_FIXUP != 0 {
+        lacking(format!("securebits are {:#x} here, some of them locked", own.securebits));
     }
-    let mut groups = creds.groups.clone();
-    groups.sort_unstable();
-    let mut own_groups = own.groups.clone();
-    own_groups.sort_unstable();
-    let same = Creds { groups, lsm_profile: None, lsm_sockcreate: None, ..creds.clone() };
-    let ours = Creds { groups: own_groups, lsm_profile: None, lsm_sockcreate: None, ..own.clone() };
-    if same == ours {
+    let ids =
+        [creds.uid, creds.gid, creds.euid, creds.egid, creds.suid, creds.sgid, creds.fsuid, creds.fsgid];
+    let has_no_id = ids.iter().chain(&creds.groups).any(|id| *id == u32::MAX);
+    let mut bad =
+        |text: String| resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(core), text);
+    if has_no_id || creds.groups.len() > GROUPS_MAX {
+        bad(format!("ids that no task can have (-1), or more than {GROUPS_MAX} groups"));
+    }
+    let apart = creds.cap_eff & !creds.cap_prm | creds.cap_amb & !(creds.cap_prm & creds.cap_inh);
+    if apart != 0 {
+        bad(format!("capabilities {apart:#x} are effective or ambient, and not permitted or inheritable"));
+    }
+    if !differ(creds, own) {
         return false;
     }
-    kinds.push(StepKind::Credentials(Box::new(Credentials {
-        wanted: creds.clone(),
-        dropped_bounding: own.cap_bnd & !creds.cap_bnd,
-    })));
+    kinds.push(StepKind::Credentials(Box::new(Credentials { wanted: creds.clone(), own: own.clone() })));
     true
 }

@@ -73,6 +73,10 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
         .iter()
         .map(|step| match &step.kind {
             super::recipe::StepKind::Fill { pieces, .. } => pieces.len() as u64,
+            // A record, a `struct sock_fprog`, and the program.
+            super::recipe::StepKind::SeccompFilters(filters) => {
+                filters.iter().map(|filter| 8 + filter.program.len() as u64 / 16).sum()
+            }
             _ => 0,
         })
         .sum();

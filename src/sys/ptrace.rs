@@ -35,12 +35,18 @@ pub fn set_signal_mask(pid: Pid, mask: u64) -> Result<(), Errno> {
     request(libc::PTRACE_SETSIGMASK, pid, size_of::<u64>(), (&raw const mask).addr())
 }
 
-/// Starts to trace a thread without stopping it. It is killed if the tracer dies.
+/// Starts to trace a thread without stopping it. It is killed if the tracer dies. With
+/// `suspends_seccomp` neither strict mode nor filters act in it until it is let go.
 ///
 /// # Errors
-/// The kernel's.
-pub fn seize(pid: Pid) -> Result<(), Errno> {
-    request(libc::PTRACE_SEIZE, pid, 0, (libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD) as usize)
+/// The kernel's: EPERM where seccomp is to be suspended and the caller lacks CAP_SYS_ADMIN in the first
+/// user namespace, or is under seccomp itself.
+pub fn seize(pid: Pid, suspends_seccomp: bool) -> Result<(), Errno> {
+    /// linux/ptrace.h
+    const PTRACE_O_SUSPEND_SECCOMP: i32 = 1 << 21;
+    let suspend = if suspends_seccomp { PTRACE_O_SUSPEND_SECCOMP } else { 0 };
+    let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD | suspend;
+    request(libc::PTRACE_SEIZE, pid, 0, options as usize)
 }
 
 /// Asks a seized thread to stop.

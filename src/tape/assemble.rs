@@ -5,7 +5,7 @@
 //! exists. Equal buffers are stored once. Worked example: `data(b"/dev/null\0", 1)` twice gives the
 //! same address twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use thiserror::Error;
 
@@ -109,16 +109,19 @@ impl Assembler {
 
     /// Address of a copy of `bytes`, aligned to `align` (a power of two up to 4096).
     pub fn data(&mut self, bytes: &[u8], align: u64) -> u64 {
+        // Long buffers are contents, hardly ever alike.
+        if bytes.len() <= 256 { self.shared_data(bytes, align) } else { self.append(bytes, align) }
+    }
+
+    /// As [`Assembler::data`], for long buffers that many tasks use.
+    pub fn shared_data(&mut self, bytes: &[u8], align: u64) -> u64 {
         if let Some(address) = self.known.get(bytes)
             && address.is_multiple_of(align)
         {
             return *address;
         }
         let address = self.append(bytes, align);
-        // Long buffers are contents, hardly ever alike.
-        if bytes.len() <= 256 {
-            self.known.insert(bytes.into(), address);
-        }
+        self.known.insert(bytes.into(), address);
         address
     }
 
@@ -184,6 +187,7 @@ impl Assembler {
             sigchld_set,
             no_time,
             tasks: self.tasks,
+            suspended: BTreeSet::new(),
             undo: self.undo,
             clocks_ns: None,
             spent: self.spent,

@@ -166,6 +166,8 @@ const MSG: &[(u64, &str)] = &[(0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL")];
 const ARCH: &[(u64, &str)] = &[(0x2003, "ARCH_MAP_VDSO_64")];
 const EPOLL: &[(u64, &str)] = &[(1, "EPOLL_CTL_ADD")];
 const IOCTL: &[(u64, &str)] = &[(0x4008_5400, "TFD_IOC_SET_TICKS")];
+const SECCOMP: &[(u64, &str)] = &[(0, "SECCOMP_SET_MODE_STRICT"), (1, "SECCOMP_SET_MODE_FILTER")];
+const FILTER: &[(u64, &str)] = &[(1, "SECCOMP_FILTER_FLAG_TSYNC"), (2, "SECCOMP_FILTER_FLAG_LOG")];
 const WHENCE: &[(u64, &str)] = &[(0, "SEEK_SET")];
 
 /// Name and arguments of the system calls that tapes use.
@@ -231,6 +233,7 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_setfsuid => ("setfsuid", &[Int]),
         libc::SYS_setfsgid => ("setfsgid", &[Int]),
         libc::SYS_capset => ("capset", &[Words(1), Words(3)]),
+        libc::SYS_seccomp => ("seccomp", &[Name(SECCOMP), Flags(FILTER), Words(2)]),
         libc::SYS_setpriority => ("setpriority", &[Int, Int, Int]),
         libc::SYS_sched_setscheduler => ("sched_setscheduler", &[Int, Int, Hex]),
         libc::SYS_rt_sigqueueinfo => ("rt_sigqueueinfo", &[Int, Name(SIGNALS), Hex]),

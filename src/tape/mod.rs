@@ -9,6 +9,8 @@ pub mod assemble;
 pub mod disasm;
 pub mod lift;
 
+use std::collections::BTreeSet;
+
 use abi::Record;
 
 /// Assembled tapes: the whole region, ready to be copied into a memfd and played.
@@ -32,6 +34,9 @@ pub struct Tapes {
     pub no_time: u64,
     /// The tape of each task, in the order of the tasks: the root first.
     pub tasks: Vec<TaskTape>,
+    /// Threads that are traced with seccomp suspended (PTRACE_O_SUSPEND_SECCOMP) while their tails play, by
+    /// tid: no filter that a tail installs acts before the thread is let go.
+    pub suspended: BTreeSet<u32>,
     /// Names that are to be removed where the tapes fail, in the order in which they are lowered.
     pub undo: Vec<Undo>,
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME of the tree go on from, in nanoseconds, where the root is

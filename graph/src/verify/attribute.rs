@@ -297,7 +297,7 @@ pub static TABLE: [Row; ATTRIBUTES] = [
     credential(Kind::Securebits, "securebits", Hex).one_way(),
     credential(Kind::KeepCaps, "keeping of capabilities", Decimal),
     thread(Kind::NoNewPrivs, "no_new_privs", Decimal).one_way(),
-    // What filters do is not followed: after one the row is unknown.
+    // The filters themselves are compared apart.
     thread(Kind::Seccomp, "seccomp mode", Decimal).one_way(),
 ];
 

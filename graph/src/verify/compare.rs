@@ -105,7 +105,11 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         certificate: run.certificate.clone(),
     };
     for want in &expected.tasks {
-        compare.task(want).map_err(|wrong| Counterexample { task: want.pid, record: None, wrong })?;
+        compare.task(want).and_then(|()| run.compare_seccomp(want)).map_err(|wrong| Counterexample {
+            task: want.pid,
+            record: None,
+            wrong,
+        })?;
     }
     while let Some((desc, ofd, place)) = compare.in_flight.pop() {
         let matched = compare.description(place, desc, ofd);

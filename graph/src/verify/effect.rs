@@ -7,6 +7,9 @@
 //! Worked example: `pipe2(buf, O_NONBLOCK)` is `Effect::Fd(FdEffect::Pipe { flags: 0o4000 })`. The
 //! two numbers are not in the record, for the kernel chooses them: the checker does as the kernel.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use crate::ids::Fd;
 
 /// All tapes of a tree, lifted.
@@ -20,6 +23,8 @@ pub struct LiftedTree {
     pub root: Birth,
     /// One a tape.
     pub tasks: Vec<LiftedTask>,
+    /// Threads in which seccomp is suspended from before the barrier until they are let go.
+    pub suspended: BTreeSet<u32>,
 }
 
 /// The address range of the tapes and of what lies behind them.
@@ -733,6 +738,20 @@ pub enum Attribute {
     },
 }
 
+/// What a thread lets itself be denied from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeccompEffect {
+    /// `SECCOMP_SET_MODE_STRICT`.
+    Strict,
+    /// `SECCOMP_SET_MODE_FILTER`.
+    Filter {
+        /// `struct sock_filter`, one after another.
+        program: Arc<[u8]>,
+        /// `SECCOMP_FILTER_FLAG_*`.
+        flags: u64,
+    },
+}
+
 /// Credentials, limits, filters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrivilegeEffect {
@@ -765,11 +784,8 @@ pub enum PrivilegeEffect {
     KeepCaps(bool),
     /// `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivs,
-    /// `seccomp(2)` or `PR_SET_SECCOMP`.
-    Seccomp {
-        /// The mode or operation.
-        operation: u64,
-    },
+    /// `seccomp(2)`.
+    Seccomp(SeccompEffect),
     /// `prlimit64(2)`.
     Limit {
         /// `RLIMIT_*`.
@@ -902,7 +918,7 @@ impl Effect {
                 PrivilegeEffect::Securebits(_) => "prctl(PR_SET_SECUREBITS)",
                 PrivilegeEffect::KeepCaps(_) => "prctl(PR_SET_KEEPCAPS)",
                 PrivilegeEffect::NoNewPrivs => "prctl(PR_SET_NO_NEW_PRIVS)",
-                PrivilegeEffect::Seccomp { .. } => "seccomp",
+                PrivilegeEffect::Seccomp(_) => "seccomp",
                 PrivilegeEffect::Limit { .. } => "prlimit64",
             },
         }

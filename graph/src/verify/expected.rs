@@ -6,6 +6,7 @@
 //! [`OfdSpec::Pipe`] with the flags `O_WRONLY`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::attribute::{AttributeKind, Value};
 use super::effect::SocketOption;
@@ -38,6 +39,28 @@ pub struct Expected {
     /// What is known of the process that the root is born of: facts about the host, not about the
     /// images. What is not among them is unknown.
     pub inherited: Vec<(AttributeKind, Value)>,
+    /// seccomp of the threads that have any, by tid.
+    pub seccomp: BTreeMap<u32, ExpectedSeccomp>,
+}
+
+/// seccomp of a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpectedSeccomp {
+    /// Strict mode.
+    Strict,
+    /// Filters, the oldest first.
+    Filters(Vec<ExpectedFilter>),
+    /// Those of its task's first thread: the same ones, not others like them.
+    OfFirst,
+}
+
+/// A filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedFilter {
+    /// `struct sock_filter`, one after another.
+    pub program: Arc<[u8]>,
+    /// What it denies is logged.
+    pub logs: bool,
 }
 
 /// An inode of the images.

@@ -48,6 +48,8 @@ pub struct Certificate {
     pub family_changes: u64,
     /// Demand 5: records that give up a privilege, and after which nothing needs it.
     pub privilege_drops: u64,
+    /// Demand 5: filters of system calls, none of which acts before its thread is let go.
+    pub filters: u64,
     /// Demand 6: attributes of tasks and threads compared.
     pub attributes: u64,
     /// Demand 6: what is as the images say because the tree's starter has it so.
@@ -85,10 +87,13 @@ impl fmt::Display for Certificate {
             "  4 family: {} births, {} adoptions, {} sessions and groups entered",
             self.births, self.adoptions, self.family_changes
         )?;
-        writeln!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)?;
+        write!(f, "  5 privileges: {} given up, none needed afterwards", self.privilege_drops)?;
+        if self.filters > 0 {
+            write!(f, "; {} seccomp filters, suspended", self.filters)?;
+        }
         write!(
             f,
-            "  6 attributes: {} compared, {} facts about the host relied on",
+            "\n  6 attributes: {} compared, {} facts about the host relied on",
             self.attributes,
             self.host_facts.len()
         )
@@ -282,6 +287,10 @@ pub enum Wrong {
     // 5: privileges.
     #[error("{call} needs a privilege that {dropped_by} in record {dropped_in} gives up")]
     AfterDrop { call: &'static str, dropped_by: &'static str, dropped_in: u32 },
+    #[error("seccomp before the barrier: it could deny what follows")]
+    FilterEarly,
+    #[error("seccomp is not suspended in thread {tid}: it could deny what follows")]
+    FilterActs { tid: u32 },
 
     // 6: attributes.
     #[error("{attribute} is {is} at the end, the images say {wanted}")]
@@ -290,6 +299,8 @@ pub enum Wrong {
     OneWay { what: String, from: u64, to: u64 },
     #[error("thread {tid}: the commit sets its {what} to {is}, the images say {wanted}")]
     CommitSets { tid: u32, what: &'static str, is: String, wanted: String },
+    #[error("thread {tid} ends with seccomp: {is}; the images say: {wanted}")]
+    WrongSeccomp { tid: u32, is: String, wanted: String },
 }
 
 impl Wrong {
@@ -362,11 +373,12 @@ impl Wrong {
             | Wrong::ByThread { .. }
             | Wrong::OwnerMissing { .. }
             | Wrong::BadSignal { .. } => 4,
-            Wrong::AfterDrop { .. } => 5,
-            Wrong::WrongClocks { .. }
-            | Wrong::AttributeEnds { .. }
+            Wrong::AfterDrop { .. } | Wrong::FilterEarly | Wrong::FilterActs { .. } => 5,
+            Wrong::AttributeEnds { .. }
             | Wrong::OneWay { .. }
-            | Wrong::CommitSets { .. } => 6,
+            | Wrong::CommitSets { .. }
+            | Wrong::WrongClocks { .. }
+            | Wrong::WrongSeccomp { .. } => 6,
         }
     }
 }

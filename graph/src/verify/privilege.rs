@@ -5,11 +5,12 @@
 //! record that gives anything up, only effects that need nothing may follow, and the calls that
 //! give more up, as long as each still may.
 
-use super::effect::{Attribute, Change, Effect, FdEffect, MemoryEffect, PrivilegeEffect};
+use super::effect::{Attribute, Change, Effect, FdEffect, MemoryEffect, PrivilegeEffect, SeccompEffect};
 
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 const CAP_SETPCAP: u32 = 8;
+const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_NICE: u32 = 23;
 const CAP_SYS_RESOURCE: u32 = 24;
 
@@ -23,6 +24,7 @@ pub(super) struct Privileges {
     no_fixup: bool,
     /// SECBIT_KEEP_CAPS.
     keep_caps: bool,
+    no_new_privs: bool,
     /// The first record that gave something up, and its name.
     dropped: Option<(u32, &'static str)>,
     /// Where the first to give something up were the uids, and nothing else has followed: what there
@@ -64,6 +66,7 @@ impl Privileges {
             uids: [0; 3],
             no_fixup: false,
             keep_caps: false,
+            no_new_privs: false,
             dropped: None,
             before_uids: None,
             hard: [None; 16],
@@ -109,6 +112,10 @@ impl Privileges {
     /// Real and effective uid.
     pub(super) fn uids(&self) -> [u32; 2] {
         [self.uids[0], self.uids[1]]
+    }
+
+    pub(super) fn has_no_new_privs(&self) -> bool {
+        self.no_new_privs
     }
 
     fn need(&self, effect: &Effect) -> Need {
@@ -234,10 +241,14 @@ impl Privileges {
                 {
                     Need::Everything
                 }
+                // Strict mode is free; filters are for those who cannot gain by them (seccomp(2)).
+                PrivilegeEffect::Seccomp(SeccompEffect::Filter { .. }) if !self.no_new_privs => {
+                    Need::Capability(CAP_SYS_ADMIN)
+                }
                 PrivilegeEffect::RaiseAmbient(_)
                 | PrivilegeEffect::KeepCaps(_)
                 | PrivilegeEffect::NoNewPrivs
-                | PrivilegeEffect::Seccomp { .. } => Need::Nothing,
+                | PrivilegeEffect::Seccomp(_) => Need::Nothing,
             },
         }
     }
@@ -293,12 +304,15 @@ impl Privileges {
                 lowered
             }
             PrivilegeEffect::RaiseAmbient(_) => false,
+            PrivilegeEffect::NoNewPrivs => {
+                self.no_new_privs = true;
+                true
+            }
             PrivilegeEffect::Gids(_)
             | PrivilegeEffect::FsGid(_)
             | PrivilegeEffect::Groups(_)
             | PrivilegeEffect::DropBounding(_)
-            | PrivilegeEffect::NoNewPrivs
-            | PrivilegeEffect::Seccomp { .. } => true,
+            | PrivilegeEffect::Seccomp(_) => true,
         }
     }
 }

@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::attribute::state::State;
 use super::attribute::value::Value;
 use super::before::{At, Before};
-use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect};
+use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect, PrivilegeEffect};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::name::Name;
 use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
+use super::seccomp::Seccomp;
 use super::socket::Names;
 use super::table::Table;
 use super::vdso::Progress;
@@ -136,6 +137,8 @@ pub(super) struct Run<'a> {
     pub(super) roles: Vec<Role<'a>>,
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
+    /// seccomp of each task.
+    pub(super) seccomp: Vec<Seccomp>,
     /// Names of sockets.
     pub(super) names: Names,
     /// Names that the tapes make and remove again, by path.
@@ -288,6 +291,7 @@ impl<'a> Run<'a> {
             by_pid,
             tables: vec![Table::unknown()],
             objects: Objects::default(),
+            seccomp: vec![Seccomp::default(); count],
             names: Names::default(),
             made_names: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -462,6 +466,9 @@ impl<'a> Run<'a> {
             Effect::Privilege(effect) => {
                 self.change_privileges(at, call, effect)?;
                 self.certificate.privilege_drops += 1;
+                if let PrivilegeEffect::Seccomp(effect) = effect {
+                    self.set_seccomp(at, effect)?;
+                }
             }
         }
         Ok(Flow::Next)

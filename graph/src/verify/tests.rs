@@ -207,6 +207,7 @@ fn tree(tapes: &Tapes) -> LiftedTree {
         total: 4,
         root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
         tasks: tasks.collect(),
+        suspended: [12, 14].into(),
     }
 }
 
@@ -963,6 +964,138 @@ fn demand_5_privileges() {
         |t| of(t, 10).insert(8, limit(64)),
         5,
         "clone3 needs a privilege that prlimit64 in record 8 gives up",
+    );
+}
+
+fn filter(program: &[u8], flags: u64) -> Effect {
+    Effect::Privilege(PrivilegeEffect::Seccomp(SeccompEffect::Filter { program: program.into(), flags }))
+}
+
+/// Puts effects at the end of the tail.
+fn at_end(tapes: &mut Tapes, pid: u32, effects: Vec<Effect>) {
+    let at = find(&tapes[&pid], |other| *other == Effect::Park);
+    of(tapes, pid).splice(at..at, effects);
+}
+
+/// Task 12 has two filters, the first of which logs, with its thread 14.
+fn with_filters(tapes: &mut Tapes, expected: &mut Expected) {
+    at_end(tapes, 12, vec![filter(b"first", 3), filter(b"second", 1)]);
+    let wanted = |program: &[u8], logs| ExpectedFilter { program: program.into(), logs };
+    let chain = ExpectedSeccomp::Filters(vec![wanted(b"first", true), wanted(b"second", false)]);
+    expected.seccomp = BTreeMap::from([(12, chain), (14, ExpectedSeccomp::OfFirst)]);
+}
+
+#[test]
+fn filters() {
+    assert_eq!(passes(with_filters).filters, 2);
+    let lost = |change: &dyn Fn(&mut Tapes), demand, words| {
+        check_all(
+            |t, _, e| {
+                with_filters(t, e);
+                change(t);
+            },
+            demand,
+            words,
+        );
+    };
+    let (first, second) = (filter(b"first", 3), filter(b"second", 1));
+    lost(
+        &|t| remove(t, 12, &second),
+        6,
+        "task 12: thread 12 ends with seccomp: 1 filter; the images say: 2 filters",
+    );
+    let another = "thread 12 ends with seccomp: 2 filters, number 2 another one; the images say: 2 filters";
+    lost(&|t| replace(t, 12, &second, vec![filter(b"secund", 1)]), 6, another);
+    lost(&|t| replace(t, 12, &second, vec![filter(b"second", 3)]), 6, another);
+    lost(
+        &|t| {
+            remove(t, 12, &first);
+            at_end(t, 12, vec![first.clone()]);
+        },
+        6,
+        "2 filters, number 1 another one",
+    );
+    lost(
+        &|t| replace(t, 12, &second, vec![filter(b"second", 0)]),
+        6,
+        "thread 14 ends with seccomp: 1 filter of its own; the images say: the filters of its task's first thread",
+    );
+    // Filters of its own that are alike are not enough.
+    lost(
+        &|t| {
+            replace(t, 12, &first, vec![filter(b"first", 2)]);
+            replace(t, 12, &second, vec![filter(b"second", 0)]);
+            at_end(t, 14, vec![filter(b"first", 2), filter(b"second", 0)]);
+        },
+        6,
+        "thread 14 ends with seccomp: 2 filters of its own",
+    );
+    lost(
+        &|t| at_end(t, 14, vec![filter(b"third", 0)]),
+        1,
+        "seccomp on the filters of thread 14 is not ordered with record 2 of task 14",
+    );
+    lost(&|t| replace(t, 12, &first, vec![filter(b"first", 11)]), 0, "flags 0xb is not modelled");
+    lost(
+        &|t| at_end(t, 11, vec![filter(b"third", 0)]),
+        5,
+        "seccomp is not suspended in thread 11: it could deny what follows",
+    );
+    lost(&|t| last(t, 12, vec![filter(b"third", 0)]), 5, "seccomp before the barrier");
+    let drop = || vec![Effect::Privilege(PrivilegeEffect::Uids([Some(7); 3]))];
+    let privs = || vec![Effect::Privilege(PrivilegeEffect::NoNewPrivs)];
+    lost(
+        &|t| replace(t, 12, &first, [drop(), vec![first.clone()]].concat()),
+        5,
+        "seccomp needs a privilege that setresuid in record 8 gives up",
+    );
+    lost(
+        &|t| replace(t, 12, &first, [privs(), vec![first.clone()]].concat()),
+        0,
+        "TSYNC of a thread with no_new_privs",
+    );
+    // With no_new_privs a filter needs nothing else.
+    passes(|t, e| {
+        at_end(t, 12, [privs(), drop(), vec![filter(b"third", 0)]].concat());
+        let wanted = ExpectedFilter { program: b"third"[..].into(), logs: false };
+        e.seccomp = BTreeMap::from([(12, ExpectedSeccomp::Filters(vec![wanted]))]);
+    });
+    check(|t| at_end(t, 12, vec![filter(b"third", 0)]), 6, "1 filter; the images say: no filters");
+}
+
+#[test]
+fn strict_mode() {
+    let strict = || Effect::Privilege(PrivilegeEffect::Seccomp(SeccompEffect::Strict));
+    let with = |t: &mut Tapes, e: &mut Expected| {
+        at_end(t, 14, vec![strict()]);
+        e.seccomp = BTreeMap::from([(14, ExpectedSeccomp::Strict)]);
+    };
+    passes(with);
+    let lost = |change: &dyn Fn(&mut Tapes), demand, words| {
+        check_all(
+            |t, _, e| {
+                with(t, e);
+                change(t);
+            },
+            demand,
+            words,
+        );
+    };
+    lost(
+        &|t| remove(t, 14, &strict()),
+        6,
+        "task 12: thread 14 ends with seccomp: no filters; the images say: strict mode",
+    );
+    lost(&|t| at_end(t, 12, vec![strict()]), 6, "thread 12 ends with seccomp: strict mode");
+    lost(
+        &|t| at_end(t, 14, vec![filter(b"x", 0)]),
+        2,
+        "seccomp on a thread in strict mode: the kernel refuses",
+    );
+    lost(
+        &|t| replace(t, 14, &strict(), vec![filter(b"x", 0), strict()]),
+        2,
+        "seccomp on a thread with filters: the kernel refuses",
     );
 }
 

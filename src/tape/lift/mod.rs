@@ -19,12 +19,14 @@ mod call;
 mod descriptor;
 mod memory;
 mod object;
+mod seccomp;
 mod socket;
 mod task;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
+use std::sync::Arc;
 
 use regrow_graph::verify::{Birth, Effect, Lifted, LiftedTask, LiftedTree, Region};
 use thiserror::Error;
@@ -80,7 +82,7 @@ pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
     lifter.check_cells().map_err(whole(0))?;
     let window_end = tapes.base.saturating_add(tapes.window_len);
     let region = Region { start: tapes.base, rw_end: tapes.ro_base(), end: lifter.end, window_end };
-    Ok(LiftedTree { region, total: lifter.total, root: birth, tasks })
+    Ok(LiftedTree { region, total: lifter.total, root: birth, tasks, suspended: tapes.suspended.clone() })
 }
 
 /// What is wrong with a record, in words.
@@ -101,6 +103,8 @@ struct Lifter<'a> {
     outputs: RefCell<BTreeSet<(u64, u64)>>,
     /// What one call reads and writes.
     cells: RefCell<BTreeSet<(u64, u64)>>,
+    /// Programs of filters by address and length, read once: many threads have the same.
+    programs: RefCell<BTreeMap<(u64, u64), Arc<[u8]>>>,
 }
 
 /// One system call.
@@ -167,6 +171,7 @@ impl<'a> Lifter<'a> {
             budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)),
             outputs: RefCell::default(),
             cells: RefCell::default(),
+            programs: RefCell::default(),
         })
     }
 

@@ -74,9 +74,6 @@ impl Call<'_, '_> {
             libc::PR_SET_NO_NEW_PRIVS if value == 1 => {
                 return Ok(Effect::Privilege(PrivilegeEffect::NoNewPrivs));
             }
-            libc::PR_SET_SECCOMP => {
-                return Ok(Effect::Privilege(PrivilegeEffect::Seccomp { operation: value }));
-            }
             libc::PR_CAP_AMBIENT if value == libc::PR_CAP_AMBIENT_RAISE as u64 => {
                 return Ok(Effect::Privilege(PrivilegeEffect::RaiseAmbient(self.arg(2))));
             }
@@ -105,9 +102,7 @@ impl Call<'_, '_> {
                 self.lifter.u32s(self.arg(1), count).map(PrivilegeEffect::Groups)
             }),
             libc::SYS_capset => self.gives_zero().and_then(|()| self.capset()),
-            libc::SYS_seccomp => {
-                self.gives_zero().map(|()| PrivilegeEffect::Seccomp { operation: self.arg(0) })
-            }
+            libc::SYS_seccomp => self.seccomp().map(PrivilegeEffect::Seccomp),
             libc::SYS_prlimit64 => self.gives_zero().and_then(|()| {
                 if self.low(0) != 0 && self.low(0) != self.pid || self.arg(2) == 0 || self.arg(3) != 0 {
                     return Err(format!(

@@ -406,3 +406,43 @@ fn hostile_bytes() {
         let _ = lift(&tapes);
     }
 }
+
+#[test]
+fn seccomp() {
+    use regrow_graph::verify::{PrivilegeEffect, SeccompEffect};
+
+    let install = |b: &mut Builder, count: u64, flags: u64| {
+        let program = b.data(b"sixteen bytes ab");
+        let program = b.words(&[count, program]);
+        b.call(libc::SYS_seccomp, &[1, flags, program], 0);
+    };
+    let filter = SeccompEffect::Filter { program: b"sixteen bytes ab"[..].into(), flags: 3 };
+    check(|b| install(b, 2, 3), Effect::Privilege(PrivilegeEffect::Seccomp(filter)));
+    refuse(|b| install(b, 0, 0), "seccomp: 0 instructions");
+    refuse(|b| install(b, 4097, 0), "seccomp: 4097 instructions");
+    // The kernel looks at the lower 16 bits alone.
+    refuse(|b| install(b, 1 << 16 | 2, 0), "seccomp: 65538 instructions");
+    refuse(|b| install(b, 4096, 0), "outside the region");
+    refuse(
+        |b| {
+            let program = b.words(&[2, SCRATCH]);
+            b.call(libc::SYS_seccomp, &[1, 0, program], 0);
+        },
+        "not in the read-only part",
+    );
+    check(
+        |b| b.call(libc::SYS_seccomp, &[0, 0, 0], 0),
+        Effect::Privilege(PrivilegeEffect::Seccomp(SeccompEffect::Strict)),
+    );
+    refuse(|b| b.call(libc::SYS_seccomp, &[0, 1, 0], 0), "seccomp: argument 1 is 0x1");
+    refuse(|b| b.call(libc::SYS_seccomp, &[2, 0, 0], 0), "seccomp: operation 2");
+    // Where a thread cannot be synchronised, its tid comes back.
+    refuse(
+        |b| {
+            let program = b.words(&[2, RO]);
+            b.record(0, Check::Success, libc::SYS_seccomp, &[1, 1, program], 0);
+        },
+        "a result other than 0 would not be seen",
+    );
+    refuse(|b| b.call(libc::SYS_prctl, &[22, 2, RO, 0, 0], 0), "option 22");
+}

@@ -29,6 +29,7 @@
 //! ```
 
 pub mod attributes;
+pub mod ward;
 
 use std::ffi::CString;
 use std::fmt::Debug;

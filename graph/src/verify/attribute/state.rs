@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::value::{Action, Limit, Pending, Timer, Value};
 use super::{ATTRIBUTES, AttributeKind as Kind, Inherit, OnCredentials, TABLE};
-use crate::verify::effect::PrivilegeEffect;
+use crate::verify::effect::{PrivilegeEffect, SeccompEffect};
 
 /// SECBIT_NO_SETUID_FIXUP.
 const NO_SETUID_FIXUP: u64 = 1 << 2;
@@ -331,8 +331,13 @@ impl State {
                 self.set(Kind::NoNewPrivs, Value::Number(1));
                 Certainty::No
             }
-            PrivilegeEffect::Seccomp { .. } => {
-                self.set(Kind::Seccomp, Value::Unknown);
+            // The mode; the filters themselves are followed apart.
+            PrivilegeEffect::Seccomp(effect) => {
+                let mode = match effect {
+                    SeccompEffect::Strict => 1,
+                    SeccompEffect::Filter { .. } => 2,
+                };
+                self.set(Kind::Seccomp, Value::Number(mode));
                 Certainty::No
             }
             // Of the task, and set with the other attributes.
