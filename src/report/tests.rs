@@ -84,7 +84,6 @@ fn prepare(mut model: Model) -> Prepared {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
-        vdsos: Default::default(),
         ..Payloads::default()
     };
     // Messages and tapes hold the path.

@@ -507,7 +507,7 @@ mod tests {
         };
         let plain = VmaKind::AnonPrivate;
         let code = vma(base, base + 2, 0x22, VmaKind::Vdso);
-        check(&[code.clone()], Some(base + 3));
+        check(std::slice::from_ref(&code), Some(base + 3));
         check(&[code.clone(), vma(base + 12, base + 13, 0x22, plain)], Some(base + 3));
         // Too small, or below a stack.
         check(&[code.clone(), vma(base + 11, base + 13, 0x22, plain)], Some(base + 14));
