@@ -159,16 +159,15 @@ impl Restore {
             Ok(prepared) => prepared,
             Err(error) => return refuse(&error),
         };
-        let mut step_fault = None;
-        match self.inject_fault {
-            Some(Fault::Record { pid, record, errno }) => {
-                if !prepared.tapes.inject_fault(pid, record, errno) {
-                    say(&format!("regrow: --inject-fault: task {pid} has no record {record}"));
-                    return exit::FAILED;
-                }
-            }
-            Some(Fault::Step(fault)) => step_fault = Some(fault),
-            None => {}
+        let step_fault = match self.inject_fault {
+            Some(Fault::Step(fault)) => Some(fault),
+            Some(Fault::Record { .. }) | None => None,
+        };
+        if let Some(Fault::Record { pid, record, errno }) = self.inject_fault
+            && !prepared.tapes.inject_fault(pid, record, errno)
+        {
+            say(&format!("regrow: --inject-fault: task {pid} has no record {record}"));
+            return exit::FAILED;
         }
         tracing::info!(timings = ?prepared.timings, "planned");
         for line in prepared.certificate.to_string().lines() {
