@@ -329,7 +329,7 @@ fn tail(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, lea
 
 /// Whether fewer signals may wait than with our own limit: it is set when all wait.
 fn caps_signals(resolver: &Resolver<'_>, kind: &StepKind) -> bool {
-    const SIGPENDING: u32 = libc::RLIMIT_SIGPENDING as u32;
+    const SIGPENDING: u32 = libc::RLIMIT_SIGPENDING;
     let own = resolver.facts.own.rlimits[SIGPENDING as usize];
     matches!(kind, StepKind::RLimit { resource: SIGPENDING, cur, .. } if own.is_some_and(|own| *cur < own.cur))
 }

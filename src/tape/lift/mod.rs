@@ -88,6 +88,9 @@ pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
 /// What is wrong with a record, in words.
 type Lift<T> = Result<T, String>;
 
+/// Programs of filters, by address and length.
+type Programs = BTreeMap<(u64, u64), Arc<[u8]>>;
+
 struct Lifter<'a> {
     tapes: &'a Tapes,
     /// Where each pid's tape starts.
@@ -104,7 +107,7 @@ struct Lifter<'a> {
     /// What one call reads and writes.
     cells: RefCell<BTreeSet<(u64, u64)>>,
     /// Programs of filters by address and length, read once: many threads have the same.
-    programs: RefCell<BTreeMap<(u64, u64), Arc<[u8]>>>,
+    programs: RefCell<Programs>,
 }
 
 /// One system call.
