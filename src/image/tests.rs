@@ -519,7 +519,7 @@ fn filters_of_system_calls() {
     refuse(&[], 1, Some(0), &["core-4713.img entry 0: a seccomp filter in mode 1"]);
     refuse(&[], 3, None, &["core-4713.img entry 0: unsupported: seccomp mode 3"]);
     refuse(
-        &[good.clone()],
+        std::slice::from_ref(&good),
         2,
         Some(1),
         &["core-4713.img entry 0: its seccomp filter is 1, and seccomp.img has 1"],
