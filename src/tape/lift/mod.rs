@@ -88,7 +88,7 @@ pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
 /// What is wrong with a record, in words.
 type Lift<T> = Result<T, String>;
 
-/// Programs of filters, by address and length: many threads have the same.
+/// Programs of filters, by address and length.
 type Programs = BTreeMap<(u64, u64), Arc<[u8]>>;
 
 struct Lifter<'a> {

@@ -131,7 +131,6 @@ fn ambient() {
 fn securebits(line: Line) -> Vec<String> {
     let mut crew = Crew::new();
     // Two more pairs since Linux 6.14, which may be set together with the others.
-    // SAFETY: PR_GET_SECUREBITS takes numbers.
     let has_more = set_may_fail(libc::PR_SET_SECUREBITS, 1 << 8).is_ok();
     set(libc::PR_SET_SECUREBITS, 0);
     let more = (1..16u64).map(|bits| (bits << 8) | (bits * 17)).filter(|_| has_more);
