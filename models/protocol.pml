@@ -8,10 +8,16 @@
  * whoever waits does so by a futex, whose check of the word and going to sleep are one step, and is woken by
  * whoever adds to the word, or by the end of its patience at any moment.
  *
+ * With -DDEATHS launcher and coordinator may be killed at any moment, either or both. Whoever is left
+ * gives the tree up; once it is seized the kernel does (PTRACE_O_EXITKILL). Where nobody is left before that,
+ * each task finds out at the end of a wait, by two words that the kernel marks, and exits.
+ *
  * What is shown:
  *   - no deadlock: every run ends with all tasks parked, or with the tree given up (invalid end states);
  *   - no task plays its tail before all have arrived, and nobody is committed who has not parked (asserts);
  *   - a failure is never followed by a commit (assert);
+ *   - nobody exits while there is somebody who may let it go on, and nobody is left when both are dead (asserts,
+ *     invalid end states);
  *   - with fairness, every run comes to its end (ltl finishes).
  *
  * Of each part there is a broken variant, in which spin must find the defect: see scripts/check-models.
@@ -19,6 +25,8 @@
  *   -DWAKE_FIRST  a post wakes before it adds: lost wake-up (only without patience: -DPATIENT)
  *   -DEAGER       the coordinator releases when all but one have arrived: a tail before the barrier
  *   -DDEAF        the coordinator does not look for failures: a failure, and nobody gives up
+ *   -DHASTY       a task exits when one of the two is dead: the other may have committed, or would have
+ *   -DTRUSTING    a task does not look for the dead: it waits for ever when both are
  *   -DFAULTS      any record may fail (not broken: another mode)
  *
  * Futex semantics: futex(2). Spin's own words: spinroot.com/spin/Man.
@@ -54,11 +62,33 @@ bit wake_arrived, wake_failed, wake_parked;
 byte sleeps[TASKS];
 bit coordinator_sleeps;
 
+/* Marked by the kernel when their owners die (robust futexes). */
+bit launcher_dead, coordinator_dead;
+
 /* Ghost variables, for the asserts. */
 byte in_tail;
+byte exited;
 bit committed;
 bit given_up;
 bit is_planned;
+bit seized;
+/* By ptrace: no task runs an instruction of the runner any more. */
+bit is_held;
+
+#ifdef HASTY
+#define NOBODY_IS_LEFT (!is_held && (launcher_dead || coordinator_dead))
+#else
+#define NOBODY_IS_LEFT (!is_held && launcher_dead && coordinator_dead)
+#endif
+#if defined(DEATHS) && !defined(TRUSTING)
+#define LOOK_FOR_THE_DEAD \
+	if \
+	:: NOBODY_IS_LEFT -> goto exits \
+	:: else \
+	fi
+#else
+#define LOOK_FOR_THE_DEAD skip
+#endif
 
 inline wake_all(what) {
 	d_step {
@@ -94,7 +124,8 @@ inline sleep_unless(done, what) {
 #else
 		if
 		:: sleeps[me] == AWAKE
-		:: sleeps[me] = AWAKE	/* the time is up */
+		:: sleeps[me] = AWAKE;	/* the time is up */
+			LOOK_FOR_THE_DEAD
 		:: given_up
 		fi
 #endif
@@ -178,15 +209,34 @@ fails:
 
 waits:
 	/* For its registers, or for its end. */
+#if defined(DEATHS) && !defined(TRUSTING)
+	do
+	:: committed || given_up -> goto dead
+	:: else -> LOOK_FOR_THE_DEAD; (committed || given_up || NOBODY_IS_LEFT)
+	od;
+exits:
+	atomic { assert(launcher_dead && coordinator_dead && !committed); exited++ };
+#else
 	(committed || given_up);
+#endif
 dead:
 	skip
 }
+
+#ifdef DEATHS
+#define DIES :: coordinator_dead -> goto end
+#define SEES_DEATH :: launcher_dead && !coordinator_dead -> goto give_up
+#else
+#define DIES
+#define SEES_DEATH
+#endif
 
 proctype Coordinator() {
 	byte i;
 	is_planned;
 	do
+	DIES
+	SEES_DEATH
 #ifndef DEAF
 	:: wake_failed -> goto give_up
 #endif
@@ -198,7 +248,7 @@ proctype Coordinator() {
 		/* FUTEX_WAIT on the word with all bits: it sleeps unless one has been set since. */
 		if
 		:: atomic { !(wake_arrived || wake_failed) -> coordinator_sleeps = 1 };
-			!coordinator_sleeps
+			(!coordinator_sleeps || launcher_dead || coordinator_dead)
 		:: atomic { wake_arrived || wake_failed -> skip }
 		fi;
 #ifdef DEAF
@@ -208,30 +258,76 @@ proctype Coordinator() {
 		fi
 #endif
 	od;
-	/* All are seized, then released. */
+	/* All are seized, then released. Who dies from here on takes the tree along, until it is committed. */
+	atomic {
+		if
+		:: coordinator_dead -> goto end
+		:: else -> seized = 1
+		fi
+	};
 	released = 1;
 	wake_all(RELEASE);
 	do
+	DIES
+	SEES_DEATH
 	:: wake_failed -> goto give_up
 	:: wake_parked && !wake_failed -> break
 	:: else ->
 		if
 		:: atomic { !(wake_parked || wake_failed) -> coordinator_sleeps = 1 };
-			!coordinator_sleeps
+			(!coordinator_sleeps || launcher_dead || coordinator_dead)
 		:: atomic { wake_parked || wake_failed -> skip }
 		fi
 	od;
+	is_held = 1;
 	atomic {
-		assert(parked == TASKS && in_tail == TASKS && !failed);
+		if
+		:: coordinator_dead || given_up -> goto end
+		:: else
+		fi;
+		assert(parked == TASKS && in_tail == TASKS && !failed && exited == 0);
 		committed = 1
 	};
 	goto end;
 give_up:
 	/* SIGKILL to everybody. */
-	atomic { assert(!committed); given_up = 1 };
+	atomic {
+		assert(!committed);
+		if
+		:: !coordinator_dead -> given_up = 1
+		:: else
+		fi
+	};
 end:
 	skip
 }
+
+#ifdef DEATHS
+/* SIGKILL of the coordinator: the kernel kills all that it has seized and not let go. */
+proctype KillCoordinator() {
+	is_planned;
+	if
+	:: atomic {
+			true -> coordinator_dead = 1;
+			if
+			:: seized && !committed -> given_up = 1
+			:: else
+			fi
+		}
+	:: true
+	fi
+}
+
+/* The launcher gives the tree up when the coordinator is dead and nothing is committed; it may be killed, too. */
+proctype Launcher() {
+	is_planned;
+	if
+	:: atomic { coordinator_dead && !committed -> given_up = 1 }
+	:: launcher_dead = 1
+	:: atomic { committed || given_up -> skip }
+	fi
+}
+#endif
 
 init {
 	byte step = 0;
@@ -284,11 +380,15 @@ init {
 		:: task < TASKS -> run Task(task); task++
 		od;
 		run Coordinator();
+#ifdef DEATHS
+		run KillCoordinator();
+		run Launcher();
+#endif
 		step = 0; task = 0; other = 0; used = 0;
 		is_planned = 1
 	}
 }
 
 #ifdef LIVENESS
-ltl finishes { <> (committed || given_up) }
+ltl finishes { <> (committed || given_up || exited == TASKS) }
 #endif

@@ -1,4 +1,4 @@
-//! What an image directory holds, from the [`Model`] alone: also of directories that could not be
+//! What an image directory holds, from the [`Model`](crate::image::Model) alone: also of directories that could not be
 //! restored here, or anywhere.
 //!
 //! [`inspect`] collects, [`text`] writes. The JSON of `regrow inspect --json` is an [`Inspection`];

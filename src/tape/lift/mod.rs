@@ -9,7 +9,7 @@
 //! A result that is not checked, of a call that may fail, is an error, too.
 //!
 //! Worked example: `{syscall, nr 292, args [3, 7, 0o2000000], equal, expect 7}` is
-//! [`FdEffect::Dup`]` { from: 3, to: 7, cloexec: true }`.
+//! `FdEffect::Dup { from: 3, to: 7, cloexec: true }`.
 //!
 //! # Sources
 //! The man page of each call; `struct clone_args` (linux/sched.h), `prctl_mm_map` (linux/prctl.h),
