@@ -1133,7 +1133,7 @@ mod tests {
         );
         lost(
             &|model| alive(model, &|alive| alive.threads[0].seccomp_mode = 1),
-            "task 4713: thread 4713 ends with seccomp: no filters; the images say: strict mode",
+            "task 4713: seccomp mode is 0 at the end, the images say 1",
         );
         lost(
             &|model| {
@@ -1143,7 +1143,7 @@ mod tests {
                     (alive.threads[0].seccomp_mode, alive.threads[0].seccomp_filter) = (2, Some(0));
                 });
             },
-            "task 4713: thread 4713 ends with seccomp: no filters; the images say: 1 filter",
+            "task 4713: seccomp mode is 0 at the end, the images say 2",
         );
         lost(
             &|model| alive(model, &|alive| alive.fds[4].ofd_id = 6),

@@ -285,7 +285,8 @@ fn altered(effect: &Effect) -> Option<Effect> {
                 privilege(PrivilegeEffect::Groups(groups))
             }
             PrivilegeEffect::Capabilities { effective, permitted, inheritable } => {
-                let inheritable = inheritable ^ 1;
+                // The first of them is there for the ambient set, and the second sets what the images say.
+                let inheritable = u64::from(inheritable == 0);
                 privilege(PrivilegeEffect::Capabilities { effective, permitted, inheritable })
             }
             PrivilegeEffect::DropBounding(number) => privilege(PrivilegeEffect::DropBounding(number + 1)),

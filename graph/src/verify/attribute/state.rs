@@ -264,6 +264,36 @@ impl State {
         }
     }
 
+    /// What of capabilities the kernel would not do, for all that is known: the inheritable set takes in
+    /// nothing that the bounding set does not have, and ambient is only what is permitted and inheritable
+    /// (security/commoncap.c, `cap_capset` and `cap_task_prctl`).
+    pub(in crate::verify) fn refuses_capabilities(&self, effect: &PrivilegeEffect) -> Option<String> {
+        let has = |kind: Kind| self.number(kind).unwrap_or(0);
+        match effect {
+            PrivilegeEffect::Capabilities { inheritable, .. } => {
+                let have = has(Kind::CapInheritable) | has(Kind::CapBounding);
+                let more = inheritable & !have;
+                (more != 0).then(|| format!("inheritable capabilities {more:#x}, which are not bounding"))
+            }
+            PrivilegeEffect::RaiseAmbient(number) => {
+                let bit = 1u64.checked_shl(*number as u32).unwrap_or(0);
+                let can = bit & has(Kind::CapPermitted) & has(Kind::CapInheritable) != 0;
+                (!can).then(|| format!("capability {number}, which is not both permitted and inheritable"))
+            }
+            PrivilegeEffect::Uids(_)
+            | PrivilegeEffect::Gids(_)
+            | PrivilegeEffect::FsUid(_)
+            | PrivilegeEffect::FsGid(_)
+            | PrivilegeEffect::Groups(_)
+            | PrivilegeEffect::DropBounding(_)
+            | PrivilegeEffect::Securebits(_)
+            | PrivilegeEffect::KeepCaps(_)
+            | PrivilegeEffect::NoNewPrivs
+            | PrivilegeEffect::Seccomp(_)
+            | PrivilegeEffect::Limit { .. } => None,
+        }
+    }
+
     /// Changes credentials. Says whether that resets what [`OnCredentials::Reset`] is for.
     pub(in crate::verify) fn change_credentials(&mut self, effect: &PrivilegeEffect) -> Certainty {
         match effect {

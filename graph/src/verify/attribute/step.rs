@@ -295,6 +295,9 @@ impl Run<'_> {
                 Wrong::OneWay { what: format!("resource limit {resource}"), from: now.hard, to: *hard }
             });
         }
+        if let Some(what) = self.tasks[at.task].attributes.refuses_capabilities(effect) {
+            return Err(Wrong::Refused { call, what });
+        }
         let reset = self.tasks[at.task].attributes.change_credentials(effect);
         for row in TABLE.iter().filter(|row| row.on_credentials == OnCredentials::Reset) {
             let left = match (row.kind, row.cleared) {
