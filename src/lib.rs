@@ -20,6 +20,8 @@
 //! | [`coordinator`] | tapes | running tasks, or nothing at all |
 //! | [`report`] | any of these | text, JSON, DOT |
 //!
+//! [`synth`] makes models of forests that never were dumped, for demonstrations and tests.
+//!
 //! Data flows one way: a module imports only from those above it in this table (and [`sys`], the
 //! wrappers over raw system calls, and [`runner`], what plays a tape inside a task).
 #![deny(unsafe_code)]
@@ -33,5 +35,6 @@ pub mod pipeline;
 pub mod report;
 pub mod resolve;
 pub mod runner;
+pub mod synth;
 pub mod sys;
 pub mod tape;

@@ -1,6 +1,7 @@
 //! Subcommands, one file each, and the exit codes that all share.
 
 mod check;
+mod demo;
 mod inspect;
 mod log;
 mod plan;
@@ -34,6 +35,8 @@ enum Command {
     Tape(tape::Tape),
     /// Restore a process tree
     Restore(restore::Restore),
+    /// Make up a tree, restore it in namespaces of its own, and verify it
+    Demo(demo::Demo),
 }
 
 /// Runs the subcommand.
@@ -44,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Tape(tape) => tape.run(),
         Command::Restore(restore) => return restore.run(),
+        Command::Demo(demo) => demo.run(),
     };
     match result {
         Ok(code) => code,

@@ -97,6 +97,11 @@ pub fn gather_vdso() -> Option<Vdso> {
     address_space::find_vdso(&address_space::read_own_maps())
 }
 
+/// Facts about this process alone.
+pub fn gather_own() -> OwnFacts {
+    own::gather()
+}
+
 fn gather_about(tasks: &[Task], ofds: &[Ofd], root: Option<&Path>) -> HostFacts {
     let own = own::gather();
     let maps = address_space::read_own_maps();

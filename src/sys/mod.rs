@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod futex;
+pub mod kcmp;
 pub mod process;
 pub mod ptrace;
 pub mod region;

@@ -1,0 +1,286 @@
+//! Looks at a living forest: whether every task found itself right, and what no task can see of itself.
+//!
+//! Reads `/proc` and asks kcmp(2); it changes nothing but, for [`again`], the status word of tasks. It must
+//! run in the pid namespace of the forest, and may look into its tasks (ptrace(2), `PTRACE_MODE_READ_REALCREDS`).
+//!
+//! | what | how |
+//! |---|---|
+//! | pid, parent, group, session, descriptors' flags, offsets, what waits, registers, memory | each task itself |
+//! | no descriptor is missing, none is too many | `/proc/PID/fd` |
+//! | the same description, or another | `kcmp(KCMP_FILE)` of each descriptor with the first of its description, and of the first ones with each other |
+//! | which pipe, which file | `/proc/PID/fd` |
+//! | counters of eventfds | `/proc/PID/fdinfo` |
+//! | each mapping, its protection, nothing else mapped | `/proc/PID/maps` |
+//! | the same segment, or another | device and inode in `/proc/PID/maps` |
+//! | zombies and their exit codes | `/proc/PID/stat` |
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use super::payload::{self, DATA, SCRATCH, SCRATCH_BYTES, STACK, STACK_BYTES, Said, TEXT};
+use super::{Forest, Kind, PAGE, Task, model};
+use crate::sys::kcmp;
+
+/// How much was compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Tasks that live, and checks that they made themselves.
+    pub tasks: usize,
+    /// Checks of all tasks together.
+    pub checks: usize,
+    /// Dead ones.
+    pub zombies: usize,
+    /// Descriptors.
+    pub descriptors: usize,
+    /// Mappings.
+    pub mappings: usize,
+}
+
+/// Lets every task play its checks again; then [`verify`] waits for the new results.
+///
+/// # Errors
+/// A task that is not there, or may not be touched.
+pub fn again(forest: &Forest) -> Result<(), String> {
+    for task in living(forest) {
+        let path = format!("/proc/{}/mem", task.pid);
+        let write = || File::options().write(true).open(&path)?.write_all_at(&[0; 8], DATA);
+        write().map_err(|error| format!("{path}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Waits until every task has said something, and compares all that there is with the description.
+///
+/// # Errors
+/// Everything that is not as described.
+pub fn verify(forest: &Forest, limit: Duration) -> Result<Verified, Vec<String>> {
+    let mut faults = Vec::new();
+    let mut verified = Verified::default();
+    let end = Instant::now() + limit;
+    for (index, task) in forest.tasks.iter().enumerate() {
+        match task.dead {
+            Some(code) => {
+                faults.extend(check_zombie(task.pid, code));
+                verified.zombies += 1;
+            }
+            None => {
+                verified.tasks += 1;
+                match wait_for(forest, index, end) {
+                    Ok(checks) => verified.checks += checks,
+                    Err(fault) => faults.push(fault),
+                }
+            }
+        }
+    }
+    check_tables(forest, &mut verified, &mut faults);
+    check_resources(forest, &mut faults);
+    check_mappings(forest, &mut verified, &mut faults);
+    if faults.is_empty() { Ok(verified) } else { Err(faults) }
+}
+
+fn living(forest: &Forest) -> impl Iterator<Item = &Task> {
+    forest.tasks.iter().filter(|task| task.dead.is_none())
+}
+
+/// Waits for what a task says; gives how many checks it made.
+fn wait_for(forest: &Forest, index: usize, end: Instant) -> Result<usize, String> {
+    let pid = forest.tasks[index].pid;
+    let path = format!("/proc/{pid}/mem");
+    loop {
+        let mut bytes = [0; 24];
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(&mut bytes, DATA))
+            .map_err(|error| format!("task {pid}: {path}: {error}"))?;
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        match payload::said([word(0), word(8), word(16)]) {
+            Said::Nothing if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            Said::Nothing => return Err(format!("task {pid}: has not finished its checks")),
+            Said::Right => return Ok(model::checks(forest, index).len()),
+            Said::Wrong { check, found } => {
+                let checks = model::checks(forest, index);
+                let what = checks.get(check).map_or("a check that it does not have", |check| &check.what);
+                let expected = match checks.get(check).map(|check| &check.deed) {
+                    Some(payload::Deed::Call { result, .. }) => format!(", not {result}"),
+                    Some(payload::Deed::Bytes { .. }) | None => String::new(),
+                };
+                return Err(format!("task {pid}: {what}: found {found}{expected}"));
+            }
+        }
+    }
+}
+
+/// A zombie: its state, and its exit code where the caller may see it (proc_pid_stat(5), field 52).
+fn check_zombie(pid: u32, code: u8) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> =
+        text.rsplit_once(')').map(|(_, rest)| rest.split_ascii_whitespace().collect()).unwrap_or_default();
+    if fields.first() != Some(&"Z") {
+        return Some(format!("task {pid}: is no zombie: {:?}", fields.first()));
+    }
+    let expected = (u32::from(code) << 8).to_string();
+    let found = fields.last().copied().unwrap_or_default();
+    (found != expected).then(|| format!("task {pid}: exit code {found}, not {expected}"))
+}
+
+/// That each task has the descriptors that it should, and no other.
+fn check_tables(forest: &Forest, verified: &mut Verified, faults: &mut Vec<String>) {
+    for task in living(forest) {
+        let mut expected: Vec<u32> = task.table.iter().map(|slot| slot.fd).collect();
+        expected.sort_unstable();
+        verified.descriptors += expected.len();
+        let list = fs::read_dir(format!("/proc/{}/fd", task.pid));
+        let names = list.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut found: Vec<u32> = names.filter_map(|name| name.parse().ok()).collect();
+        found.sort_unstable();
+        if found != expected {
+            faults.push(format!("task {}: descriptors {found:?}, not {expected:?}", task.pid));
+        }
+    }
+}
+
+/// That what is shared is one description, what is not is another, and what it is.
+fn check_resources(forest: &Forest, faults: &mut Vec<String>) {
+    let pid = |index: usize| forest.tasks[index].pid;
+    let mut firsts: Vec<(u32, u32)> = Vec::new();
+    let mut files: BTreeMap<String, usize> = BTreeMap::new();
+    for (resource, kind) in forest.resources.iter().enumerate() {
+        for end in 0..kind.ends() {
+            let holders = forest.holders(resource, end);
+            let Some(&(task, fd)) = holders.first() else { continue };
+            let first = (pid(task), fd);
+            for &(task, fd) in &holders[1..] {
+                if kcmp::same_file(first, (pid(task), fd)) != Ok(true) {
+                    faults.push(format!(
+                        "{} {resource}: descriptor {fd} of task {} is not descriptor {} of task {}",
+                        kind.name(),
+                        pid(task),
+                        first.1,
+                        first.0
+                    ));
+                }
+            }
+            firsts.push(first);
+            faults.extend(check_kind(kind, resource, first, &mut files));
+        }
+    }
+    // All of them are different: kcmp(2) orders them, so neighbours are enough.
+    if let Err(errno) = kcmp::sort_files(&mut firsts) {
+        faults.push(format!("kcmp: {errno}"));
+    }
+    for pair in firsts.windows(2) {
+        if kcmp::same_file(pair[0], pair[1]) != Ok(false) {
+            faults.push(format!(
+                "descriptor {} of task {} is descriptor {} of task {}",
+                pair[0].1, pair[0].0, pair[1].1, pair[1].0
+            ));
+        }
+    }
+}
+
+/// What a description is of. `seen`: what pipes and sockets were met, and for which resource.
+fn check_kind(
+    kind: &Kind,
+    resource: usize,
+    (pid, fd): (u32, u32),
+    seen: &mut BTreeMap<String, usize>,
+) -> Option<String> {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
+    let link = link.to_string_lossy().into_owned();
+    let wrong = |expected: &str| Some(format!("task {pid}: descriptor {fd} is {link}, not {expected}"));
+    match kind {
+        Kind::File { path, .. } if link != path.to_string_lossy() => wrong(&path.to_string_lossy()),
+        Kind::Pipe { .. } if !link.starts_with("pipe:") => wrong("a pipe"),
+        Kind::Pipe { .. } => {
+            // Both ends are of one pipe, and no other resource is.
+            let of = *seen.entry(link.clone()).or_insert(resource);
+            let others = seen.iter().any(|(other, of)| *of == resource && *other != link);
+            if of != resource || others { wrong("the pipe of the other end") } else { None }
+        }
+        Kind::Pair { .. } if !link.starts_with("socket:") => wrong("a socket"),
+        Kind::Eventfd { counter } => {
+            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+            let found = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"));
+            let found = found.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+            (found != Some(*counter))
+                .then(|| format!("task {pid}: descriptor {fd}: eventfd at {found:?}, not {counter}"))
+        }
+        Kind::File { .. } | Kind::Pair { .. } => None,
+    }
+}
+
+/// A line of `/proc/PID/maps`: range, permissions, device and inode.
+struct Line {
+    range: (u64, u64),
+    perms: String,
+    file: String,
+}
+
+fn read_maps(pid: u32) -> Vec<Line> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let line = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let perms = words.next()?.to_owned();
+        let _offset = words.next()?;
+        let file = format!("{} {}", words.next()?, words.next()?);
+        Some(Line { range: (number(start)?, number(end)?), perms, file })
+    };
+    // The vsyscall page is there in every task of a kernel that has it.
+    text.lines().filter(|text| !text.ends_with("[vsyscall]")).filter_map(line).collect()
+}
+
+/// That each task has its mappings, and no other.
+fn check_mappings(forest: &Forest, verified: &mut Verified, faults: &mut Vec<String>) {
+    let mut segments: BTreeMap<usize, String> = BTreeMap::new();
+    for task in living(forest) {
+        let found = read_maps(task.pid);
+        let mut expected: BTreeMap<u64, (u64, &str, Option<usize>)> = BTreeMap::new();
+        let code = payload::code().len() as u64;
+        for (start, len, perms) in [
+            (TEXT, code.next_multiple_of(PAGE), "r-xp"),
+            (SCRATCH, SCRATCH_BYTES, "rw-p"),
+            (STACK, STACK_BYTES, "rw-p"),
+        ] {
+            expected.insert(start, (start + len, perms, None));
+        }
+        for it in &task.private {
+            let perms = if it.writable { "rw-p" } else { "r--p" };
+            expected.insert(it.start, (it.start + it.len_pages * PAGE, perms, None));
+        }
+        for view in &task.views {
+            expected.insert(view.start, (view.start + view.len_pages * PAGE, "rw-s", Some(view.segment)));
+        }
+        verified.mappings += expected.len() + 1;
+        for line in &found {
+            let (start, end) = line.range;
+            // How long the data is depends on the checks.
+            if start == DATA && line.perms == "rw-p" {
+                continue;
+            }
+            let text = format!("task {}: {start:#x}-{end:#x} {}", task.pid, line.perms);
+            match expected.remove(&start) {
+                Some((wanted, perms, segment)) if wanted == end && perms == line.perms => {
+                    let Some(segment) = segment else { continue };
+                    if *segments.entry(segment).or_insert_with(|| line.file.clone()) != line.file {
+                        faults.push(format!("{text}: not the segment that others have"));
+                    }
+                }
+                Some((wanted, perms, _)) => {
+                    faults.push(format!("{text}, not {start:#x}-{wanted:#x} {perms}"))
+                }
+                None => faults.push(format!("{text}: mapped beyond the description")),
+            }
+        }
+        for (start, (end, perms, _)) in expected {
+            faults.push(format!("task {}: {start:#x}-{end:#x} {perms}: not mapped", task.pid));
+        }
+    }
+    let mut files: Vec<&String> = segments.values().collect();
+    files.sort_unstable();
+    if files.windows(2).any(|pair| pair[0] == pair[1]) {
+        faults.push("two segments are one".to_owned());
+    }
+}
