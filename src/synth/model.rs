@@ -14,9 +14,10 @@ use super::payload::{self, Check, DATA, Deed, Registers, SCRATCH, SCRATCH_BYTES,
 use super::{Forest, Kind, PAGE, Page, Task, page_bytes, random, stretch_bytes};
 use crate::host::{CapSets, Ids, OwnFacts};
 use crate::image::{
-    Alive, Creds, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Inventory, KobjIds, Mm, Model, NsPid,
-    Ofd, OfdKind, Origin, Packet, Pages, Pipe, PipeData, RLimit, RegFile, Regs, Sched, Shm, SigAction,
-    SigAltStack, SocketOptions, Task as ModelTask, TaskState, Thread, Timers, UnixSocket, Vma, VmaKind, vma,
+    Alive, Creds, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Inventory, KobjIds, MemfdFile,
+    MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, Pipe, PipeData, RLimit, RegFile, Regs,
+    Sched, Shm, SigAction, SigAltStack, SocketOptions, Task as ModelTask, TaskState, Thread, Timers,
+    UnixSocket, Vma, VmaKind, vma,
 };
 
 /// Ids of the descriptions that every task refers to.
@@ -91,7 +92,7 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         fifo_data: Vec::new(),
         packets,
         shm,
-        memfds: Vec::new(),
+        memfds: memfds(forest),
         remaps: Vec::new(),
         ghosts: Vec::new(),
         cgroup_sets: Vec::new(),
@@ -123,7 +124,7 @@ impl Numbers {
     }
 }
 
-/// The number of a segment in the images.
+/// The inode number of a segment, under which its pages are stored, too.
 fn shmid(segment: usize) -> u64 {
     segment as u64 + 1
 }
@@ -188,8 +189,35 @@ fn ofds(forest: &Forest, ground: &Ground<'_>, ids: &Numbers) -> Vec<Ofd> {
         };
         kinds.push((id, made));
     }
+    let first = FIRST_OFD + ids.0.len() as u32;
+    for (id, segment) in (first..).zip(0..forest.segments.len()) {
+        let flags = libc::O_RDWR as u32 | O_LARGEFILE;
+        let file = MemfdFile { inode_id: shmid(segment), flags, position: 0, fown: Fown::default() };
+        kinds.push((id, OfdKind::Memfd(file)));
+    }
     let origin = |entry| Origin::new(Image::Files, entry);
     kinds.into_iter().enumerate().map(|(entry, (id, kind))| Ofd { id, origin: origin(entry), kind }).collect()
+}
+
+/// Shared anonymous memory as CRIU stores it: a memfd named `/dev/zero` that nobody has open. (In the older form,
+/// `VMA_ANON_SHARED`, two tasks that have two segments in different orders make CRIU wait for ever: each
+/// owner waits until all others have opened its segment.)
+fn memfds(forest: &Forest) -> Vec<MemfdInode> {
+    /// `F_SEAL_SEAL`: the seals of what was not made to be sealed.
+    const NO_SEALS: u32 = 1;
+    let inode = |(index, segment): (usize, &super::Segment)| MemfdInode {
+        inode_id: shmid(index),
+        name: "/dev/zero".to_owned(),
+        size_bytes: segment.len_pages * PAGE,
+        shmid: shmid(index),
+        seals: NO_SEALS,
+        hugetlb_flag: None,
+        mode: None,
+        uid: 0,
+        gid: 0,
+        origin: Origin::new(Image::Memfd, index),
+    };
+    forest.segments.iter().enumerate().map(inode).collect()
 }
 
 fn socket(resource: usize, end: usize, flags: u32) -> UnixSocket {
@@ -611,17 +639,17 @@ fn mm(forest: &Forest, index: usize, contents: &mut Held) -> Mm {
     }
     let vmas = mappings.iter().enumerate().map(|(entry, it)| {
         let (kind, status, flags) = match it.shared {
-            None => (VmaKind::AnonPrivate, vma::ANON_PRIVATE, libc::MAP_PRIVATE),
+            None => (VmaKind::AnonPrivate, vma::ANON_PRIVATE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
             Some((segment, offset_bytes)) => {
                 let kind = VmaKind::AnonShared { shmid: shmid(segment), offset_bytes };
-                (kind, vma::ANON_SHARED, libc::MAP_SHARED)
+                (kind, vma::FILE_SHARED | vma::AREA_MEMFD, libc::MAP_SHARED)
             }
         };
         Vma {
             start: it.start,
             end: it.start + it.len,
             prot: it.prot as u32,
-            flags: (flags | libc::MAP_ANONYMOUS) as u32,
+            flags: flags as u32,
             status: vma::AREA_REGULAR | status,
             kind,
             madvise: 0,
