@@ -682,3 +682,47 @@ fn mm(forest: &Forest, index: usize, contents: &mut Held) -> Mm {
         pages: pages.pages,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::host;
+    use crate::image::{Contents, open_blob, read_model, write_model};
+    use crate::synth::random::Shape;
+
+    /// What is written reads as the model that was written; only pieces of raw bytes lie elsewhere.
+    #[test]
+    fn it_reads_as_it_was_made() {
+        for seed in 0..6 {
+            let shape = Shape {
+                tasks: 20,
+                depth: 3,
+                shared_fds: 20,
+                shared_maps: 5,
+                first_pid: 500,
+                directory: "/x".into(),
+                seed,
+            };
+            let ground = Ground { own: &host::gather_own(), executable: "/bin/true" };
+            let Synthetic { mut model, contents } = synthesise(&shape.forest(), &ground).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            write_model(&model, &contents, dir.path()).unwrap();
+            let mut read = read_model(dir.path()).unwrap();
+            read.dir = model.dir.clone();
+            let blobs = |model: &Model| -> Vec<_> {
+                let pipes = model.pipe_data.iter().map(|pipe| pipe.data);
+                pipes.chain(model.packets.iter().map(|packet| packet.data)).collect()
+            };
+            assert!(!blobs(&model).is_empty());
+            for (made, written) in blobs(&model).iter().zip(blobs(&read)) {
+                assert_eq!(*contents.bytes(made).unwrap(), open_blob(dir.path(), &written).unwrap());
+            }
+            for model in [&mut model, &mut read] {
+                model.pipe_data.iter_mut().for_each(|pipe| pipe.data.offset_bytes = 0);
+                model.packets.iter_mut().for_each(|packet| packet.data.offset_bytes = 0);
+            }
+            assert_eq!(format!("{read:#?}"), format!("{model:#?}"), "seed {seed}");
+        }
+    }
+}

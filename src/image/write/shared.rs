@@ -118,7 +118,7 @@ fn write_memfds<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model) -> Result
     out.write(Image::Memfd, &entries)
 }
 
-/// An unlinked file, its stretches one by one.
+/// An unlinked file: all its bytes, or its stretches one by one where there are holes.
 fn write_ghost<C: Contents + ?Sized>(out: &Out<'_, C>, ghost: &GhostFile) -> Result<(), WriteError> {
     let image = Image::GhostFile(ghost.id);
     let kind = ghost.mode & libc::S_IFMT;
@@ -126,7 +126,8 @@ fn write_ghost<C: Contents + ?Sized>(out: &Out<'_, C>, ghost: &GhostFile) -> Res
         // Number of the device and target of the link are not in the model.
         return Err(WriteError::unsupported(image, format!("an unlinked file of type {kind:#o}")));
     }
-    let is_regular = kind == libc::S_IFREG;
+    let held: u64 = ghost.pieces.iter().map(|piece| piece.data.len_bytes).sum();
+    let chunks = kind == libc::S_IFREG && (held != ghost.size_bytes || ghost.pieces.len() > 1);
     let time = |(sec, ns): (i64, u64)| Timeval { tv_sec: sec as u64, tv_usec: ns / 1000 };
     let mut entries = Entries::new(&magic::GHOST_FILE);
     entries.push(&GhostFileEntry {
@@ -138,13 +139,15 @@ fn write_ghost<C: Contents + ?Sized>(out: &Out<'_, C>, ghost: &GhostFile) -> Res
         rdev: None,
         atim: ghost.times.map(|(atime, _)| time(atime)),
         mtim: ghost.times.map(|(_, mtime)| time(mtime)),
-        chunks: is_regular.then_some(true),
-        size: is_regular.then_some(ghost.size_bytes),
+        chunks: chunks.then_some(true),
+        size: chunks.then_some(ghost.size_bytes),
         symlnk_target: None,
     });
     for piece in &ghost.pieces {
         let data = out.contents.bytes(&piece.data)?;
-        entries.push(&GhostChunkEntry { len: data.len() as u64, off: piece.at });
+        if chunks {
+            entries.push(&GhostChunkEntry { len: data.len() as u64, off: piece.at });
+        }
         entries.raw(&data);
     }
     out.write(image, &entries)

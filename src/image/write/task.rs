@@ -406,11 +406,12 @@ fn vma_entry(model: &Model, image: Image, vma: &Vma) -> Result<VmaEntry, WriteEr
             (shmid, offset_bytes, None)
         }
         VmaKind::AnonShared { shmid, offset_bytes } => {
-            let Some((id, flags)) = memfd_of(model, shmid) else {
+            let Some(id) = memfd_of(model, shmid) else {
                 let what = format!("shared memory {shmid:#x} at {:#x} without a memfd", vma.start);
                 return Err(WriteError::unsupported(image, what));
             };
-            (u64::from(id), offset_bytes, Some(flags))
+            // Anonymous memory may always be written to, whatever its protection is now (mprotect(2)).
+            (u64::from(id), offset_bytes, Some(libc::O_RDWR as u32))
         }
         VmaKind::Other => {
             let what = format!("a mapping of status {:#x} at {:#x}", vma.status, vma.start);
@@ -431,11 +432,11 @@ fn vma_entry(model: &Model, image: Image, vma: &Vma) -> Result<VmaEntry, WriteEr
     })
 }
 
-/// The description through which shared anonymous memory is stored: id and flags.
-fn memfd_of(model: &Model, shmid: u64) -> Option<(u32, u32)> {
+/// The id of the description through which shared anonymous memory is stored.
+fn memfd_of(model: &Model, shmid: u64) -> Option<u32> {
     let inode = model.memfds.iter().find(|inode| inode.shmid == shmid)?.inode_id;
     model.ofds.iter().find_map(|ofd| match &ofd.kind {
-        OfdKind::Memfd(file) if file.inode_id == inode => Some((ofd.id, file.flags)),
+        OfdKind::Memfd(file) if file.inode_id == inode => Some(ofd.id),
         _ => None,
     })
 }
