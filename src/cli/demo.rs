@@ -28,7 +28,7 @@ use super::{exit, print};
 const CHECKS: Duration = Duration::from_secs(60);
 
 /// Make up a tree, restore it in namespaces of its own, and verify it
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Demo {
     /// How many tasks
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=20_000))]
@@ -39,6 +39,9 @@ pub(crate) struct Demo {
     /// How many segments of memory they share
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(..=2_000))]
     shared_maps: u32,
+    /// Share no socket pairs, whose buffers only root may size; implied without root
+    #[arg(long)]
+    without_pairs: bool,
     /// How far below the root a task may be
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     depth: u32,
@@ -86,6 +89,7 @@ impl Demo {
             depth: self.depth as usize,
             shared_fds: self.shared_fds as usize,
             shared_maps: self.shared_maps as usize,
+            with_pairs: !self.without_pairs,
             first_pid: self.first_pid,
             directory: dir.join("files"),
             seed: self.seed,

@@ -700,6 +700,7 @@ mod tests {
                 depth: 3,
                 shared_fds: 20,
                 shared_maps: 5,
+                with_pairs: true,
                 first_pid: 500,
                 directory: "/x".into(),
                 seed,

@@ -27,6 +27,8 @@ pub struct Shape {
     pub shared_fds: usize,
     /// How many segments of memory are shared.
     pub shared_maps: usize,
+    /// Whether there may be socket pairs; pipes take their place.
+    pub with_pairs: bool,
     /// The pid of the root; the others follow.
     pub first_pid: u32,
     /// Where the files are to be, see [`Shape::files`].
@@ -129,12 +131,12 @@ impl Shape {
 
     fn share_resource(&self, forest: &mut Forest, dice: &mut Dice, living: &[usize], index: usize) {
         let kind = match dice.below(8) {
-            0..3 => Kind::Pipe { data: if dice.one_in(4) { Vec::new() } else { dice.bytes(3000) } },
-            3..5 => {
+            3..5 if self.with_pairs => {
                 let mut queue =
                     || if dice.one_in(2) { Vec::new() } else { dice.bytes(MOST_QUEUED_BYTES as u64) };
                 Kind::Pair { queued: [queue(), queue()] }
             }
+            0..5 => Kind::Pipe { data: if dice.one_in(4) { Vec::new() } else { dice.bytes(3000) } },
             5..7 => {
                 let flags =
                     [libc::O_RDONLY, libc::O_RDWR, libc::O_RDWR | libc::O_APPEND][dice.below(3) as usize];
@@ -218,6 +220,7 @@ mod tests {
             depth: 4,
             shared_fds: 12,
             shared_maps: 5,
+            with_pairs: true,
             first_pid: 1000,
             directory: PathBuf::from("/x"),
             seed,

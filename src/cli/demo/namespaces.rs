@@ -26,8 +26,12 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// Runs the demonstration in namespaces of its own; nothing is left of it.
 pub(super) fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
     let directory = Directory::new()?;
-    if let Err(lacking) = enter() {
-        return Ok(lack(&lacking));
+    let mut demo = demo.clone();
+    match enter() {
+        Ok(Privilege::Root) => {}
+        // SO_SNDBUFFORCE and SO_RCVBUFFORCE (socket(7)) take CAP_NET_ADMIN in the first user namespace.
+        Ok(Privilege::UserNamespace) => demo.without_pairs = true,
+        Err(lacking) => return Ok(lack(&lacking)),
     }
     // The terminal's signals end the namespaces, and then us.
     let signals: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
@@ -40,7 +44,7 @@ pub(super) fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
             // Its directory is the parent's to remove.
             let directory = std::mem::ManuallyDrop::new(directory);
             Ok(match prepare_init() {
-                Ok(()) => inside::run(demo, &directory.0),
+                Ok(()) => inside::run(&demo, &directory.0),
                 Err(lacking) => lack(&lacking),
             })
         }
@@ -71,11 +75,20 @@ impl Drop for Directory {
     }
 }
 
+/// Where the privileges come from.
+enum Privilege {
+    /// They were there.
+    Root,
+    /// They are those of a user namespace.
+    UserNamespace,
+}
+
 /// Makes the namespaces; the next child is their init.
-fn enter() -> Result<(), String> {
+fn enter() -> Result<Privilege, String> {
     let own = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     if host::gather_own().caps.has_effective(CAP_SYS_ADMIN) {
         return unshare(own)
+            .map(|()| Privilege::Root)
             .map_err(|errno| format!("unshare (namespaces of pids and mounts): {}", errno.desc()));
     }
     let (uid, gid) = (getuid(), getgid());
@@ -96,7 +109,8 @@ fn enter() -> Result<(), String> {
     };
     write("setgroups", "deny".to_owned())?;
     write("uid_map", format!("{uid} {uid} 1"))?;
-    write("gid_map", format!("{gid} {gid} 1"))
+    write("gid_map", format!("{gid} {gid} 1"))?;
+    Ok(Privilege::UserNamespace)
 }
 
 /// What the init of the namespaces needs before anything else.
