@@ -162,3 +162,19 @@ fn the_demonstration_of_a_few_seeds() {
     }
     assert!(ground.living().is_empty(), "tasks are left");
 }
+
+/// Without root: in a user namespace, where the kernel allows it; else it says what is missing.
+#[test]
+fn the_demonstration_without_root() {
+    let Some(mut ground) = Dumped::nothing() else { return };
+    let script = "cp $REGROW $DIR/regrow; chmod 755 $DIR $DIR/regrow; mkdir -m 777 $DIR/tmp; cd /
+         code=0
+         TMPDIR=$DIR/tmp setpriv --reuid 1000 --regid 1000 --clear-groups $DIR/regrow demo --tasks 20 2>&1 || code=$?
+         echo code: $code, left: $(ls $DIR/tmp)";
+    let text = shell(&mut ground, "", script);
+    assert!(
+        text.ends_with("code: 0, left:\n") && text.contains("found themselves right")
+            || text.ends_with("code: 7, left:\n") && text.contains("regrow: lacking: "),
+        "{text}"
+    );
+}

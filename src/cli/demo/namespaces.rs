@@ -18,7 +18,7 @@ use nix::unistd::{Pid, getgid, getuid};
 use regrow::host;
 
 use super::super::exit;
-use super::{Demo, complain, inside};
+use super::{Demo, inside};
 
 /// CAP_SYS_ADMIN (linux/capability.h): what unshare(2) takes.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -147,7 +147,7 @@ fn wait(init: Pid, signals: &SigSet) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILED)));
             }
             WaitStatus::Signaled(_, signal, _) => {
-                return Ok(complain(&[format!("the init of the namespaces was killed by {signal}")]));
+                anyhow::bail!("the init of the namespaces was killed by {signal}");
             }
             _ => {}
         }
