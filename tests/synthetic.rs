@@ -134,6 +134,7 @@ fn dumps_are_rewritten_and_restored_by_criu() {
     check_rewritten("memory", &["plain"], BY_CRIU);
     check_rewritten("deep", &["10"], BY_CRIU);
     check_rewritten("fpu_regs", &[], BY_CRIU);
+    check_rewritten("seccomp", &[], BY_CRIU);
 }
 
 /// CRIU itself changes something in each of these (see their scenarios).

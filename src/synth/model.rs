@@ -97,7 +97,8 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         ghosts: Vec::new(),
         cgroup_sets: Vec::new(),
         file_locks: Vec::new(),
-        clocks: None,
+        seccomp_filters: Vec::new(),
+        clocks: BTreeMap::new(),
         unread: Vec::new(),
     };
     Ok(Synthetic { model, contents })

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use regrow::coordinator::channel::Channel;
 use regrow::coordinator::launcher::{self, End};
+use regrow::coordinator::seam::Seam;
 use regrow::coordinator::{Run, RunError};
 use regrow::pipeline::{self, Prepared};
 use regrow::report::plan::{How, view};
@@ -76,6 +77,7 @@ fn coordinate(forest: &Forest, images: &Path, told: &Path, channel: &Channel) ->
         sibling: false,
         leave_stopped: false,
         pidfile: None,
+        seam: Seam::new(None),
     };
     let outcome = match regrow::coordinator::run(&run, channel) {
         Ok(outcome) => outcome,

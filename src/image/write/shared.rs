@@ -6,7 +6,8 @@ use super::super::magic;
 use super::super::model::{GhostFile, Image, Inventory, Model};
 use super::super::proto::{
     CgMemberEntry, CgSetEntry, CgroupEntry, FileLockEntry, GhostChunkEntry, GhostFileEntry, InventoryEntry,
-    MemfdInodeEntry, PluginsEntry, RemapFilePathEntry, TimensEntry, Timespec, Timeval,
+    MemfdInodeEntry, PluginsEntry, RemapFilePathEntry, SeccompEntry, SeccompFilterEntry, TimensEntry,
+    Timespec, Timeval,
 };
 use super::{Contents, Entries, Out, WriteError, task};
 
@@ -44,7 +45,8 @@ pub(super) fn write_inventory<C: Contents + ?Sized>(
     out.write(Image::Inventory, &entries)
 }
 
-/// Memfds, remaps, ghost files, cgroups, locks, clocks. An image without entries is not written.
+/// Memfds, remaps, ghost files, cgroups, locks, filters, clocks. An image without entries is not written, but for that of
+/// the filters, which CRIU always writes.
 pub(super) fn write_shared<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model) -> Result<(), WriteError> {
     write_memfds(out, model)?;
     if !model.remaps.is_empty() {
@@ -81,6 +83,14 @@ pub(super) fn write_shared<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model
         }
         out.write(Image::Filelocks, &entries)?;
     }
+    let filters = model.seccomp_filters.iter().map(|filter| SeccompFilterEntry {
+        filter: filter.program.to_vec(),
+        prev: filter.next,
+        flags: (filter.flags != 0).then_some(filter.flags),
+    });
+    let mut entries = Entries::new(&magic::SECCOMP);
+    entries.push(&SeccompEntry { seccomp_filters: filters.collect() });
+    out.write(Image::Seccomp, &entries)?;
     for (id, clocks) in &model.clocks {
         let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
         let mut entries = Entries::new(&magic::CLOCKS);
