@@ -154,9 +154,14 @@ fn the_demonstration_of_a_few_seeds() {
     for seed in 1..=3 {
         let script = "mkdir -p $DIR/tmp; TMPDIR=$DIR/tmp demo; echo left: $(ls $DIR/tmp)";
         let text = shell(&mut ground, &format!("--tasks 60 --seed {seed}"), script);
-        for part in
-            ["made up     60 tasks", "planned ", "waits between tasks", "restored ", "found themselves right"]
-        {
+        for part in [
+            "made up     60 tasks",
+            "planned ",
+            "waits between tasks",
+            "restored ",
+            "by fork: ",
+            "found themselves right",
+        ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }
         assert!(text.ends_with("left:\n"), "{text}");

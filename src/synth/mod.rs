@@ -13,6 +13,7 @@
 //! | [`mod@model`] | the description into a model |
 //! | [`random`] | descriptions by a seed |
 //! | [`mod@verify`] | looks at a living forest |
+//! | [`build`] | the same forest by fork, to compare times |
 //!
 //! It does not know how a forest is restored: the images are for CRIU as well as for regrow.
 //!
@@ -27,6 +28,7 @@
 //! assert_eq!(forest.faults(), Vec::<String>::new());
 //! ```
 
+pub mod build;
 pub mod model;
 pub mod payload;
 pub mod random;

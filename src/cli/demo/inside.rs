@@ -12,7 +12,7 @@ use regrow::coordinator::{Run, RunError};
 use regrow::pipeline::{self, Prepared};
 use regrow::report::plan::{How, view};
 use regrow::resolve::Options;
-use regrow::synth::{Forest, verify};
+use regrow::synth::{Forest, build, verify};
 
 use super::super::{exit, print, report_error};
 use super::{CHECKS, Demo, complain, describe, in_words};
@@ -38,6 +38,9 @@ fn try_run(demo: &Demo, dir: &Path) -> anyhow::Result<ExitCode> {
     print(&format!("seed        {}\n{}", demo.seed, describe(&forest)))?;
     print(&format!("written     {}\n", written(&images, wrote)?))?;
 
+    // Before the restore: it ends everybody else in the namespaces.
+    let by_fork = build::build(&forest);
+
     let start = Instant::now();
     let (for_launcher, for_coordinator) = Channel::pair()?;
     let Some(coordinator) = regrow::sys::process::fork()? else {
@@ -53,7 +56,11 @@ fn try_run(demo: &Demo, dir: &Path) -> anyhow::Result<ExitCode> {
     }
     let restored = start.elapsed();
     print(&std::fs::read_to_string(dir.join(TOLD))?)?;
-    print(&format!("            all together {}\n", ms(restored)))?;
+    let by_fork = match by_fork {
+        Ok(took) => format!("a program that builds such a tree by fork: {}", ms(took)),
+        Err(error) => format!("such a tree by fork, to compare: {error}"),
+    };
+    print(&format!("            all together {}; {by_fork}\n", ms(restored)))?;
     let verified = match verify::verify(&forest, CHECKS) {
         Ok(verified) => verified,
         Err(faults) => return Ok(complain(&faults)),
