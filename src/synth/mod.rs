@@ -3,7 +3,7 @@
 //!
 //! Every task runs the same tiny [`payload`]: when it resumes, it plays a list of checks out of its own memory
 //! (its pid, its descriptors, what waits in them, its registers, the bytes of its mappings), leaves the result
-//! there, and sleeps. Who wants to know reads the result from outside: [`verify()`], which also compares what no
+//! there, and sleeps. Who wants to know reads the result from outside: [`mod@verify`], which also compares what no
 //! task can see of itself, such as which tasks share an open file description.
 //!
 //! | module | does |
