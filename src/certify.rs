@@ -29,7 +29,6 @@ use regrow_graph::verify::{
 
 pub use attributes::Inherited;
 
-use crate::coordinator::commit::ThreadState;
 use crate::host::{HostFacts, Vdso};
 use crate::image::vdso::Dumped;
 use crate::image::{
@@ -37,6 +36,7 @@ use crate::image::{
     TaskState, Timerfd, UnixSocket, open_blob,
 };
 use crate::runner;
+use crate::tape::ThreadState;
 use crate::tape::abi::{Record, Verb};
 use crate::tape::lift::{LiftError, lift};
 use crate::tape::{Tapes, Undo, UndoKind};

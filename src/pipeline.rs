@@ -15,13 +15,13 @@ use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
 use crate::certify::{self, CertifiedTapes};
-use crate::coordinator::commit::ThreadState;
 use crate::host::{self, HostFacts};
 use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::{self, Options, Payloads, Resolved};
+use crate::tape::ThreadState;
 use crate::tape::assemble::TooLarge;
 
 /// Everything that a run, a dry run and their views need.

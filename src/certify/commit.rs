@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use regrow_graph::verify::{Counterexample, Wrong};
 
-use crate::coordinator::commit::ThreadState;
 use crate::image::{Model, Regs, TaskState};
+use crate::tape::ThreadState;
 
 /// # Errors
 /// The first thread that would not go on as the images say.

@@ -21,27 +21,8 @@ use super::{Run, RunError};
 use crate::runner;
 use crate::sys::region::Shared;
 use crate::sys::{futex, ptrace};
-use crate::tape::Tapes;
 use crate::tape::abi::wake;
-
-/// What a thread goes on with. The threads of a task stand together, its leader first.
-#[derive(Debug, Clone)]
-pub struct ThreadState {
-    /// The thread.
-    pub tid: u32,
-    /// Whether it is its task's first: the one that unmaps the window for all of them.
-    pub is_leader: bool,
-    /// General registers.
-    pub registers: libc::user_regs_struct,
-    /// Extended state, as `NT_X86_XSTATE` wants it; empty: as it is.
-    pub xstate: Vec<u8>,
-    /// Blocked signals.
-    pub blocked: u64,
-    /// Of a leader: the signal that had stopped its task, and that is to stop it again.
-    pub stop_signal: Option<i32>,
-    /// Of a leader: whether a child of it is to stop, which must leave no SIGCHLD behind.
-    pub eats_sigchld: bool,
-}
+use crate::tape::{Tapes, ThreadState};
 
 /// A stop at the entry or the exit of a system call, with PTRACE_O_TRACESYSGOOD.
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;

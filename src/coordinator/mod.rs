@@ -42,6 +42,7 @@ use crate::certify::CertifiedTapes;
 use crate::sys;
 use crate::sys::process::Birth;
 use crate::sys::region::{Place, Shared};
+use crate::tape::ThreadState;
 use channel::{Channel, Order, Reply};
 use seam::Step;
 
@@ -146,7 +147,7 @@ pub struct Run<'a> {
     /// The tapes, which have a certificate.
     pub tapes: &'a CertifiedTapes,
     /// What ptrace sets in each living task, in the order of the tapes.
-    pub threads: &'a [commit::ThreadState],
+    pub threads: &'a [ThreadState],
     /// The root becomes a child of our own parent (`--restore-sibling`).
     pub sibling: bool,
     /// Tasks stay stopped (`--leave-stopped`).

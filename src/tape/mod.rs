@@ -8,10 +8,12 @@ pub mod abi;
 pub mod assemble;
 pub mod disasm;
 pub mod lift;
+mod thread;
 
 use std::collections::BTreeSet;
 
 use abi::Record;
+pub use thread::ThreadState;
 
 /// Assembled tapes: the whole region, ready to be copied into a memfd and played.
 #[derive(Debug, Clone, PartialEq, Eq)]
