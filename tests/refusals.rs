@@ -178,6 +178,15 @@ fn privileges_that_are_lacking() {
 }
 
 #[test]
+fn buffers_that_cannot_be_sized() {
+    let Some(mut tree) = Dumped::program("in_flight", &[]) else { return };
+    let under = "setpriv --bounding-set -net_admin --";
+    let said: [&[&str]; 1] = [&["CAP_NET_ADMIN", "buffers of sockets", "files.img entry "]];
+    check_refused_under(&mut tree, under, 7, "lacking", &said);
+    check_mended(&mut tree);
+}
+
+#[test]
 fn filters_that_cannot_be_suspended() {
     let Some(mut tree) = Dumped::program("seccomp", &[]) else { return };
     let under = "setpriv --bounding-set -sys_admin --";

@@ -4,6 +4,7 @@
 use super::Resolver;
 use super::problem::ProblemKind;
 use crate::host::{Holder, Probe, Whose};
+use crate::image::{Ofd, OfdKind};
 
 /// linux/capability.h
 pub(super) const CAP_SYS_RESOURCE: u32 = 24;
@@ -12,11 +13,14 @@ pub(super) const CAP_AUDIT_CONTROL: u32 = 30;
 /// linux/capability.h
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
 /// linux/capability.h
+const CAP_NET_ADMIN: u32 = 12;
+/// linux/capability.h
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
 pub(super) fn find_problems(resolver: &mut Resolver<'_>) {
     taken_pids(resolver);
     privileges(resolver);
+    socket_buffers(resolver);
     namespaces(resolver);
     unread_images(resolver);
     let model = resolver.model;
@@ -92,6 +96,20 @@ fn privileges(resolver: &mut Resolver<'_>) {
             resolver.problems.add(ProblemKind::Lacking, None, None, format!("{what} is missing: {errno}"));
         }
     }
+}
+
+/// The buffers of sockets get the sizes they had, which may be beyond the host's maximum: SO_SNDBUFFORCE asks for
+/// a capability in the first user namespace (`capable()` in net/core/sock.c).
+fn socket_buffers(resolver: &mut Resolver<'_>) {
+    let model = resolver.model;
+    let own = &resolver.facts.own;
+    let is_socket = |ofd: &&Ofd| matches!(ofd.kind, OfdKind::Unix(_) | OfdKind::Inet(_));
+    let Some(socket) = model.ofds.iter().find(is_socket) else { return };
+    if own.caps.has_effective(CAP_NET_ADMIN) && own.is_in_first_user_ns != Some(false) {
+        return;
+    }
+    let text = "CAP_NET_ADMIN in the first user namespace is missing: the buffers of sockets cannot be sized";
+    resolver.problems.add(ProblemKind::Lacking, None, Some(socket.origin), text);
 }
 
 /// Tasks must live in the namespaces in which CRIU itself lived; time is [`super::clocks`]'s.
