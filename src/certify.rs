@@ -29,20 +29,24 @@ mod vdso;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 
 pub use attributes::Inherited;
-pub use check::certify;
-pub use expect::expected;
+pub use check::{certify, check};
+pub use commit::ExpectedThread;
+pub(crate) use expect::now_ns;
+pub use expect::{Deadline, Demands, DumpedClocks, expected};
 
 use crate::host::{HostFacts, Vdso};
+use crate::image::NsPid;
 use crate::image::vdso::Dumped;
-use crate::image::{Model, NsPid};
 use crate::tape::{Tapes, ThreadState};
 
 /// A session and a group of the images that are to be those of the invoker (`--shell-job`): what
 /// the images call it, and what it is to be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cradle {
     /// Session: old and new.
     pub sid: Option<(u32, u32)>,
@@ -121,16 +125,15 @@ impl std::ops::Deref for CertifiedTapes {
     }
 }
 
-/// As [`certify`], and keeps the tapes as certified ones.
+/// As [`check`], and keeps the tapes as certified ones.
 ///
 /// # Errors
-/// The first step at which tapes and images part.
+/// The first step at which tapes and demands part.
 pub fn certify_tapes(
-    model: &Model,
+    demands: &Demands,
     tapes: Tapes,
-    ground: &Ground,
-    commit: Option<&[ThreadState]>,
+    threads: Option<&[ThreadState]>,
 ) -> Result<(CertifiedTapes, Certificate), Counterexample> {
-    let certificate = certify(model, &tapes, ground, commit)?;
+    let certificate = check(demands, &tapes, threads)?;
     Ok((CertifiedTapes { tapes, fault: None }, certificate))
 }

@@ -14,7 +14,7 @@ use regrow_graph::order::{self, Plan, PlanError};
 use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
-use crate::certify::{self, CertifiedTapes};
+use crate::certify::{self, CertifiedTapes, Demands, Ground};
 use crate::host::{self, HostFacts};
 use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
@@ -37,6 +37,10 @@ pub struct Prepared {
     pub plan: Plan,
     /// What runs.
     pub tapes: CertifiedTapes,
+    /// What is true before it runs.
+    pub ground: Ground,
+    /// What it is judged by.
+    pub demands: Demands,
     /// That it runs right.
     pub certificate: Certificate,
     /// What ptrace sets in the end, in the order of the tapes' living tasks.
@@ -161,10 +165,14 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
     let cradle = cradle_of(&model, resolved.cradle);
-    let ground = certify::Ground { vdsos: payloads.vdsos, ..certify::Ground::of(&facts, cradle) };
+    let ground = Ground { vdsos: payloads.vdsos, ..Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
-    let certified = timed(&mut timings.certify, || certify::certify_tapes(&model, tapes, &ground, commit));
-    let (tapes, certificate) = match certified {
+    let certified = timed(&mut timings.certify, || {
+        let demands = Demands::of(&model, &ground)?;
+        let (tapes, certificate) = certify::certify_tapes(&demands, tapes, commit)?;
+        Ok((demands, tapes, certificate))
+    });
+    let (demands, tapes, certificate) = match certified {
         Ok(certified) => certified,
         // What is lacking here cannot come out as the images say; that is said already.
         Err(_) if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) => {
@@ -172,7 +180,9 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
         }
         Err(error) => return Err(PrepareError::Refuted(Box::new(error))),
     };
-    Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
+    let prepared =
+        Prepared { model, facts, resolved, plan, tapes, ground, demands, certificate, threads, timings };
+    Ok((Some(prepared), problems))
 }
 
 /// Whether something of the images is in no plan.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use regrow_graph::verify::{Certificate, Counterexample, Expected, Facts, InodeKind, Wrong, verify};
 
-use super::{Ground, commit, expected};
+use super::{Demands, DumpedClocks, Ground, commit};
 use crate::image::Model;
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
@@ -21,6 +21,19 @@ pub fn certify(
     model: &Model,
     tapes: &Tapes,
     ground: &Ground,
+    threads: Option<&[ThreadState]>,
+) -> Result<Certificate, Counterexample> {
+    check(&Demands::of(model, ground)?, tapes, threads)
+}
+
+/// Checks that `tapes` do what is demanded, and that the commit then sets what is; `None`: there is to be
+/// no commit. Neither the images nor the host are looked at.
+///
+/// # Errors
+/// The first step at which they part.
+pub fn check(
+    demands: &Demands,
+    tapes: &Tapes,
     threads: Option<&[ThreadState]>,
 ) -> Result<Certificate, Counterexample> {
     let lifted = lift(tapes).map_err(|LiftError { pid, record, what }| Counterexample {
@@ -44,14 +57,10 @@ pub fn certify(
         let wrong = Wrong::NotUnderstood { what: what.to_owned() };
         return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
     }
-    check_clocks(model, tapes, &ground.facts, lifted.root.pid)?;
-    let mut ground = ground.clone();
-    if let Some([monotonic, boottime]) = tapes.clocks_ns {
-        ground.facts.clocks_ns = [ground.facts.clocks_ns[0], Some(monotonic), Some(boottime)];
-    }
-    let expected = expected(model, &ground)?;
+    check_clocks(&demands.clocks, tapes, &demands.expected.facts, lifted.root.pid)?;
+    let expected = demands.expected_now(tapes.clocks_ns);
     if let Some(threads) = threads {
-        commit::check(model, threads)?;
+        commit::check(&demands.threads, threads)?;
     }
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
@@ -128,15 +137,18 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
 
 /// Whether the clocks never run backwards: in a time namespace they go on from the dump, and without one
 /// the host's are further on. A tree that had a time namespace has one again.
-fn check_clocks(model: &Model, tapes: &Tapes, facts: &Facts, root: u32) -> Result<(), Counterexample> {
-    let nanoseconds =
-        |(seconds, rest): (u64, u64)| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    let dumped = model.clocks_of_tree().map(|clocks| [clocks.monotonic, clocks.boottime].map(nanoseconds));
+fn check_clocks(
+    clocks: &DumpedClocks,
+    tapes: &Tapes,
+    facts: &Facts,
+    root: u32,
+) -> Result<(), Counterexample> {
+    let dumped = clocks.dumped_ns;
     let host = [facts.clocks_ns[1], facts.clocks_ns[2]];
     let is_right = match (tapes.clocks_ns, dumped) {
         (Some(is), Some(dumped)) => is == dumped,
         (Some(_), None) => false,
-        (None, _) if model.is_in_own_time_ns() => false,
+        (None, _) if clocks.are_own => false,
         (None, Some(dumped)) => host.iter().zip(dumped).all(|(now, then)| now.is_none_or(|now| now >= then)),
         (None, None) => true,
     };

@@ -2,6 +2,7 @@
 
 mod socket;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 
@@ -11,7 +12,9 @@ use regrow_graph::verify::{
     ExpectedPacket, ExpectedPipe, ExpectedSeccomp, ExpectedTask, Facts, InodeId, InodeKind, Interest, Life,
     OfdSpec, Owner, Slot, TimerSpec, Wrong,
 };
+use serde::{Deserialize, Serialize};
 
+use super::commit::{self, ExpectedThread};
 use super::{Ground, attributes, vdso};
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, TaskState, Timerfd, UnixSocket, open_blob,
@@ -21,7 +24,102 @@ use socket::{inet_socket, socket, unix_path};
 /// The bit of O_TMPFILE that is not O_DIRECTORY.
 const O_TMPFILE_BIT: u32 = 0o20_000_000;
 
-/// What the images say, for the checker.
+/// All that tapes and commit are judged by: made once from the model, on a ground. From then on neither the
+/// images nor what made the plan is needed to certify it, now or from a stored plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demands {
+    /// For the checker. Absolute deadlines are counted from the restore here.
+    pub expected: Expected,
+    /// Which timers of `expected` have such a deadline.
+    pub deadlines: Vec<Deadline>,
+    /// What the images say of the clocks.
+    pub clocks: DumpedClocks,
+    /// What the commit must set.
+    pub threads: Vec<ExpectedThread>,
+}
+
+/// A timerfd whose deadline is a time of its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// The description.
+    pub ofd: OfdId,
+    /// `CLOCK_*`.
+    pub clock: u32,
+}
+
+/// CLOCK_MONOTONIC and CLOCK_BOOTTIME of the tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpedClocks {
+    /// It had a time namespace of its own.
+    pub are_own: bool,
+    /// What they were at the dump, in nanoseconds; `None`: the images do not say.
+    pub dumped_ns: Option<[u64; 2]>,
+}
+
+impl Demands {
+    /// From the images.
+    ///
+    /// # Errors
+    /// What a pipe or a socket holds cannot be read, or the images contradict themselves.
+    pub fn of(model: &Model, ground: &Ground) -> Result<Demands, Counterexample> {
+        let expected = expected(model, ground)?;
+        let nanoseconds =
+            |(seconds, rest): (u64, u64)| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        let is_absolute = |(index, ofd): (usize, &Ofd)| match &ofd.kind {
+            OfdKind::Timerfd(timer) if timer.settime_flags & libc::TFD_TIMER_ABSTIME as u32 != 0 => {
+                Some(Deadline { ofd: OfdId::new(index), clock: timer.clock_id })
+            }
+            _ => None,
+        };
+        Ok(Demands {
+            expected,
+            deadlines: model.ofds.iter().enumerate().filter_map(is_absolute).collect(),
+            clocks: DumpedClocks {
+                are_own: model.is_in_own_time_ns(),
+                dumped_ns: model
+                    .clocks_of_tree()
+                    .map(|clocks| [clocks.monotonic, clocks.boottime].map(nanoseconds)),
+            },
+            threads: commit::expected(model),
+        })
+    }
+
+    /// What is expected of tapes that are played now; `clocks_ns`: CLOCK_MONOTONIC and CLOCK_BOOTTIME of the
+    /// tree, where they are not the host's.
+    pub(super) fn expected_now(&self, clocks_ns: Option<[u64; 2]>) -> Cow<'_, Expected> {
+        if self.deadlines.is_empty() {
+            return Cow::Borrowed(&self.expected);
+        }
+        let mut expected = self.expected.clone();
+        for deadline in &self.deadlines {
+            let now_ns = now_ns(deadline.clock, &expected.facts, clocks_ns);
+            let Some(ofd) = expected.ofds.get_mut(deadline.ofd.index()) else { continue };
+            let OfdSpec::Timerfd { timer, .. } = &mut ofd.spec else { continue };
+            match now_ns {
+                _ if timer.value_ns == 0 => {}
+                Some(now_ns) => timer.value_ns = now_ns.saturating_add(timer.value_ns),
+                None => {
+                    let what = "a timerfd of a clock that could not be read";
+                    ofd.spec = OfdSpec::Unmodelled(what.to_owned());
+                }
+            }
+        }
+        Cow::Owned(expected)
+    }
+}
+
+/// What a clock of a timerfd says to the tree (timerfd_create(2)).
+pub(crate) fn now_ns(clock: u32, facts: &Facts, clocks_ns: Option<[u64; 2]>) -> Option<u64> {
+    let own = |at: usize| clocks_ns.map(|clocks| clocks[at]);
+    match clock as i32 {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => facts.clocks_ns[0],
+        libc::CLOCK_MONOTONIC => own(0).or(facts.clocks_ns[1]),
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => own(1).or(facts.clocks_ns[2]),
+        _ => None,
+    }
+}
+
+/// What the images say, for the checker. Absolute deadlines of timers are counted from the restore.
 ///
 /// # Errors
 /// What a pipe or a socket holds cannot be read.
@@ -117,7 +215,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             _ => None,
         })
         .collect();
-    let context = Context { model, index_of: &index_of, tasks: &tasks, sockets: &sockets, facts };
+    let context = Context { model, index_of: &index_of, tasks: &tasks, sockets: &sockets };
     let ofds = model
         .ofds
         .iter()
@@ -299,7 +397,6 @@ struct Context<'a> {
     index_of: &'a BTreeMap<u32, OfdId>,
     tasks: &'a [ExpectedTask],
     sockets: &'a BTreeMap<u32, (OfdId, &'a UnixSocket)>,
-    facts: Facts,
 }
 
 impl Context<'_> {
@@ -346,7 +443,7 @@ impl Context<'_> {
                 (format!("file {id:#x} (epoll)"), spec, epoll.flags, epoll.fown)
             }
             OfdKind::Timerfd(timerfd) => {
-                let spec = timer(timerfd, &self.facts);
+                let spec = timer(timerfd);
                 (format!("file {id:#x} (timerfd)"), spec, timerfd.flags, timerfd.fown)
             }
             OfdKind::Signalfd(signalfd) => {
@@ -447,31 +544,16 @@ impl Context<'_> {
     }
 }
 
-/// How a timer must be set: absolute deadlines by the clock at the restore, and one period from then
-/// where the last has expired.
-fn timer(timerfd: &Timerfd, facts: &Facts) -> OfdSpec {
-    let clock = timerfd.clock_id;
+/// How a timer must be set, and one period from then where the last has expired.
+fn timer(timerfd: &Timerfd) -> OfdSpec {
     let expired = timerfd.value_ns == 0 && timerfd.ticks > 0;
-    let left_ns = if expired { timerfd.interval_ns } else { timerfd.value_ns };
-    let is_absolute = timerfd.settime_flags & libc::TFD_TIMER_ABSTIME as u32 != 0;
-    let now_ns = match clock as i32 {
-        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => facts.clocks_ns[0],
-        libc::CLOCK_MONOTONIC => facts.clocks_ns[1],
-        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => facts.clocks_ns[2],
-        _ => None,
-    };
-    let value_ns = match (is_absolute && left_ns > 0, now_ns) {
-        (false, _) => left_ns,
-        (true, Some(now_ns)) => now_ns.saturating_add(left_ns),
-        (true, None) => return OfdSpec::Unmodelled("a timerfd of a clock that could not be read".to_owned()),
-    };
     let timer = TimerSpec {
         flags: timerfd.settime_flags,
-        value_ns,
+        value_ns: if expired { timerfd.interval_ns } else { timerfd.value_ns },
         interval_ns: timerfd.interval_ns,
         ticks: timerfd.ticks,
     };
-    OfdSpec::Timerfd { clock, timer }
+    OfdSpec::Timerfd { clock: timerfd.clock_id, timer }
 }
 
 fn path(file: &RegFile) -> OfdSpec {

@@ -16,6 +16,7 @@ use regrow_graph::verify::{
 
 use super::*;
 use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, Probe, SpecialMapping, Vdso};
+use crate::image::Model;
 use crate::image::{
     Creds, Image, KobjIds, NsPid, Ofd, OfdKind, Origin, PosixTimer, RLimit, RegFile, Rseq, Sched, SigAction,
     SigAltStack, VmaKind, open_blob, read_model,

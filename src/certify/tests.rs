@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::image::Model;
 use crate::image::{Blob, OfdKind, TaskState, open_blob, read_model};
 use crate::runner;
 use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, Record};
