@@ -35,6 +35,7 @@ pub mod pipeline;
 pub mod report;
 pub mod resolve;
 pub mod runner;
+pub mod store;
 pub mod synth;
 pub mod sys;
 pub mod tape;

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use regrow_graph::graph::OpKind;
 use regrow_graph::ids::OpId;
 use regrow_graph::order::{self, Plan, PlanError};
 use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
-use crate::certify::{self, CertifiedTapes};
-use crate::host::{self, HostFacts};
+use crate::certify::{self, CertifiedTapes, Demands, Ground};
+use crate::host::{self, HostFacts, Vdso, XsaveLayout};
 use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
+use crate::resolve::recipe::StepKind;
 use crate::resolve::{self, Options, Payloads, Resolved};
 use crate::tape::ThreadState;
 use crate::tape::assemble::TooLarge;
@@ -37,6 +39,10 @@ pub struct Prepared {
     pub plan: Plan,
     /// What runs.
     pub tapes: CertifiedTapes,
+    /// What is true before it runs.
+    pub ground: Ground,
+    /// What it is judged by.
+    pub demands: Demands,
     /// That it runs right.
     pub certificate: Certificate,
     /// What ptrace sets in the end, in the order of the tapes' living tasks.
@@ -140,10 +146,10 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     let model = timed(&mut timings.read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
     let facts = timed(&mut timings.facts, || host::gather(&model, None));
-    payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, &facts))?);
+    payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, facts.vdso.as_ref()))?);
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
-    let threads = timed(&mut timings.lower, || thread_states(&model, &facts, &mut problems));
+    let threads = timed(&mut timings.lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));
     let Some(resolved) = resolution.resolved else { return Ok((None, problems)) };
     let plan = match timed(&mut timings.plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
         Ok(plan) => plan,
@@ -161,10 +167,14 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
     }
     let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
     let cradle = cradle_of(&model, resolved.cradle);
-    let ground = certify::Ground { vdsos: payloads.vdsos, ..certify::Ground::of(&facts, cradle) };
+    let ground = Ground { vdsos: payloads.vdsos, ..Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
-    let certified = timed(&mut timings.certify, || certify::certify_tapes(&model, tapes, &ground, commit));
-    let (tapes, certificate) = match certified {
+    let certified = timed(&mut timings.certify, || {
+        let demands = Demands::of(&model, &ground)?;
+        let (tapes, certificate) = certify::certify_tapes(&demands, tapes, commit)?;
+        Ok((demands, tapes, certificate))
+    });
+    let (demands, tapes, certificate) = match certified {
         Ok(certified) => certified,
         // What is lacking here cannot come out as the images say; that is said already.
         Err(_) if problems.iter().any(|problem| problem.kind == ProblemKind::Lacking) => {
@@ -172,7 +182,9 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
         }
         Err(error) => return Err(PrepareError::Refuted(Box::new(error))),
     };
-    Ok((Some(Prepared { model, facts, resolved, plan, tapes, certificate, threads, timings }), problems))
+    let prepared =
+        Prepared { model, facts, resolved, plan, tapes, ground, demands, certificate, threads, timings };
+    Ok((Some(prepared), problems))
 }
 
 /// Whether something of the images is in no plan.
@@ -209,8 +221,11 @@ fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
 
 /// The vDSOs that are not the running kernel's, with who was stopped in them. (One of the running
 /// kernel costs this comparison and nothing else.)
-fn read_vdsos(model: &Model, facts: &HostFacts) -> Result<BTreeMap<NsPid, Dumped>, ImageError> {
-    let Some(running) = facts.vdso.as_ref() else { return Ok(BTreeMap::new()) };
+pub(crate) fn read_vdsos(
+    model: &Model,
+    running: Option<&Vdso>,
+) -> Result<BTreeMap<NsPid, Dumped>, ImageError> {
+    let Some(running) = running else { return Ok(BTreeMap::new()) };
     let found: Vec<Option<(NsPid, Dumped)>> = model
         .tasks
         .par_iter()
@@ -229,7 +244,11 @@ fn read_vdsos(model: &Model, facts: &HostFacts) -> Result<BTreeMap<NsPid, Dumped
 }
 
 /// What ptrace sets in each living task, in the order of the tasks.
-fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) -> Vec<ThreadState> {
+pub(crate) fn thread_states(
+    model: &Model,
+    layout: Option<&XsaveLayout>,
+    problems: &mut Vec<Problem>,
+) -> Vec<ThreadState> {
     let mut states = Vec::new();
     let parents_of_stopped: BTreeSet<_> = model
         .tasks
@@ -239,7 +258,7 @@ fn thread_states(model: &Model, facts: &HostFacts, problems: &mut Vec<Problem>) 
         .collect();
     for task in &model.tasks {
         for thread in task.alive().iter().flat_map(|alive| &alive.threads) {
-            let xstate = match &facts.xsave {
+            let xstate = match layout {
                 Some(layout) => registers::xstate(thread.fpu.as_deref(), layout),
                 None => Ok(Vec::new()),
             };
@@ -311,6 +330,17 @@ fn plan_problems(error: &PlanError, resolved: &Resolved) -> Vec<Problem> {
 }
 
 impl Prepared {
+    /// The step that an operation is, if it is one.
+    pub(crate) fn step(&self, op: u32) -> Option<&StepKind> {
+        if op as usize >= self.plan.graph.len() {
+            return None;
+        }
+        match &self.plan.graph.op(OpId(op)).kind {
+            OpKind::Step { step, .. } => Some(&self.resolved.recipes.steps.get(step.index())?.kind),
+            _ => None,
+        }
+    }
+
     /// What an operation is done for and the image entry it comes from, in words.
     pub fn purpose(&self, op: u32) -> String {
         if op as usize >= self.plan.graph.len() {

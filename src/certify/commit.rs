@@ -4,60 +4,96 @@
 use std::collections::BTreeSet;
 
 use regrow_graph::verify::{Counterexample, Wrong};
+use serde::{Deserialize, Serialize};
 
 use crate::image::{Model, Regs, TaskState};
 use crate::tape::ThreadState;
 
-/// # Errors
-/// The first thread that would not go on as the images say.
-pub(super) fn check(model: &Model, states: &[ThreadState]) -> Result<(), Counterexample> {
+/// What the commit must set in a thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedThread {
+    /// Its task.
+    pub task: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Whether it is its task's first.
+    pub is_leader: bool,
+    /// Blocked signals.
+    pub blocked: u64,
+    /// General registers, in the order of `struct user_regs_struct`.
+    pub registers: [u64; 27],
+    /// Of a leader: the signal that stops its task again.
+    pub stop_signal: Option<i32>,
+    /// Of a leader: whether a SIGCHLD of a child that stops is taken back.
+    pub eats_sigchld: bool,
+}
+
+/// What the images say of each thread, in the order of the tasks.
+pub(super) fn expected(model: &Model) -> Vec<ExpectedThread> {
     let parents_of_stopped: BTreeSet<_> = model
         .tasks
         .iter()
         .filter(|task| matches!(task.state, TaskState::Stopped(_)))
         .map(|task| task.ppid)
         .collect();
-    let mut states = states.iter();
+    let mut all = Vec::new();
     for task in &model.tasks {
         let Some(alive) = task.alive() else { continue };
+        let has_sigchld =
+            alive.pending_shared.iter().any(|info| info.first() == Some(&(libc::SIGCHLD as u8)));
         for thread in &alive.threads {
-            let pid = task.pid.0;
-            let wrong = |what: &'static str, is: String, wanted: String| Counterexample {
-                task: pid,
-                record: None,
-                wrong: Wrong::CommitSets { tid: thread.tid.0, what, is, wanted },
-            };
-            let Some(state) = states.next().filter(|state| state.tid == thread.tid.0) else {
-                let none = "nothing".to_owned();
-                return Err(wrong("registers", none, "that it goes on".to_owned()));
-            };
             let is_leader = thread.tid == task.pid;
-            if state.is_leader != is_leader {
-                return Err(wrong("place in its task", state.is_leader.to_string(), is_leader.to_string()));
-            }
-            if state.blocked != thread.blocked {
-                let [is, wanted] = [state.blocked, thread.blocked].map(|mask| format!("{mask:#x}"));
-                return Err(wrong("blocked signals", is, wanted));
-            }
-            if let Some((name, is, wanted)) = different_register(&state.registers, &thread.regs) {
-                return Err(wrong(name, format!("{is:#x}"), format!("{wanted:#x}")));
-            }
             let is_stopped = matches!(task.state, TaskState::Stopped(_)) && is_leader;
-            let signal = is_stopped.then(|| alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32));
-            if state.stop_signal != signal {
-                let [is, wanted] = [state.stop_signal, signal].map(|signal| format!("{signal:?}"));
-                return Err(wrong("stop signal", is, wanted));
-            }
-            let has_sigchld =
-                alive.pending_shared.iter().any(|info| info.first() == Some(&(libc::SIGCHLD as u8)));
-            let eats = is_leader && parents_of_stopped.contains(&task.pid) && !has_sigchld;
-            if state.eats_sigchld != eats {
-                return Err(wrong(
-                    "taking back of SIGCHLD",
-                    state.eats_sigchld.to_string(),
-                    eats.to_string(),
-                ));
-            }
+            all.push(ExpectedThread {
+                task: task.pid.0,
+                tid: thread.tid.0,
+                is_leader,
+                blocked: thread.blocked,
+                registers: of_images(&thread.regs),
+                stop_signal: is_stopped
+                    .then(|| alive.stop_signo.map_or(libc::SIGSTOP, |signal| signal as i32)),
+                eats_sigchld: is_leader && parents_of_stopped.contains(&task.pid) && !has_sigchld,
+            });
+        }
+    }
+    all
+}
+
+/// # Errors
+/// The first thread that would not go on as the images say.
+pub(super) fn check(wanted: &[ExpectedThread], states: &[ThreadState]) -> Result<(), Counterexample> {
+    let mut states = states.iter();
+    for thread in wanted {
+        let wrong = |what: &'static str, is: String, wanted: String| Counterexample {
+            task: thread.task,
+            record: None,
+            wrong: Wrong::CommitSets { tid: thread.tid, what, is, wanted },
+        };
+        let Some(state) = states.next().filter(|state| state.tid == thread.tid) else {
+            let none = "nothing".to_owned();
+            return Err(wrong("registers", none, "that it goes on".to_owned()));
+        };
+        if state.is_leader != thread.is_leader {
+            let [is, wanted] = [state.is_leader, thread.is_leader].map(|is_leader| is_leader.to_string());
+            return Err(wrong("place in its task", is, wanted));
+        }
+        if state.blocked != thread.blocked {
+            let [is, wanted] = [state.blocked, thread.blocked].map(|mask| format!("{mask:#x}"));
+            return Err(wrong("blocked signals", is, wanted));
+        }
+        let is = of_commit(&state.registers);
+        let differs = (0..is.len()).find(|at| is[*at] != thread.registers[*at]);
+        if let Some(at) = differs {
+            let [is, wanted] = [is[at], thread.registers[at]].map(|value| format!("{value:#x}"));
+            return Err(wrong(REGISTERS[at], is, wanted));
+        }
+        if state.stop_signal != thread.stop_signal {
+            let [is, wanted] = [state.stop_signal, thread.stop_signal].map(|signal| format!("{signal:?}"));
+            return Err(wrong("stop signal", is, wanted));
+        }
+        if state.eats_sigchld != thread.eats_sigchld {
+            let [is, wanted] = [state.eats_sigchld, thread.eats_sigchld].map(|eats| eats.to_string());
+            return Err(wrong("taking back of SIGCHLD", is, wanted));
         }
     }
     match states.next() {
@@ -75,37 +111,74 @@ pub(super) fn check(model: &Model, states: &[ThreadState]) -> Result<(), Counter
     }
 }
 
-/// The first register that is not the images'. The images have a system call that was interrupted
-/// wound back already, so the kernel must not do it a second time (ptrace(2): `orig_rax` -1).
-fn different_register(is: &libc::user_regs_struct, wanted: &Regs) -> Option<(&'static str, u64, u64)> {
-    let pairs = [
-        ("r15", is.r15, wanted.r15),
-        ("r14", is.r14, wanted.r14),
-        ("r13", is.r13, wanted.r13),
-        ("r12", is.r12, wanted.r12),
-        ("rbp", is.rbp, wanted.bp),
-        ("rbx", is.rbx, wanted.bx),
-        ("r11", is.r11, wanted.r11),
-        ("r10", is.r10, wanted.r10),
-        ("r9", is.r9, wanted.r9),
-        ("r8", is.r8, wanted.r8),
-        ("rax", is.rax, wanted.ax),
-        ("rcx", is.rcx, wanted.cx),
-        ("rdx", is.rdx, wanted.dx),
-        ("rsi", is.rsi, wanted.si),
-        ("rdi", is.rdi, wanted.di),
-        ("orig_rax", is.orig_rax, u64::MAX),
-        ("rip", is.rip, wanted.ip),
-        ("cs", is.cs, wanted.cs),
-        ("eflags", is.eflags, wanted.flags),
-        ("rsp", is.rsp, wanted.sp),
-        ("ss", is.ss, wanted.ss),
-        ("fs_base", is.fs_base, wanted.fs_base),
-        ("gs_base", is.gs_base, wanted.gs_base),
-        ("ds", is.ds, wanted.ds),
-        ("es", is.es, wanted.es),
-        ("fs", is.fs, wanted.fs),
-        ("gs", is.gs, wanted.gs),
-    ];
-    pairs.into_iter().find(|(_, is, wanted)| is != wanted)
+/// The names of the registers, in the order of `struct user_regs_struct` (sys/user.h).
+const REGISTERS: [&str; 27] = [
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
+    "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+];
+
+fn of_commit(is: &libc::user_regs_struct) -> [u64; 27] {
+    [
+        is.r15,
+        is.r14,
+        is.r13,
+        is.r12,
+        is.rbp,
+        is.rbx,
+        is.r11,
+        is.r10,
+        is.r9,
+        is.r8,
+        is.rax,
+        is.rcx,
+        is.rdx,
+        is.rsi,
+        is.rdi,
+        is.orig_rax,
+        is.rip,
+        is.cs,
+        is.eflags,
+        is.rsp,
+        is.ss,
+        is.fs_base,
+        is.gs_base,
+        is.ds,
+        is.es,
+        is.fs,
+        is.gs,
+    ]
+}
+
+/// The images have a system call that was interrupted wound back already, so the kernel must not do it a
+/// second time (ptrace(2): `orig_rax` -1).
+fn of_images(wanted: &Regs) -> [u64; 27] {
+    [
+        wanted.r15,
+        wanted.r14,
+        wanted.r13,
+        wanted.r12,
+        wanted.bp,
+        wanted.bx,
+        wanted.r11,
+        wanted.r10,
+        wanted.r9,
+        wanted.r8,
+        wanted.ax,
+        wanted.cx,
+        wanted.dx,
+        wanted.si,
+        wanted.di,
+        u64::MAX,
+        wanted.ip,
+        wanted.cs,
+        wanted.flags,
+        wanted.sp,
+        wanted.ss,
+        wanted.fs_base,
+        wanted.gs_base,
+        wanted.ds,
+        wanted.es,
+        wanted.fs,
+        wanted.gs,
+    ]
 }

@@ -10,18 +10,21 @@ use std::path::Path;
 use regrow_graph::order;
 use regrow_graph::verify::attribute::{Limit, TABLE};
 use regrow_graph::verify::{
-    Attribute, AttributeKind as Kind, Change, Effect, LiftedTree, MemoryEffect, PrivilegeEffect, Value,
+    Attribute, AttributeKind as Kind, Change, Effect, Expected, LiftedTree, MemoryEffect, PrivilegeEffect,
+    Value, verify,
 };
 
 use super::*;
 use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, Probe, SpecialMapping, Vdso};
+use crate::image::Model;
 use crate::image::{
-    Creds, KobjIds, NsPid, Ofd, Origin, PosixTimer, RLimit, Rseq, Sched, SigAction, SigAltStack, VmaKind,
-    read_model,
+    Creds, Image, KobjIds, NsPid, Ofd, OfdKind, Origin, PosixTimer, RLimit, RegFile, Rseq, Sched, SigAction,
+    SigAltStack, VmaKind, open_blob, read_model,
 };
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::{self, Options, Payloads};
+use crate::tape::lift::lift;
 
 const CHILD: u32 = 4713;
 const THREAD: u32 = 4714;

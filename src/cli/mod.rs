@@ -7,6 +7,7 @@ mod log;
 mod plan;
 mod restore;
 mod tape;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Plan(plan::Plan),
     /// Print the system calls that a restore would make, one tape a task
     Tape(tape::Tape),
+    /// Check a stored plan: print its certificate, or the step at which it goes wrong
+    Verify(verify::Verify),
     /// Restore a process tree
     Restore(restore::Restore),
     /// Make up a tree, restore it in namespaces of its own, and verify it
@@ -46,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Plan(plan) => plan.run(),
         Command::Tape(tape) => tape.run(),
+        Command::Verify(verify) => verify.run(),
         Command::Restore(restore) => return restore.run(),
         Command::Demo(demo) => demo.run(),
     };
@@ -68,7 +72,7 @@ fn report_error(error: &anyhow::Error) {
 pub(crate) mod exit {
     /// Anything that has no code of its own.
     pub(crate) const FAILED: u8 = 1;
-    /// The images are damaged.
+    /// The images, or a stored plan, are damaged.
     pub(crate) const BAD_IMAGES: u8 = 3;
     /// A pid is taken.
     pub(crate) const PID_TAKEN: u8 = 4;
@@ -80,6 +84,8 @@ pub(crate) mod exit {
     pub(crate) const LACKING: u8 = 7;
     /// The plan was refuted.
     pub(crate) const DEFECT: u8 = 8;
+    /// A stored plan is not of these images or this host.
+    pub(crate) const STALE_PLAN: u8 = 9;
 }
 
 /// The code of the gravest kind: what cannot be put right by the caller comes first.
@@ -88,8 +94,10 @@ fn code_of(problems: &[Problem]) -> u8 {
     [
         (ProblemKind::Defect, exit::DEFECT),
         (ProblemKind::BadImages, exit::BAD_IMAGES),
+        (ProblemKind::BadPlan, exit::BAD_IMAGES),
         (ProblemKind::Unsupported, exit::UNSUPPORTED),
         (ProblemKind::Lacking, exit::LACKING),
+        (ProblemKind::StalePlan, exit::STALE_PLAN),
         (ProblemKind::FileChanged, exit::FILE_CHANGED),
         (ProblemKind::PidTaken, exit::PID_TAKEN),
     ]

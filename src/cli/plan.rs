@@ -1,10 +1,15 @@
 //! `regrow plan`: everything but the run.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use regrow::pipeline::{self, PrepareError, Prepared};
 use regrow::report;
+use regrow::resolve::problem::ProblemKind;
+use regrow::store::StoredPlan;
+use regrow::store::identity::Identity;
 
 use super::{Features, Images, print};
 
@@ -19,6 +24,12 @@ pub(crate) struct Plan {
     /// Only the program of this task
     #[arg(long, value_name = "PID")]
     task: Option<u32>,
+    /// Store the plan in this file, for `regrow restore --plan`, and print nothing else but where
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "task", "verbose"])]
+    out: Option<PathBuf>,
+    /// With --out: store what the pages are too, so that content decides whether they are the same
+    #[arg(long, requires = "out")]
+    hash_pages: bool,
     /// Each operation in a line of its own, and resources of one task too
     #[arg(long)]
     verbose: bool,
@@ -38,6 +49,9 @@ enum Format {
 
 impl Plan {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        if let Some(out) = &self.out {
+            return self.store(out);
+        }
         let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &self.features.options()) {
             Ok(outcome) => outcome,
             Err(error) => return super::refuse(&error),
@@ -46,6 +60,38 @@ impl Plan {
             self.show(&prepared)?;
         }
         // A plan for a host on which a pid is taken or a file missing is shown, and is no success.
+        super::refuse(&PrepareError::Problems(problems))
+    }
+
+    /// Stores the plan. That a pid is in use is no reason not to: it is asked again when the tree is restored,
+    /// and a tree may be planned while it still runs.
+    fn store(&self, out: &Path) -> anyhow::Result<ExitCode> {
+        let (dir, options) = (self.images.dir(), self.features.options());
+        let is_image = out.extension().is_some_and(|extension| extension == "img");
+        anyhow::ensure!(!is_image, "{}: that is a name for an image", out.display());
+        let images = Identity::of(&dir, self.hash_pages).with_context(|| dir.display().to_string())?;
+        let (prepared, problems) = match pipeline::try_prepare(&dir, &options) {
+            Ok(outcome) => outcome,
+            Err(error) => return super::refuse(&error),
+        };
+        let is_only_taken = problems.iter().all(|problem| problem.kind == ProblemKind::PidTaken);
+        let Some(prepared) = prepared.filter(|_| is_only_taken) else {
+            return super::refuse(&PrepareError::Problems(problems));
+        };
+        let changed = images.differences(&dir, false);
+        if !changed.is_empty() {
+            // While they were read.
+            return super::refuse(&PrepareError::Problems(changed));
+        }
+        let plan = StoredPlan::of(&prepared, images, &options);
+        plan.write(out).with_context(|| out.display().to_string())?;
+        print(&format!(
+            "{}: a plan for {} tasks from {}\n{}\n",
+            out.display(),
+            plan.about.tasks,
+            plan.about.dir.display(),
+            prepared.certificate
+        ))?;
         super::refuse(&PrepareError::Problems(problems))
     }
 

@@ -6,21 +6,28 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
+use regrow::certify::{Certificate, CertifiedTapes};
 use regrow::coordinator::channel::Channel;
 use regrow::coordinator::launcher::{self, End};
 use regrow::coordinator::seam::{Seam, StepFault};
 use regrow::coordinator::{Run, RunError};
-use regrow::pipeline::{self, PrepareError};
+use regrow::pipeline::{self, Prepared};
 use regrow::resolve::Options;
+use regrow::resolve::problem::Problem;
+use regrow::store;
+use regrow::store::ready::Ready;
 
 use super::{Features, exit, log};
 
 /// Restore a process tree
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
-    /// The image directory
-    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
-    images_dir: PathBuf,
+    /// The image directory; if not given, the one that a stored plan is for, or the present one
+    #[arg(short = 'D', long, value_name = "DIR")]
+    images_dir: Option<PathBuf>,
+    /// Restore by this stored plan (`regrow plan --out`), without reading the images again
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// Where the log and the pidfile go; the image directory if not given
     #[arg(short = 'W', long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
@@ -78,20 +85,31 @@ impl Restore {
     /// Splits into launcher and coordinator before anything else happens: the launcher must be small
     /// and have one thread.
     pub(crate) fn run(&self) -> ExitCode {
-        let log_file = self.log_file.as_ref().map(|file| self.work_dir().join(file));
+        let about = match self.plan.as_deref().map(store::read_about).transpose() {
+            Ok(about) => about,
+            Err(error) => return give_up(&anyhow::Error::new(error)),
+        };
+        let images_dir = match (&self.images_dir, &about) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(about)) => about.dir.clone(),
+            (None, None) => PathBuf::from("."),
+        };
+        let work_dir = self.work_dir.as_ref().unwrap_or(&images_dir);
+        let pidfile = self.pidfile.as_ref().map(|file| work_dir.join(file));
+        let log_file = self.log_file.as_ref().map(|file| work_dir.join(file));
         if let Err(error) = log::start(log_file.as_deref(), self.log_level()) {
             super::report_error(&anyhow::Error::new(error).context("cannot open the log file"));
             return ExitCode::from(exit::FAILED);
         }
-        if let Some(path) = self.pidfile_path().filter(|path| path.symlink_metadata().is_ok()) {
+        if let Some(path) = pidfile.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
             let error = std::io::Error::from_raw_os_error(libc::EEXIST);
-            return ExitCode::from(fail(&RunError::Pidfile { path, error }));
+            return ExitCode::from(fail(&RunError::Pidfile { path: path.clone(), error }));
         }
         // Before there are two of us: signals from the terminal are for the launcher, which tells the
         // coordinator, and neither dies of one without the other.
         let signals =
             SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty());
-        raise_last_pid(&self.images_dir);
+        raise_last_pid(about.map_or_else(|| highest_pid(&images_dir), |about| Some(about.highest_pid)));
         let (for_launcher, for_coordinator) = match Channel::pair() {
             Ok(pair) => pair,
             Err(error) => return give_up(&error.into()),
@@ -99,18 +117,14 @@ impl Restore {
         match regrow::sys::process::fork() {
             Ok(None) => {
                 drop(for_launcher);
-                ExitCode::from(self.coordinate(&for_coordinator))
+                ExitCode::from(self.coordinate(&images_dir, pidfile, &for_coordinator))
             }
             Ok(Some(coordinator)) => {
                 drop(for_coordinator);
-                self.launch(&for_launcher, coordinator, &signals)
+                self.launch(&for_launcher, coordinator, &signals, pidfile.as_deref())
             }
             Err(error) => give_up(&error.into()),
         }
-    }
-
-    fn work_dir(&self) -> &Path {
-        self.work_dir.as_deref().unwrap_or(&self.images_dir)
     }
 
     /// `-v` counts up, `-vN` and `--verbosity=N` say how much.
@@ -125,12 +139,14 @@ impl Restore {
         level
     }
 
-    fn pidfile_path(&self) -> Option<PathBuf> {
-        self.pidfile.as_ref().map(|file| self.work_dir().join(file))
-    }
-
     /// `signals` is the mask that we were started with.
-    fn launch(&self, channel: &Channel, coordinator: Pid, signals: &SigSet) -> ExitCode {
+    fn launch(
+        &self,
+        channel: &Channel,
+        coordinator: Pid,
+        signals: &SigSet,
+        pidfile: Option<&Path>,
+    ) -> ExitCode {
         match launcher::launch(channel, coordinator) {
             End::Committed { .. } => {
                 if !self.restore_detached {
@@ -142,7 +158,7 @@ impl Restore {
             }
             End::Failed(code) => ExitCode::from(u8::try_from(code).unwrap_or(exit::FAILED)),
             End::Killed => {
-                if let Some(path) = self.pidfile_path() {
+                if let Some(path) = pidfile {
                     let _ = std::fs::remove_file(path);
                 }
                 ExitCode::from(fail(&RunError::CoordinatorKilled))
@@ -150,35 +166,56 @@ impl Restore {
         }
     }
 
+    /// Reads and plans, or takes a stored plan.
+    fn prepare(&self, images_dir: &Path) -> Result<Runnable, Vec<Problem>> {
+        let options = Options { restoring: true, ..self.features.options() };
+        match &self.plan {
+            None => match pipeline::prepare(images_dir, &options) {
+                Ok(prepared) => Ok(Runnable::Planned(Box::new(prepared))),
+                Err(error) => Err(error.problems()),
+            },
+            Some(path) => match store::ready::prepare(path, self.images_dir.as_deref(), &options) {
+                Ok(ready) => Ok(Runnable::Stored(Box::new(ready))),
+                Err(error) => Err(error.problems()),
+            },
+        }
+    }
+
     /// The coordinator: prepares, runs, reports. Its exit code becomes that of the whole.
-    fn coordinate(&self, channel: &Channel) -> u8 {
-        let mut prepared = match pipeline::prepare(
-            &self.images_dir,
-            &Options { restoring: true, ..self.features.options() },
-        ) {
-            Ok(prepared) => prepared,
-            Err(error) => return refuse(&error),
+    fn coordinate(&self, images_dir: &Path, pidfile: Option<PathBuf>, channel: &Channel) -> u8 {
+        let mut runnable = match self.prepare(images_dir) {
+            Ok(runnable) => runnable,
+            Err(problems) => return refuse(&problems),
         };
         let step_fault = match self.inject_fault {
             Some(Fault::Step(fault)) => Some(fault),
             Some(Fault::Record { .. }) | None => None,
         };
         if let Some(Fault::Record { pid, record, errno }) = self.inject_fault
-            && !prepared.tapes.inject_fault(pid, record, errno)
+            && !runnable.tapes().inject_fault(pid, record, errno)
         {
             say(&format!("regrow: --inject-fault: task {pid} has no record {record}"));
             return exit::FAILED;
         }
-        tracing::info!(timings = ?prepared.timings, "planned");
-        for line in prepared.certificate.to_string().lines() {
+        let (tapes, threads) = match &runnable {
+            Runnable::Planned(prepared) => {
+                tracing::info!(timings = ?prepared.timings, "planned");
+                (&prepared.tapes, &prepared.threads)
+            }
+            Runnable::Stored(ready) => {
+                tracing::info!(timings = ?ready.timings, "planned before");
+                (&ready.tapes, &ready.threads)
+            }
+        };
+        for line in runnable.certificate().to_string().lines() {
             tracing::info!("{line}");
         }
         let run = Run {
-            tapes: &prepared.tapes,
-            threads: &prepared.threads,
+            tapes,
+            threads,
             sibling: self.restore_sibling,
             leave_stopped: self.leave_stopped,
-            pidfile: self.pidfile_path(),
+            pidfile,
             seam: Seam::new(step_fault),
         };
         match regrow::coordinator::run(&run, channel) {
@@ -187,7 +224,7 @@ impl Restore {
                 0
             }
             Err(RunError::Record(mut failed)) => {
-                failed.purpose = prepared.purpose(failed.op);
+                failed.purpose = runnable.purpose(failed.op);
                 fail(&RunError::Record(failed))
             }
             Err(error) => fail(&error),
@@ -195,9 +232,37 @@ impl Restore {
     }
 }
 
-fn refuse(error: &PrepareError) -> u8 {
-    let problems = error.problems();
-    for problem in &problems {
+/// What can be run.
+enum Runnable {
+    Planned(Box<Prepared>),
+    Stored(Box<Ready>),
+}
+
+impl Runnable {
+    fn tapes(&mut self) -> &mut CertifiedTapes {
+        match self {
+            Runnable::Planned(prepared) => &mut prepared.tapes,
+            Runnable::Stored(ready) => &mut ready.tapes,
+        }
+    }
+
+    fn certificate(&self) -> &Certificate {
+        match self {
+            Runnable::Planned(prepared) => &prepared.certificate,
+            Runnable::Stored(ready) => &ready.certificate,
+        }
+    }
+
+    fn purpose(&self, op: u32) -> String {
+        match self {
+            Runnable::Planned(prepared) => prepared.purpose(op),
+            Runnable::Stored(ready) => ready.purpose(op),
+        }
+    }
+}
+
+fn refuse(problems: &[Problem]) -> u8 {
+    for problem in problems {
         tracing::error!("{problem}");
     }
     say(&problems.iter().map(|problem| format!("regrow: {problem}")).collect::<Vec<_>>().join("\n"));
@@ -224,14 +289,18 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// Lets the kernel number our own processes past all pids that the images need: their names carry
-/// them (`core-PID.img`). What cannot be done here shows as a taken pid later.
-fn raise_last_pid(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    let highest = entries
+/// The highest pid that images need: the names of some carry them (`core-PID.img`).
+fn highest_pid(dir: &Path) -> Option<u32> {
+    std::fs::read_dir(dir)
+        .ok()?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| name.strip_prefix("core-")?.strip_suffix(".img")?.parse::<u32>().ok())
-        .max();
+        .max()
+}
+
+/// Lets the kernel number our own processes past all pids that the images need. What cannot be done here
+/// shows as a taken pid later.
+fn raise_last_pid(highest: Option<u32>) {
     let Some(highest) = highest else { return };
     let path = "/proc/sys/kernel/ns_last_pid";
     let last: Option<u32> = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());

@@ -10,6 +10,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{read_number, read_text};
 use crate::image::vdso::{Function, code_of, first_special, functions};
 use crate::image::{Alive, Vma};
@@ -40,7 +42,7 @@ impl Default for AddressSpace {
 }
 
 /// The mappings that the kernel gives every program for reading the clock.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vdso {
     /// `[vvar]`, `[vvar_vclock]` where the kernel has it, `[vdso]`, in the order of addresses.
     /// `arch_prctl(ARCH_MAP_VDSO_64, address)` puts the first at `address` and the others behind.
@@ -74,7 +76,7 @@ impl Vdso {
 }
 
 /// One of [`Vdso::mappings`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialMapping {
     /// As `/proc/PID/maps` has it, with its brackets.
     pub name: String,

@@ -6,6 +6,8 @@
 //! Example: a CPU with AVX and nothing more gives mask 0b111, 832 bytes, and one component, number
 //! 2 of 256 bytes at offset 576, behind the 512 bytes of FXSAVE and the 64 of the header.
 
+use serde::{Deserialize, Serialize};
+
 use super::raw;
 
 /// CPUID leaf that describes XSAVE.
@@ -19,7 +21,7 @@ const COMPONENTS_END: u32 = 63;
 ///
 /// # Sources
 /// Intel SDM volume 1, 13.2 to 13.4; the kernel's `arch/x86/kernel/fpu/xstate.c`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XsaveLayout {
     /// XCR0: bit N is set if component N is enabled. 0 (x87) and 1 (SSE) always are.
     pub mask: u64,
@@ -32,7 +34,7 @@ pub struct XsaveLayout {
 }
 
 /// One component of [`XsaveLayout`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XsaveComponent {
     /// Its number: its bit in `mask` and in `xstate_bv`.
     pub number: u32,

@@ -24,12 +24,12 @@ mod own;
 mod pids;
 mod raw;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::image::{Model, Ofd, Task};
+use crate::image::{Model, NsPid, Ofd, Task};
 
 pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
 #[cfg(test)]
@@ -102,15 +102,33 @@ pub fn gather_own() -> OwnFacts {
     own::gather()
 }
 
+/// What is asked about this machine by who has no model: a stored plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// Pids and tids that must be free.
+    pub tasks: BTreeSet<NsPid>,
+    /// Paths, and whether a build-id is wanted.
+    pub paths: BTreeMap<String, bool>,
+}
+
+/// Gathers the facts that answer these questions.
+pub fn ask(questions: &Questions) -> HostFacts {
+    gather_named(&pids::Named::tasks(&questions.tasks), &questions.paths, None)
+}
+
 fn gather_about(tasks: &[Task], ofds: &[Ofd], root: Option<&Path>) -> HostFacts {
+    gather_named(&pids::named_by(tasks), &files::named_by(ofds), root)
+}
+
+fn gather_named(pids: &pids::Named, paths: &BTreeMap<String, bool>, root: Option<&Path>) -> HostFacts {
     let own = own::gather();
     let maps = address_space::read_own_maps();
     let vdso = address_space::find_vdso(&maps);
     HostFacts {
         kernel: kernel::gather(&own.caps, vdso.is_some()),
-        pids: pids::gather(&pids::named_by(tasks)),
+        pids: pids::gather(pids),
         own,
-        files: files::gather(&files::named_by(ofds), root),
+        files: files::gather(paths, root),
         clocks_ns: clocks(),
         xsave: cpu::gather(),
         vdso,

@@ -87,6 +87,13 @@ pub(super) struct Named {
     spare: usize,
 }
 
+impl Named {
+    /// Only these, of tasks and threads.
+    pub(super) fn tasks(tasks: &BTreeSet<NsPid>) -> Named {
+        Named { tasks: tasks.clone(), ..Named::default() }
+    }
+}
+
 pub(super) fn named_by(all: &[Task]) -> Named {
     let threads =
         |task: &Task| task.alive().map_or(Vec::new(), |alive| alive.threads.iter().map(|t| t.tid).collect());

@@ -148,7 +148,7 @@ impl Lowering<'_> {
                 let epoll = epoll.or(fds.first().copied()).unwrap_or(Fd::MAX);
                 self.watch(epoll, *target, *events, *data);
             }
-            StepKind::ArmTimerfd { fd, flags, value_ns, interval_ns, ticks } => {
+            StepKind::ArmTimerfd { fd, flags, value_ns, interval_ns, ticks, .. } => {
                 self.arm_timerfd(*fd, *flags, *value_ns, *interval_ns, *ticks);
             }
             StepKind::Owner { fd, fown, own_uids } => self.owner(*fd, fown, *own_uids),

@@ -23,4 +23,4 @@ mod tests;
 mod words;
 
 pub use describe::{origin, pid, purpose, resource_name, what, why};
-pub use tape::tapes;
+pub use tape::{stored_tapes, tapes};

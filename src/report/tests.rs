@@ -98,6 +98,8 @@ fn prepare(mut model: Model) -> Prepared {
         resolved,
         plan,
         tapes: CertifiedTapes::unchecked(tapes),
+        ground: Default::default(),
+        demands: Default::default(),
         certificate: Default::default(),
         threads: Vec::new(),
         timings: Timings::default(),

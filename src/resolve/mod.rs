@@ -29,6 +29,8 @@ use regrow_graph::family::Cradle;
 use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
+use serde::{Deserialize, Serialize};
+
 use crate::host::HostFacts;
 use crate::image::vdso::Dumped;
 use crate::image::{Model, NsPid, Origin, TaskState};
@@ -38,7 +40,7 @@ use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 pub use window::Window;
 
 /// What the user allows or asks for (`criu restore`'s options of the same names).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Options {
     /// `--shell-job`: the root belongs to the session of the caller.
     pub shell_job: bool,

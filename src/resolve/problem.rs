@@ -13,6 +13,8 @@ use crate::image::{NsPid, Origin};
 pub enum ProblemKind {
     /// The images themselves are damaged or contradict themselves.
     BadImages,
+    /// A stored plan is damaged, or is none.
+    BadPlan,
     /// A pid or tid of the images is in use.
     PidTaken,
     /// A file is missing, or is not the file that was dumped.
@@ -21,6 +23,8 @@ pub enum ProblemKind {
     Unsupported,
     /// The kernel or the privileges of the caller do not allow it.
     Lacking,
+    /// A stored plan is of other images, or of a host that is not as this one.
+    StalePlan,
     /// regrow's own plan was refuted by its own checker.
     Defect,
 }
@@ -30,10 +34,12 @@ impl ProblemKind {
     pub fn name(self) -> &'static str {
         match self {
             ProblemKind::BadImages => "bad images",
+            ProblemKind::BadPlan => "bad plan",
             ProblemKind::PidTaken => "pid taken",
             ProblemKind::FileChanged => "file missing or changed",
             ProblemKind::Unsupported => "unsupported",
             ProblemKind::Lacking => "kernel or privilege lacking",
+            ProblemKind::StalePlan => "stale plan",
             ProblemKind::Defect => "defect of regrow",
         }
     }

@@ -204,6 +204,8 @@ pub enum StepKind {
     ArmTimerfd {
         /// The descriptor.
         fd: Fd,
+        /// Its clock, `CLOCK_*`.
+        clock_id: u32,
         /// `TFD_TIMER_*`.
         flags: u32,
         /// First expiry in nanoseconds; 0: never.

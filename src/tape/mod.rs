@@ -12,6 +12,8 @@ mod thread;
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use abi::Record;
 pub use thread::ThreadState;
 
@@ -50,7 +52,7 @@ pub struct Tapes {
 
 /// A name in the file system that a task makes, and in most cases removes again. Its task adds to three
 /// words of the region, whose offsets these are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Undo {
     /// It is about to be made.
     pub intent: u64,
@@ -65,7 +67,7 @@ pub struct Undo {
 }
 
 /// What a name to be removed leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UndoKind {
     /// `unlink(2)`.
     File,
@@ -101,7 +103,7 @@ pub fn undo_table(list: &[Undo]) -> Vec<u8> {
 }
 
 /// Where one task's tape is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskTape {
     /// The task's pid.
     pub pid: u32,

@@ -32,6 +32,8 @@ pub(super) mod value;
 
 pub use value::{Action, Limit, Pending, Timer, Value, timer_event};
 
+use serde::{Deserialize, Serialize};
+
 use AttributeKind as Kind;
 
 /// Whose an attribute is.
@@ -118,7 +120,7 @@ pub struct Row {
 }
 
 /// An attribute of a task or thread. The order is that of [`TABLE`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum AttributeKind {
     // Of the task.

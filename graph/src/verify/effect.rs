@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Fd;
 
 /// All tapes of a tree, lifted.
@@ -472,7 +474,7 @@ pub enum Change {
 }
 
 /// An option of a socket. Values are numbers; times in microseconds; linger is seconds + 1, 0: off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum SocketOption {
     SendBuffer,

@@ -8,13 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::attribute::{AttributeKind, Value};
 use super::effect::SocketOption;
 use super::vdso::ExpectedVdso;
 use crate::ids::{Fd, OfdId};
 
 /// The wanted tree.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     /// Tasks, the root first.
     pub tasks: Vec<ExpectedTask>,
@@ -44,7 +46,7 @@ pub struct Expected {
 }
 
 /// seccomp of a thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExpectedSeccomp {
     /// Strict mode.
     Strict,
@@ -55,7 +57,7 @@ pub enum ExpectedSeccomp {
 }
 
 /// A filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedFilter {
     /// `struct sock_filter`, one after another.
     pub program: Arc<[u8]>,
@@ -64,7 +66,7 @@ pub struct ExpectedFilter {
 }
 
 /// An inode of the images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum InodeId {
     /// A ghost file, by its number.
     Ghost(u32),
@@ -75,7 +77,7 @@ pub enum InodeId {
 }
 
 /// What kind of inode it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InodeKind {
     /// A regular file.
     #[default]
@@ -91,7 +93,7 @@ pub enum InodeKind {
 }
 
 /// A file without a name that must be made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedInode {
     /// What it is.
     pub kind: InodeKind,
@@ -116,12 +118,12 @@ pub struct ExpectedInode {
 }
 
 /// What a file holds: stretches of other files, in the order in which they were put in.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     stretches: Vec<Stretch>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Stretch {
     at: u64,
     source: Vec<u8>,
@@ -155,7 +157,7 @@ impl Content {
 }
 
 /// Session and process group that the root is born in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cradle {
     /// Session; 0: outside.
     pub sid: u32,
@@ -164,7 +166,7 @@ pub struct Cradle {
 }
 
 /// Defaults of the host's kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Capacity of a new pipe.
     pub pipe_bytes: u32,
@@ -198,7 +200,7 @@ impl Default for Facts {
 }
 
 /// What one task must become.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedTask {
     /// Its pid.
     pub pid: u32,
@@ -224,7 +226,7 @@ pub struct ExpectedTask {
 }
 
 /// How a task ends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
     /// It lives on.
     #[default]
@@ -237,7 +239,7 @@ pub enum Life {
 }
 
 /// A slot of a descriptor table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     /// The number.
     pub fd: Fd,
@@ -248,7 +250,7 @@ pub struct Slot {
 }
 
 /// What an open file description must be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedOfd {
     /// In the words of messages.
     pub name: String,
@@ -261,7 +263,7 @@ pub struct ExpectedOfd {
 }
 
 /// Who gets signals about a description.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// `F_OWNER_*`.
     pub pid_type: u32,
@@ -274,7 +276,7 @@ pub struct Owner {
 }
 
 /// What a description shows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OfdSpec {
     /// A file, directory or device.
     Path {
@@ -343,7 +345,7 @@ impl Default for OfdSpec {
 }
 
 /// What an epoll file watches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interest {
     /// The number it was added under.
     pub fd: Fd,
@@ -356,7 +358,7 @@ pub struct Interest {
 }
 
 /// A timer as `timerfd_settime(2)` and `TFD_IOC_SET_TICKS` set it. Times in nanoseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct TimerSpec {
     pub flags: u32,
@@ -366,7 +368,7 @@ pub struct TimerSpec {
 }
 
 /// What a socket must be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketSpec {
     /// Its number in the images.
     pub socket: u32,
@@ -399,7 +401,7 @@ pub struct SocketSpec {
 }
 
 /// What a socket is connected to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketPeer {
     /// Nothing, or (a datagram socket) something that is closed.
     #[default]
@@ -415,7 +417,7 @@ pub enum SocketPeer {
 }
 
 /// The file that stands for a socket's name.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketFile {
     /// None need be there, or it may be anyone's.
     #[default]
@@ -430,7 +432,7 @@ pub enum SocketFile {
 }
 
 /// A message that waits.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedPacket {
     /// The bytes.
     pub data: Vec<u8>,
@@ -439,7 +441,7 @@ pub struct ExpectedPacket {
 }
 
 /// What a pipe must be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedPipe {
     /// Its capacity; `None`: the default.
     pub capacity: Option<u32>,

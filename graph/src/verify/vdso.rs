@@ -10,6 +10,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::before::At;
 use super::effect::MemoryEffect;
 use super::outcome::Wrong;
@@ -19,7 +21,7 @@ const PROT_WRITE: u32 = 2;
 const PROT_READ_EXEC: u32 = 5;
 
 /// The ways in which a task may get its vDSO.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedVdso {
     /// Length of the running kernel's mappings in all.
     pub len: u64,
@@ -30,7 +32,7 @@ pub struct ExpectedVdso {
 }
 
 /// A dumped vDSO that leads to the running kernel's.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedVdso {
     /// The dumped code: first address, and behind the last.
     pub code: (u64, u64),
@@ -46,7 +48,7 @@ pub struct LedVdso {
 }
 
 /// A function of a dumped vDSO.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedFunction {
     /// Where it starts.
     pub at: u64,

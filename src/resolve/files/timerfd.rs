@@ -51,6 +51,7 @@ pub(super) fn resolve(
     };
     let kind = StepKind::ArmTimerfd {
         fd,
+        clock_id: timerfd.clock_id,
         flags: timerfd.settime_flags,
         value_ns,
         interval_ns: timerfd.interval_ns,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{AttributeKind, Cleared, Form};
 use crate::verify::expected::{InodeId, InodeKind};
 
@@ -11,7 +13,7 @@ use crate::verify::expected::{InodeId, InodeKind};
 pub(crate) const UNBLOCKABLE: u64 = 1 << 8 | 1 << 18;
 
 /// A value; of which sort is the attribute's affair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
     /// Nobody knows it.
     Unknown,
@@ -24,8 +26,10 @@ pub enum Value {
     /// A path, a name, bytes.
     Bytes(Arc<[u8]>),
     /// What the task does on each signal: index 0 is signal 1. `None`: nobody knows.
+    #[serde(with = "array")]
     Actions(Arc<[Option<Action>; 64]>),
     /// Resource limits by number. `None`: nobody knows.
+    #[serde(with = "array")]
     Limits(Arc<[Option<Limit>; 16]>),
     /// POSIX timers by id.
     Timers(Arc<BTreeMap<u32, Timer>>),
@@ -37,8 +41,33 @@ pub enum Value {
     Inode(InodeId),
 }
 
+/// Arrays of any length, as sequences: serde itself has them up to 32.
+mod array {
+    use std::sync::Arc;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer, T: Serialize, const N: usize>(
+        array: &Arc<[T; N]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(array.iter())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
+        deserializer: D,
+    ) -> Result<Arc<[T; N]>, D::Error> {
+        let all: Box<[T]> = Vec::deserialize(deserializer)?.into();
+        let len = all.len();
+        let array: Box<[T; N]> =
+            all.try_into().map_err(|_| D::Error::invalid_length(len, &"another length"))?;
+        Ok(array.into())
+    }
+}
+
 /// `sigaction(2)`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Action {
     pub handler: u64,
@@ -56,13 +85,14 @@ impl Action {
 }
 
 /// A resource limit; `u64::MAX` is unlimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// Soft limit.
     pub soft: u64,
     /// Hard limit.
     pub hard: u64,
-    /// Whether it is the launcher's. Not compared.
+    /// Whether it is the launcher's. Not compared, and never so in what is expected.
+    #[serde(skip)]
     pub(crate) is_inherited: bool,
 }
 
@@ -74,7 +104,7 @@ impl Limit {
 }
 
 /// A POSIX timer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timer {
     /// The clock.
     pub clock: u32,
@@ -85,7 +115,7 @@ pub struct Timer {
 }
 
 /// A signal that waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// Its number.
     pub signal: u32,
@@ -175,7 +205,7 @@ impl Value {
     }
 
     /// In words, for messages.
-    pub(crate) fn shown(&self, kind: AttributeKind) -> String {
+    pub fn shown(&self, kind: AttributeKind) -> String {
         let form = kind.row().form;
         match self {
             Value::Unknown => "unknown (nothing certain sets it)".to_owned(),

@@ -1,0 +1,300 @@
+//! Sections as bytes: `postcard` of serialisable forms, the two parts of the region as they are.
+//!
+//! What is read is whole (a section that goes on behind its value is damaged) and has the shape that the
+//! rest of regrow takes for granted: places within the window, lengths in pages. What it *means* is for the
+//! checker to judge.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::format::{self, FormatError, Section, Sections};
+use super::{About, Purposes, StoredPlan, TapeDeadline};
+use crate::tape::{Tapes, TaskTape, ThreadState, Undo};
+
+const PAGE: u64 = 4096;
+/// Below this nothing is placed, and behind that nothing can be.
+const LOWEST: u64 = 1 << 16;
+const HIGHEST: u64 = crate::host::TASK_SIZE;
+
+/// [`Tapes`] without the region, and what goes with them.
+#[derive(Debug, Serialize, Deserialize)]
+struct TapesHead {
+    base: u64,
+    window_len: u64,
+    code: u64,
+    sigchld_set: u64,
+    no_time: u64,
+    tasks: Vec<TaskTape>,
+    suspended: BTreeSet<u32>,
+    undo: Vec<Undo>,
+    clocks_ns: Option<[u64; 2]>,
+    spent: Vec<Vec<u8>>,
+    deadlines: Vec<TapeDeadline>,
+}
+
+/// A [`ThreadState`].
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredThread {
+    tid: u32,
+    is_leader: bool,
+    registers: [u64; 27],
+    #[serde(with = "bytes")]
+    xstate: Vec<u8>,
+    blocked: u64,
+    stop_signal: Option<i32>,
+    eats_sigchld: bool,
+}
+
+/// Bytes as bytes, not as a sequence of numbers.
+mod bytes {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+impl StoredThread {
+    pub(super) fn of(thread: &ThreadState) -> StoredThread {
+        let is = &thread.registers;
+        StoredThread {
+            tid: thread.tid,
+            is_leader: thread.is_leader,
+            registers: [
+                is.r15,
+                is.r14,
+                is.r13,
+                is.r12,
+                is.rbp,
+                is.rbx,
+                is.r11,
+                is.r10,
+                is.r9,
+                is.r8,
+                is.rax,
+                is.rcx,
+                is.rdx,
+                is.rsi,
+                is.rdi,
+                is.orig_rax,
+                is.rip,
+                is.cs,
+                is.eflags,
+                is.rsp,
+                is.ss,
+                is.fs_base,
+                is.gs_base,
+                is.ds,
+                is.es,
+                is.fs,
+                is.gs,
+            ],
+            xstate: thread.xstate.clone(),
+            blocked: thread.blocked,
+            stop_signal: thread.stop_signal,
+            eats_sigchld: thread.eats_sigchld,
+        }
+    }
+
+    fn into_state(self) -> ThreadState {
+        let [
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            orig_rax,
+            rip,
+            cs,
+            eflags,
+            rsp,
+            ss,
+            fs_base,
+            gs_base,
+            ds,
+            es,
+            fs,
+            gs,
+        ] = self.registers;
+        ThreadState {
+            tid: self.tid,
+            is_leader: self.is_leader,
+            registers: libc::user_regs_struct {
+                r15,
+                r14,
+                r13,
+                r12,
+                rbp,
+                rbx,
+                r11,
+                r10,
+                r9,
+                r8,
+                rax,
+                rcx,
+                rdx,
+                rsi,
+                rdi,
+                orig_rax,
+                rip,
+                cs,
+                eflags,
+                rsp,
+                ss,
+                fs_base,
+                gs_base,
+                ds,
+                es,
+                fs,
+                gs,
+            },
+            xstate: self.xstate,
+            blocked: self.blocked,
+            stop_signal: self.stop_signal,
+            eats_sigchld: self.eats_sigchld,
+        }
+    }
+}
+
+/// Writes a whole plan.
+pub(super) fn write(plan: &StoredPlan, out: &mut impl Write) -> io::Result<()> {
+    let tapes = &plan.tapes;
+    let head = TapesHead {
+        base: tapes.base,
+        window_len: tapes.window_len,
+        code: tapes.code,
+        sigchld_set: tapes.sigchld_set,
+        no_time: tapes.no_time,
+        tasks: tapes.tasks.clone(),
+        suspended: tapes.suspended.clone(),
+        undo: tapes.undo.clone(),
+        clocks_ns: tapes.clocks_ns,
+        spent: tapes.spent.clone(),
+        deadlines: plan.deadlines.clone(),
+    };
+    let threads: Vec<StoredThread> = plan.threads.iter().map(StoredThread::of).collect();
+    let (about, images, host) = (encode(&plan.about)?, encode(&plan.images)?, encode(&plan.host)?);
+    let (demands, threads, head) = (encode(&plan.demands)?, encode(&threads)?, encode(&head)?);
+    let parts: [&[u8]; Section::ALL.len()] =
+        [&about, &images, &host, &demands, &threads, &head, &tapes.rw, &tapes.ro, &plan.purposes.0];
+    out.write_all(&format::head(&parts))?;
+    parts.iter().try_for_each(|part| out.write_all(part))
+}
+
+fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    postcard::to_allocvec(value).map_err(io::Error::other)
+}
+
+/// The value that a section is, all of it.
+pub(super) fn decode<T: DeserializeOwned>(section: Section, bytes: &[u8]) -> Result<T, FormatError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, _)) => Err(FormatError::of(section, "damaged (it goes on behind its end)")),
+        Err(error) => Err(FormatError::of(section, format!("damaged ({error})"))),
+    }
+}
+
+/// The next section, which the caller knows.
+fn next<R: Read>(sections: &mut Sections<R>, wanted: Section) -> Result<Vec<u8>, FormatError> {
+    match sections.read()? {
+        (section, bytes) if section == wanted => Ok(bytes),
+        (section, _) => Err(FormatError::of(section, "out of order")),
+    }
+}
+
+pub(super) fn read_about<R: Read>(mut sections: Sections<R>) -> Result<About, FormatError> {
+    decode(Section::About, &next(&mut sections, Section::About)?)
+}
+
+/// Reads a whole plan.
+pub(super) fn read<R: Read>(mut sections: Sections<R>) -> Result<StoredPlan, FormatError> {
+    fn part<T: DeserializeOwned, R: Read>(
+        sections: &mut Sections<R>,
+        section: Section,
+    ) -> Result<T, FormatError> {
+        decode(section, &next(sections, section)?)
+    }
+    let about = part(&mut sections, Section::About)?;
+    let images = part(&mut sections, Section::Images)?;
+    let host = part(&mut sections, Section::Host)?;
+    let demands = part(&mut sections, Section::Demands)?;
+    let threads: Vec<StoredThread> = part(&mut sections, Section::Threads)?;
+    let head: TapesHead = part(&mut sections, Section::Tapes)?;
+    let rw = next(&mut sections, Section::Written)?;
+    let ro = next(&mut sections, Section::Read)?;
+    let purposes = Purposes(next(&mut sections, Section::Purposes)?);
+    check_shape(&head, &rw, &ro)?;
+    Ok(StoredPlan {
+        about,
+        images,
+        host,
+        demands,
+        threads: threads.into_iter().map(StoredThread::into_state).collect(),
+        tapes: Tapes {
+            base: head.base,
+            window_len: head.window_len,
+            rw,
+            ro,
+            code: head.code,
+            sigchld_set: head.sigchld_set,
+            no_time: head.no_time,
+            tasks: head.tasks,
+            suspended: head.suspended,
+            undo: head.undo,
+            clocks_ns: head.clocks_ns,
+            spent: head.spent,
+        },
+        deadlines: head.deadlines,
+        purposes,
+    })
+}
+
+/// What all who have [`Tapes`] take for granted.
+fn check_shape(head: &TapesHead, rw: &[u8], ro: &[u8]) -> Result<(), FormatError> {
+    let wrong = |what: &str| Err(FormatError::of(Section::Tapes, what));
+    let region = rw.len() as u64 + ro.len() as u64;
+    let is_page = |length: u64| length.is_multiple_of(PAGE);
+    if !is_page(head.base) || !is_page(head.window_len) {
+        return wrong("its window does not consist of pages");
+    }
+    if head.base < LOWEST || head.base.checked_add(head.window_len).is_none_or(|end| end > HIGHEST) {
+        return wrong("its window is where nothing can be mapped");
+    }
+    if rw.is_empty() || !is_page(rw.len() as u64) || !is_page(ro.len() as u64) || region > head.window_len {
+        return wrong("the region is not made of pages of the window");
+    }
+    if head.tasks.is_empty() {
+        return wrong("there is no tape");
+    }
+    Ok(())
+}
