@@ -12,14 +12,20 @@
 //! | [`shuffle`] | a forest into the same forest under other ids |
 //! | [`kernel`] | calls into what Linux does with tables, sessions, groups and zombies |
 //! | [`play`] | a plan and a schedule into the end of all programs, or the first thing that went wrong |
+//! | [`descriptions`] | that tree and random genes into a description of a synthetic forest |
+//! | [`images`] | a description into an image directory, and that through the real stages |
+//! | [`reorder`] | a model into one whose images say the same in another order, by other numbers |
 //! | [`oracle`] | a forest into who uses and who must own each resource, by the definition |
 //!
 //! Architecture invariant: [`kernel`], [`play`] and [`oracle`] use of the planner only its input
 //! ([`regrow_graph::forest`]) and its output (operations and programs): no table, no placement.
 
+pub mod descriptions;
 pub mod forests;
 pub mod history;
+pub mod images;
 pub mod kernel;
 pub mod oracle;
 pub mod play;
+pub mod reorder;
 pub mod shuffle;

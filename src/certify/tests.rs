@@ -208,7 +208,7 @@ fn models_that_lose_the_certificate() {
         "task 4713: ends in process group 4711, the images say 4713",
     );
     lost(
-        &|model| model.ofds[3].kind = OfdKind::Other("TTY"),
+        &|model| model.ofds[2].kind = OfdKind::Other("TTY"),
         "task 4711: descriptor 3: file 0x4 (TTY): a file of kind TTY cannot be checked yet",
     );
     lost(

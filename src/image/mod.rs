@@ -33,6 +33,7 @@ pub mod model;
 pub mod vdso;
 pub mod vma;
 
+mod arrange;
 mod core;
 mod error;
 mod fds;
@@ -52,6 +53,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use arrange::arrange;
 pub use error::{ImageError, ReadErrors};
 pub use file::{map_image, open_blob};
 pub use model::*;

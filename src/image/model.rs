@@ -157,23 +157,24 @@ pub struct Model {
     pub dir: PathBuf,
     /// What `inventory.img` says.
     pub inventory: Inventory,
-    /// All tasks, in the order of `pstree.img`: the root first, parents before their children.
+    /// All tasks: the root first, each before its children, siblings in the order of `pstree.img`. This order
+    /// and all below are those of [`super::arrange`].
     pub tasks: Vec<Task>,
-    /// Every open file description of `files.img`, sorted by id.
+    /// Every open file description of `files.img`, in the order in which the tasks lead to them.
     pub ofds: Vec<Ofd>,
     /// What the pipes hold, from `pipes-data.img`.
     pub pipe_data: Vec<PipeData>,
     /// What FIFOs hold, from `fifo-data.img`.
     pub fifo_data: Vec<PipeData>,
-    /// What waits in sockets, from `sk-queues.img`, in the order of the queues.
+    /// What waits in sockets, from `sk-queues.img`; the packets of one socket in their order.
     pub packets: Vec<Packet>,
-    /// Contents of shared memory, one for every `pagemap-shmem-*.img`, sorted by id.
+    /// Contents of shared memory, one for every `pagemap-shmem-*.img`.
     pub shm: Vec<Shm>,
     /// Inodes of `memfd.img`. CRIU stores shared anonymous memory as one named `/dev/zero`.
     pub memfds: Vec<MemfdInode>,
     /// Unlinked or otherwise unreachable files, from `remap-fpath.img`.
     pub remaps: Vec<Remap>,
-    /// What unlinked files were and held, one for every `ghost-file-*.img`, sorted by id.
+    /// What unlinked files were and held, one for every `ghost-file-*.img`.
     pub ghosts: Vec<GhostFile>,
     /// The cgroup sets that tasks refer to.
     pub cgroup_sets: Vec<CgroupSet>,

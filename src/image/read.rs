@@ -147,6 +147,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
     resolve_memfd_mappings(&mut model, errors);
     check_references(&model, errors);
     seccomp::check_threads(&model, errors);
+    super::arrange(&mut model);
     Some(model)
 }
 

@@ -160,15 +160,15 @@ task 4713 of 4711 \"pair-child\" group 4711 session 4711
   fds 0=2 1=3 2=3 3=4! 6=9
   vmas FilePrivate AnonPrivate Vvar Vdso AnonPrivate Vsyscall
   pages 7 in pages-2.img
-ofd 1 /tmp/pair flags 0o0
 ofd 2 /dev/null flags 0o100000
 ofd 3 /dev/null flags 0o100001
 ofd 4 pipe flags 0o0
 ofd 5 pipe flags 0o1
 ofd 6 unix type 1 state 1
+ofd 9 unix type 1 state 1
 ofd 7 / flags 0o0
 ofd 8 / flags 0o0
-ofd 9 unix type 1 state 1
+ofd 1 /tmp/pair flags 0o0
 ofd 10 / flags 0o0
 ofd 11 / flags 0o0
 pipe holds \"in the pipe\" of Some(65536)

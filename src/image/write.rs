@@ -36,7 +36,7 @@ use thiserror::Error;
 use super::error::ImageError;
 use super::file::open_blob;
 use super::magic::{COMMON_MAGIC, Kind, PAGEMAP, PAGEMAP_SHMEM};
-use super::model::{Blob, Image, Model, Pages};
+use super::model::{Blob, Image, Model, Origin, Pages};
 use super::pagemap::PAGE_BYTES;
 use super::proto::{PagemapEntry, PagemapHead};
 
@@ -146,6 +146,13 @@ pub fn write_model<C: Contents + ?Sized>(model: &Model, contents: &C, dir: &Path
         out.pages(Image::PagemapShmem(shm.shmid), &PAGEMAP_SHMEM, &shm.pages)?;
     }
     Ok(())
+}
+
+/// What is written into one image, in the order in which it stood there: that of the model is the tree's.
+fn by_entry<T>(list: &[T], origin: impl Fn(&T) -> Origin) -> Vec<&T> {
+    let mut sorted: Vec<&T> = list.iter().collect();
+    sorted.sort_by_key(|it| origin(it).entry);
+    sorted
 }
 
 /// The directory that is written, and where raw bytes come from.

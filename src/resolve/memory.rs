@@ -41,6 +41,8 @@ const MADV_GUARD_INSTALL: u32 = 102;
 pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>)> = BTreeMap::new();
+    // In the order in which the tasks lead to them: their numbers break no tie.
+    let mut in_order = Vec::new();
     for (index, task) in model.tasks.iter().enumerate() {
         for vma in task.alive().iter().flat_map(|alive| &alive.mm.vmas) {
             if let VmaKind::AnonShared { shmid, offset_bytes } = vma.kind {
@@ -51,7 +53,10 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                     resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(vma.origin), text);
                     continue;
                 };
-                let segment = segments.entry(shmid).or_insert((0, vma.origin, BTreeSet::new()));
+                let segment = segments.entry(shmid).or_insert_with(|| {
+                    in_order.push(shmid);
+                    (0, vma.origin, BTreeSet::new())
+                });
                 segment.0 = segment.0.max(end);
                 segment.2.insert(TaskId::new(index));
             }
@@ -63,16 +68,18 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
         }
     }
     let mut at = 0;
-    for (shmid, (len, origin, users)) in segments {
+    for shmid in &in_order {
+        let Some((len, origin, users)) = segments.remove(shmid) else { continue };
         let len = len.next_multiple_of(PAGE);
         // The address is put in when the window is known.
         let resource = resolver.add_resource(ResourceKind::Carrier { address: at, len }, origin, Vec::new());
         resolver.forest.resources[resource.index()].users = users.into_iter().collect();
-        resolver.carriers.insert(shmid, Carrier { resource, at, len });
+        resolver.carriers.insert(*shmid, Carrier { resource, at, len });
         at += len + PAGE;
     }
     let contents: BTreeMap<u64, &crate::image::Shm> = model.shm.iter().map(|shm| (shm.shmid, shm)).collect();
-    for (shmid, carrier) in resolver.carriers.clone() {
+    for shmid in in_order {
+        let Some(carrier) = resolver.carriers.get(&shmid).copied() else { continue };
         let Some(shm) = contents.get(&shmid) else { continue };
         if shm.pages.extents.is_empty() {
             continue;

@@ -9,6 +9,7 @@
 //! | module | does |
 //! |---|---|
 //! | this one | the description |
+//! | [`attributes`] | what a task is beside its descriptors and memory |
 //! | [`payload`] | the code that tasks run, and its records |
 //! | [`mod@model`] | the description into a model |
 //! | [`random`] | descriptions by a seed |
@@ -28,6 +29,7 @@
 //! assert_eq!(forest.faults(), Vec::<String>::new());
 //! ```
 
+pub mod attributes;
 pub mod build;
 pub mod model;
 pub mod payload;
@@ -36,6 +38,8 @@ pub mod verify;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+
+pub use attributes::Attributes;
 
 /// Bytes in a page.
 pub const PAGE: u64 = 4096;
@@ -76,6 +80,10 @@ pub struct Task {
     pub private: Vec<Private>,
     /// Views of segments.
     pub views: Vec<View>,
+    /// Everything else.
+    pub attributes: Attributes,
+    /// The tids of its further threads, which have its attributes, too.
+    pub threads: Vec<u32>,
 }
 
 /// One descriptor.
@@ -118,23 +126,125 @@ pub enum Kind {
         /// Its counter.
         counter: u64,
     },
+    /// A pair of unix sockets with messages: two ends.
+    Messages {
+        /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
+        sock_type: u32,
+        /// What waits at each end.
+        queued: [Vec<Message>; 2],
+    },
+    /// A unix socket that listens on an abstract name: one description.
+    Listener {
+        /// The name, without the zero byte in front.
+        name: String,
+        /// The length of its queue.
+        backlog: u32,
+    },
+    /// An epoll file: one description.
+    Epoll {
+        /// What it watches: descriptors of each task that has it, of pipes, sockets or eventfds.
+        interests: Vec<Watched>,
+    },
+    /// A memfd: one description.
+    Memfd {
+        /// Its name.
+        name: String,
+        /// Its length and what is in it.
+        content: Segment,
+        /// The offset.
+        position: u64,
+    },
+    /// A signalfd: one description.
+    Signalfd {
+        /// Bit 0 is signal 1.
+        mask: u64,
+    },
+    /// A timerfd of CLOCK_MONOTONIC that is not armed: one description.
+    Timerfd,
+}
+
+/// What waits in a socket as one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// At least one byte.
+    pub bytes: Vec<u8>,
+    /// Descriptions that come with it: resource and end. Sockets of messages only those before them.
+    pub rights: Vec<(usize, usize)>,
+}
+
+/// What an epoll file watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watched {
+    /// The descriptor.
+    pub fd: u32,
+    /// `EPOLL*`; EPOLLERR and EPOLLHUP always are.
+    pub events: u32,
+    /// What comes with an event.
+    pub data: u64,
 }
 
 impl Kind {
     /// How many descriptions it has.
     pub fn ends(&self) -> usize {
         match self {
-            Kind::File { .. } | Kind::Eventfd { .. } => 1,
-            Kind::Pipe { .. } | Kind::Pair { .. } => 2,
+            Kind::File { .. }
+            | Kind::Eventfd { .. }
+            | Kind::Listener { .. }
+            | Kind::Epoll { .. }
+            | Kind::Memfd { .. }
+            | Kind::Signalfd { .. }
+            | Kind::Timerfd => 1,
+            Kind::Pipe { .. } | Kind::Pair { .. } | Kind::Messages { .. } => 2,
         }
     }
 
-    /// What waits to be read at an end.
+    /// Whether epoll(7) can watch it here. (It can watch other epoll files and timers, too.)
+    pub fn is_watchable(&self) -> bool {
+        match self {
+            Kind::Pipe { .. } | Kind::Pair { .. } | Kind::Messages { .. } | Kind::Eventfd { .. } => true,
+            Kind::File { .. }
+            | Kind::Listener { .. }
+            | Kind::Epoll { .. }
+            | Kind::Memfd { .. }
+            | Kind::Signalfd { .. }
+            | Kind::Timerfd => false,
+        }
+    }
+
+    /// The messages that wait at an end.
+    pub fn messages(&self, end: usize) -> &[Message] {
+        match self {
+            Kind::Messages { queued, .. } => queued.get(end).map_or(&[], Vec::as_slice),
+            Kind::File { .. }
+            | Kind::Eventfd { .. }
+            | Kind::Pipe { .. }
+            | Kind::Pair { .. }
+            | Kind::Listener { .. }
+            | Kind::Epoll { .. }
+            | Kind::Memfd { .. }
+            | Kind::Signalfd { .. }
+            | Kind::Timerfd => &[],
+        }
+    }
+
+    /// What waits to be read at an end; of messages the first.
     pub fn queued(&self, end: usize) -> &[u8] {
         match (self, end) {
             (Kind::Pipe { data }, _) => data,
             (Kind::Pair { queued }, end) => queued.get(end).map_or(&[], Vec::as_slice),
-            (Kind::File { .. } | Kind::Eventfd { .. }, _) => &[],
+            (Kind::Messages { queued, .. }, end) => {
+                queued.get(end).and_then(|messages| messages.first()).map_or(&[], |first| &first.bytes)
+            }
+            (
+                Kind::File { .. }
+                | Kind::Eventfd { .. }
+                | Kind::Listener { .. }
+                | Kind::Epoll { .. }
+                | Kind::Memfd { .. }
+                | Kind::Signalfd { .. }
+                | Kind::Timerfd,
+                _,
+            ) => &[],
         }
     }
 
@@ -145,6 +255,12 @@ impl Kind {
             Kind::Pipe { .. } => "pipe",
             Kind::Pair { .. } => "socket pair",
             Kind::Eventfd { .. } => "eventfd",
+            Kind::Messages { .. } => "pair with messages",
+            Kind::Listener { .. } => "listener",
+            Kind::Epoll { .. } => "epoll",
+            Kind::Memfd { .. } => "memfd",
+            Kind::Signalfd { .. } => "signalfd",
+            Kind::Timerfd => "timerfd",
         }
     }
 }
@@ -172,7 +288,7 @@ pub struct Private {
 }
 
 /// A segment of shared anonymous memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Length in pages.
     pub len_pages: u64,
@@ -220,6 +336,20 @@ impl Forest {
         self.tasks.iter().enumerate().flat_map(of).collect()
     }
 
+    /// The descriptions that are in flight to sockets that somebody has: resource and end.
+    pub fn in_flight(&self) -> BTreeSet<(usize, usize)> {
+        let mut found = BTreeSet::new();
+        // Sockets carry only what comes before them.
+        for (resource, kind) in self.resources.iter().enumerate().rev() {
+            for end in 0..kind.ends() {
+                if found.contains(&(resource, end)) || !self.holders(resource, end).is_empty() {
+                    found.extend(kind.messages(end).iter().flat_map(|message| message.rights.iter().copied()));
+                }
+            }
+        }
+        found
+    }
+
     /// What is wrong with the description, in words. Only a forest without faults can become a model.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -259,23 +389,70 @@ impl Forest {
                     bad(format!("descriptor {} is of no resource", slot.fd));
                 }
             }
+            for tid in &task.threads {
+                if *tid == 0 || task.dead.is_some() || !pids.insert(*tid) {
+                    bad(format!("thread {tid} has no tid of its own, or is a dead one's"));
+                }
+            }
+            task.attributes.faults().into_iter().for_each(|what| bad(what.to_owned()));
             self.mapping_faults(task, &mut bad);
         }
+        let in_flight = self.in_flight();
         for (index, kind) in self.resources.iter().enumerate() {
-            let held: Vec<bool> = (0..kind.ends()).map(|end| !self.holders(index, end).is_empty()).collect();
+            let is_held =
+                |end| in_flight.contains(&(index, end)) || !self.holders(index, end).is_empty();
+            let held: Vec<bool> = (0..kind.ends()).map(is_held).collect();
             let mut bad = |what: &str| faults.push(format!("{} {index}: {what}", kind.name()));
             if (0..kind.ends()).any(|end| kind.queued(end).len() > MOST_QUEUED_BYTES) {
                 bad("more bytes wait than the payload can look at");
             }
+            let messages = (0..kind.ends()).flat_map(|end| kind.messages(end));
+            for message in messages {
+                let is_before = |(resource, end): &(usize, usize)| {
+                    *resource < index && self.resources.get(*resource).is_some_and(|kind| *end < kind.ends())
+                };
+                if message.bytes.is_empty() || !message.rights.iter().all(is_before) {
+                    bad("a message without a byte, or with what does not come before it");
+                }
+            }
             match kind {
+                Kind::Messages { .. } if held != [true, true] => bad("an end that nobody has"),
+                Kind::Epoll { interests } => {
+                    if self.holders(index, 0).is_empty() || in_flight.contains(&(index, 0)) {
+                        bad("nobody has it, or it is in flight");
+                    }
+                    if !interests.iter().all(|watched| self.is_watched_by_all(index, watched.fd)) {
+                        bad("it watches what somebody who has it has not");
+                    }
+                }
                 Kind::Pair { .. } if held != [true, true] => bad("an end that nobody has"),
                 Kind::Pipe { data } if !held[0] && !data.is_empty() => bad("nobody can read what waits"),
-                Kind::File { .. } | Kind::Eventfd { .. } if !held[0] => bad("nobody has it"),
+                Kind::File { .. }
+                | Kind::Eventfd { .. }
+                | Kind::Listener { .. }
+                | Kind::Memfd { .. }
+                | Kind::Signalfd { .. }
+                | Kind::Timerfd
+                    if !held[0] =>
+                {
+                    bad("nobody has it");
+                }
                 Kind::Pipe { .. } if held == [false, false] => bad("nobody has it"),
                 _ => {}
             }
         }
         faults
+    }
+
+    /// Whether all who have an epoll file have one and the same watchable thing at a number.
+    pub fn is_watched_by_all(&self, epoll: usize, fd: u32) -> bool {
+        let of = |task: usize| {
+            let slot = self.tasks[task].table.iter().find(|slot| slot.fd == fd)?;
+            let is_watchable = self.resources.get(slot.resource).is_some_and(Kind::is_watchable);
+            is_watchable.then_some((slot.resource, slot.end))
+        };
+        let found: BTreeSet<_> = self.holders(epoll, 0).iter().map(|(task, _)| of(*task)).collect();
+        found.len() == 1 && !found.contains(&None)
     }
 
     fn mapping_faults(&self, task: &Task, bad: &mut impl FnMut(String)) {

@@ -11,13 +11,13 @@
 use std::collections::BTreeMap;
 
 use super::payload::{self, Check, DATA, Deed, Registers, SCRATCH, SCRATCH_BYTES, STACK, STACK_BYTES, TEXT};
-use super::{Forest, Kind, PAGE, Page, Task, page_bytes, random, stretch_bytes};
+use super::{Forest, Kind, PAGE, Page, Segment, Task, page_bytes, random, stretch_bytes};
 use crate::host::{CapSets, Ids, OwnFacts};
 use crate::image::{
-    Alive, Creds, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Inventory, KobjIds, MemfdFile,
+    Alive, Creds, Epoll, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Interest, Inventory, KobjIds, MemfdFile,
     MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, Pipe, PipeData, RLimit, RegFile, Regs,
-    Sched, Shm, SigAction, SigAltStack, SocketOptions, Task as ModelTask, TaskState, Thread, Timers,
-    UnixSocket, Vma, VmaKind, vma,
+    Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask, TaskState, Thread, Timerfd, Timers,
+    UnixSocket, Vma, VmaKind, arrange, vma,
 };
 
 /// Ids of the descriptions that every task refers to.
@@ -76,14 +76,14 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         .collect();
     let first_shared = forest.tasks.len() as u32 + 1;
     let shm = (0u32..)
-        .zip(&forest.segments)
-        .map(|(index, segment)| {
+        .zip(inodes(forest))
+        .map(|(index, (segment, _))| {
             let pages_id = first_shared + index;
             let pages = stored(&mut contents, pages_id, &[(0, segment.pages.as_slice())]);
             Shm { shmid: shmid(index as usize), pages }
         })
         .collect();
-    let model = Model {
+    let mut model = Model {
         dir: std::path::PathBuf::new(),
         inventory: Inventory { img_version: 2, root_ids: Some(namespaces(1, 1)), ..Inventory::default() },
         tasks,
@@ -101,18 +101,19 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         clocks: BTreeMap::new(),
         unread: Vec::new(),
     };
+    arrange(&mut model);
     Ok(Synthetic { model, contents })
 }
 
-/// The ids of descriptions that somebody has: by resource and end.
+/// The ids of descriptions that somebody has or that are in flight: by resource and end.
 struct Numbers(BTreeMap<(usize, usize), u32>);
 
 impl Numbers {
     fn of(forest: &Forest) -> Numbers {
-        let mut ids = BTreeMap::new();
+        let (mut ids, in_flight) = (BTreeMap::new(), forest.in_flight());
         for (resource, kind) in forest.resources.iter().enumerate() {
             for end in 0..kind.ends() {
-                if !forest.holders(resource, end).is_empty() {
+                if in_flight.contains(&(resource, end)) || !forest.holders(resource, end).is_empty() {
                     ids.insert((resource, end), FIRST_OFD + ids.len() as u32);
                 }
             }
@@ -125,7 +126,30 @@ impl Numbers {
     }
 }
 
-/// The inode number of a segment, under which its pages are stored, too.
+/// Everything whose memory is stored beside that of the tasks: the segments, then the memfds, with their names.
+fn inodes(forest: &Forest) -> Vec<(&Segment, &str)> {
+    let memfds = forest.resources.iter().filter_map(|kind| match kind {
+        Kind::Memfd { content, name, .. } => Some((content, name.as_str())),
+        Kind::File { .. }
+        | Kind::Pipe { .. }
+        | Kind::Pair { .. }
+        | Kind::Eventfd { .. }
+        | Kind::Messages { .. }
+        | Kind::Listener { .. }
+        | Kind::Epoll { .. }
+        | Kind::Signalfd { .. }
+        | Kind::Timerfd => None,
+    });
+    forest.segments.iter().map(|segment| (segment, "/dev/zero")).chain(memfds).collect()
+}
+
+/// The number of a memfd among them.
+fn inode_of_memfd(forest: &Forest, resource: usize) -> usize {
+    let before = forest.resources.iter().take(resource);
+    forest.segments.len() + before.filter(|kind| matches!(kind, Kind::Memfd { .. })).count()
+}
+
+/// The inode number of a segment or memfd, under which its pages are stored, too.
 fn shmid(segment: usize) -> u64 {
     segment as u64 + 1
 }
@@ -158,7 +182,17 @@ pub(super) fn status_flags(kind: &Kind, end: usize) -> u32 {
         (Kind::File { flags, .. }, _) => flags | O_LARGEFILE,
         (Kind::Pipe { .. }, 0) => libc::O_RDONLY as u32,
         (Kind::Pipe { .. }, _) => libc::O_WRONLY as u32,
-        (Kind::Pair { .. } | Kind::Eventfd { .. }, _) => libc::O_RDWR as u32,
+        (Kind::Memfd { .. }, _) => libc::O_RDWR as u32 | O_LARGEFILE,
+        (
+            Kind::Pair { .. }
+            | Kind::Eventfd { .. }
+            | Kind::Messages { .. }
+            | Kind::Listener { .. }
+            | Kind::Epoll { .. }
+            | Kind::Signalfd { .. }
+            | Kind::Timerfd,
+            _,
+        ) => libc::O_RDWR as u32,
     }
 }
 
@@ -187,6 +221,41 @@ fn ofds(forest: &Forest, ground: &Ground<'_>, ids: &Numbers) -> Vec<Ofd> {
             Kind::Pipe { .. } => OfdKind::Pipe(Pipe { pipe_id: inode(resource, 0), flags, fown }),
             Kind::Eventfd { counter } => OfdKind::Eventfd(Eventfd { flags, counter: *counter, fown }),
             Kind::Pair { .. } => OfdKind::Unix(Box::new(socket(resource, end, flags))),
+            Kind::Messages { sock_type, .. } => {
+                let sock_type = *sock_type;
+                OfdKind::Unix(Box::new(UnixSocket { sock_type, ..socket(resource, end, flags) }))
+            }
+            Kind::Listener { name, backlog } => {
+                /// `TCP_LISTEN`, which unix sockets have, too.
+                const LISTEN: u32 = 10;
+                let name = [b"\0", name.as_bytes()].concat();
+                let (state, backlog, peer) = (LISTEN, *backlog, 0);
+                let alone = socket(resource, end, flags);
+                OfdKind::Unix(Box::new(UnixSocket { state, backlog, peer, name, ..alone }))
+            }
+            Kind::Epoll { interests } => {
+                let interest = |watched: &super::Watched| Interest {
+                    fd: watched.fd,
+                    events: watched.events | (libc::EPOLLERR | libc::EPOLLHUP) as u32,
+                    data: watched.data,
+                    inode: None,
+                };
+                OfdKind::Epoll(Epoll { flags, fown, interests: interests.iter().map(interest).collect() })
+            }
+            Kind::Memfd { position, .. } => {
+                let inode_id = shmid(inode_of_memfd(forest, resource));
+                OfdKind::Memfd(MemfdFile { inode_id, flags, position: *position, fown })
+            }
+            Kind::Signalfd { mask } => OfdKind::Signalfd(Signalfd { flags, fown, mask: *mask }),
+            Kind::Timerfd => OfdKind::Timerfd(Timerfd {
+                flags,
+                fown,
+                clock_id: libc::CLOCK_MONOTONIC as u32,
+                ticks: 0,
+                settime_flags: 0,
+                value_ns: 0,
+                interval_ns: 0,
+            }),
         };
         kinds.push((id, made));
     }
@@ -206,19 +275,19 @@ fn ofds(forest: &Forest, ground: &Ground<'_>, ids: &Numbers) -> Vec<Ofd> {
 fn memfds(forest: &Forest) -> Vec<MemfdInode> {
     /// `F_SEAL_SEAL`: the seals of what was not made to be sealed.
     const NO_SEALS: u32 = 1;
-    let inode = |(index, segment): (usize, &super::Segment)| MemfdInode {
+    let inode = |(index, (segment, name)): (usize, (&Segment, &str))| MemfdInode {
         inode_id: shmid(index),
-        name: "/dev/zero".to_owned(),
+        name: name.to_owned(),
         size_bytes: segment.len_pages * PAGE,
         shmid: shmid(index),
         seals: NO_SEALS,
         hugetlb_flag: None,
-        mode: None,
+        mode: (index >= forest.segments.len()).then_some(libc::S_IFREG | 0o777),
         uid: 0,
         gid: 0,
         origin: Origin::new(Image::Memfd, index),
     };
-    forest.segments.iter().enumerate().map(inode).collect()
+    inodes(forest).into_iter().enumerate().map(inode).collect()
 }
 
 fn socket(resource: usize, end: usize, flags: u32) -> UnixSocket {
@@ -271,7 +340,27 @@ fn queued(forest: &Forest, ids: &Numbers, contents: &mut Held) -> (Vec<PipeData>
                     packets.push(Packet { id_for, data, control_messages: 0, rights: Vec::new(), origin });
                 }
             }
-            Kind::Pipe { .. } | Kind::File { .. } | Kind::Eventfd { .. } => {}
+            Kind::Messages { queued, .. } => {
+                for (end, message) in
+                    queued.iter().enumerate().flat_map(|(end, list)| list.iter().map(move |it| (end, it)))
+                {
+                    let Some(id_for) = ids.get(resource, end) else { continue };
+                    let origin = Origin::new(Image::SkQueues, packets.len());
+                    let data = contents.add(Image::SkQueues, &message.bytes);
+                    let rights: Vec<u32> =
+                        message.rights.iter().filter_map(|(of, end)| ids.get(*of, *end)).collect();
+                    let control_messages = u32::from(!rights.is_empty());
+                    packets.push(Packet { id_for, data, control_messages, rights, origin });
+                }
+            }
+            Kind::Pipe { .. }
+            | Kind::File { .. }
+            | Kind::Eventfd { .. }
+            | Kind::Listener { .. }
+            | Kind::Epoll { .. }
+            | Kind::Memfd { .. }
+            | Kind::Signalfd { .. }
+            | Kind::Timerfd => {}
         }
     }
     (pipes, packets)
@@ -319,8 +408,8 @@ impl PagesBuilder {
 }
 
 /// The registers that a task wakes with.
-fn registers(task: &Task) -> Registers {
-    let mut state = u64::from(task.pid).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+fn registers(tid: u32) -> Registers {
+    let mut state = u64::from(tid).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut general = [0; 15];
     general.fill_with(|| random::next(&mut state));
     // rsp: nobody uses it, but the kernel looks at it where a stack may grow.
@@ -333,7 +422,7 @@ fn registers(task: &Task) -> Registers {
 /// What a task checks when it wakes.
 pub fn checks(forest: &Forest, index: usize) -> Vec<Check> {
     let task = &forest.tasks[index];
-    let mut checks = vec![payload::check_registers(&registers(task))];
+    let mut checks = vec![payload::check_registers(DATA, &registers(task.pid))];
     let mut call = |what: String, number: i64, args: [u64; 6], result: i64| {
         checks.push(Check { what, deed: Deed::Call { number, args, result } });
     };
@@ -363,6 +452,7 @@ pub fn checks(forest: &Forest, index: usize) -> Vec<Check> {
         let args = [u64::from(fd), libc::F_GETFD as u64, 0, 0, 0, 0];
         call(format!("descriptor {fd}: none"), libc::SYS_fcntl, args, -i64::from(libc::EBADF));
     }
+    checks.extend(task.attributes.checks());
     for slot in &task.table {
         check_queue(forest, slot, (low, high), &mut checks);
     }
@@ -429,8 +519,46 @@ fn check_queue(forest: &Forest, slot: &super::Slot, (low, high): (u32, u32), che
                 ]);
             }
         }
-        Kind::File { .. } | Kind::Eventfd { .. } => {}
+        Kind::Messages { sock_type, .. } => {
+            let messages = kind.messages(slot.end);
+            // Of a stream all that waits, of messages the first.
+            let told: u64 = if *sock_type == libc::SOCK_STREAM as u32 {
+                messages.iter().map(|message| message.bytes.len() as u64).sum()
+            } else {
+                len
+            };
+            checks.push(call("FIONREAD", libc::SYS_ioctl, [fd, libc::FIONREAD, SCRATCH, 0, 0, 0], 0));
+            checks.push(bytes("how much waits", SCRATCH, &(told as u32).to_le_bytes()));
+            if len > 0 {
+                let flags = (libc::MSG_PEEK | libc::MSG_DONTWAIT) as u64;
+                let peek = [fd, BUFFER, len, flags, 0, 0];
+                checks.push(call("peek", libc::SYS_recvfrom, peek, len as i64));
+                checks.push(bytes("what waits", BUFFER, queued));
+            }
+        }
+        Kind::Memfd { content, position, .. } => {
+            let at = [fd, 0, libc::SEEK_CUR as u64, 0, 0, 0];
+            checks.push(call("offset", libc::SYS_lseek, at, *position as i64));
+            for page in &content.pages {
+                let read = [fd, BUFFER, PAGE, page.index * PAGE, 0, 0];
+                checks.push(call("read", libc::SYS_pread64, read, PAGE as i64));
+                checks.push(bytes("a page", BUFFER, &page_bytes(page.seed)));
+            }
+        }
+        Kind::File { .. }
+        | Kind::Eventfd { .. }
+        | Kind::Listener { .. }
+        | Kind::Epoll { .. }
+        | Kind::Signalfd { .. }
+        | Kind::Timerfd => {}
     }
+}
+
+/// What a further thread checks: that it is there, with its own registers.
+pub fn thread_checks(tid: u32, number: usize) -> Vec<Check> {
+    let gettid = Deed::Call { number: libc::SYS_gettid, args: [0; 6], result: tid.into() };
+    let registers = payload::check_registers(payload::data_of(number), &registers(tid));
+    vec![registers, Check { what: "its tid".to_owned(), deed: gettid }]
 }
 
 fn model_task(
@@ -473,22 +601,25 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
         })
         .collect();
     fds.sort_by_key(|fd| fd.fd);
+    let limit = |(resource, limit): (usize, &Option<RLimit>)| {
+        task.attributes.limit(resource, limit.unwrap_or(RLimit { cur: 0, max: 0 }))
+    };
     (0..).zip(&mut fds).for_each(|(entry, fd)| fd.origin.entry = entry);
     Alive {
-        comm: "twig".to_owned(),
+        comm: task.attributes.name.clone().unwrap_or_else(|| "twig".to_owned()),
         personality: own.personality.unwrap_or(0),
-        umask: 0o022,
+        umask: task.attributes.umask.unwrap_or(0o022),
         ids: namespaces(id, 1),
-        sigactions: vec![SigAction::default(); 64],
-        rlimits: own.rlimits.iter().map(|limit| limit.unwrap_or(RLimit { cur: 0, max: 0 })).collect(),
+        sigactions: (1..=64).map(|signal| task.attributes.action(signal)).collect(),
+        rlimits: own.rlimits.iter().enumerate().map(limit).collect(),
         pending_shared: Vec::new(),
         oom_score_adj: own.oom_score_adj.unwrap_or(0),
         loginuid: None,
-        child_subreaper: false,
+        child_subreaper: task.attributes.subreaper,
         membarrier: 0,
         stop_signo: None,
         timers: Timers::default(),
-        threads: vec![thread(task, own)],
+        threads: threads(task, own),
         mm: mm(forest, index, contents),
         fs: Fs {
             cwd_id: ROOT_DIRECTORY,
@@ -499,19 +630,30 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
     }
 }
 
-fn thread(task: &Task, own: &OwnFacts) -> Thread {
-    let Registers { general, xmm } = registers(task);
+fn threads(task: &Task, own: &OwnFacts) -> Vec<Thread> {
+    let tids = std::iter::once(task.pid).chain(task.threads.iter().copied());
+    tids.enumerate()
+        .map(|(number, tid)| {
+            let mut thread = thread(tid, payload::data_of(number), own);
+            task.attributes.set(&mut thread, &creds(own));
+            thread
+        })
+        .collect()
+}
+
+fn thread(tid: u32, data: u64, own: &OwnFacts) -> Thread {
+    let Registers { general, xmm } = registers(tid);
     let [ax, cx, dx, si, di, bp, sp, r8, r9, r10, r11, r12, r13, r14, r15] = general;
     Thread {
-        tid: NsPid(task.pid),
-        origin: Origin::new(Image::Core(task.pid), 0),
+        tid: NsPid(tid),
+        origin: Origin::new(Image::Core(tid), 0),
         regs: Regs {
             r15,
             r14,
             r13,
             r12,
             bp,
-            bx: DATA,
+            bx: data,
             r11,
             r10,
             r9,
@@ -550,7 +692,7 @@ fn thread(task: &Task, own: &OwnFacts) -> Thread {
         rseq: None,
         sched: Sched { policy: 0, priority: 0, nice: own.nice.unwrap_or(0) },
         pdeath_sig: 0,
-        creds: Some(Box::new(creds(own))),
+        creds: None,
         seccomp_mode: 0,
         seccomp_filter: None,
         cg_set: None,
@@ -610,7 +752,7 @@ fn mappings(forest: &Forest, index: usize) -> Vec<Mapped> {
     const READ: i32 = libc::PROT_READ;
     const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
     let task = &forest.tasks[index];
-    let mut data = payload::data(&checks(forest, index));
+    let mut data = payload::data(DATA, &checks(forest, index));
     data[COMMAND_AT as usize..][..COMMAND.len()].copy_from_slice(COMMAND);
     let mut all = vec![
         Mapped::holding(TEXT, payload::code().to_vec(), READ | libc::PROT_EXEC),
@@ -618,6 +760,10 @@ fn mappings(forest: &Forest, index: usize) -> Vec<Mapped> {
         Mapped::private(SCRATCH, SCRATCH_BYTES, WRITE),
         Mapped::private(STACK, STACK_BYTES, WRITE),
     ];
+    for (tid, number) in task.threads.iter().zip(1..) {
+        let at = payload::data_of(number);
+        all.push(Mapped::holding(at, payload::data(at, &thread_checks(*tid, number)), WRITE));
+    }
     for it in &task.private {
         let prot = if it.writable { WRITE } else { READ };
         let pages = it.pages.iter().map(|page| (it.start + page.index * PAGE, page_bytes(page.seed)));
@@ -675,7 +821,7 @@ fn mm(forest: &Forest, index: usize, contents: &mut Held) -> Mm {
         exe_file_id: EXECUTABLE,
         // AT_NULL.
         auxv: vec![0, 0],
-        dumpable: Some(1),
+        dumpable: Some((!forest.tasks[index].attributes.undumpable).into()),
         thp_disabled: false,
         aio_rings: 0,
         vmas: vmas.collect(),

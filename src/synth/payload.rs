@@ -36,6 +36,11 @@ pub const STACK: u64 = 0x4300_0000;
 /// Its length.
 pub const STACK_BYTES: u64 = 4 * PAGE;
 
+/// Where the data of a task's first thread (0) is, and of the others: a page each, with a hole between them.
+pub fn data_of(thread: usize) -> u64 {
+    if thread == 0 { DATA } else { 0x4400_0000 + (thread as u64 - 1) * 2 * PAGE }
+}
+
 /// Values of the status word.
 pub mod status {
     /// The checks are being played, or have not begun.
@@ -211,18 +216,18 @@ pub enum Deed {
 }
 
 /// That the registers were as the task was to wake with them.
-pub fn check_registers(registers: &Registers) -> Check {
+pub fn check_registers(data: u64, registers: &Registers) -> Check {
     let bytes = registers.stored();
     debug_assert_eq!(bytes.len(), SAVED.1);
-    Check { what: "registers".to_owned(), deed: Deed::Bytes { address: DATA + SAVED.0 as u64, bytes } }
+    Check { what: "registers".to_owned(), deed: Deed::Bytes { address: data + SAVED.0 as u64, bytes } }
 }
 
-/// The data of a task that is to play `checks`.
-pub fn data(checks: &[Check]) -> Vec<u8> {
+/// The data at `address` of a thread that is to play `checks`.
+pub fn data(address: u64, checks: &[Check]) -> Vec<u8> {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x100_0000_01b3;
     let mut words = [0u64; CHECKS / 8];
-    words[3] = DATA + CHECKS as u64;
+    words[3] = address + CHECKS as u64;
     words[5] = NAP_NS;
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     for check in checks {
@@ -258,13 +263,13 @@ pub enum Said {
     },
 }
 
-/// Reads the first three words of the data.
-pub fn said(words: [u64; 3]) -> Said {
+/// Reads the first three words of the data at an address.
+pub fn said(data: u64, words: [u64; 3]) -> Said {
     match words[0] {
         status::AT_IT => Said::Nothing,
         status::RIGHT => Said::Right,
         _ => Said::Wrong {
-            check: words[1].saturating_sub(DATA + CHECKS as u64) as usize / CHECK_BYTES,
+            check: words[1].saturating_sub(data + CHECKS as u64) as usize / CHECK_BYTES,
             found: words[2] as i64,
         },
     }
@@ -289,12 +294,12 @@ mod tests {
     #[test]
     fn the_table_is_laid_out_as_the_code_reads_it() {
         let call = Deed::Call { number: 39, args: [1, 2, 3, 4, 5, 6], result: -9 };
-        let bytes = data(&[Check { what: String::new(), deed: call }]);
+        let bytes = data(DATA, &[Check { what: String::new(), deed: call }]);
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         assert_eq!(word(24), DATA + 512);
         let record: Vec<u64> = (0..10).map(|i| word(512 + i * 8)).collect();
         assert_eq!(record, [1, 39, 1, 2, 3, 4, 5, 6, (-9i64) as u64, 0]);
         assert_eq!(word(592), 0);
-        assert_eq!(said([status::WRONG, DATA + 512 + 80, 7]), Said::Wrong { check: 1, found: 7 });
+        assert_eq!(said(DATA, [status::WRONG, DATA + 512 + 80, 7]), Said::Wrong { check: 1, found: 7 });
     }
 }

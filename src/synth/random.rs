@@ -170,7 +170,15 @@ impl Shape {
     pub fn files(&self, forest: &Forest) -> Vec<(PathBuf, Vec<u8>)> {
         let path = |kind: &Kind| match kind {
             Kind::File { path, .. } => Some((path.clone(), vec![b'x'; FILE_BYTES as usize])),
-            Kind::Pipe { .. } | Kind::Pair { .. } | Kind::Eventfd { .. } => None,
+            Kind::Pipe { .. }
+            | Kind::Pair { .. }
+            | Kind::Eventfd { .. }
+            | Kind::Messages { .. }
+            | Kind::Listener { .. }
+            | Kind::Epoll { .. }
+            | Kind::Memfd { .. }
+            | Kind::Signalfd { .. }
+            | Kind::Timerfd => None,
         };
         forest.resources.iter().filter_map(path).collect()
     }

@@ -45,7 +45,10 @@ pub struct Verified {
 pub fn again(forest: &Forest) -> Result<(), String> {
     for task in living(forest) {
         let path = format!("/proc/{}/mem", task.pid);
-        let write = || File::options().write(true).open(&path)?.write_all_at(&[0; 8], DATA);
+        let write = || {
+            let file = File::options().write(true).open(&path)?;
+            (0..=task.threads.len()).try_for_each(|it| file.write_all_at(&[0; 8], payload::data_of(it)))
+        };
         write().map_err(|error| format!("{path}: {error}"))?;
     }
     Ok(())
@@ -67,10 +70,16 @@ pub fn verify(forest: &Forest, limit: Duration) -> Result<Verified, Vec<String>>
             }
             None => {
                 verified.tasks += 1;
-                match wait_for(forest, index, end) {
-                    Ok(checks) => verified.checks += checks,
-                    Err(fault) => faults.push(fault),
+                let threads = std::iter::once((task.pid, model::checks(forest, index)));
+                let others = task.threads.iter().zip(1..);
+                let others = others.map(|(tid, number)| (*tid, model::thread_checks(*tid, number)));
+                for (number, (tid, checks)) in threads.chain(others).enumerate() {
+                    match wait_for(tid, payload::data_of(number), &checks, end) {
+                        Ok(()) => verified.checks += checks.len(),
+                        Err(fault) => faults.push(fault),
+                    }
                 }
+                faults.extend(check_threads(task));
             }
         }
     }
@@ -84,22 +93,20 @@ fn living(forest: &Forest) -> impl Iterator<Item = &Task> {
     forest.tasks.iter().filter(|task| task.dead.is_none())
 }
 
-/// Waits for what a task says; gives how many checks it made.
-fn wait_for(forest: &Forest, index: usize, end: Instant) -> Result<usize, String> {
-    let pid = forest.tasks[index].pid;
+/// Waits for what a thread says.
+fn wait_for(pid: u32, data: u64, checks: &[payload::Check], end: Instant) -> Result<(), String> {
     let path = format!("/proc/{pid}/mem");
     loop {
         let mut bytes = [0; 24];
         File::open(&path)
-            .and_then(|file| file.read_exact_at(&mut bytes, DATA))
+            .and_then(|file| file.read_exact_at(&mut bytes, data))
             .map_err(|error| format!("task {pid}: {path}: {error}"))?;
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        match payload::said([word(0), word(8), word(16)]) {
+        match payload::said(data, [word(0), word(8), word(16)]) {
             Said::Nothing if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
             Said::Nothing => return Err(format!("task {pid}: has not finished its checks")),
-            Said::Right => return Ok(model::checks(forest, index).len()),
+            Said::Right => return Ok(()),
             Said::Wrong { check, found } => {
-                let checks = model::checks(forest, index);
                 let what = checks.get(check).map_or("a check that it does not have", |check| &check.what);
                 let expected = match checks.get(check).map(|check| &check.deed) {
                     Some(payload::Deed::Call { result, .. }) => format!(", not {result}"),
@@ -109,6 +116,17 @@ fn wait_for(forest: &Forest, index: usize, end: Instant) -> Result<usize, String
             }
         }
     }
+}
+
+/// That a task has its threads and no other.
+fn check_threads(task: &Task) -> Option<String> {
+    let mut wanted = [&[task.pid], task.threads.as_slice()].concat();
+    wanted.sort_unstable();
+    let list = fs::read_dir(format!("/proc/{}/task", task.pid));
+    let names = list.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut found: Vec<u32> = names.filter_map(|name| name.parse().ok()).collect();
+    found.sort_unstable();
+    (found != wanted).then(|| format!("task {}: threads {found:?}, not {wanted:?}", task.pid))
 }
 
 /// A zombie: its state, and its exit code where the caller may see it (proc_pid_stat(5), field 52).
@@ -188,6 +206,13 @@ fn check_kind(
 ) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
     let link = link.to_string_lossy().into_owned();
+    let text = format!("task {pid}: descriptor {fd}");
+    let info = || fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
+    let told = |key: &str| {
+        let info = info();
+        let found = info.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(found.trim().to_owned())
+    };
     let wrong = |expected: &str| Some(format!("task {pid}: descriptor {fd} is {link}, not {expected}"));
     match kind {
         Kind::File { path, .. } if link != path.to_string_lossy() => wrong(&path.to_string_lossy()),
@@ -198,16 +223,63 @@ fn check_kind(
             let others = seen.iter().any(|(other, of)| *of == resource && *other != link);
             if of != resource || others { wrong("the pipe of the other end") } else { None }
         }
-        Kind::Pair { .. } if !link.starts_with("socket:") => wrong("a socket"),
+        Kind::Pair { .. } | Kind::Messages { .. } | Kind::Listener { .. } if !link.starts_with("socket:") => {
+            wrong("a socket")
+        }
+        Kind::Memfd { name, .. } if link != format!("/memfd:{name} (deleted)") => wrong("its memfd"),
+        Kind::Signalfd { mask } => {
+            let told = told("sigmask:").and_then(|text| u64::from_str_radix(&text, 16).ok());
+            (told != Some(*mask)).then(|| format!("{text}: signalfd of {told:x?}, not {mask:x}"))
+        }
+        Kind::Timerfd => {
+            let told = told("it_value:");
+            (told.as_deref() != Some("(0, 0)")).then(|| format!("{text}: timerfd at {told:?}"))
+        }
+        Kind::Listener { name, .. } => {
+            let inode = link.trim_matches(|letter: char| !letter.is_ascii_digit());
+            let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+            // Flags with __SO_ACCEPTCON (proc_net(5)), inode, name.
+            let is_it = |line: &str| {
+                let words: Vec<&str> = line.split_ascii_whitespace().collect();
+                words.get(3) == Some(&"00010000") && words.get(6) == Some(&inode) && words.get(7) == Some(&&*format!("@{name}"))
+            };
+            (!table.lines().any(is_it)).then(|| format!("{text}: does not listen on @{name}"))
+        }
+        Kind::Epoll { interests } => {
+            let mut wanted: Vec<(u64, u64, u64)> = interests
+                .iter()
+                .map(|it| (it.fd.into(), u64::from(it.events) | ALWAYS_TOLD, it.data))
+                .collect();
+            wanted.sort_unstable();
+            let found = read_interests(&info());
+            (found != wanted).then(|| format!("{text}: watches {found:x?}, not {wanted:x?}"))
+        }
         Kind::Eventfd { counter } => {
-            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
-            let found = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"));
-            let found = found.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+            let found = told("eventfd-count:").and_then(|text| u64::from_str_radix(&text, 16).ok());
             (found != Some(*counter))
                 .then(|| format!("task {pid}: descriptor {fd}: eventfd at {found:?}, not {counter}"))
         }
-        Kind::File { .. } | Kind::Pair { .. } => None,
+        Kind::File { .. } | Kind::Pair { .. } | Kind::Messages { .. } | Kind::Memfd { .. } => None,
     }
+}
+
+/// Events that epoll tells of unasked: EPOLLERR and EPOLLHUP.
+const ALWAYS_TOLD: u64 = (libc::EPOLLERR | libc::EPOLLHUP) as u64;
+
+/// What an epoll file watches, by its fdinfo (proc_pid_fdinfo(5)): descriptor, events, data; sorted.
+fn read_interests(info: &str) -> Vec<(u64, u64, u64)> {
+    let line = |line: &str| {
+        let mut words = line.strip_prefix("tfd:")?.split_ascii_whitespace();
+        let fd = words.next()?.parse().ok()?;
+        let mut hex = |key: &str| {
+            let word = words.by_ref().skip_while(|word| *word != key).nth(1)?;
+            u64::from_str_radix(word, 16).ok()
+        };
+        Some((fd, hex("events:")?, hex("data:")?))
+    };
+    let mut found: Vec<_> = info.lines().filter_map(line).collect();
+    found.sort_unstable();
+    found
 }
 
 /// A line of `/proc/PID/maps`: range, permissions, device and inode.
@@ -245,6 +317,10 @@ fn check_mappings(forest: &Forest, verified: &mut Verified, faults: &mut Vec<Str
             (STACK, STACK_BYTES, "rw-p"),
         ] {
             expected.insert(start, (start + len, perms, None));
+        }
+        for number in 1..=task.threads.len() {
+            let start = payload::data_of(number);
+            expected.insert(start, (start + PAGE, "rw-p", None));
         }
         for it in &task.private {
             let perms = if it.writable { "rw-p" } else { "r--p" };

@@ -14,7 +14,7 @@ use super::super::proto::{
     InetSkEntry, IpOptsEntry, IpOptsRawEntry, MemfdFileEntry, PipeDataEntry, PipeEntry, RegFileEntry,
     SCM_RIGHTS, ScmEntry, SignalfdEntry, SkOptsEntry, SkPacketEntry, TcpOptsEntry, TimerfdEntry, UnixSkEntry,
 };
-use super::{Contents, Entries, Out, WriteError};
+use super::{Contents, Entries, Out, WriteError, by_entry};
 
 /// The number of a description's kind (`fd_types` of fdinfo.proto).
 pub(super) fn fd_type(ofd: &Ofd) -> Result<u32, WriteError> {
@@ -37,10 +37,8 @@ pub(super) fn fd_type(ofd: &Ofd) -> Result<u32, WriteError> {
 
 /// Every open file description, in the order of the image that they came from.
 pub(super) fn write_ofds<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model) -> Result<(), WriteError> {
-    let mut ofds: Vec<&Ofd> = model.ofds.iter().collect();
-    ofds.sort_by_key(|ofd| ofd.origin.entry);
     let mut entries = Entries::new(&magic::FILES);
-    for ofd in ofds {
+    for ofd in by_entry(&model.ofds, |ofd| ofd.origin) {
         entries.push(&file_entry(ofd)?);
     }
     out.write(Image::Files, &entries)
@@ -252,7 +250,7 @@ pub(super) fn write_data<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model) 
         return Ok(());
     }
     let mut entries = Entries::new(&magic::SK_QUEUES);
-    for packet in &model.packets {
+    for packet in by_entry(&model.packets, |packet| packet.origin) {
         if packet.rights.is_empty() != (packet.control_messages == 0) {
             return Err(WriteError::unsupported(Image::SkQueues, "a control message without descriptors"));
         }
@@ -282,7 +280,7 @@ fn write_pipes<C: Contents + ?Sized>(
         return Ok(());
     }
     let mut entries = Entries::new(kind);
-    for pipe in list {
+    for pipe in by_entry(list, |pipe| pipe.origin) {
         let data = out.contents.bytes(&pipe.data)?;
         let bytes = length(image, data.len())?;
         entries.push(&PipeDataEntry { pipe_id: pipe.pipe_id, bytes, size: pipe.capacity_bytes });

@@ -9,7 +9,7 @@ use super::super::proto::{
     MemfdInodeEntry, PluginsEntry, RemapFilePathEntry, SeccompEntry, SeccompFilterEntry, TimensEntry,
     Timespec, Timeval,
 };
-use super::{Contents, Entries, Out, WriteError, task};
+use super::{Contents, Entries, Out, WriteError, by_entry, task};
 
 /// What the directory is, and where CRIU lived.
 pub(super) fn write_inventory<C: Contents + ?Sized>(
@@ -51,7 +51,7 @@ pub(super) fn write_shared<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model
     write_memfds(out, model)?;
     if !model.remaps.is_empty() {
         let mut entries = Entries::new(&magic::REMAP_FPATH);
-        for remap in &model.remaps {
+        for remap in by_entry(&model.remaps, |remap| remap.origin) {
             let (orig_id, remap_id) = (remap.orig_id, remap.remap_id);
             entries.push(&RemapFilePathEntry { orig_id, remap_id, remap_type: Some(remap.remap_type) });
         }
@@ -109,7 +109,7 @@ fn write_memfds<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model) -> Result
         return Ok(());
     }
     let mut entries = Entries::new(&magic::MEMFD);
-    for inode in &model.memfds {
+    for inode in by_entry(&model.memfds, |inode| inode.origin) {
         let Ok(shmid) = u32::try_from(inode.shmid) else {
             return Err(WriteError::unsupported(Image::Memfd, format!("shared memory {:#x}", inode.shmid)));
         };

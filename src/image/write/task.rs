@@ -14,7 +14,7 @@ use super::super::proto::{
     UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry, VmaEntry,
 };
 use super::super::vma;
-use super::{Contents, Entries, Out, WriteError, files};
+use super::{Contents, Entries, Out, WriteError, by_entry, files};
 
 /// `task_state` (`compel/include/uapi/task-state.h`).
 mod state {
@@ -26,7 +26,7 @@ mod state {
 /// The process tree.
 pub(super) fn write_pstree<C: Contents + ?Sized>(out: &Out<'_, C>, tasks: &[Task]) -> Result<(), WriteError> {
     let mut entries = Entries::new(&magic::PSTREE);
-    for task in tasks {
+    for task in by_entry(tasks, |task| task.origin) {
         let threads =
             task.alive().map_or(vec![task.pid.0], |alive| alive.threads.iter().map(|t| t.tid.0).collect());
         let (pid, ppid, pgid, sid) = (task.pid.0, task.ppid.0, task.pgid.0, task.sid.0);
@@ -457,9 +457,7 @@ fn write_fds<C: Contents + ?Sized>(
     }
     let image = Image::Fdinfo(alive.ids.files);
     let mut entries = Entries::new(&magic::FDINFO);
-    let mut fds: Vec<_> = alive.fds.iter().collect();
-    fds.sort_by_key(|fd| fd.origin.entry);
-    for fd in fds {
+    for fd in by_entry(&alive.fds, |fd| fd.origin) {
         let Some(ofd) = model.ofds.iter().find(|ofd| ofd.id == fd.ofd_id) else {
             let what = format!("descriptor {}, whose description {:#x} is missing,", fd.fd, fd.ofd_id);
             return Err(WriteError::unsupported(image, what));

@@ -29,7 +29,9 @@ pub fn inspect(model: &Model, images_bytes: Option<u64>, only: Option<u32>) -> I
             .ofds
             .iter()
             .filter(|ofd| is_used(ofd.id))
-            .map(|ofd| collector.description(ofd))
+            .map(|ofd| (ofd.id, collector.description(ofd)))
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
             .collect(),
         shared_memory: collector
             .segments()

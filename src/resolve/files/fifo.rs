@@ -8,7 +8,7 @@ use super::super::numbers::{O_CREATION, O_KNOWN, O_LARGEFILE};
 use super::super::problem::ProblemKind;
 use super::super::recipe::ResourceKind;
 use super::super::{Payloads, Resolver};
-use super::{ghost, judge, name};
+use super::{Groups, ghost, judge, name};
 use crate::image::{Fifo, OfdKind, PipeData, RegFile};
 
 /// The entry with path, flags and owner of a description.
@@ -28,7 +28,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         .zip(&payloads.fifos)
         .map(|(entry, data)| (entry.pipe_id, (entry, data)))
         .collect();
-    let mut fifos: BTreeMap<u32, Vec<(OfdId, &RegFile)>> = BTreeMap::new();
+    let mut fifos = Groups::default();
     for ofd in used {
         let entry = &model.ofds[ofd.index()];
         let OfdKind::Fifo(fifo) = &entry.kind else { continue };
@@ -52,9 +52,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         if remap.is_none() {
             judge(resolver, file, entry.origin);
         }
-        fifos.entry(fifo.pipe_id).or_default().push((*ofd, file));
+        fifos.add(fifo.pipe_id, (*ofd, file));
     }
-    for (pipe_id, ofds) in fifos {
+    for (pipe_id, ofds) in fifos.in_order() {
         let Some((first, file)) = ofds.first().copied() else { continue };
         let origin = model.ofds[first.index()].origin;
         if let Some((_, other)) = ofds.iter().find(|(_, other)| other.path != file.path) {

@@ -108,10 +108,9 @@ fn lost<'a>(resolver: &mut Resolver<'a>) -> Vec<Lost<'a>> {
             origin: ghost.origin,
         });
     }
-    for ((remap_type, id), (paths, origin)) in names {
-        if remap_type != LINKED {
-            continue;
-        }
+    for remap in model.remaps.iter().filter(|remap| remap.remap_type == LINKED) {
+        let id = remap.remap_id;
+        let Some((paths, origin)) = names.remove(&(LINKED, id)) else { continue };
         let linked = resolver.ofd_of_id.get(&id).map(|ofd| &model.ofds[ofd.index()]);
         let Some(Ofd { kind: OfdKind::Reg(file), .. }) = linked else {
             let text = format!("a file kept under another name: file {id:#x} is not in files.img");
@@ -160,7 +159,7 @@ fn group<'a>(resolver: &Resolver<'_>, lost: Vec<Lost<'a>>) -> Vec<Group<'a>> {
 fn make_group(resolver: &mut Resolver<'_>, mut group: Group<'_>) {
     let model = resolver.model;
     // Directories first, those above before those below.
-    group.lost.sort_by_key(|lost| (lost.kind != libc::S_IFDIR, lost.paths.first().copied(), lost.key));
+    group.lost.sort_by_key(|lost| (lost.kind != libc::S_IFDIR, lost.paths.first().copied()));
     let mut directories = BTreeSet::new();
     let mut inodes = Vec::with_capacity(group.lost.len());
     for lost in &group.lost {

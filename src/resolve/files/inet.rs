@@ -22,7 +22,7 @@ type Member<'a> = (OfdId, &'a Ofd, &'a InetSocket);
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>) {
     let model = resolver.model;
-    let mut groups: BTreeMap<(u32, u32, u32), Vec<Member<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(u32, u32, usize), Vec<Member<'_>>> = BTreeMap::new();
     for ofd in used {
         let entry = &model.ofds[ofd.index()];
         let OfdKind::Inet(socket) = &entry.kind else { continue };
@@ -31,8 +31,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>) {
         }
         // Those without a port, and raw ones, are in nobody's way.
         let key = match socket.src.1 {
-            0 => (0, 0, entry.id),
-            _ if socket.sock_type == libc::SOCK_RAW as u32 => (0, 0, entry.id),
+            0 => (0, 0, ofd.index()),
+            _ if socket.sock_type == libc::SOCK_RAW as u32 => (0, 0, ofd.index()),
             port => (socket.protocol, u32::from(port), 0),
         };
         groups.entry(key).or_default().push((*ofd, entry, socket));

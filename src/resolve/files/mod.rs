@@ -35,6 +35,33 @@ pub(super) struct Placed {
     pub(super) tail: Vec<StepId>,
 }
 
+/// Descriptions of one thing by the number that the images give it. The number breaks no tie: things come
+/// in the order of their first descriptions.
+struct Groups<T> {
+    at: BTreeMap<u32, usize>,
+    members: Vec<(u32, Vec<T>)>,
+}
+
+impl<T> Default for Groups<T> {
+    fn default() -> Groups<T> {
+        Groups { at: BTreeMap::new(), members: Vec::new() }
+    }
+}
+
+impl<T> Groups<T> {
+    fn add(&mut self, id: u32, member: T) {
+        let at = *self.at.entry(id).or_insert_with(|| {
+            self.members.push((id, Vec::new()));
+            self.members.len() - 1
+        });
+        self.members[at].1.push(member);
+    }
+
+    fn in_order(self) -> Vec<(u32, Vec<T>)> {
+        self.members
+    }
+}
+
 /// The first task, in the order of the images, that has each description in its table, and the
 /// lowest number there.
 type Holders = BTreeMap<OfdId, (TaskId, Fd)>;

@@ -8,7 +8,7 @@ use super::super::numbers::{O_ACCMODE, O_LARGEFILE, O_SETTABLE};
 use super::super::problem::ProblemKind;
 use super::super::recipe::ResourceKind;
 use super::super::{Payloads, Resolver};
-use super::name;
+use super::{Groups, name};
 use crate::image::{OfdKind, PipeData};
 
 /// Capacity of a new pipe (pipe(7)).
@@ -45,11 +45,11 @@ pub(super) fn capacity(resolver: &mut Resolver<'_>, name: &str, entry: &PipeData
 
 pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
     let model = resolver.model;
-    let mut pipes: BTreeMap<u32, Vec<(OfdId, u32)>> = BTreeMap::new();
+    let mut pipes = Groups::default();
     for ofd in used {
         let entry = &model.ofds[ofd.index()];
         if let OfdKind::Pipe(pipe) = &entry.kind {
-            pipes.entry(pipe.pipe_id).or_default().push((*ofd, pipe.flags));
+            pipes.add(pipe.pipe_id, (*ofd, pipe.flags));
         }
     }
     let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> = model
@@ -58,7 +58,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, paylo
         .zip(&payloads.pipes)
         .map(|(entry, data)| (entry.pipe_id, (entry, data)))
         .collect();
-    for (pipe_id, ofds) in pipes {
+    for (pipe_id, ofds) in pipes.in_order() {
         let mut ends: [Option<(OfdId, u32)>; 2] = [None, None];
         let mut reopened = Vec::new();
         let mut reopened_ofds = Vec::new();

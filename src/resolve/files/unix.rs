@@ -55,7 +55,10 @@ pub(super) fn resolve(
         queues.entry(packet.id_for).or_default().push((data.clone(), rights));
     }
     let mut named = Vec::new();
-    for (inode, (ofd, entry, socket)) in &sockets {
+    let mut in_order: Vec<_> = sockets.iter().collect();
+    // The numbers of the images break no tie.
+    in_order.sort_by_key(|(_, (ofd, _, _))| *ofd);
+    for (inode, (ofd, entry, socket)) in in_order {
         if !is_plain(resolver, entry, socket) {
             continue;
         }
@@ -64,8 +67,8 @@ pub(super) fn resolve(
             .get(&socket.peer)
             .filter(|(_, _, other)| other.peer == *inode && is_unnamed(socket) && is_unnamed(other));
         match peer {
-            // The one with the lower inode speaks for both.
-            Some(_) if socket.peer < *inode => {}
+            // The first of them speaks for both.
+            Some((peer, _, _)) if peer < ofd => {}
             Some((peer_ofd, peer_entry, peer)) => {
                 if peer.sock_type != socket.sock_type {
                     let text = format!("{}: its peer is of another type", name(entry));

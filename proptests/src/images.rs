@@ -1,0 +1,171 @@
+//! Image directories of synthetic forests, and what becomes of them: the real stages, on one set of facts.
+//!
+//! Everything is written below `/dev/shm`, so no disk is busy with it. Facts about the host are gathered once:
+//! a plan that differs from another does not differ because somebody else has started a process in between.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use regrow::certify::{self, Certificate, Counterexample};
+use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
+use regrow::image::{self, Model, NsPid};
+use regrow::lower;
+use regrow::resolve::problem::{Problem, ProblemKind};
+use regrow::resolve::{self, Options, Payloads};
+use regrow::synth::Forest;
+use regrow::synth::model::{Ground, Synthetic, synthesise};
+use regrow::tape::Tapes;
+use regrow_graph::order::{self, PlanError};
+
+use crate::descriptions::{FILE_BYTES, FILES};
+
+/// Helper tasks have pids from here on.
+const FIRST_SPARE: u32 = 21_000;
+
+/// A directory in memory that goes with the test.
+#[derive(Debug)]
+pub struct Room(PathBuf);
+
+impl Room {
+    /// A new one, with the files that forests have open in `files/`.
+    ///
+    /// # Panics
+    /// There is no memory for it.
+    #[allow(clippy::expect_used)]
+    pub fn new(name: &str) -> Room {
+        let memory = Path::new("/dev/shm");
+        let temporary = std::env::temp_dir();
+        let below = if memory.is_dir() { memory } else { &temporary };
+        let dir = below.join(format!("regrow-{name}-{}", std::process::id()));
+        fs::create_dir_all(dir.join("files")).expect("a directory");
+        for number in 0..FILES {
+            let path = dir.join("files").join(format!("file-{number}"));
+            fs::write(path, vec![b'x'; FILE_BYTES]).expect("a file");
+        }
+        Room(dir)
+    }
+
+    /// Where the files are.
+    pub fn files(&self) -> PathBuf {
+        self.0.join("files")
+    }
+
+    /// Writes a model into the directory of this name, in place of what was there.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn write(&self, name: &str, synthetic: &Synthetic) -> Result<PathBuf, String> {
+        let dir = self.0.join(name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).map_err(|error| error.to_string())?;
+        image::write_model(&synthetic.model, &synthetic.contents, &dir).map_err(|error| error.to_string())?;
+        Ok(dir)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// This process.
+fn own() -> &'static OwnFacts {
+    static OWN: OnceLock<OwnFacts> = OnceLock::new();
+    OWN.get_or_init(host::gather_own)
+}
+
+/// What is true here for a model: of what changes from moment to moment, what was gathered first.
+fn facts(model: &Model) -> HostFacts {
+    static FACTS: OnceLock<HostFacts> = OnceLock::new();
+    let now = host::gather(model, None);
+    let first = FACTS.get_or_init(|| now.clone());
+    let spare = (FIRST_SPARE..).take(model.tasks.len() + 1).map(NsPid).collect();
+    let pids = PidFacts { pid_max: Some(32_768), spare, ..PidFacts::default() };
+    HostFacts { pids, files: now.files, ..first.clone() }
+}
+
+/// The model of a forest.
+///
+/// # Errors
+/// The faults of the description.
+pub fn model_of(forest: &Forest) -> Result<Synthetic, String> {
+    let ground = Ground { own: own(), executable: "/bin/true" };
+    synthesise(forest, &ground).map_err(|faults| faults.join("; "))
+}
+
+/// What is planned for a directory.
+#[derive(Debug)]
+pub struct Planned {
+    /// The images, read.
+    pub model: Model,
+    /// What would run.
+    pub tapes: Tapes,
+    /// What the checker takes for granted.
+    pub ground: certify::Ground,
+    /// What `check` would say of this host.
+    pub problems: Vec<Problem>,
+}
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub enum Refused {
+    /// Somebody has said why: what is not supported.
+    Problems(Vec<String>),
+    /// Nobody has: a defect.
+    Defect(String),
+}
+
+/// Reads, resolves, plans and lowers a directory on this host, whose pids are all free.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn plan(dir: &Path) -> Result<Planned, Refused> {
+    let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
+    let read = |blob| {
+        image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()))
+    };
+    let payloads = Payloads {
+        pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        vdsos: Default::default(),
+    };
+    let facts = facts(&model);
+    let resolution = resolve::resolve(&model, &payloads, &facts, &Options::default());
+    let problems = resolution.problems;
+    let refused = |more: Vec<String>| {
+        let unsupported = problems.iter().filter(|problem| problem.kind == ProblemKind::Unsupported);
+        let said: Vec<String> = unsupported.map(ToString::to_string).chain(more).collect();
+        Refused::Problems(said)
+    };
+    if let Some(bad) = problems.iter().find(|problem| problem.kind == ProblemKind::BadImages) {
+        return Err(Refused::Defect(bad.to_string()));
+    }
+    if problems.iter().any(|problem| problem.kind == ProblemKind::Unsupported) {
+        return Err(refused(Vec::new()));
+    }
+    let Some(resolved) = resolution.resolved else { return Err(Refused::Defect("no room".to_owned())) };
+    let plan = match order::plan_in(&resolved.forest, resolved.cradle) {
+        Ok(plan) => plan,
+        Err(PlanError::Family(errors)) => {
+            return Err(refused(errors.iter().map(ToString::to_string).collect()));
+        }
+        Err(error) => return Err(Refused::Defect(error.to_string())),
+    };
+    let tapes = lower::lower(&plan, &resolved.recipes, &resolved.window)
+        .map_err(|error| Refused::Defect(error.to_string()))?;
+    let ground = certify::Ground::of(&facts, certify::Cradle::default());
+    Ok(Planned { model, tapes, ground, problems })
+}
+
+impl Planned {
+    /// The certificate, or why there is none.
+    ///
+    /// # Errors
+    /// The counterexample.
+    pub fn certify(&self) -> Result<Certificate, Counterexample> {
+        certify::certify(&self.model, &self.tapes, &self.ground, None)
+    }
+}

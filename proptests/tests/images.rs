@@ -1,0 +1,137 @@
+//! Descriptions of synthetic forests through the real stages: written, read, resolved, planned, lowered, certified.
+//!
+//! `REGROW_CASES` is how many cases each property gets, instead of its own number.
+
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use regrow::image::{self, Contents, Model};
+use regrow::synth::Forest;
+use regrow::synth::model::Synthetic;
+use regrow::tape::Tapes;
+use regrow_proptests::descriptions::descriptions;
+use regrow_proptests::images::{Planned, Refused, Room, model_of, plan};
+use regrow_proptests::reorder::{Numbers, reorder};
+
+static ROOM: LazyLock<Room> = LazyLock::new(|| Room::new("images"));
+
+fn config(cases: u32) -> ProptestConfig {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/images.txt");
+    let wanted = std::env::var("REGROW_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig {
+        cases: wanted.unwrap_or(cases),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    }
+}
+
+fn forests() -> impl Strategy<Value = Forest> {
+    descriptions(&ROOM.files(), 16)
+}
+
+/// The plan of a forest; `None`: it was refused for a reason that the documentation has.
+fn planned(forest: &Forest, name: &str) -> Result<Option<Planned>, TestCaseError> {
+    prop_assert_eq!(forest.faults(), Vec::<String>::new());
+    let synthetic = model_of(forest).map_err(TestCaseError::fail)?;
+    let dir = ROOM.write(name, &synthetic).map_err(TestCaseError::fail)?;
+    match plan(&dir) {
+        Ok(planned) => Ok(Some(planned)),
+        Err(Refused::Problems(said)) => {
+            let is_known = |text: &String| text.contains("cannot be inherited: no ancestor is in it");
+            prop_assert!(!said.is_empty() && said.iter().all(is_known), "{said:?}");
+            Ok(None)
+        }
+        Err(Refused::Defect(what)) => Err(TestCaseError::fail(what)),
+    }
+}
+
+proptest! {
+    #![proptest_config(config(500))]
+
+    /// What is not refused by name has a certificate.
+    #[test]
+    fn what_is_planned_is_certified(forest in forests()) {
+        let Some(planned) = planned(&forest, "certified")? else { return Ok(()) };
+        let certified = planned.certify();
+        prop_assert!(certified.is_ok(), "{}", certified.err().map_or(String::new(), |error| error.to_string()));
+    }
+
+    /// Where entries stand, and which numbers tie them together, is nothing to the plan.
+    #[test]
+    fn order_and_numbers_break_no_tie(forest in forests(), seed in any::<u64>()) {
+        let Some(planned) = planned(&forest, "ordered")? else { return Ok(()) };
+        let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
+        for numbers in [Numbers::Kept, Numbers::InOrder, Numbers::Any] {
+            let other = Synthetic { model: reorder(&synthetic.model, seed, numbers), ..synthetic.clone() };
+            let dir = ROOM.write("ordered", &other).map_err(TestCaseError::fail)?;
+            let again = plan(&dir).map_err(|refused| TestCaseError::fail(format!("{refused:?}")))?;
+            prop_assert!(again.tapes == planned.tapes, "{numbers:?}: {}", first_difference(&planned.tapes, &again.tapes));
+        }
+    }
+
+    /// What is written reads as it was; only pieces of raw bytes lie elsewhere.
+    #[test]
+    fn what_is_written_reads_the_same(forest in forests(), seed in any::<u64>()) {
+        let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
+        let model = reorder(&synthetic.model, seed, Numbers::Any);
+        let made = Synthetic { model, ..synthetic };
+        let dir = ROOM.write("written", &made).map_err(TestCaseError::fail)?;
+        let read = image::read_model(&dir).map_err(|errors| TestCaseError::fail(errors.to_string()))?;
+        let mut model = made.model.clone();
+        image::arrange(&mut model);
+        for (made_of, read_from) in blobs(&model).iter().zip(blobs(&read)) {
+            let (made_of, read_from) = (made.contents.bytes(made_of), image::open_blob(&dir, &read_from));
+            prop_assert_eq!(made_of.ok().map(|bytes| bytes.into_owned()), read_from.ok());
+        }
+        let (read, model) = (without_places(read), without_places(model));
+        let differ = read.lines().zip(model.lines()).find(|(read, made)| read != made);
+        prop_assert!(read == model, "{differ:?}");
+    }
+
+    /// The plan does not depend on how many threads make it.
+    #[test]
+    fn threads_change_nothing(forest in forests()) {
+        let Some(planned) = planned(&forest, "threads")? else { return Ok(()) };
+        for count in [1, 2, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build();
+            let pool = pool.map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let again = pool.install(|| plan(&planned.model.dir));
+            let again = again.map_err(|refused| TestCaseError::fail(format!("{refused:?}")))?;
+            prop_assert!(again.tapes == planned.tapes, "{count} threads: {}", first_difference(&planned.tapes, &again.tapes));
+        }
+    }
+}
+
+/// Where in the images raw bytes are.
+fn blobs(model: &Model) -> Vec<image::Blob> {
+    let pipes = model.pipe_data.iter().chain(&model.fifo_data).map(|pipe| pipe.data);
+    pipes.chain(model.packets.iter().map(|packet| packet.data)).collect()
+}
+
+/// The model in words, without where in the images raw bytes lie.
+fn without_places(mut model: Model) -> String {
+    model.dir.clear();
+    model.pipe_data.iter_mut().for_each(|pipe| pipe.data.offset_bytes = 0);
+    model.packets.iter_mut().for_each(|packet| packet.data.offset_bytes = 0);
+    format!("{model:#?}")
+}
+
+/// The first record in which two plans differ.
+fn first_difference(one: &Tapes, other: &Tapes) -> String {
+    if one.tasks.len() != other.tasks.len() {
+        return format!("{} tapes, not {}", other.tasks.len(), one.tasks.len());
+    }
+    for (a, b) in one.tasks.iter().zip(&other.tasks) {
+        let lines = |tapes: &Tapes, task| -> Vec<String> {
+            tapes.records(task).map(|(_, record)| regrow::tape::disasm::line(tapes, &record)).collect()
+        };
+        let (was, is) = (lines(one, a), lines(other, b));
+        let differs = |at: &usize| was.get(*at) != is.get(*at);
+        if let Some(at) = (0..was.len().max(is.len())).find(differs) {
+            return format!("task {}, record {at}: {:?}, was {:?}", a.pid, is.get(at), was.get(at));
+        }
+    }
+    "the tapes say the same, and lie otherwise".to_owned()
+}
