@@ -27,6 +27,8 @@ pub enum Thing {
     Number(u32),
     /// Who is parent and what is the exit signal of a process, and whether it is there.
     Life(u32),
+    /// That a task or thread is made.
+    Birth(u32),
     /// That it has died.
     Death(u32),
     /// Which children a process has.
@@ -159,5 +161,10 @@ impl Footprint {
     /// only lets the later go on.
     pub fn races(&self, later: &Footprint) -> bool {
         self.meetings(later).any(|thing| !thing.is_signal())
+    }
+
+    /// Whether it makes a task or thread.
+    pub(crate) fn is_birth_of(&self, tid: u32) -> bool {
+        self.accesses.binary_search_by(|(thing, _)| thing.cmp(&Thing::Birth(tid))).is_ok()
     }
 }

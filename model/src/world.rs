@@ -315,6 +315,25 @@ impl World {
         self.ground.effects.get(&tid)?.get(thread.record as usize)
     }
 
+    /// All records that a task has not played yet.
+    pub fn rest(&self, tid: u32) -> &[Lifted] {
+        let record = self.threads.get(&tid).map_or(usize::MAX, |thread| thread.record as usize);
+        self.ground.effects.get(&tid).and_then(|tape| tape.get(record..)).unwrap_or_default()
+    }
+
+    /// Whether a thread has come to the barrier.
+    pub fn has_arrived(&self, tid: u32) -> bool {
+        self.threads.get(&tid).is_some_and(|thread| thread.phase == Phase::Arrived)
+    }
+
+    /// Who has a record that posts an event, and which.
+    pub fn poster(&self, event: u32) -> Option<(u32, u32)> {
+        let posts = |tape: &[Lifted]| {
+            tape.iter().find(|lifted| lifted.effect == Effect::Post(event)).map(|lifted| lifted.record)
+        };
+        self.ground.effects.iter().find_map(|(tid, tape)| Some((*tid, posts(tape)?)))
+    }
+
     /// Lets a task play its next record, or the coordinator release the barrier.
     ///
     /// # Errors

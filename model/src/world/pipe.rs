@@ -57,6 +57,11 @@ impl Pipe {
         self.buffers.iter().flat_map(|buffer| &buffer.data).copied().collect()
     }
 
+    /// Forgets who has opened it.
+    pub(crate) fn forget_opens(&mut self) {
+        self.opened = [0; 2];
+    }
+
     fn slots(&self) -> usize {
         self.capacity as usize / PAGE
     }

@@ -189,6 +189,7 @@ impl World {
             return fails(EPERM);
         }
         self.write(Thing::Number(birth.pid));
+        self.write(Thing::Birth(birth.pid));
         self.read(Thing::Group(birth.pid));
         if self.is_taken(birth.pid) {
             return fails(EEXIST);
