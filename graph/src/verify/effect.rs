@@ -474,7 +474,7 @@ pub enum Change {
 }
 
 /// An option of a socket. Values are numbers; times in microseconds; linger is seconds + 1, 0: off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum SocketOption {
     SendBuffer,
