@@ -13,6 +13,11 @@
 //! The module writes each task's operations in their order into the [`Graph`] while it plays them
 //! on a [`Table`]; it knows no system calls.
 
+mod descents;
+mod desk;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
@@ -23,7 +28,9 @@ use crate::graph::{Graph, OpKind, Reason};
 use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
 use crate::needs::Needs;
 use crate::numbers::Numbers;
-use crate::table::{Entry, Move, Table, transform};
+use crate::table::{Move, Table};
+use descents::Descents;
+use desk::Desk;
 
 /// Why a forest cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -119,102 +126,6 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
     }
 }
 
-/// Who becomes whose child by the death of whom.
-struct Descents {
-    /// The parent of each task in the end.
-    parents: Vec<Option<TaskId>>,
-    /// How far each task is below the root then.
-    depth: Vec<u32>,
-    /// Who gets the children of each task that dies.
-    adopter: Vec<Option<TaskId>>,
-    /// Whether each task gets any.
-    adopts: Vec<bool>,
-    /// The children of each task in the end, and helpers that it forks: those that die.
-    dying: Vec<Vec<TaskId>>,
-    /// Whose death raises SIGCHLD.
-    raises_sigchld: Vec<bool>,
-}
-
-impl Descents {
-    fn find(forest: &Forest) -> Result<Descents, Vec<PlaceError>> {
-        let count = forest.tasks.len();
-        let mut descents = Descents {
-            parents: forest.parents(),
-            depth: vec![0; count],
-            adopter: vec![None; count],
-            adopts: vec![false; count],
-            dying: vec![Vec::new(); count],
-            raises_sigchld: forest.raises_sigchld(),
-        };
-        let mut errors = Vec::new();
-        for (index, spec) in forest.tasks.iter().enumerate() {
-            let Some(parent) = spec.parent else { continue };
-            let forker = &forest.tasks[parent.index()];
-            let dies = matches!(forker.life, Life::Zombie | Life::Helper);
-            let (task, is_helper) = (TaskId::new(index), spec.life == Life::Helper);
-            match spec.descent {
-                Descent::Own if dies && !is_helper => errors.push(PlaceError::Unborn { task, parent }),
-                Descent::Own => {}
-                Descent::Sibling if forker.parent.is_none() || is_helper => {
-                    errors.push(PlaceError::NoWay { task, parent });
-                }
-                Descent::Sibling => {}
-                Descent::Adopted { by } => {
-                    descents.adopts[by.index()] = true;
-                    let is_other = *descents.adopter[parent.index()].get_or_insert(by) != by;
-                    if is_other || !dies || is_helper || forest.tasks[by.index()].life != Life::Lives {
-                        errors.push(PlaceError::NoWay { task, parent });
-                    }
-                }
-            }
-            if matches!(spec.life, Life::Zombie | Life::Helper)
-                && let Some(parent) = descents.parents[index]
-            {
-                descents.dying[parent.index()].push(task);
-            }
-            let mut above = descents.parents[index];
-            while let Some(task) = above.filter(|_| (descents.depth[index] as usize) < count) {
-                descents.depth[index] += 1;
-                above = descents.parents[task.index()];
-            }
-        }
-        if errors.is_empty() { Ok(descents) } else { Err(errors) }
-    }
-
-    /// Where in the order of deaths that of a task stands: those come first that leave children to
-    /// tasks near the root, because no task further below may take these. Deaths that leave nobody
-    /// to others come before all.
-    fn rank(&self, task: TaskId) -> u32 {
-        self.adopter[task.index()].map_or(0, |adopter| self.depth[adopter.index()])
-    }
-
-    /// The place of the waiting for its death in the order of [`Placer::mourn`].
-    fn place(&self, forest: &Forest, task: TaskId) -> (u32, u8) {
-        let mut place = (self.rank(task), 1);
-        let mut at = task;
-        while let Some(forker) = forest.tasks[at.index()].parent {
-            let rank = match forest.tasks[at.index()].descent {
-                Descent::Own => break,
-                Descent::Adopted { by } => self.depth[by.index()],
-                Descent::Sibling => self.rank(forker),
-            };
-            place = (place.0.max(rank), 2);
-            match forest.tasks[at.index()].descent {
-                Descent::Sibling => at = forker,
-                Descent::Own | Descent::Adopted { .. } => break,
-            }
-        }
-        place
-    }
-
-    fn is_above(&self, above: TaskId, task: TaskId) -> bool {
-        self.depth[above.index()] < self.depth[task.index()]
-            && std::iter::successors(Some(task), |task| self.parents[task.index()])
-                .take(self.parents.len())
-                .any(|task| task == above)
-    }
-}
-
 /// What a task does about deaths when it has forked all.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mourning {
@@ -247,18 +158,6 @@ struct Placer<'a> {
     /// The operation that makes each adopter a subreaper.
     flags: Vec<Option<OpId>>,
     errors: Vec<PlaceError>,
-}
-
-/// One task's table while its program is written.
-struct Desk {
-    task: TaskId,
-    table: Table,
-    /// The table at the end.
-    desired: BTreeMap<Fd, Entry>,
-    desired_ofds: BTreeSet<OfdId>,
-    /// Numbers of descriptions that are open and not in the final table.
-    carried: BTreeMap<OfdId, Fd>,
-    carried_fds: BTreeSet<Fd>,
 }
 
 impl Placer<'_> {
@@ -326,8 +225,8 @@ impl Placer<'_> {
         let spec = &forest.tasks[task.index()];
         let (mut desk, temporary) = self.forking(task, table);
         self.steps(&mut desk, &temporary);
-        let wanted = desk.desired.clone();
-        self.move_to(&mut desk, &wanted, Reason::NotWanted);
+        let moves = desk.finish();
+        self.push_moves(task, moves, Reason::NotWanted);
         for thread in std::mem::take(&mut self.threads[task.index()]) {
             let start = self.graph.push(task, OpKind::StartThread { thread }, Reason::Complete);
             self.born[thread.index()] = Some((Table::new(), Some(start)));
@@ -343,21 +242,7 @@ impl Placer<'_> {
     fn forking(&mut self, task: TaskId, table: Table) -> (Desk, Vec<ResourceId>) {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
-        let desired: BTreeMap<Fd, Entry> = spec
-            .table
-            .iter()
-            .map(|slot| (slot.fd, Entry { ofd: Some(slot.ofd), cloexec: slot.cloexec }))
-            .collect();
-        let desired_ofds = spec.table.iter().map(|slot| slot.ofd).collect();
-        let mut desk = Desk {
-            task,
-            table,
-            desired,
-            desired_ofds,
-            carried: BTreeMap::new(),
-            carried_fds: BTreeSet::new(),
-        };
-
+        let mut desk = Desk::new(task, spec, table);
         let by_child = self.creations_by_child(task);
         let in_steps: BTreeSet<OfdId> = self
             .finish(task)
@@ -373,12 +258,11 @@ impl Placer<'_> {
             .map(|(r, _)| r)
             .collect();
         let (own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
-            self.yields(*r).any(|ofd| in_steps.contains(&ofd))
-                && !self.yields(*r).any(|ofd| desk.desired_ofds.contains(&ofd))
+            self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.wants(ofd))
         });
         self.create_all(&mut desk, own_lasting, Reason::AfterForks);
-        let wanted = self.wanted(&mut desk, &|ofd| in_steps.contains(&ofd));
-        self.move_to(&mut desk, &wanted, Reason::AfterForks);
+        let moves = desk.settle(&mut self.numbers, &in_steps);
+        self.push_moves(task, moves, Reason::AfterForks);
         if let Join::JoinLater { .. } = self.family.join[task.index()] {
             self.join_group(task);
         }
@@ -421,13 +305,12 @@ impl Placer<'_> {
         }
         let mut expires: BTreeMap<u32, Vec<OfdId>> = BTreeMap::new();
         for (ofd, at) in &last_use {
-            if !desk.desired_ofds.contains(ofd) && !in_steps.contains(ofd) {
+            if !desk.wants(*ofd) && !in_steps.contains(ofd) {
                 expires.entry(*at).or_default().push(*ofd);
             }
         }
 
         let mut is_in_session = false;
-        let mut dirty = true;
         for (at, (_, child)) in order.iter().enumerate() {
             let at = at as u32;
             if !self.family.early[child.index()] && !is_in_session {
@@ -437,16 +320,15 @@ impl Placer<'_> {
             let why = Reason::InheritedBy { child: *child };
             if let Some(resources) = create_at.remove(&at) {
                 self.create_all(desk, resources, why);
-                dirty = true;
             }
-            if dirty || at > 0 && expires.contains_key(&(at - 1)) {
-                let keep = |ofd: OfdId| {
-                    in_steps.contains(&ofd) || last_use.get(&ofd).is_some_and(|last| *last >= at)
-                };
-                let wanted = self.wanted(desk, &keep);
-                self.move_to(desk, &wanted, why);
-                dirty = false;
-            }
+            let moves = if at == 0 {
+                let kept = in_steps.iter().chain(last_use.keys()).copied().collect();
+                desk.settle(&mut self.numbers, &kept)
+            } else {
+                let gone = expires.remove(&(at - 1)).unwrap_or_default();
+                desk.settle_changes(&mut self.numbers, &gone)
+            };
+            self.push_moves(task, moves, why);
             let why = if self.family.early[child.index()] {
                 Reason::BeforeSetsid { sid: self.forest.tasks[child.index()].sid }
             } else {
@@ -454,7 +336,9 @@ impl Placer<'_> {
             };
             let fork = self.graph.push(task, OpKind::Fork { child: *child }, why);
             self.forked[child.index()] = Some(fork);
-            self.born[child.index()] = Some((desk.table.clone(), Some(fork)));
+            // What it or somebody below it uses, it will look for.
+            let relevant = self.through(*child).flat_map(|(resource, _)| self.yields(resource));
+            self.born[child.index()] = Some((desk.table.inherited(relevant), Some(fork)));
         }
         if !is_in_session {
             self.enter_family(task);
@@ -538,6 +422,8 @@ impl Placer<'_> {
     fn order_deaths(&mut self) {
         let forest = self.forest;
         let tasks = (0..forest.tasks.len()).map(TaskId::new);
+        let adopters: Vec<(TaskId, OpId)> =
+            tasks.clone().filter_map(|task| Some((task, self.flags[task.index()]?))).collect();
         for task in tasks.clone() {
             let (exit, await_op) = (self.exits[task.index()], self.awaits[task.index()]);
             if let (Some(exit), Some(op)) = (exit, await_op) {
@@ -548,9 +434,9 @@ impl Placer<'_> {
                 self.graph.require(flag, exit, Reason::AdopterFirst { adopter });
             }
             // Nobody on the way may take them.
-            for below in tasks.clone().filter(|below| self.descents.is_above(adopter, *below)) {
-                if let (Some(flag), Some(op)) = (self.flags[below.index()], await_op) {
-                    self.graph.require(op, flag, Reason::OrphansFirst { adopter });
+            for (below, flag) in &adopters {
+                if let Some(op) = await_op.filter(|_| self.descents.is_above(adopter, *below)) {
+                    self.graph.require(op, *flag, Reason::OrphansFirst { adopter });
                 }
             }
         }
@@ -609,12 +495,12 @@ impl Placer<'_> {
             for ofd in needs {
                 if temporary.contains(ofd)
                     && last_need.get(ofd) == Some(&at)
-                    && !desk.desired_ofds.contains(ofd)
+                    && !desk.wants(*ofd)
                     && let Some(fd) = desk.table.find(*ofd)
                 {
                     let step = Move::Close { first: fd, last: fd };
                     desk.table.apply(step);
-                    self.push_move(task, step, None, Reason::NotWanted);
+                    self.push_move(task, step, Reason::NotWanted);
                 }
             }
         }
@@ -656,27 +542,12 @@ impl Placer<'_> {
 
     /// Makes resources, those first that want the lowest numbers.
     fn create_all(&mut self, desk: &mut Desk, mut resources: Vec<ResourceId>, why: Reason) {
-        let rank = |placer: &Self, resource: ResourceId| {
-            let lowest = placer.yields(resource).map(|ofd| {
-                let here = desk.desired.iter().find(|(_, entry)| entry.ofd == Some(ofd)).map(|(fd, _)| *fd);
-                here.filter(|_| desk.desired_ofds.contains(&ofd))
-                    .or(placer.numbers.wanted[ofd.index()])
-                    .unwrap_or(0)
-            });
-            (lowest.min().unwrap_or(0), resource)
-        };
-        if resources.len() > 1 {
-            let first_slot: BTreeMap<OfdId, Fd> =
-                desk.desired.iter().rev().filter_map(|(fd, entry)| entry.ofd.map(|ofd| (ofd, *fd))).collect();
-            resources.sort_by_cached_key(|resource| {
-                let lowest = self.yields(*resource).map(|ofd| {
-                    first_slot.get(&ofd).copied().or(self.numbers.wanted[ofd.index()]).unwrap_or(0)
-                });
-                (lowest.min().unwrap_or(0), *resource)
-            });
-        } else {
-            resources.sort_by_cached_key(|resource| rank(self, *resource));
-        }
+        resources.sort_by_cached_key(|resource| {
+            let lowest = self
+                .yields(*resource)
+                .map(|ofd| desk.wanted_at(ofd).next().or(self.numbers.wanted[ofd.index()]).unwrap_or(0));
+            (lowest.min().unwrap_or(0), *resource)
+        });
         for resource in resources {
             self.create(desk, resource, why);
         }
@@ -689,14 +560,14 @@ impl Placer<'_> {
         for ofd in yields {
             free = desk.table.lowest_free(free);
             self.within_limit(desk.task, free);
-            desk.table.set(free, Entry { ofd: *ofd, cloexec: false });
+            desk.open(free, *ofd);
             at.push(free);
         }
         // One flag serves all the numbers that a creation opens; what differs is put right when the
         // descriptions get to their places.
         let cloexec = at.first().is_some_and(|fd| {
             desk.table.get(*fd).is_some_and(|now| {
-                desk.desired.get(fd).is_some_and(|want| want.ofd == now.ofd && want.cloexec)
+                desk.wanted(*fd).is_some_and(|want| Some(want.ofd) == now.ofd && want.cloexec)
             })
         });
         for fd in at.iter().filter(|_| cloexec) {
@@ -705,65 +576,18 @@ impl Placer<'_> {
         self.graph.push(desk.task, OpKind::Create { resource, at, cloexec }, why);
     }
 
-    /// The table to have now: what is open and in the final table at its final numbers, what is open
-    /// and to be kept (for children, for steps) at the number at which it is carried.
-    fn wanted(&mut self, desk: &mut Desk, keep: &dyn Fn(OfdId) -> bool) -> BTreeMap<Fd, Entry> {
-        let mut wanted: BTreeMap<Fd, Entry> = desk
-            .desired
-            .iter()
-            .filter(|(_, entry)| entry.ofd.is_some_and(|ofd| desk.table.find(ofd).is_some()))
-            .map(|(fd, entry)| (*fd, *entry))
-            .collect();
-        let open: BTreeSet<OfdId> = desk.table.iter().filter_map(|(_, entry)| entry.ofd).collect();
-        let gone: Vec<OfdId> =
-            desk.carried.keys().copied().filter(|ofd| !open.contains(ofd) || !keep(*ofd)).collect();
-        for ofd in gone {
-            if let Some(fd) = desk.carried.remove(&ofd) {
-                desk.carried_fds.remove(&fd);
-            }
-        }
-        for ofd in open {
-            if desk.desired_ofds.contains(&ofd) || !keep(ofd) {
-                continue;
-            }
-            let fd = match desk.carried.get(&ofd) {
-                Some(fd) => *fd,
-                None => {
-                    let favourite = self.numbers.wanted[ofd.index()];
-                    let is_free = |fd: &Fd| !desk.desired.contains_key(fd) && !desk.carried_fds.contains(fd);
-                    let fd = favourite.filter(is_free).unwrap_or_else(|| self.numbers.aside(ofd));
-                    desk.carried.insert(ofd, fd);
-                    desk.carried_fds.insert(fd);
-                    fd
-                }
-            };
-            let cloexec = desk.table.get(fd).is_some_and(|now| now.ofd == Some(ofd) && now.cloexec);
-            wanted.insert(fd, Entry { ofd: Some(ofd), cloexec });
-        }
-        wanted
-    }
-
-    fn move_to(&mut self, desk: &mut Desk, wanted: &BTreeMap<Fd, Entry>, why: Reason) {
-        let mut moves = Vec::new();
-        let before = desk.table.clone();
-        transform(&mut desk.table, wanted, &mut moves);
-        let mut replay = before;
+    fn push_moves(&mut self, task: TaskId, moves: Vec<Move>, why: Reason) {
         for step in moves {
-            let ofd = match step {
-                Move::Dup { from, to, .. } => {
-                    self.within_limit(desk.task, to);
-                    replay.get(from).and_then(|entry| entry.ofd)
-                }
-                Move::Close { .. } | Move::SetCloexec { .. } => None,
-            };
-            replay.apply(step);
-            self.push_move(desk.task, step, ofd, why);
+            if let Move::Dup { to, .. } = step {
+                self.within_limit(task, to);
+            }
+            self.push_move(task, step, why);
         }
     }
 
-    fn push_move(&mut self, task: TaskId, step: Move, ofd: Option<OfdId>, why: Reason) {
+    fn push_move(&mut self, task: TaskId, step: Move, why: Reason) {
         let (kind, why) = match step {
-            Move::Dup { from, to, cloexec } => {
+            Move::Dup { ofd, from, to, cloexec } => {
                 (OpKind::Dup { ofd, from, to, cloexec }, Reason::NumberWanted { fd: to })
             }
             Move::Close { first, last } => (OpKind::Close { first, last }, Reason::NotWanted),
@@ -783,213 +607,5 @@ impl Placer<'_> {
         {
             self.errors.push(PlaceError::TableTooLarge { task, fd, limit });
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::family::{Cradle, arrange};
-    use crate::forest::{ResourceSpec, Slot, StepSpec, TaskSpec};
-
-    /// A task: its parent, its session (0: that of the root, who leads it) and its table.
-    type Plain<'a> = (Option<u32>, u32, &'a [(Fd, u32)]);
-
-    fn tree(tasks: &[Plain<'_>]) -> Forest {
-        let mut forest = Forest::default();
-        for (index, (parent, sid, table)) in tasks.iter().enumerate() {
-            let pid = index as u32 + 10;
-            let sid = if *sid == 0 { 10 } else { *sid };
-            let table: Vec<Slot> =
-                table.iter().map(|(fd, ofd)| Slot { fd: *fd, ofd: OfdId(*ofd), cloexec: false }).collect();
-            forest.tasks.push(TaskSpec {
-                pid,
-                parent: parent.map(TaskId),
-                pgid: sid,
-                sid,
-                table,
-                ..TaskSpec::default()
-            });
-        }
-        forest
-    }
-
-    /// Adds a resource that yields these descriptions.
-    fn makes(forest: &mut Forest, yields: &[Option<u32>]) {
-        forest.ofds += yields.iter().flatten().count();
-        let yields = yields.iter().map(|ofd| ofd.map(OfdId)).collect();
-        forest.resources.push(ResourceSpec { yields, ..ResourceSpec::default() });
-    }
-
-    fn step(forest: &mut Forest, needs: &[u32]) -> StepId {
-        forest.steps.push(StepSpec { needs: needs.iter().copied().map(OfdId).collect() });
-        StepId::new(forest.steps.len() - 1)
-    }
-
-    fn shown(kind: &OpKind) -> String {
-        match kind {
-            OpKind::Fork { child } => format!("fork {child}"),
-            OpKind::StartThread { thread } => format!("start {thread}"),
-            OpKind::Create { resource, at, .. } => format!("{resource} at {at:?}"),
-            OpKind::Dup { from, to, .. } => format!("dup {from} {to}"),
-            OpKind::Close { first, last } if first == last => format!("close {first}"),
-            OpKind::Close { first, last } => format!("close {first}..{last}"),
-            OpKind::SetCloexec { fd, .. } => format!("cloexec {fd}"),
-            OpKind::SetSid => "setsid".to_owned(),
-            OpKind::SetPgid { pgid } => format!("setpgid {pgid}"),
-            OpKind::BecomeSubreaper => "subreaper".to_owned(),
-            OpKind::Step { step, fds } => format!("{step} {fds:?}"),
-            OpKind::AwaitExit { child, .. } => format!("await {child}"),
-            OpKind::EatSigchld => "sigchld".to_owned(),
-            OpKind::Exit => "exit".to_owned(),
-            OpKind::Arrive => "arrive".to_owned(),
-            OpKind::Park => "park".to_owned(),
-        }
-    }
-
-    /// Expects each task's operations up to the barrier.
-    fn check(forest: &Forest, expected: &[&str]) {
-        let family = arrange(forest, Cradle::default()).expect("possible sessions");
-        let placement = place(forest, &family).expect("a placement");
-        let mut programs = vec![Vec::new(); forest.tasks.len()];
-        for (_, op) in placement.graph.ops() {
-            if !matches!(op.kind, OpKind::Arrive | OpKind::Park) {
-                programs[op.task.index()].push(shown(&op.kind));
-            }
-        }
-        let programs: Vec<String> = programs.iter().map(|ops| ops.join(", ")).collect();
-        assert_eq!(programs, expected);
-    }
-
-    fn check_error(forest: &Forest, expected: &str) {
-        let family = arrange(forest, Cradle::default()).expect("possible sessions");
-        let errors = place(forest, &family).expect_err("no placement");
-        assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "), expected);
-    }
-
-    #[test]
-    fn what_is_alike_is_inherited() {
-        let table: &[(Fd, u32)] = &[(0, 0), (1, 1)];
-        let mut forest = tree(&[(None, 0, table), (Some(0), 0, table), (Some(1), 0, table)]);
-        makes(&mut forest, &[Some(0), Some(1)]);
-        check(&forest, &["setsid, r0 at [0, 1], fork t1", "fork t2", ""]);
-    }
-
-    #[test]
-    fn the_lowest_common_ancestor_makes_it_and_lets_it_go() {
-        let mut forest = tree(&[
-            (None, 0, &[]),
-            (Some(0), 0, &[]),
-            (Some(1), 0, &[(0, 0)]),
-            (Some(1), 0, &[(0, 0)]),
-            (Some(1), 0, &[]),
-        ]);
-        makes(&mut forest, &[Some(0)]);
-        check(&forest, &["setsid, fork t1", "r0 at [0], fork t2, fork t3, close 0, fork t4", "", "", ""]);
-    }
-
-    #[test]
-    fn what_only_the_parent_wants_comes_after_its_forks() {
-        let mut forest = tree(&[(None, 0, &[(0, 0)]), (Some(0), 0, &[(0, 1)])]);
-        makes(&mut forest, &[Some(0)]);
-        makes(&mut forest, &[Some(1)]);
-        check(&forest, &["setsid, fork t1, r0 at [0]", "r1 at [0]"]);
-    }
-
-    #[test]
-    fn swapped_numbers() {
-        let mut forest = tree(&[(None, 0, &[(0, 0), (1, 1)]), (Some(0), 0, &[(0, 1), (1, 0)])]);
-        makes(&mut forest, &[Some(0)]);
-        makes(&mut forest, &[Some(1)]);
-        check(&forest, &["setsid, r0 at [0], r1 at [1], fork t1", "dup 0 2, dup 1 0, dup 2 1, close 2"]);
-    }
-
-    #[test]
-    fn the_end_that_nobody_has_is_closed() {
-        let mut forest = tree(&[(None, 0, &[(1, 0)])]);
-        makes(&mut forest, &[None, Some(0)]);
-        check(&forest, &["setsid, r0 at [0, 1], close 0"]);
-    }
-
-    #[test]
-    fn children_of_the_old_session_are_forked_first() {
-        let mut forest = tree(&[
-            (None, 0, &[]),
-            (Some(0), 11, &[(0, 0)]),
-            (Some(1), 11, &[(0, 0)]),
-            (Some(1), 0, &[(0, 0)]),
-        ]);
-        makes(&mut forest, &[Some(0)]);
-        check(&forest, &["setsid, fork t1", "r0 at [0], fork t3, setsid, fork t2", "", ""]);
-    }
-
-    #[test]
-    fn files_of_steps_are_open_only_for_them() {
-        let mut forest = tree(&[(None, 0, &[(0, 0)])]);
-        makes(&mut forest, &[Some(0)]);
-        makes(&mut forest, &[Some(1)]);
-        let steps = [step(&mut forest, &[1]), step(&mut forest, &[1, 0]), step(&mut forest, &[])];
-        forest.tasks[0].steps.extend(steps);
-        check(&forest, &["setsid, r0 at [0], r1 at [1], s0 [1], s1 [1, 0], close 1, s2 []"]);
-    }
-
-    /// Found by the property tests: the owner's finishing work needs a file that a child needs, too.
-    #[test]
-    fn files_of_finishing_work_are_kept_past_the_forks() {
-        let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[])]);
-        makes(&mut forest, &[]);
-        makes(&mut forest, &[Some(0)]);
-        let (filling, childs) = (step(&mut forest, &[0]), step(&mut forest, &[0]));
-        forest.resources[0].users = vec![TaskId(0), TaskId(1)];
-        forest.resources[0].finish = vec![filling];
-        forest.tasks[1].steps = vec![childs];
-        check(&forest, &["setsid, r0 at [], r1 at [0], fork t1, s0 [0], close 0", "s1 [0], close 0"]);
-    }
-
-    /// Found by the property tests: two ends that no table has, beside one that a table has, were both
-    /// put at number 0, and one was made again.
-    #[test]
-    fn ends_for_steps_do_not_collide() {
-        let mut forest = tree(&[(None, 0, &[(1, 0)])]);
-        makes(&mut forest, &[Some(0), Some(1), Some(2)]);
-        let steps = [step(&mut forest, &[2]), step(&mut forest, &[1])];
-        forest.tasks[0].steps.extend(steps);
-        let family = arrange(&forest, Cradle::default()).expect("possible sessions");
-        let placement = place(&forest, &family).expect("a placement");
-        let made = placement.graph.ops().filter(|(_, op)| matches!(op.kind, OpKind::Create { .. })).count();
-        assert_eq!(made, 1);
-    }
-
-    /// Found by the property tests: who is named as a user has it made, whether or not it keeps any end.
-    #[test]
-    fn users_alone_are_reason_enough() {
-        let mut forest = tree(&[(None, 0, &[])]);
-        makes(&mut forest, &[None]);
-        forest.resources[0].users = vec![TaskId(0)];
-        check(&forest, &["setsid, r0 at [0], close 0"]);
-    }
-
-    #[test]
-    fn errors() {
-        let mut forest = tree(&[(None, 0, &[(0, 0)])]);
-        check_error(&forest, "t0: ofd0 is wanted and nothing makes it");
-        makes(&mut forest, &[Some(0)]);
-        makes(&mut forest, &[Some(0)]);
-        check_error(&forest, "ofd0 is made twice: by r0 and r1");
-
-        let mut forest = tree(&[(None, 0, &[(1, 0), (5, 1)])]);
-        makes(&mut forest, &[Some(0), Some(1)]);
-        forest.fd_limit = 5;
-        check_error(&forest, "t0: descriptor 5 is needed while restoring, and the limit is 5");
-
-        let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[]), (Some(1), 0, &[])]);
-        forest.tasks[1].life = Life::Zombie;
-        check_error(&forest, "t2: its parent t1 cannot fork it");
-
-        let mut forest = tree(&[(None, 0, &[(0, 0)])]);
-        makes(&mut forest, &[Some(0)]);
-        let needy = step(&mut forest, &[0]);
-        forest.tasks[0].tail.push(needy);
-        check_error(&forest, "t0: s0 needs descriptions where none are given");
     }
 }

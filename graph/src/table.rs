@@ -6,9 +6,12 @@
 //! cycles of numbers cost one extra copy each. Example: `{3: a, 4: b}` into `{3: b, 4: a}` takes
 //! `dup3(3, 5)`, `dup3(4, 3)`, `dup3(5, 4)`, `close(5)`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod slots;
+
+use std::collections::BTreeSet;
 
 use crate::ids::{Fd, OfdId};
+use slots::Slots;
 
 /// What one number refers to. `None` stands for an open description that nobody wants
 /// (the unused end of a pipe).
@@ -25,6 +28,8 @@ pub struct Entry {
 pub enum Move {
     /// `dup3(from, to)`.
     Dup {
+        /// The description.
+        ofd: Option<OfdId>,
         /// The copy that exists.
         from: Fd,
         /// The number to fill; what is there is closed.
@@ -49,11 +54,20 @@ pub enum Move {
 }
 
 /// A descriptor table.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Table {
-    slots: BTreeMap<Fd, Entry>,
-    places: BTreeMap<OfdId, BTreeSet<Fd>>,
+    slots: Slots,
+    /// The numbers of what somebody may ask for.
+    places: BTreeSet<(OfdId, Fd)>,
 }
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Table) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Table {}
 
 impl Table {
     /// The table without descriptors.
@@ -61,19 +75,31 @@ impl Table {
         Table::default()
     }
 
+    /// What a child gets, in which only `relevant` can be found by description: the time it takes is by their
+    /// number, however long the table is.
+    pub fn inherited(&self, relevant: impl Iterator<Item = OfdId>) -> Table {
+        let places = relevant.flat_map(|ofd| self.places.range((ofd, 0)..=(ofd, Fd::MAX)).copied()).collect();
+        Table { slots: self.slots.clone(), places }
+    }
+
     /// What `fd` refers to.
     pub fn get(&self, fd: Fd) -> Option<Entry> {
-        self.slots.get(&fd).copied()
+        self.slots.get(fd)
     }
 
     /// The lowest number of `ofd`.
     pub fn find(&self, ofd: OfdId) -> Option<Fd> {
-        self.places.get(&ofd).and_then(|fds| fds.first().copied())
+        self.places_of(ofd).next()
+    }
+
+    /// All numbers of `ofd`, the lowest first.
+    pub fn places_of(&self, ofd: OfdId) -> impl Iterator<Item = Fd> + '_ {
+        self.places.range((ofd, 0)..=(ofd, Fd::MAX)).map(|(_, fd)| *fd)
     }
 
     /// All slots, by number.
     pub fn iter(&self) -> impl Iterator<Item = (Fd, Entry)> + '_ {
-        self.slots.iter().map(|(fd, entry)| (*fd, *entry))
+        self.slots.iter()
     }
 
     /// Number of open descriptors.
@@ -83,143 +109,221 @@ impl Table {
 
     /// Whether nothing is open.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len() == 0
     }
 
     /// The number that the kernel gives the next descriptor (open(2): "the lowest-numbered file
     /// descriptor not currently open"), counting from `from`.
     pub fn lowest_free(&self, from: Fd) -> Fd {
-        let mut free = from;
-        for fd in self.slots.range(from..).map(|(fd, _)| *fd) {
-            if fd != free {
-                break;
-            }
-            free += 1;
-        }
-        free
+        self.slots.lowest_free(from)
+    }
+
+    /// The first and the last open number from `first` to `last`.
+    fn open_within(&self, first: Fd, last: Fd) -> Option<(Fd, Fd)> {
+        let lowest = self.slots.next_open(first).filter(|fd| *fd <= last)?;
+        Some((lowest, self.slots.last_open(last).unwrap_or(lowest)))
     }
 
     /// Opens, or replaces, `fd`.
     pub fn set(&mut self, fd: Fd, entry: Entry) {
-        self.clear(fd);
-        self.slots.insert(fd, entry);
+        if let Some(ofd) = self.slots.set(fd, entry).and_then(|old| old.ofd) {
+            self.places.remove(&(ofd, fd));
+        }
         if let Some(ofd) = entry.ofd {
-            self.places.entry(ofd).or_default().insert(fd);
+            self.places.insert((ofd, fd));
         }
     }
 
     /// Closes `fd`, if it is open.
     pub fn clear(&mut self, fd: Fd) {
-        if let Some(old) = self.slots.remove(&fd)
-            && let Some(ofd) = old.ofd
-            && let Some(places) = self.places.get_mut(&ofd)
-        {
-            places.remove(&fd);
-            if places.is_empty() {
-                self.places.remove(&ofd);
-            }
+        if let Some(ofd) = self.slots.clear(fd).and_then(|old| old.ofd) {
+            self.places.remove(&(ofd, fd));
         }
     }
 
     /// Plays one move.
     pub fn apply(&mut self, step: Move) {
         match step {
-            Move::Dup { from, to, cloexec } => {
-                let ofd = self.slots.get(&from).and_then(|entry| entry.ofd);
+            Move::Dup { from, to, cloexec, .. } => {
+                let ofd = self.get(from).and_then(|entry| entry.ofd);
                 self.set(to, Entry { ofd, cloexec });
             }
             Move::Close { first, last } => {
-                let doomed: Vec<Fd> = self.slots.range(first..=last).map(|(fd, _)| *fd).collect();
-                for fd in doomed {
+                let mut from = first;
+                while let Some(fd) = self.slots.next_open(from).filter(|fd| *fd <= last) {
                     self.clear(fd);
+                    let Some(next) = fd.checked_add(1) else { break };
+                    from = next;
                 }
             }
             Move::SetCloexec { fd, cloexec } => {
-                if let Some(entry) = self.slots.get_mut(&fd) {
-                    entry.cloexec = cloexec;
+                if let Some(entry) = self.get(fd) {
+                    self.slots.set(fd, Entry { cloexec, ..entry });
                 }
             }
         }
     }
 
-    fn copies(&self, ofd: OfdId) -> usize {
-        self.places.get(&ofd).map_or(0, BTreeSet::len)
+    fn has_one_copy(&self, ofd: OfdId) -> bool {
+        self.places_of(ofd).take(2).count() == 1
     }
-}
 
-/// Moves that close every number of `table` for which `keep` is false, in as few ranges as can be:
-/// a range may span numbers that are not open.
-pub fn close_all_but(table: &mut Table, keep: impl Fn(Fd, Entry) -> bool, moves: &mut Vec<Move>) {
-    let mut run: Option<(Fd, Fd)> = None;
-    let mut ranges = Vec::new();
-    for (fd, entry) in table.iter() {
-        if keep(fd, entry) {
-            ranges.extend(run.take());
+    /// Whether it is exactly `wanted`.
+    fn is_alike(&self, wanted: &[(Fd, Entry)]) -> bool {
+        self.len() == wanted.len() && self.iter().eq(wanted.iter().copied())
+    }
+
+    /// Closes all but `kept`, in as few ranges as can be: a range may span numbers that are not open.
+    fn keep_only(&mut self, kept: &[Fd], moves: &mut Vec<Move>) {
+        let found = moves.len();
+        let mut from = 0;
+        for fd in kept {
+            if *fd > from {
+                moves.extend(self.open_within(from, fd - 1).map(|(first, last)| Move::Close { first, last }));
+            }
+            from = fd.saturating_add(1);
+        }
+        moves.extend(self.open_within(from, Fd::MAX).map(|(first, last)| Move::Close { first, last }));
+        if moves.len() == found {
+            return;
+        }
+        if kept.len() < self.len() / 2 {
+            let entries: Vec<(Fd, Entry)> =
+                kept.iter().filter_map(|fd| self.get(*fd).map(|entry| (*fd, entry))).collect();
+            *self = Table::new();
+            for (fd, entry) in entries {
+                self.set(fd, entry);
+            }
         } else {
-            run = Some((run.map_or(fd, |(first, _)| first), fd));
+            for step in &moves[found..] {
+                self.apply(*step);
+            }
         }
     }
-    ranges.extend(run);
-    for (first, last) in ranges {
-        let step = Move::Close { first, last };
-        table.apply(step);
-        moves.push(step);
+
+    /// Closes `doomed`, in ascending order, in as few ranges as can be.
+    fn close(&mut self, doomed: impl IntoIterator<Item = Fd>, moves: &mut Vec<Move>) {
+        let mut ranges: Vec<(Fd, Fd)> = Vec::new();
+        for fd in doomed {
+            match ranges.last_mut() {
+                Some((_, last)) if self.open_within(*last + 1, fd - 1).is_none() => *last = fd,
+                Some(_) | None => ranges.push((fd, fd)),
+            }
+        }
+        for (first, last) in ranges {
+            let step = Move::Close { first, last };
+            self.apply(step);
+            moves.push(step);
+        }
+    }
+
+    /// Fills the numbers of `wanted`, all of whose descriptions are open.
+    fn fill(&mut self, wanted: &[(Fd, Entry)], moves: &mut Vec<Move>) {
+        let mut todo: BTreeSet<Fd> = wanted
+            .iter()
+            .filter(|(fd, entry)| self.get(*fd).and_then(|now| now.ofd) != entry.ofd)
+            .map(|(fd, _)| *fd)
+            .collect();
+        // A number may be overwritten if what is there has another copy, or none is needed. Filling one
+        // number can make others free to be filled, so those that hold the filled description are
+        // looked at again.
+        let mut ready: Vec<Fd> = todo.iter().rev().copied().collect();
+        while !todo.is_empty() {
+            let Some(to) = ready.pop() else {
+                // Only cycles are left: set one description aside and go on.
+                let Some(&to) = todo.first() else { break };
+                let mut aside = self.lowest_free(0);
+                while look(wanted, aside).is_some() {
+                    aside = self.lowest_free(aside + 1);
+                }
+                let ofd = self.get(to).and_then(|entry| entry.ofd);
+                let step = Move::Dup { ofd, from: to, to: aside, cloexec: false };
+                self.apply(step);
+                moves.push(step);
+                ready.push(to);
+                continue;
+            };
+            if !todo.contains(&to) {
+                continue;
+            }
+            let occupant = self.get(to).and_then(|entry| entry.ofd);
+            if occupant.is_some_and(|ofd| self.has_one_copy(ofd)) {
+                continue;
+            }
+            let Some(want) = look(wanted, to) else { break };
+            let Some((ofd, from)) = want.ofd.and_then(|ofd| Some((ofd, self.find(ofd)?))) else { break };
+            let step = Move::Dup { ofd: want.ofd, from, to, cloexec: want.cloexec };
+            self.apply(step);
+            moves.push(step);
+            todo.remove(&to);
+            // `from` now has a second copy: if it is to be overwritten itself, it may be.
+            let places: Vec<Fd> = self.places_of(ofd).collect();
+            ready.extend(places.iter().rev().filter(|fd| todo.contains(fd)));
+        }
+    }
+
+    /// Puts close-on-exec right.
+    fn mark(&mut self, wanted: &[(Fd, Entry)], moves: &mut Vec<Move>) {
+        for (fd, entry) in wanted {
+            if self.get(*fd).is_some_and(|now| now.cloexec != entry.cloexec) {
+                let step = Move::SetCloexec { fd: *fd, cloexec: entry.cloexec };
+                self.apply(step);
+                moves.push(step);
+            }
+        }
     }
 }
 
 /// Turns `table` into exactly `wanted` (description and close-on-exec at each number, nothing
 /// else open) and appends the moves it took. Every wanted description must be open in `table`.
-pub fn transform(table: &mut Table, wanted: &BTreeMap<Fd, Entry>, moves: &mut Vec<Move>) {
-    let needed: BTreeSet<OfdId> = wanted.values().filter_map(|entry| entry.ofd).collect();
-    close_all_but(table, |_, entry| entry.ofd.is_some_and(|ofd| needed.contains(&ofd)), moves);
+/// `wanted` is sorted by number. Takes time by its length, whatever else is open.
+pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move>) {
+    if table.is_alike(wanted) {
+        return;
+    }
+    let needed = needed_by(wanted);
+    let mut kept: Vec<Fd> = needed.iter().flat_map(|ofd| table.places_of(*ofd)).collect();
+    kept.sort_unstable();
+    table.keep_only(&kept, moves);
+    table.fill(wanted, moves);
+    let kept: Vec<Fd> = wanted.iter().map(|(fd, _)| *fd).collect();
+    table.keep_only(&kept, moves);
+    table.mark(wanted, moves);
+}
 
-    let mut todo: BTreeSet<Fd> = wanted
-        .iter()
-        .filter(|(fd, entry)| table.get(**fd).and_then(|now| now.ofd) != entry.ofd)
-        .map(|(fd, _)| *fd)
-        .collect();
-    // A number may be overwritten if what is there has another copy, or none is needed. Filling one
-    // number can make others free to be filled, so those that hold the filled description are
-    // looked at again.
-    let mut ready: Vec<Fd> = todo.iter().rev().copied().collect();
-    while !todo.is_empty() {
-        let Some(to) = ready.pop() else {
-            // Only cycles are left: set one description aside and go on.
-            let Some(&to) = todo.first() else { break };
-            let aside =
-                (0..).find(|fd| table.get(*fd).is_none() && !wanted.contains_key(fd)).unwrap_or(Fd::MAX);
-            let step = Move::Dup { from: to, to: aside, cloexec: false };
-            table.apply(step);
-            moves.push(step);
-            ready.push(to);
-            continue;
-        };
-        if !todo.contains(&to) {
-            continue;
-        }
-        let occupant = table.get(to).and_then(|entry| entry.ofd);
-        if occupant.is_some_and(|ofd| table.copies(ofd) == 1) {
-            continue;
-        }
-        let want = wanted[&to];
-        let Some(from) = want.ofd.and_then(|ofd| table.find(ofd)) else { break };
-        let step = Move::Dup { from, to, cloexec: want.cloexec };
-        table.apply(step);
-        moves.push(step);
-        todo.remove(&to);
-        // `from` now has a second copy: if it is to be overwritten itself, it may be.
-        if let Some(places) = want.ofd.and_then(|ofd| table.places.get(&ofd)) {
-            ready.extend(places.iter().rev().filter(|fd| todo.contains(fd)));
-        }
-    }
-    close_all_but(table, |fd, _| wanted.contains_key(&fd), moves);
-    for (fd, entry) in wanted {
-        if table.get(*fd).is_some_and(|now| now.cloexec != entry.cloexec) {
-            let step = Move::SetCloexec { fd: *fd, cloexec: entry.cloexec };
-            table.apply(step);
-            moves.push(step);
-        }
-    }
+/// As [`transform`], for a part of the table only: what is open at the numbers of `scope` becomes `wanted`, and
+/// nothing else changes. All numbers of the wanted descriptions are in the scope, and none of the wanted numbers is
+/// taken by anything outside of it.
+pub fn transform_part(
+    table: &mut Table,
+    scope: &BTreeSet<Fd>,
+    wanted: &[(Fd, Entry)],
+    moves: &mut Vec<Move>,
+) {
+    let needed = needed_by(wanted);
+    let is_needed = |entry: Entry| entry.ofd.is_some_and(|ofd| needed.binary_search(&ofd).is_ok());
+    let doomed: Vec<Fd> =
+        scope.iter().copied().filter(|fd| table.get(*fd).is_some_and(|entry| !is_needed(entry))).collect();
+    table.close(doomed, moves);
+    table.fill(wanted, moves);
+    let mut left: Vec<Fd> = needed.iter().flat_map(|ofd| table.places_of(*ofd)).collect();
+    left.retain(|fd| look(wanted, *fd).is_none());
+    left.sort_unstable();
+    table.close(left, moves);
+    table.mark(wanted, moves);
+}
+
+/// What a list sorted by number has at `fd`.
+fn look(wanted: &[(Fd, Entry)], fd: Fd) -> Option<Entry> {
+    wanted.binary_search_by_key(&fd, |(other, _)| *other).ok().map(|at| wanted[at].1)
+}
+
+/// All descriptions of a table, sorted.
+fn needed_by(wanted: &[(Fd, Entry)]) -> Vec<OfdId> {
+    let mut needed: Vec<OfdId> = wanted.iter().filter_map(|(_, entry)| entry.ofd).collect();
+    needed.sort_unstable();
+    needed.dedup();
+    needed
 }
 
 #[cfg(test)]
@@ -238,7 +342,7 @@ mod tests {
     fn check(from: &[(Fd, u32)], to: &[(Fd, u32)], most: usize) {
         let start = table(from);
         let goal = table(to);
-        let wanted: BTreeMap<Fd, Entry> = goal.iter().collect();
+        let wanted: Vec<(Fd, Entry)> = goal.iter().collect();
         let mut moves = Vec::new();
         let mut now = start.clone();
         transform(&mut now, &wanted, &mut moves);
@@ -289,6 +393,81 @@ mod tests {
                     check(from, to, 12);
                 }
             }
+        }
+    }
+
+    /// What is put right in parts ends as what is put right as a whole, and nothing else is touched.
+    #[test]
+    fn every_small_part() {
+        // Numbers 0..4 over three descriptions, beside others that stay.
+        let stays = [(4, 8), (7, 9)];
+        let tables: Vec<Vec<(Fd, u32)>> = (0..256u32)
+            .map(|code| {
+                (0..4).filter_map(|fd| ((code >> (2 * fd)) & 3).checked_sub(1).map(|ofd| (fd, ofd))).collect()
+            })
+            .collect();
+        for from in &tables {
+            for to in &tables {
+                if !to.iter().all(|(_, ofd)| from.iter().any(|(_, have)| have == ofd)) {
+                    continue;
+                }
+                let start = table(&[from.as_slice(), &stays].concat());
+                let goal = table(&[to.as_slice(), &stays].concat());
+                let wanted: Vec<(Fd, Entry)> = table(to).iter().collect();
+                let scope: BTreeSet<Fd> = from.iter().map(|(fd, _)| *fd).collect();
+                let (mut now, mut moves) = (start.clone(), Vec::new());
+                transform_part(&mut now, &scope, &wanted, &mut moves);
+                assert_eq!(now, goal, "{from:?} -> {to:?} by {moves:?}");
+                let mut replay = start;
+                for step in moves {
+                    replay.apply(step);
+                }
+                assert_eq!(replay, goal);
+            }
+        }
+    }
+
+    /// Numbers close together, and across the borders of pages and chunks.
+    #[test]
+    fn numbers_by_any_way() {
+        // A generator of numbers without a crate for it: multiplication modulo a prime.
+        let mut seed = 1u32;
+        let mut next = || {
+            seed = (u64::from(seed) * 48_271 % 2_147_483_647) as u32;
+            seed >> 4
+        };
+        for stride in [1, 7, 61, 1021, 40_009] {
+            let (mut now, mut open) = (Table::new(), BTreeSet::new());
+            for _ in 0..1500 {
+                let fd = next() % 150 * stride;
+                match next() % 8 {
+                    0..5 => {
+                        now.set(fd, Entry { ofd: Some(OfdId(next() % 3)), cloexec: false });
+                        open.insert(fd);
+                    }
+                    5..7 => {
+                        now.clear(fd);
+                        open.remove(&fd);
+                    }
+                    _ => {
+                        let last = fd + next() % 6 * stride;
+                        let within: Vec<Fd> = open.range(fd..=last).copied().collect();
+                        let ends = within.first().copied().zip(within.last().copied());
+                        assert_eq!(now.open_within(fd, last), ends, "{fd} to {last}");
+                        now.apply(Move::Close { first: fd, last });
+                        open.retain(|fd| !within.contains(fd));
+                    }
+                }
+                let from = next() % 150 * stride;
+                for from in [0, from, from + 1, from + 63] {
+                    assert_eq!(Some(now.lowest_free(from)), (from..).find(|fd| !open.contains(fd)));
+                }
+                assert_eq!(now.len(), open.len());
+            }
+            assert!(now.iter().map(|(fd, _)| fd).eq(open.iter().copied()));
+            let copy = now.clone();
+            now.set(0, Entry { ofd: Some(OfdId(9)), cloexec: true });
+            assert_ne!(copy.get(0), now.get(0), "a copy is a copy");
         }
     }
 

@@ -1,7 +1,7 @@
 //! How the planner's time grows with the tree.
 //!
 //! ```text
-//! cargo bench -p regrow-graph --bench planner -- [TASKS …]
+//! cargo bench --bench planner -- [TASKS …]
 //! ```
 //!
 //! Plans forests of the shapes that the race restores, at several sizes, and prints the time for placing, ordering
@@ -24,7 +24,7 @@ fn main() {
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     if !is_bench {
-        println!("the planner is measured by `cargo bench -p regrow-graph --bench planner`");
+        println!("the planner is measured by `cargo bench --bench planner`");
         return;
     }
     let sizes = if sizes.is_empty() { vec![1000, 10_000, 40_000] } else { sizes };
@@ -149,7 +149,7 @@ fn prefork(tasks: usize) -> Forest {
     let root = grower.task(None);
     let listener = grower.resource(1);
     grower.has(root, 3, listener);
-    for worker in 1..tasks {
+    for _ in 1..tasks {
         let worker = grower.task(Some(root));
         let (pair, pipe, epoll) = (grower.resource(2), grower.resource(2), grower.resource(1));
         let at = 10 + 2 * worker as Fd;

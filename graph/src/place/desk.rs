@@ -1,0 +1,159 @@
+//! One task's descriptor table while its program is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::forest::{Slot, TaskSpec};
+use crate::ids::{Fd, OfdId, TaskId};
+use crate::numbers::Numbers;
+use crate::table::{Entry, Move, Table, transform, transform_part};
+
+/// The table as it is, as it is to end, and what is at hand for others meanwhile.
+pub(super) struct Desk {
+    pub(super) task: TaskId,
+    pub(super) table: Table,
+    /// The table at the end, by number.
+    slots: Vec<Slot>,
+    /// The same by description.
+    by_ofd: Vec<(OfdId, Fd)>,
+    /// Numbers of descriptions that are open and not in the final table.
+    carried: BTreeMap<OfdId, Fd>,
+    carried_fds: BTreeSet<Fd>,
+    /// What has been opened since the table was last put right.
+    fresh: BTreeSet<OfdId>,
+    /// Likewise, by number; also ends that nobody wants.
+    fresh_fds: BTreeSet<Fd>,
+}
+
+impl Desk {
+    pub(super) fn new(task: TaskId, spec: &TaskSpec, table: Table) -> Desk {
+        let mut slots = spec.table.clone();
+        slots.sort_by_key(|slot| slot.fd);
+        let mut by_ofd: Vec<(OfdId, Fd)> = slots.iter().map(|slot| (slot.ofd, slot.fd)).collect();
+        by_ofd.sort_unstable();
+        Desk {
+            task,
+            table,
+            slots,
+            by_ofd,
+            carried: BTreeMap::new(),
+            carried_fds: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            fresh_fds: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a description is in the final table.
+    pub(super) fn wants(&self, ofd: OfdId) -> bool {
+        self.wanted_at(ofd).next().is_some()
+    }
+
+    /// The numbers of a description in the final table, the lowest first.
+    pub(super) fn wanted_at(&self, ofd: OfdId) -> impl Iterator<Item = Fd> + '_ {
+        let first = self.by_ofd.partition_point(|(other, _)| *other < ofd);
+        self.by_ofd[first..].iter().take_while(move |(other, _)| *other == ofd).map(|(_, fd)| *fd)
+    }
+
+    /// What a number is in the final table.
+    pub(super) fn wanted(&self, fd: Fd) -> Option<Slot> {
+        self.slots.binary_search_by_key(&fd, |slot| slot.fd).ok().map(|at| self.slots[at])
+    }
+
+    /// Notes that the kernel has opened `fd`.
+    pub(super) fn open(&mut self, fd: Fd, ofd: Option<OfdId>) {
+        self.table.set(fd, Entry { ofd, cloexec: false });
+        self.fresh.extend(ofd);
+        self.fresh_fds.insert(fd);
+    }
+
+    /// Turns the table into the final one.
+    pub(super) fn finish(&mut self) -> Vec<Move> {
+        let wanted: Vec<(Fd, Entry)> = self.slots.iter().map(|slot| (slot.fd, entry(slot))).collect();
+        self.become_exactly(&wanted)
+    }
+
+    /// Puts the table right: what is open and in the final table to its final numbers, what is open and in
+    /// `kept` to the number at which it is carried, and nothing else is open.
+    pub(super) fn settle(&mut self, numbers: &mut Numbers, kept: &BTreeSet<OfdId>) -> Vec<Move> {
+        let gone: Vec<OfdId> = self
+            .carried
+            .keys()
+            .copied()
+            .filter(|ofd| self.table.find(*ofd).is_none() || !kept.contains(ofd))
+            .collect();
+        self.drop_carried(&gone);
+        let mut wanted: Vec<(Fd, Entry)> = self
+            .slots
+            .iter()
+            .filter(|slot| self.table.find(slot.ofd).is_some())
+            .map(|slot| (slot.fd, entry(slot)))
+            .collect();
+        for ofd in kept.iter().filter(|ofd| !self.wants(**ofd)).copied().collect::<Vec<_>>() {
+            if self.table.find(ofd).is_some() {
+                wanted.extend([self.carry(numbers, ofd)]);
+            }
+        }
+        wanted.sort_unstable_by_key(|(fd, _)| *fd);
+        self.become_exactly(&wanted)
+    }
+
+    /// As [`Desk::settle`], where only what has been opened since must go to its numbers and be kept, and `gone`
+    /// is not kept any more.
+    pub(super) fn settle_changes(&mut self, numbers: &mut Numbers, gone: &[OfdId]) -> Vec<Move> {
+        self.drop_carried(gone);
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut scope = std::mem::take(&mut self.fresh_fds);
+        scope.extend(gone.iter().chain(&fresh).flat_map(|ofd| self.table.places_of(*ofd)));
+        let mut wanted: Vec<(Fd, Entry)> = Vec::new();
+        for ofd in fresh.into_iter().filter(|ofd| !gone.contains(ofd)) {
+            if self.wants(ofd) {
+                wanted.extend(
+                    self.wanted_at(ofd).filter_map(|fd| self.wanted(fd)).map(|slot| (slot.fd, entry(&slot))),
+                );
+            } else {
+                wanted.extend([self.carry(numbers, ofd)]);
+            }
+        }
+        wanted.sort_unstable_by_key(|(fd, _)| *fd);
+        let mut moves = Vec::new();
+        transform_part(&mut self.table, &scope, &wanted, &mut moves);
+        moves
+    }
+
+    fn become_exactly(&mut self, wanted: &[(Fd, Entry)]) -> Vec<Move> {
+        self.fresh.clear();
+        self.fresh_fds.clear();
+        let mut moves = Vec::new();
+        transform(&mut self.table, wanted, &mut moves);
+        moves
+    }
+
+    /// Where a description is carried that is open and not in the final table.
+    fn carry(&mut self, numbers: &mut Numbers, ofd: OfdId) -> (Fd, Entry) {
+        let fd = match self.carried.get(&ofd) {
+            Some(fd) => *fd,
+            None => {
+                let favourite = numbers.wanted[ofd.index()];
+                let is_free = |fd: &Fd| self.wanted(*fd).is_none() && !self.carried_fds.contains(fd);
+                let fd = favourite.filter(is_free).unwrap_or_else(|| numbers.aside(ofd));
+                self.carried.insert(ofd, fd);
+                self.carried_fds.insert(fd);
+                fd
+            }
+        };
+        // Whether it is closed on exec does not matter here: as it is.
+        let cloexec = self.table.get(fd).is_some_and(|now| now.ofd == Some(ofd) && now.cloexec);
+        (fd, Entry { ofd: Some(ofd), cloexec })
+    }
+
+    fn drop_carried(&mut self, gone: &[OfdId]) {
+        for ofd in gone {
+            if let Some(fd) = self.carried.remove(ofd) {
+                self.carried_fds.remove(&fd);
+            }
+        }
+    }
+}
+
+fn entry(slot: &Slot) -> Entry {
+    Entry { ofd: Some(slot.ofd), cloexec: slot.cloexec }
+}

@@ -1,0 +1,200 @@
+use super::*;
+use crate::family::{Cradle, arrange};
+use crate::forest::{ResourceSpec, Slot, StepSpec, TaskSpec};
+
+/// A task: its parent, its session (0: that of the root, who leads it) and its table.
+type Plain<'a> = (Option<u32>, u32, &'a [(Fd, u32)]);
+
+fn tree(tasks: &[Plain<'_>]) -> Forest {
+    let mut forest = Forest::default();
+    for (index, (parent, sid, table)) in tasks.iter().enumerate() {
+        let pid = index as u32 + 10;
+        let sid = if *sid == 0 { 10 } else { *sid };
+        let table: Vec<Slot> =
+            table.iter().map(|(fd, ofd)| Slot { fd: *fd, ofd: OfdId(*ofd), cloexec: false }).collect();
+        forest.tasks.push(TaskSpec {
+            pid,
+            parent: parent.map(TaskId),
+            pgid: sid,
+            sid,
+            table,
+            ..TaskSpec::default()
+        });
+    }
+    forest
+}
+
+/// Adds a resource that yields these descriptions.
+fn makes(forest: &mut Forest, yields: &[Option<u32>]) {
+    forest.ofds += yields.iter().flatten().count();
+    let yields = yields.iter().map(|ofd| ofd.map(OfdId)).collect();
+    forest.resources.push(ResourceSpec { yields, ..ResourceSpec::default() });
+}
+
+fn step(forest: &mut Forest, needs: &[u32]) -> StepId {
+    forest.steps.push(StepSpec { needs: needs.iter().copied().map(OfdId).collect() });
+    StepId::new(forest.steps.len() - 1)
+}
+
+fn shown(kind: &OpKind) -> String {
+    match kind {
+        OpKind::Fork { child } => format!("fork {child}"),
+        OpKind::StartThread { thread } => format!("start {thread}"),
+        OpKind::Create { resource, at, .. } => format!("{resource} at {at:?}"),
+        OpKind::Dup { from, to, .. } => format!("dup {from} {to}"),
+        OpKind::Close { first, last } if first == last => format!("close {first}"),
+        OpKind::Close { first, last } => format!("close {first}..{last}"),
+        OpKind::SetCloexec { fd, .. } => format!("cloexec {fd}"),
+        OpKind::SetSid => "setsid".to_owned(),
+        OpKind::SetPgid { pgid } => format!("setpgid {pgid}"),
+        OpKind::BecomeSubreaper => "subreaper".to_owned(),
+        OpKind::Step { step, fds } => format!("{step} {fds:?}"),
+        OpKind::AwaitExit { child, .. } => format!("await {child}"),
+        OpKind::EatSigchld => "sigchld".to_owned(),
+        OpKind::Exit => "exit".to_owned(),
+        OpKind::Arrive => "arrive".to_owned(),
+        OpKind::Park => "park".to_owned(),
+    }
+}
+
+/// Expects each task's operations up to the barrier.
+fn check(forest: &Forest, expected: &[&str]) {
+    let family = arrange(forest, Cradle::default()).expect("possible sessions");
+    let placement = place(forest, &family).expect("a placement");
+    let mut programs = vec![Vec::new(); forest.tasks.len()];
+    for (_, op) in placement.graph.ops() {
+        if !matches!(op.kind, OpKind::Arrive | OpKind::Park) {
+            programs[op.task.index()].push(shown(&op.kind));
+        }
+    }
+    let programs: Vec<String> = programs.iter().map(|ops| ops.join(", ")).collect();
+    assert_eq!(programs, expected);
+}
+
+fn check_error(forest: &Forest, expected: &str) {
+    let family = arrange(forest, Cradle::default()).expect("possible sessions");
+    let errors = place(forest, &family).expect_err("no placement");
+    assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "), expected);
+}
+
+#[test]
+fn what_is_alike_is_inherited() {
+    let table: &[(Fd, u32)] = &[(0, 0), (1, 1)];
+    let mut forest = tree(&[(None, 0, table), (Some(0), 0, table), (Some(1), 0, table)]);
+    makes(&mut forest, &[Some(0), Some(1)]);
+    check(&forest, &["setsid, r0 at [0, 1], fork t1", "fork t2", ""]);
+}
+
+#[test]
+fn the_lowest_common_ancestor_makes_it_and_lets_it_go() {
+    let mut forest = tree(&[
+        (None, 0, &[]),
+        (Some(0), 0, &[]),
+        (Some(1), 0, &[(0, 0)]),
+        (Some(1), 0, &[(0, 0)]),
+        (Some(1), 0, &[]),
+    ]);
+    makes(&mut forest, &[Some(0)]);
+    check(&forest, &["setsid, fork t1", "r0 at [0], fork t2, fork t3, close 0, fork t4", "", "", ""]);
+}
+
+#[test]
+fn what_only_the_parent_wants_comes_after_its_forks() {
+    let mut forest = tree(&[(None, 0, &[(0, 0)]), (Some(0), 0, &[(0, 1)])]);
+    makes(&mut forest, &[Some(0)]);
+    makes(&mut forest, &[Some(1)]);
+    check(&forest, &["setsid, fork t1, r0 at [0]", "r1 at [0]"]);
+}
+
+#[test]
+fn swapped_numbers() {
+    let mut forest = tree(&[(None, 0, &[(0, 0), (1, 1)]), (Some(0), 0, &[(0, 1), (1, 0)])]);
+    makes(&mut forest, &[Some(0)]);
+    makes(&mut forest, &[Some(1)]);
+    check(&forest, &["setsid, r0 at [0], r1 at [1], fork t1", "dup 0 2, dup 1 0, dup 2 1, close 2"]);
+}
+
+#[test]
+fn the_end_that_nobody_has_is_closed() {
+    let mut forest = tree(&[(None, 0, &[(1, 0)])]);
+    makes(&mut forest, &[None, Some(0)]);
+    check(&forest, &["setsid, r0 at [0, 1], close 0"]);
+}
+
+#[test]
+fn children_of_the_old_session_are_forked_first() {
+    let mut forest =
+        tree(&[(None, 0, &[]), (Some(0), 11, &[(0, 0)]), (Some(1), 11, &[(0, 0)]), (Some(1), 0, &[(0, 0)])]);
+    makes(&mut forest, &[Some(0)]);
+    check(&forest, &["setsid, fork t1", "r0 at [0], fork t3, setsid, fork t2", "", ""]);
+}
+
+#[test]
+fn files_of_steps_are_open_only_for_them() {
+    let mut forest = tree(&[(None, 0, &[(0, 0)])]);
+    makes(&mut forest, &[Some(0)]);
+    makes(&mut forest, &[Some(1)]);
+    let steps = [step(&mut forest, &[1]), step(&mut forest, &[1, 0]), step(&mut forest, &[])];
+    forest.tasks[0].steps.extend(steps);
+    check(&forest, &["setsid, r0 at [0], r1 at [1], s0 [1], s1 [1, 0], close 1, s2 []"]);
+}
+
+/// Found by the property tests: the owner's finishing work needs a file that a child needs, too.
+#[test]
+fn files_of_finishing_work_are_kept_past_the_forks() {
+    let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[])]);
+    makes(&mut forest, &[]);
+    makes(&mut forest, &[Some(0)]);
+    let (filling, childs) = (step(&mut forest, &[0]), step(&mut forest, &[0]));
+    forest.resources[0].users = vec![TaskId(0), TaskId(1)];
+    forest.resources[0].finish = vec![filling];
+    forest.tasks[1].steps = vec![childs];
+    check(&forest, &["setsid, r0 at [], r1 at [0], fork t1, s0 [0], close 0", "s1 [0], close 0"]);
+}
+
+/// Found by the property tests: two ends that no table has, beside one that a table has, were both
+/// put at number 0, and one was made again.
+#[test]
+fn ends_for_steps_do_not_collide() {
+    let mut forest = tree(&[(None, 0, &[(1, 0)])]);
+    makes(&mut forest, &[Some(0), Some(1), Some(2)]);
+    let steps = [step(&mut forest, &[2]), step(&mut forest, &[1])];
+    forest.tasks[0].steps.extend(steps);
+    let family = arrange(&forest, Cradle::default()).expect("possible sessions");
+    let placement = place(&forest, &family).expect("a placement");
+    let made = placement.graph.ops().filter(|(_, op)| matches!(op.kind, OpKind::Create { .. })).count();
+    assert_eq!(made, 1);
+}
+
+/// Found by the property tests: who is named as a user has it made, whether or not it keeps any end.
+#[test]
+fn users_alone_are_reason_enough() {
+    let mut forest = tree(&[(None, 0, &[])]);
+    makes(&mut forest, &[None]);
+    forest.resources[0].users = vec![TaskId(0)];
+    check(&forest, &["setsid, r0 at [0], close 0"]);
+}
+
+#[test]
+fn errors() {
+    let mut forest = tree(&[(None, 0, &[(0, 0)])]);
+    check_error(&forest, "t0: ofd0 is wanted and nothing makes it");
+    makes(&mut forest, &[Some(0)]);
+    makes(&mut forest, &[Some(0)]);
+    check_error(&forest, "ofd0 is made twice: by r0 and r1");
+
+    let mut forest = tree(&[(None, 0, &[(1, 0), (5, 1)])]);
+    makes(&mut forest, &[Some(0), Some(1)]);
+    forest.fd_limit = 5;
+    check_error(&forest, "t0: descriptor 5 is needed while restoring, and the limit is 5");
+
+    let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[]), (Some(1), 0, &[])]);
+    forest.tasks[1].life = Life::Zombie;
+    check_error(&forest, "t2: its parent t1 cannot fork it");
+
+    let mut forest = tree(&[(None, 0, &[(0, 0)])]);
+    makes(&mut forest, &[Some(0)]);
+    let needy = step(&mut forest, &[0]);
+    forest.tasks[0].tail.push(needy);
+    check_error(&forest, "t0: s0 needs descriptions where none are given");
+}
