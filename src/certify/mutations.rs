@@ -13,6 +13,8 @@ use regrow_graph::verify::{
     Attribute, AttributeKind as Kind, Change, Effect, LiftedTree, MemoryEffect, PrivilegeEffect, Value,
 };
 
+mod space;
+
 use super::*;
 use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, Probe, SpecialMapping, Vdso};
 use crate::image::{
