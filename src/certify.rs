@@ -22,6 +22,7 @@ mod commit;
 mod expect;
 #[cfg(test)]
 mod mutations;
+mod space;
 #[cfg(test)]
 mod tests;
 mod vdso;

@@ -86,6 +86,7 @@ pub use expected::{
     SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
+pub use space::{ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown};
 pub use vdso::{ExpectedVdso, LedFunction, LedVdso};
 
 /// Executes the tapes symbolically and compares their end with the images.

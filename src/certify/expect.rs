@@ -15,7 +15,7 @@ use regrow_graph::verify::{
 use serde::{Deserialize, Serialize};
 
 use super::commit::{self, ExpectedThread};
-use super::{Ground, attributes, vdso};
+use super::{Ground, attributes, space, vdso};
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, TaskState, Timerfd, UnixSocket, open_blob,
 };
@@ -151,6 +151,8 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             wanted.vdso =
                 running.as_ref().and_then(|running| running.expected(alive, ground.vdsos.get(&task.pid)));
             wanted.threads = alive.threads.iter().skip(1).map(|thread| thread.tid.0).collect();
+            let space = space::expected(model, alive, &index_of);
+            wanted.space = Some(Box::new(space.map_err(|what| unusable(task.pid.0, what))?));
             wanted.table_id = Some(alive.ids.files).filter(|id| *id != 0);
             for entry in &alive.fds {
                 let Some(ofd) = index_of.get(&entry.ofd_id).copied() else {
@@ -263,6 +265,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         facts,
         inodes,
         inherited: inherited.0.clone(),
+        segments: space::segments(model),
         seccomp: seccomp(model),
     })
 }

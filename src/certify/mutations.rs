@@ -14,6 +14,8 @@ use regrow_graph::verify::{
     Value, verify,
 };
 
+mod space;
+
 use super::*;
 use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, Probe, SpecialMapping, Vdso};
 use crate::image::Model;

@@ -10,12 +10,18 @@ use crate::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SE
 use crate::tape::assemble::{Assembler, Tape};
 
 const BASE: u64 = 0x1_0000_0000;
+const WINDOW: u64 = 1 << 21;
 const AT_CWD: u64 = libc::AT_FDCWD as u64;
 const CLOEXEC: u64 = libc::O_CLOEXEC as u64;
 
 fn pair() -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images");
-    read_model(&dir).expect("the images are good")
+    let mut model = read_model(&dir).expect("the images are good");
+    for alive in model.tasks.iter_mut().filter_map(|task| task.alive_mut()) {
+        // The tapes below map nothing.
+        (alive.mm.vmas, alive.mm.pages) = Default::default();
+    }
+    model
 }
 
 /// A host whose launcher has, of what a fork leaves to a child, just what the root is to have: the
@@ -26,12 +32,14 @@ fn ground(model: &Model) -> Ground {
     Ground { inherited: Inherited(root.attributes[&root.pid].clone()), ..Ground::default() }
 }
 
-/// What no child inherits of its parent.
+/// What no child inherits of its parent; and nothing that the launcher had mapped.
 fn thread_of_its_own(tape: &mut Tape, model: &Model, index: usize) {
     let thread = &model.tasks[index].alive().expect("it lives").threads[0];
     let (head, len) = thread.robust_list;
     tape.call(libc::SYS_set_robust_list, &[head, len], 0);
     tape.call(libc::SYS_set_tid_address, &[thread.clear_tid_addr], u64::from(thread.tid.0));
+    tape.call(libc::SYS_munmap, &[0, BASE], 0);
+    tape.call(libc::SYS_munmap, &[BASE + WINDOW, 0x7fff_ffff_f000 - BASE - WINDOW], 0);
 }
 
 fn clone_args(asm: &mut Assembler, pid: u32) -> u64 {
@@ -88,7 +96,7 @@ fn tapes(model: &Model, change: impl Fn(u32, &mut Vec<Record>)) -> Tapes {
     change(4711, &mut parent.records);
     let args = clone_args(&mut asm, 4711);
     asm.tape(4711, true, args, &parent.records);
-    asm.finish(1 << 20, 1 << 21).expect("they fit")
+    asm.finish(1 << 20, WINDOW).expect("they fit")
 }
 
 #[track_caller]

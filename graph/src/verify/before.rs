@@ -35,6 +35,21 @@ impl Before {
         self.waits[at.task].push((at.record, source));
     }
 
+    /// Whether what a task does in `first` is there in `second` by descent: it is the task itself, later,
+    /// or one that it has forked since, or a descendant of such a one.
+    pub(super) fn is_inherited(&self, first: At, second: At) -> bool {
+        let mut at = second;
+        loop {
+            if at.task == first.task {
+                return first.record <= at.record;
+            }
+            match self.born[at.task] {
+                Some(fork) => at = fork,
+                None => return false,
+            }
+        }
+    }
+
     /// Whether `first` has happened in every run in which `second` happens.
     pub(super) fn holds(&self, first: At, second: At) -> bool {
         if first.task == second.task {

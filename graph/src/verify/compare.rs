@@ -18,6 +18,7 @@ use super::object::{
 };
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::run::{Phase, Role, Run};
+use super::space;
 use super::table::{Desc, Entry};
 use crate::ids::{Fd, OfdId};
 
@@ -55,6 +56,7 @@ struct Compare<'a, 'b> {
     survivors: BTreeSet<Desc>,
     open_objects: BTreeSet<usize>,
     seen: Seen,
+    seen_memory: space::Seen,
     certificate: Certificate,
 }
 
@@ -102,6 +104,7 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         survivors,
         open_objects,
         seen: Seen::default(),
+        seen_memory: space::Seen::default(),
         certificate: run.certificate.clone(),
     };
     for want in &expected.tasks {
@@ -115,6 +118,7 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         let matched = compare.description(place, desc, ofd);
         matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
     }
+    run.compare_segments(&compare.seen_memory, &mut compare.certificate)?;
     for (pid, index) in &run.by_pid {
         if let Role::Helper = run.roles[*index] {
             if run.tasks[*index].phase != Phase::Reaped {
@@ -201,7 +205,10 @@ impl<'a> Compare<'a, '_> {
         let mut open = run.tables[task.table].iter().peekable();
         loop {
             match (wanted.peek().copied(), open.peek().copied()) {
-                (None, None) => return self.task_attributes(want),
+                (None, None) => {
+                    self.space(want)?;
+                    return self.task_attributes(want);
+                }
                 (Some(slot), Some((fd, entry))) if fd == slot.fd => {
                     self.slot(want.pid, slot, entry)?;
                     wanted.next();
@@ -216,6 +223,14 @@ impl<'a> Compare<'a, '_> {
                 (None, Some((fd, entry))) => return Err(Wrong::Leaked { fd, is: self.describe(entry.desc) }),
             }
         }
+    }
+
+    fn space(&mut self, want: &ExpectedTask) -> Result<(), Wrong> {
+        let (of_object, of_key) = (&mut self.of_object, &mut self.of_key);
+        self.run.compare_space(want, &mut self.seen_memory, &mut self.certificate, |object, inode| {
+            let key = Key::Inode(inode);
+            *of_object.entry(object).or_insert(key) == key && *of_key.entry(key).or_insert(object) == object
+        })
     }
 
     fn task_attributes(&mut self, want: &ExpectedTask) -> Result<(), Wrong> {

@@ -534,12 +534,14 @@ impl Run<'_> {
                     self.check_range(call, *start, *len, 1)?;
                     self.spare_vdso(at, call, *start, *len)?;
                 }
+                let from = offset.unwrap_or(self.objects.description(desc).position);
                 if offset.is_none() {
                     self.touch(at, call, desc)?;
                     let len = into.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
                     let description = self.objects.description_mut(desc);
                     description.position = description.position.saturating_add(len);
                 }
+                self.fill_memory(at, call, object, into, from)?;
                 self.certificate.memory_changes += 1;
             }
             Change::Bind { address } => self.bind(at, call, desc, address)?,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attribute::{AttributeKind, Value};
 use super::effect::SocketOption;
+use super::space::{ExpectedSegment, ExpectedSpace};
 use super::vdso::ExpectedVdso;
 use crate::ids::{Fd, OfdId};
 
@@ -41,6 +42,8 @@ pub struct Expected {
     /// What is known of the process that the root is born of: facts about the host, not about the
     /// images. What is not among them is unknown.
     pub inherited: Vec<(AttributeKind, Value)>,
+    /// Shared memory without a name, by its number in the images.
+    pub segments: BTreeMap<u64, ExpectedSegment>,
     /// seccomp of the threads that have any, by tid.
     pub seccomp: BTreeMap<u32, ExpectedSeccomp>,
 }
@@ -221,6 +224,8 @@ pub struct ExpectedTask {
     /// What the images say of its attributes, by thread: those of the whole task with its own pid.
     /// Attributes that are not among them are not compared.
     pub attributes: BTreeMap<u32, Vec<(AttributeKind, Value)>>,
+    /// Its address space. `None`: not said.
+    pub space: Option<Box<ExpectedSpace>>,
     /// How it may get its vDSO; `None`: it has none.
     pub vdso: Option<Box<ExpectedVdso>>,
 }

@@ -130,6 +130,9 @@ impl Run<'_> {
             self.tables.len() - 1
         };
         self.before.add_birth(child, at);
+        if !is_thread {
+            self.spaces[child] = self.use_space(at, "clone3")?.child();
+        }
         let forker = &mut self.tasks[at.task];
         forker.has_threads |= is_thread;
         let (sid, pgid, orphaned) = (forker.sid, forker.pgid, forker.orphaned);

@@ -36,9 +36,15 @@ pub struct Certificate {
     pub objects: u64,
     /// Demand 2: bytes that wait in pipes and sockets, compared.
     pub queued_bytes: u64,
-    /// Demand 3, in part: changes of address spaces that keep clear of the tapes.
+    /// Demand 3: changes of address spaces; all keep clear of the tapes.
     pub memory_changes: u64,
-    /// Demand 3, in part: functions of dumped vDSOs that lead to the running kernel's.
+    /// Demand 3: mappings of the images compared.
+    pub mappings: u64,
+    /// Demand 3: pages whose content was read from where the images have it, those of shared memory once.
+    pub pages: u64,
+    /// Demand 3: shared memory without a name, matched one to one with the images'.
+    pub segments: u64,
+    /// Demand 3: functions of dumped vDSOs that lead to the running kernel's.
     pub vdso_jumps: u64,
     /// Demand 4: orphans that came to the right subreaper.
     pub adoptions: u64,
@@ -75,8 +81,8 @@ impl fmt::Display for Certificate {
         )?;
         write!(
             f,
-            "  3 address spaces: not compared; {} changes keep clear of the tapes",
-            self.memory_changes
+            "  3 address spaces: {} mappings, {} pages, {} segments of shared memory, by {} changes",
+            self.mappings, self.pages, self.segments, self.memory_changes
         )?;
         if self.vdso_jumps > 0 {
             write!(f, "; {} functions lead to the vDSO of this kernel", self.vdso_jumps)?;
@@ -202,11 +208,23 @@ pub enum Wrong {
     #[error("its descriptor table is {}, the images say {}", table(*.shared), table(!*.shared))]
     WrongSharing { shared: bool },
 
-    // 3: address spaces, in part.
+    // 3: address spaces.
     #[error("{call} of {at:#x}..{end:#x}: {why}")]
     BadRange { call: &'static str, at: u64, end: u64, why: &'static str },
     #[error("{call}: {at:#x}: {why}")]
     BadPatch { call: &'static str, at: u64, why: &'static str },
+    #[error("{at:#x}..{end:#x} ends as {is}, the images say {wanted}")]
+    WrongMapping { at: u64, end: u64, is: String, wanted: String },
+    #[error("{at:#x}..{end:#x} ends with what the launcher may have had there")]
+    LauncherMemory { at: u64, end: u64 },
+    #[error("{at:#x}..{end:#x} ends {} a guard, the images say {}", with(*.is), with(!*.is))]
+    WrongGuard { at: u64, end: u64, is: bool },
+    #[error("{at:#x}..{end:#x} ends with {is}, the images say {wanted}")]
+    WrongPages { at: u64, end: u64, is: String, wanted: String },
+    #[error("shared memory {segment:#x} ends {is_bytes:#x} bytes long, the images say {wanted_bytes:#x}")]
+    WrongLength { segment: u64, is_bytes: u64, wanted_bytes: u64 },
+    #[error("shared memory {segment:#x}, {at:#x}..{end:#x}, ends with {is}, the images say {wanted}")]
+    WrongShared { segment: u64, at: u64, end: u64, is: String, wanted: String },
     #[error("arrives without the vDSO that the images say")]
     NoVdso,
     #[error("arrives, and the function {at:#x} of its vDSO does not lead to this kernel's")]
@@ -338,7 +356,16 @@ impl Wrong {
             | Wrong::WrongAttribute { .. }
             | Wrong::Uncheckable { .. }
             | Wrong::WrongSharing { .. } => 2,
-            Wrong::BadRange { .. } | Wrong::BadPatch { .. } | Wrong::NoVdso | Wrong::Unled { .. } => 3,
+            Wrong::BadRange { .. }
+            | Wrong::WrongMapping { .. }
+            | Wrong::LauncherMemory { .. }
+            | Wrong::WrongGuard { .. }
+            | Wrong::WrongPages { .. }
+            | Wrong::WrongLength { .. }
+            | Wrong::WrongShared { .. }
+            | Wrong::BadPatch { .. }
+            | Wrong::NoVdso
+            | Wrong::Unled { .. } => 3,
             Wrong::NeverBorn
             | Wrong::BornTwice { .. }
             | Wrong::BornUnasked { .. }
@@ -385,6 +412,10 @@ impl Wrong {
 
 fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
+}
+
+fn with(flag: bool) -> &'static str {
+    if flag { "with" } else { "without" }
 }
 
 fn table(shared: bool) -> &'static str {

@@ -19,6 +19,7 @@ use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
 use super::seccomp::Seccomp;
 use super::socket::Names;
+use super::space::{Carrier, Segment, Space};
 use super::table::Table;
 use super::vdso::Progress;
 
@@ -153,8 +154,12 @@ pub(super) struct Run<'a> {
     /// Where each pid is forked.
     pub(super) forks: BTreeMap<u32, At>,
     pub(super) ready: VecDeque<usize>,
-    /// Carriers by start: end, and who made them.
-    pub(super) carriers: BTreeMap<u64, u64>,
+    /// Address spaces by task; threads have that of their task's first.
+    pub(super) spaces: Vec<Space>,
+    /// Shared memory without a name.
+    pub(super) segments: Vec<Segment>,
+    /// Carriers by start.
+    pub(super) carriers: BTreeMap<u64, Carrier>,
     /// Paths of FIFOs, and those that are open.
     pub(super) fifo_paths: BTreeSet<&'a [u8]>,
     pub(super) fifos: BTreeMap<Vec<u8>, usize>,
@@ -302,6 +307,8 @@ impl<'a> Run<'a> {
             waiting_for_death: BTreeMap::new(),
             forks,
             ready: VecDeque::new(),
+            spaces: vec![Space::default(); count],
+            segments: Vec::new(),
             carriers: BTreeMap::new(),
             fifo_paths: expected
                 .ofds
@@ -324,6 +331,7 @@ impl<'a> Run<'a> {
                 if root.flags & CLONE_PARENT != 0 { u64::from(SIGCHLD) } else { root.exit_signal };
             run.tasks[index].sid = expected.cradle.sid;
             run.tasks[index].pgid = expected.cradle.pgid;
+            run.spaces[index] = run.launcher_space();
             run.tasks[index].attributes = State::launcher(&expected.inherited).born(false);
             run.bear(index, 0, exit_signal)
         } else {

@@ -1,8 +1,37 @@
-//! Changes of address spaces, as far as they are checked yet: they keep clear of the tapes and lie
-//! in user space, and shared memory is made once.
+//! Address spaces: every record that maps, unmaps, protects, advises or fills, on a model of them.
+//!
+//! The root starts with whatever its launcher had, which is *unknown* until it is unmapped; a child
+//! starts with what its forker had at the fork. Shared memory is one thing, however many see it. What
+//! comes out is compared with the images in `compare`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `state` | one address space, and what calls do to it |
+//! | `intervals` | ranges of addresses with values |
+//! | `expected` | what the images say |
+//! | `compare` | the end against the images |
 //!
 //! # Sources
-//! `mmap(2)`, `mremap(2)`, Documentation/arch/x86/x86_64/mm.rst.
+//! `mmap(2)`, `mremap(2)`, `mprotect(2)`, `madvise(2)`, Documentation/arch/x86/x86_64/mm.rst.
+
+mod compare;
+mod expected;
+mod intervals;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub(super) use compare::Seen;
+pub use expected::{ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown};
+pub(super) use state::{Carrier, Segment, Space};
+
+use intervals::Intervals;
+use state::{
+    Fill, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
+    MADV_KEEPONFORK, MADV_MERGEABLE, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_DROPPABLE, MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE,
+    Mapping, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, kept,
+};
 
 use super::before::At;
 use super::effect::MemoryEffect;
@@ -11,15 +40,15 @@ use super::object::{O_ACCMODE, O_PATH, O_RDWR, O_WRONLY, ObjectKind};
 use super::outcome::Wrong;
 use super::run::Run;
 use super::vdso::replaced;
+use crate::ids::Fd;
 
-const MAP_SHARED: u32 = 1;
-const MAP_ANONYMOUS: u32 = 0x20;
-const PROT_WRITE: u32 = 2;
 /// F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
 const SEALS_WRITE: u32 = 0x18;
 const PAGE: u64 = 4096;
 /// Behind the last address of user space (arch/x86, `TASK_SIZE_MAX` with four levels of pages).
 const USER_END: u64 = 0x7fff_ffff_f000;
+/// `MREMAP_MAYMOVE | MREMAP_FIXED`.
+const MREMAP_TO: u32 = 3;
 
 impl Run<'_> {
     /// Whether a range lies in user space and clear of the tapes.
@@ -55,77 +84,416 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The root's, as the launcher leaves it: nothing is known but the tapes.
+    pub(super) fn launcher_space(&self) -> Space {
+        let mut space = Space::default();
+        space.unknown.insert(0, USER_END, ());
+        space.unknown.take(self.tree.region.start, self.tree.region.window_end);
+        space
+    }
+
+    /// The address space of a task or a thread, ordered with what its other threads do to it.
+    pub(super) fn use_space(&mut self, at: At, call: &'static str) -> Result<&mut Space, Wrong> {
+        let index = self.space_of(at.task);
+        if let Some(last) = self.spaces[index].last {
+            self.order(last, at, call, || "the address space".to_owned())?;
+        }
+        let space = &mut self.spaces[index];
+        space.last = Some(at);
+        Ok(space)
+    }
+
+    /// Bytes read from a file into memory.
+    pub(super) fn fill_memory(
+        &mut self,
+        at: At,
+        call: &'static str,
+        object: usize,
+        into: &[(u64, u64)],
+        mut from: u64,
+    ) -> Result<(), Wrong> {
+        let region = self.tree.region;
+        for (start, len) in into {
+            let (start, len, end) = (*start, *len, start.saturating_add(*len));
+            let fill = Fill { object, from, at };
+            from = from.saturating_add(len);
+            // What lies there was found to be scratch.
+            if len == 0 || start < region.end && region.start < end {
+                continue;
+            }
+            if start < region.window_end && region.start < end {
+                let carrier = self.carrier(at, call, start, end)?;
+                let offset = start - carrier.0;
+                self.fill_segment(at, call, carrier.1.segment, offset, len, fill)?;
+                continue;
+            }
+            let pieces = self.mapped(at, call, start, end)?;
+            let index = self.space_of(at.task);
+            let bad = |at, end, why| Err(Wrong::BadRange { call, at, end, why });
+            if let Some((at, end, ())) = self.spaces[index].guards.over(start, end).next() {
+                return bad(at, end, "a guard is there");
+            }
+            for (piece, behind, mapping) in pieces {
+                let part = Fill { from: fill.from + (piece - start), ..fill };
+                if mapping.prot & PROT_WRITE == 0 {
+                    return bad(piece, behind, "not writable then");
+                }
+                match mapping.shows {
+                    Shows::Segment { segment, offset } => {
+                        self.fill_segment(at, call, segment, offset, behind - piece, part)?;
+                    }
+                    Shows::File { desc, is_shared: true, .. } => {
+                        return Err(Wrong::ChangesFile { call, what: self.describe(desc) });
+                    }
+                    Shows::Kernel => return bad(piece, behind, "over the vDSO"),
+                    Shows::Anonymous | Shows::Droppable | Shows::File { .. } => {
+                        self.spaces[index].fills.insert(piece, behind, part);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_segment(
+        &mut self,
+        at: At,
+        call: &'static str,
+        segment: usize,
+        offset: u64,
+        len: u64,
+        fill: Fill,
+    ) -> Result<(), Wrong> {
+        let end = offset.saturating_add(len);
+        let others: Vec<At> =
+            self.segments[segment].fills.over(offset, end).map(|(_, _, fill)| fill.at).collect();
+        for last in others {
+            self.order(last, at, call, || "shared memory".to_owned())?;
+        }
+        self.segments[segment].fills.insert(offset, end, fill);
+        Ok(())
+    }
+
+    /// What is mapped between two addresses, all of it: each as far as it goes within them.
+    fn mapped(
+        &mut self,
+        at: At,
+        call: &'static str,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<(u64, u64, Mapping)>, Wrong> {
+        let space = self.use_space(at, call)?;
+        if let Some(hole) = space.mappings.hole(start, end) {
+            return Err(Wrong::BadRange { call, at: hole, end, why: "nothing is mapped there then" });
+        }
+        let within = space.mappings.over(start, end).map(|(from, to, mapping)| {
+            (from.max(start), to.min(end), intervals::Cut::rest(mapping, start.saturating_sub(from)))
+        });
+        Ok(within.collect())
+    }
+
+    /// The carrier that a task has between two addresses: where it starts, and what it is.
+    fn carrier(&self, at: At, call: &'static str, start: u64, end: u64) -> Result<(u64, Carrier), Wrong> {
+        let found = self.carriers.range(..=start).next_back().filter(|(_, carrier)| end <= carrier.end);
+        // Carriers stay, so whoever descends from its maker has it. Threads are in the line of descent, too.
+        match found {
+            Some((from, carrier)) if self.before.is_inherited(carrier.made, at) => Ok((*from, *carrier)),
+            Some(_) | None => {
+                Err(Wrong::BadRange { call, at: start, end, why: "no carrier that this task has is there" })
+            }
+        }
+    }
+
+    fn add_segment(&mut self, len: u64, made: At) -> usize {
+        self.segments.push(Segment { len, made, fills: Intervals::default() });
+        self.segments.len() - 1
+    }
+
+    fn map(
+        &mut self,
+        at: At,
+        call: &'static str,
+        range: (u64, u64),
+        modes: (u32, u32),
+        file: Option<(Fd, u64)>,
+    ) -> Result<(), Wrong> {
+        let ((start, len), (prot, flags)) = (range, modes);
+        let end = start.saturating_add(len);
+        let region = self.tree.region;
+        let not_modelled = |what: String| Err(Wrong::NotModelled { call, what });
+        let (kind, is_anonymous) = (flags & MAP_TYPE, flags & MAP_ANONYMOUS != 0);
+        let unknown = kept(flags) & !KEPT;
+        if unknown != 0 {
+            return not_modelled(format!("flags {unknown:#x}"));
+        }
+        if prot & !PROT_ALL != 0 {
+            return not_modelled(format!("protection {prot:#x}"));
+        }
+        let is_shared = match kind {
+            MAP_PRIVATE => false,
+            MAP_DROPPABLE if is_anonymous && flags & MAP_LOCKED == 0 => false,
+            MAP_SHARED | MAP_SHARED_VALIDATE if flags & MAP_GROWSDOWN == 0 => true,
+            _ => return not_modelled(format!("flags {flags:#x}")),
+        };
+        let in_window = is_shared && is_anonymous && region.end <= start && end <= region.window_end;
+        if in_window {
+            self.check_range(call, start, len, PAGE)?;
+            let before = self.carriers.range(..end).next_back();
+            if len == 0 || before.is_some_and(|(_, other)| other.end > start) {
+                let why = "a carrier of shared memory made twice";
+                return Err(Wrong::BadRange { call, at: start, end, why });
+            }
+            // A window whose carriers are made by threads would need an order of its own.
+            if self.space_of(at.task) != at.task || prot & PROT_WRITE == 0 {
+                return not_modelled("such a carrier of shared memory".to_owned());
+            }
+        } else {
+            self.check_pages(call, start, len)?;
+        }
+        let mut mapping = Mapping { shows: Shows::Anonymous, prot, flags: kept(flags), advice: 0 };
+        mapping.shows = match file {
+            Some((fd, offset)) => self.mapped_file(at, call, fd, offset, (prot, is_shared))?,
+            None if kind == MAP_DROPPABLE => {
+                mapping.flags |= MAP_NORESERVE;
+                mapping.advice = bit(MADV_WIPEONFORK) | bit(MADV_DONTDUMP);
+                Shows::Droppable
+            }
+            None if is_shared => Shows::Segment { segment: self.add_segment(len, at), offset: 0 },
+            None => Shows::Anonymous,
+        };
+        if let (true, Shows::Segment { segment, .. }) = (in_window, mapping.shows) {
+            self.carriers.insert(start, Carrier { end, segment, mapping, made: at });
+            return Ok(());
+        }
+        if file.is_some() && flags & MAP_GROWSDOWN != 0 {
+            return not_modelled(format!("flags {flags:#x}"));
+        }
+        let space = self.use_space(at, call)?;
+        let is_free = space.mappings.is_free(start, end) && space.unknown.is_free(start, end);
+        if flags & MAP_FIXED_NOREPLACE != 0 && !is_free {
+            return Err(Wrong::BadRange {
+                call,
+                at: start,
+                end,
+                why: "something may be mapped there already",
+            });
+        }
+        space.map(start, end, mapping);
+        Ok(())
+    }
+
+    /// What a mapping of a descriptor shows.
+    fn mapped_file(
+        &mut self,
+        at: At,
+        call: &'static str,
+        fd: Fd,
+        offset: u64,
+        (prot, is_shared): (u32, bool),
+    ) -> Result<Shows, Wrong> {
+        let desc = self.descriptor(at, call, fd)?;
+        let flags_of = self.objects.description(desc).flags;
+        let is_file = match &self.objects.object_of(desc).kind {
+            ObjectKind::File { .. } => true,
+            ObjectKind::Inode(inode) => {
+                let writes = is_shared && prot & PROT_WRITE != 0;
+                inode.kind != InodeKind::Directory && !(writes && inode.seals & SEALS_WRITE != 0)
+            }
+            ObjectKind::Pipe(_)
+            | ObjectKind::Socket(_)
+            | ObjectKind::Eventfd { .. }
+            | ObjectKind::Epoll { .. }
+            | ObjectKind::Timerfd { .. }
+            | ObjectKind::Signalfd { .. } => false,
+        };
+        let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
+        let may_write = flags_of & O_ACCMODE == O_RDWR;
+        let writable = !is_shared || prot & PROT_WRITE == 0 || may_write;
+        if !is_file || !readable || !writable || !offset.is_multiple_of(PAGE) {
+            return Err(Wrong::Refused { call, what: self.describe(desc) });
+        }
+        Ok(Shows::File { desc, offset, is_shared, may_write: is_shared && may_write })
+    }
+
+    fn remap(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (from, old_len): (u64, u64),
+        (to, new_len): (u64, u64),
+        flags: u32,
+    ) -> Result<(), Wrong> {
+        if flags != MREMAP_TO {
+            return Err(Wrong::NotModelled { call, what: format!("flags {flags:#x}") });
+        }
+        if old_len == 0 {
+            self.check_range(call, from, new_len, PAGE)?;
+        } else {
+            self.check_pages(call, from, old_len)?;
+        }
+        self.check_pages(call, to, new_len)?;
+        let end = to.saturating_add(new_len);
+        let bad = |why| Err(Wrong::BadRange { call, at: to, end, why });
+        if from < end && to < from.saturating_add(old_len.max(1)) {
+            return bad("over what is moved");
+        }
+        if old_len != 0 {
+            let pieces = self.mapped(at, call, from, from.saturating_add(old_len))?;
+            // One mapping, or several that the kernel takes for one.
+            if pieces.windows(2).any(|pair| !pair[0].2.continues(pair[0].1 - pair[0].0, &pair[1].2)) {
+                return bad("from more than one mapping");
+            }
+            let may_grow = pieces.iter().all(|(_, _, mapping)| !matches!(mapping.shows, Shows::Kernel));
+            if !may_grow {
+                return bad("of the vDSO");
+            }
+            self.use_space(at, call)?.relocate(from, old_len, to, new_len);
+            return Ok(());
+        }
+        let region = self.tree.region;
+        let mapping = if region.end <= from && from < region.window_end {
+            let (start, carrier) = self.carrier(at, call, from, from.saturating_add(1))?;
+            intervals::Cut::rest(&carrier.mapping, from - start)
+        } else {
+            self.mapped(at, call, from, from.saturating_add(PAGE))?[0].2
+        };
+        match mapping.shows {
+            Shows::Segment { segment, offset } => {
+                if offset.saturating_add(new_len) > self.segments[segment].len {
+                    return bad("beyond the end of the shared memory");
+                }
+            }
+            Shows::File { is_shared: true, .. } => {}
+            Shows::Anonymous | Shows::Droppable | Shows::File { .. } | Shows::Kernel => {
+                return bad("a second view of what is not shared");
+            }
+        }
+        self.use_space(at, call)?.map(to, end, mapping);
+        Ok(())
+    }
+
+    fn protect(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (start, len): (u64, u64),
+        prot: u32,
+    ) -> Result<(), Wrong> {
+        self.check_pages(call, start, len)?;
+        self.protect_vdso(at, call, start, len, prot)?;
+        if prot & !PROT_ALL != 0 {
+            return Err(Wrong::NotModelled { call, what: format!("protection {prot:#x}") });
+        }
+        let end = start.saturating_add(len);
+        for (_, _, mapping) in self.mapped(at, call, start, end)? {
+            let Shows::File { desc, is_shared: true, may_write, .. } = mapping.shows else { continue };
+            let is_sealed = match &self.objects.object_of(desc).kind {
+                ObjectKind::Inode(inode) => inode.seals & SEALS_WRITE != 0,
+                _ => false,
+            };
+            if prot & PROT_WRITE != 0 && (!may_write || is_sealed) {
+                return Err(Wrong::Refused { call, what: self.describe(desc) });
+            }
+        }
+        self.use_space(at, call)?.mappings.change(start, end, |mapping| mapping.prot = prot);
+        Ok(())
+    }
+
+    fn advise(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (start, len): (u64, u64),
+        advice: u32,
+    ) -> Result<(), Wrong> {
+        self.check_pages(call, start, len)?;
+        let end = start.saturating_add(len);
+        let pieces = self.mapped(at, call, start, end)?;
+        let takes = |mapping: &Mapping| match (advice, mapping.shows) {
+            // Its data is out of core dumps anyway; nothing else is asked of it.
+            (_, Shows::Kernel) => advice == MADV_DONTDUMP,
+            (MADV_DONTNEED | MADV_GUARD_INSTALL, _) => mapping.flags & MAP_LOCKED == 0,
+            (MADV_WIPEONFORK | MADV_KEEPONFORK, Shows::Anonymous) => true,
+            (MADV_WIPEONFORK, Shows::Droppable) => true,
+            (MADV_WIPEONFORK | MADV_KEEPONFORK, _) | (MADV_DODUMP, Shows::Droppable) => false,
+            _ => true,
+        };
+        if !pieces.iter().all(|(_, _, mapping)| takes(mapping)) {
+            let what = format!("advice {advice} about {start:#x}..{end:#x}");
+            return Err(Wrong::Refused { call, what });
+        }
+        let space = self.use_space(at, call)?;
+        match advice {
+            MADV_DONTNEED | MADV_GUARD_INSTALL => {
+                space.fills.take(start, end);
+                if advice == MADV_GUARD_INSTALL {
+                    space.guards.insert(start, end, ());
+                }
+            }
+            MADV_GUARD_REMOVE => drop(space.guards.take(start, end)),
+            _ => {
+                if advised(0, advice).is_none() {
+                    return Err(Wrong::NotModelled { call, what: format!("advice {advice}") });
+                }
+                space.mappings.change(start, end, |mapping| {
+                    // Shared memory is not merged, whatever is said (mm/ksm.c).
+                    if advice != MADV_MERGEABLE || mapping.is_private() {
+                        mapping.advice = advised(mapping.advice, advice).unwrap_or(mapping.advice);
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's vDSO: it goes elsewhere, unseen, where something is in its way.
+    pub(super) fn map_kernel(
+        &mut self,
+        at: At,
+        call: &'static str,
+        start: u64,
+        len: u64,
+    ) -> Result<(), Wrong> {
+        let end = start.saturating_add(len);
+        let space = self.use_space(at, call)?;
+        if !space.mappings.is_free(start, end) || !space.unknown.is_free(start, end) {
+            return Err(Wrong::BadRange {
+                call,
+                at: start,
+                end,
+                why: "something may be mapped there already",
+            });
+        }
+        let prot = PROT_READ | PROT_EXEC;
+        space.map(start, end, Mapping { shows: Shows::Kernel, prot, flags: 0, advice: 0 });
+        Ok(())
+    }
+
     pub(super) fn change_memory(
         &mut self,
         at: At,
         call: &'static str,
         effect: &MemoryEffect,
     ) -> Result<(), Wrong> {
-        let region = self.tree.region;
         for (start, len) in replaced(effect) {
             self.spare_vdso(at, call, start, len)?;
         }
         match effect {
             MemoryEffect::Map { at: start, len, prot, flags, file } => {
-                let end = start.saturating_add(*len);
-                if region.end <= *start
-                    && end <= region.window_end
-                    && flags & MAP_SHARED != 0
-                    && flags & MAP_ANONYMOUS != 0
-                {
-                    self.check_range(call, *start, *len, PAGE)?;
-                    let overlaps =
-                        self.carriers.range(..end).next_back().is_some_and(|(_, other)| *other > *start);
-                    if overlaps {
-                        return Err(Wrong::BadRange {
-                            call,
-                            at: *start,
-                            end,
-                            why: "a carrier of shared memory made twice",
-                        });
-                    }
-                    self.carriers.insert(*start, end);
-                } else {
-                    self.check_pages(call, *start, *len)?;
-                }
-                if let Some((fd, offset)) = file {
-                    let desc = self.descriptor(at, call, *fd)?;
-                    let flags_of = self.objects.description(desc).flags;
-                    let is_file = match &self.objects.object_of(desc).kind {
-                        ObjectKind::File { .. } => true,
-                        ObjectKind::Inode(inode) => {
-                            let writes = flags & MAP_SHARED != 0 && prot & PROT_WRITE != 0;
-                            inode.kind != InodeKind::Directory && !(writes && inode.seals & SEALS_WRITE != 0)
-                        }
-                        ObjectKind::Pipe(_)
-                        | ObjectKind::Socket(_)
-                        | ObjectKind::Eventfd { .. }
-                        | ObjectKind::Epoll { .. }
-                        | ObjectKind::Timerfd { .. }
-                        | ObjectKind::Signalfd { .. } => false,
-                    };
-                    let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
-                    let writable =
-                        flags & MAP_SHARED == 0 || prot & PROT_WRITE == 0 || flags_of & O_ACCMODE == O_RDWR;
-                    if !is_file || !readable || !writable || !offset.is_multiple_of(PAGE) {
-                        return Err(Wrong::Refused { call, what: self.describe(desc) });
-                    }
-                }
+                self.map(at, call, (*start, *len), (*prot, *flags), *file)?;
             }
-            MemoryEffect::Remap { from, old_len, to, new_len, .. } => {
-                if *old_len == 0 {
-                    self.check_range(call, *from, *new_len, PAGE)?;
-                } else {
-                    self.check_pages(call, *from, *old_len)?;
-                }
-                self.check_pages(call, *to, *new_len)?;
+            MemoryEffect::Remap { from, old_len, to, new_len, flags } => {
+                self.remap(at, call, (*from, *old_len), (*to, *new_len), *flags)?;
             }
-            MemoryEffect::Unmap { at, len } | MemoryEffect::Advise { at, len, .. } => {
-                self.check_pages(call, *at, *len)?;
+            MemoryEffect::Unmap { at: start, len } => {
+                self.check_pages(call, *start, *len)?;
+                self.use_space(at, call)?.unmap(*start, start.saturating_add(*len));
+            }
+            MemoryEffect::Advise { at: start, len, advice } => {
+                self.advise(at, call, (*start, *len), *advice)?;
             }
             MemoryEffect::Protect { at: start, len, prot } => {
-                self.check_pages(call, *start, *len)?;
-                self.protect_vdso(at, call, *start, *len, *prot)?;
+                self.protect(at, call, (*start, *len), *prot)?;
             }
             MemoryEffect::SetMm { words, auxv, exe } => {
                 let exe = exe.map(|fd| self.descriptor(at, call, fd)).transpose()?;
@@ -140,7 +508,18 @@ impl Run<'_> {
                 }
             }
             MemoryEffect::MapVdso { at: start } => self.map_vdso(at, call, *start)?,
-            MemoryEffect::Write { pieces } => self.write_vdso(at, call, pieces)?,
+            MemoryEffect::Write { pieces } => {
+                self.write_vdso(at, call, pieces)?;
+                for (start, bytes) in pieces {
+                    let end = start.saturating_add(bytes.len() as u64);
+                    for (from, to, mapping) in self.mapped(at, call, *start, end)? {
+                        if mapping.prot & PROT_WRITE == 0 || !mapping.is_private_or_kernel() {
+                            let why = "not private memory that is writable then";
+                            return Err(Wrong::BadRange { call, at: from, end: to, why });
+                        }
+                    }
+                }
+            }
         }
         self.certificate.memory_changes += 1;
         Ok(())

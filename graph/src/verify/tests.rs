@@ -567,7 +567,8 @@ fn demand_2_files() {
         "write into a pipe, which nobody can read any more",
     );
     let read = Change::Read { into: vec![(0x10000, 4096)], offset: Some(0) };
-    passes(|t, _| last(t, 12, vec![open("/images/pages-1.img", 0, 2), on(2, read), close(2)]));
+    let fill = vec![map(0x10000, 0x1000), open("/images/pages-1.img", 0, 2), on(2, read), close(2)];
+    passes(|t, _| last(t, 12, fill));
 }
 
 #[test]

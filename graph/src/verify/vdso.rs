@@ -76,7 +76,7 @@ fn overlap(start: u64, len: u64, other: (u64, u64)) -> bool {
 
 impl Run<'_> {
     /// The task whose address space it is: that of a thread is its leader's.
-    fn space_of(&self, task: usize) -> usize {
+    pub(super) fn space_of(&self, task: usize) -> usize {
         match self.roles[task] {
             Role::Thread(of) => self.by_pid.get(&of.pid).copied().unwrap_or(task),
             Role::Task(_) | Role::Helper => task,
@@ -101,7 +101,9 @@ impl Run<'_> {
         if want.here != Some(start) && !want.led.as_ref().is_some_and(is_free) {
             return bad("not where the vDSO may be");
         }
-        self.check_pages(call, start, want.len)?;
+        let len = want.len;
+        self.check_pages(call, start, len)?;
+        self.map_kernel(at, call, start, len)?;
         self.tasks[space].vdso.at = Some(start);
         Ok(())
     }

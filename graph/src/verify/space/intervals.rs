@@ -1,0 +1,209 @@
+//! Ranges of addresses or offsets with a value each, none over another.
+//!
+//! Every change costs as much as the ranges that it meets, whatever their lengths. Worked example:
+//! `10..30: a`, of which `15..20` is taken, leaves `10..15: a` and `20..30: a` with what `a` shows
+//! ten bytes further on.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+
+/// A value that can be cut.
+pub(super) trait Cut: Clone {
+    /// What is left of it behind the first `by` bytes.
+    fn rest(&self, by: u64) -> Self;
+}
+
+impl Cut for () {
+    fn rest(&self, _: u64) {}
+}
+
+/// By first address: the address behind the last, and the value.
+#[derive(Debug, Clone)]
+pub(super) struct Intervals<T> {
+    ranges: BTreeMap<u64, (u64, T)>,
+}
+
+impl<T> Default for Intervals<T> {
+    fn default() -> Intervals<T> {
+        Intervals { ranges: BTreeMap::new() }
+    }
+}
+
+impl<T: Cut> Intervals<T> {
+    /// Puts a range in, in the place of whatever was there.
+    pub(super) fn insert(&mut self, start: u64, end: u64, value: T) {
+        self.take(start, end);
+        if start < end {
+            self.ranges.insert(start, (end, value));
+        }
+    }
+
+    /// Takes out what lies between two addresses.
+    pub(super) fn take(&mut self, start: u64, end: u64) -> Vec<(u64, u64, T)> {
+        if start >= end || self.over(start, end).next().is_none() {
+            return Vec::new();
+        }
+        self.split(start);
+        self.split(end);
+        let starts: Vec<u64> = self.ranges.range(start..end).map(|(at, _)| *at).collect();
+        starts
+            .into_iter()
+            .filter_map(|at| self.ranges.remove(&at).map(|(end, value)| (at, end, value)))
+            .collect()
+    }
+
+    /// Changes what lies between two addresses.
+    pub(super) fn change(&mut self, start: u64, end: u64, mut by: impl FnMut(&mut T)) {
+        self.split(start);
+        self.split(end);
+        for (_, (_, value)) in self.ranges.range_mut(start..end.max(start)) {
+            by(value);
+        }
+    }
+
+    /// The ranges that reach between two addresses, as far as they go.
+    pub(super) fn over(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64, &T)> {
+        let first = self.ranges.range(..=start).next_back().map_or(start, |(at, _)| *at);
+        self.ranges
+            .range(first..end.max(first))
+            .filter(move |(_, (until, _))| *until > start)
+            .map(|(at, (end, value))| (*at, *end, value))
+    }
+
+    /// All ranges in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, &T)> {
+        self.ranges.iter().map(|(at, (end, value))| (*at, *end, value))
+    }
+
+    /// Whether nothing lies between two addresses.
+    pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
+        start >= end || self.over(start, end).next().is_none()
+    }
+
+    /// The first address from `start` on, before `end`, where nothing lies.
+    pub(super) fn hole(&self, start: u64, end: u64) -> Option<u64> {
+        let mut at = start;
+        for (from, to, _) in self.over(start, end) {
+            if from > at {
+                break;
+            }
+            at = to;
+        }
+        (at < end).then_some(at)
+    }
+
+    fn split(&mut self, at: u64) {
+        let Some((start, (end, value))) = self.ranges.range_mut(..at).next_back() else { return };
+        if *end > at {
+            let rest = (*end, value.rest(at - *start));
+            *end = at;
+            self.ranges.insert(at, rest);
+        }
+    }
+}
+
+/// A range where both sides stay the same: first address and the one behind the last; then, for
+/// each side that has something there, how far into that it is, and what it is.
+pub(super) type Both<A, B> = (u64, u64, Option<(u64, A)>, Option<(u64, B)>);
+
+/// Goes through two lists of ranges, each in order and without overlaps, at once. Two ranges that
+/// end at the same place end together, so the steps are no more than the ranges of both.
+pub(super) fn both<A: Copy, B: Copy>(
+    a: impl Iterator<Item = (u64, u64, A)>,
+    b: impl Iterator<Item = (u64, u64, B)>,
+) -> impl Iterator<Item = Both<A, B>> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (first, second) = (next(&mut a, at), next(&mut b, at));
+        let starts = [first.map(|(start, ..)| start), second.map(|(start, ..)| start)];
+        let start = starts.into_iter().flatten().min()?.max(at);
+        let mut end = u64::MAX;
+        for (from, to) in [first.map(|(from, to, _)| (from, to)), second.map(|(from, to, _)| (from, to))]
+            .into_iter()
+            .flatten()
+        {
+            end = end.min(if from > start { from } else { to });
+        }
+        at = end;
+        let there = |from: u64| (from <= start).then(|| start - from);
+        let first = first.and_then(|(from, _, value)| Some((there(from)?, value)));
+        let second = second.and_then(|(from, _, value)| Some((there(from)?, value)));
+        Some((start, end, first, second))
+    })
+}
+
+/// The first range that does not end before `at`.
+fn next<T: Copy>(
+    ranges: &mut Peekable<impl Iterator<Item = (u64, u64, T)>>,
+    at: u64,
+) -> Option<(u64, u64, T)> {
+    while ranges.next_if(|(_, end, _)| *end <= at).is_some() {}
+    ranges.peek().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Cut for u64 {
+        fn rest(&self, by: u64) -> u64 {
+            self + by
+        }
+    }
+
+    fn of(ranges: &[(u64, u64, u64)]) -> Intervals<u64> {
+        let mut all = Intervals::default();
+        for (start, end, value) in ranges {
+            all.insert(*start, *end, *value);
+        }
+        all
+    }
+
+    #[track_caller]
+    fn check(all: &Intervals<u64>, expected: &[(u64, u64, u64)]) {
+        let found: Vec<(u64, u64, u64)> =
+            all.iter().map(|(start, end, value)| (start, end, *value)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_taken_leaves_the_rest() {
+        let mut all = of(&[(10, 30, 100)]);
+        assert_eq!(all.take(15, 20), [(15, 20, 105)]);
+        check(&all, &[(10, 15, 100), (20, 30, 110)]);
+        assert_eq!(all.take(0, 10), []);
+        assert_eq!(all.take(30, 99), []);
+        assert_eq!(all.take(12, 22), [(12, 15, 102), (20, 22, 110)]);
+        check(&all, &[(10, 12, 100), (22, 30, 112)]);
+        check(&of(&[(10, 20, 1), (15, 18, 7)]), &[(10, 15, 1), (15, 18, 7), (18, 20, 9)]);
+        check(&of(&[(10, 20, 1), (5, 30, 7)]), &[(5, 30, 7)]);
+    }
+
+    #[test]
+    fn changes_and_holes() {
+        let mut all = of(&[(10, 30, 100), (30, 40, 0)]);
+        all.change(20, 35, |value| *value += 1000);
+        check(&all, &[(10, 20, 100), (20, 30, 1110), (30, 35, 1000), (35, 40, 5)]);
+        assert_eq!((all.hole(12, 40), all.hole(12, 41), all.hole(9, 12)), (None, Some(40), Some(9)));
+        assert!(all.is_free(40, 50) && all.is_free(0, 10) && !all.is_free(39, 50) && !all.is_free(0, 11));
+    }
+
+    #[test]
+    fn both_at_once() {
+        let steps = |a: &[(u64, u64)], b: &[(u64, u64)]| -> Vec<(u64, u64, Option<u64>, Option<u64>)> {
+            let ranges =
+                |list: &[(u64, u64)]| list.iter().map(|(start, end)| (*start, *end, ())).collect::<Vec<_>>();
+            both(ranges(a).into_iter(), ranges(b).into_iter())
+                .map(|(start, end, a, b)| (start, end, a.map(|(into, ())| into), b.map(|(into, ())| into)))
+                .collect()
+        };
+        assert_eq!(steps(&[], &[]), []);
+        assert_eq!(steps(&[(1, 3)], &[]), [(1, 3, Some(0), None)]);
+        assert_eq!(
+            steps(&[(1, 5), (8, 9)], &[(3, 8)]),
+            [(1, 3, Some(0), None), (3, 5, Some(2), Some(0)), (5, 8, None, Some(2)), (8, 9, Some(0), None)]
+        );
+        assert_eq!(steps(&[(0, 2), (2, 4)], &[(0, 4)]), [(0, 2, Some(0), Some(0)), (2, 4, Some(0), Some(2))]);
+    }
+}

@@ -1,0 +1,276 @@
+//! An address space: what is mapped where, and which pages have been filled from which file.
+//!
+//! # Sources
+//! `mmap(2)`, `mremap(2)`, `mprotect(2)`, `madvise(2)`, `fork(2)`; mm/mmap.c (`do_mmap`), mm/mremap.c,
+//! mm/madvise.c (`madvise_vma_behavior`), kernel/fork.c (`dup_mmap`), mm/shmem.c (`shmem_zero_setup`).
+
+use super::super::before::At;
+use super::super::table::Desc;
+use super::intervals::{Cut, Intervals};
+
+pub(super) const MAP_SHARED: u32 = 1;
+pub(super) const MAP_PRIVATE: u32 = 2;
+pub(super) const MAP_SHARED_VALIDATE: u32 = 3;
+/// Since Linux 6.11.
+pub(super) const MAP_DROPPABLE: u32 = 8;
+pub(super) const MAP_TYPE: u32 = 0xf;
+pub(super) const MAP_FIXED: u32 = 0x10;
+pub(super) const MAP_ANONYMOUS: u32 = 0x20;
+pub(super) const MAP_GROWSDOWN: u32 = 0x100;
+const MAP_DENYWRITE: u32 = 0x800;
+const MAP_EXECUTABLE: u32 = 0x1000;
+pub(super) const MAP_LOCKED: u32 = 0x2000;
+pub(super) const MAP_NORESERVE: u32 = 0x4000;
+const MAP_POPULATE: u32 = 0x8000;
+const MAP_NONBLOCK: u32 = 0x10000;
+const MAP_STACK: u32 = 0x20000;
+pub(super) const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
+/// What a mapping does not keep: what it is, where it goes, and what the kernel ignores.
+const NOT_KEPT: u32 = MAP_TYPE
+    | MAP_FIXED
+    | MAP_FIXED_NOREPLACE
+    | MAP_ANONYMOUS
+    | MAP_DENYWRITE
+    | MAP_EXECUTABLE
+    | MAP_POPULATE
+    | MAP_NONBLOCK
+    | MAP_STACK;
+/// What it keeps, as far as the model goes.
+pub(super) const KEPT: u32 = MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE;
+
+pub(super) const PROT_READ: u32 = 1;
+pub(super) const PROT_WRITE: u32 = 2;
+pub(super) const PROT_EXEC: u32 = 4;
+pub(super) const PROT_ALL: u32 = 7;
+
+const MADV_NORMAL: u32 = 0;
+const MADV_RANDOM: u32 = 1;
+const MADV_SEQUENTIAL: u32 = 2;
+const MADV_WILLNEED: u32 = 3;
+pub(super) const MADV_DONTNEED: u32 = 4;
+pub(super) const MADV_DONTFORK: u32 = 10;
+const MADV_DOFORK: u32 = 11;
+pub(super) const MADV_MERGEABLE: u32 = 12;
+const MADV_UNMERGEABLE: u32 = 13;
+const MADV_HUGEPAGE: u32 = 14;
+const MADV_NOHUGEPAGE: u32 = 15;
+pub(super) const MADV_DONTDUMP: u32 = 16;
+pub(super) const MADV_DODUMP: u32 = 17;
+pub(super) const MADV_WIPEONFORK: u32 = 18;
+pub(super) const MADV_KEEPONFORK: u32 = 19;
+pub(super) const MADV_GUARD_INSTALL: u32 = 102;
+pub(super) const MADV_GUARD_REMOVE: u32 = 103;
+
+/// What `mmap(2)` keeps of its flags in the mapping: what it cannot be told from otherwise.
+pub(super) fn kept(flags: u32) -> u32 {
+    flags & !NOT_KEPT
+}
+
+pub(super) fn bit(advice: u32) -> u64 {
+    1u64.checked_shl(advice).unwrap_or(0)
+}
+
+/// What advice is kept after one more: bit N stands for advice N. `None`: what it does is not modelled.
+pub(super) fn advised(before: u64, advice: u32) -> Option<u64> {
+    let (set, cleared) = match advice {
+        MADV_NORMAL => (0, bit(MADV_RANDOM) | bit(MADV_SEQUENTIAL)),
+        MADV_RANDOM => (bit(MADV_RANDOM), bit(MADV_SEQUENTIAL)),
+        MADV_SEQUENTIAL => (bit(MADV_SEQUENTIAL), bit(MADV_RANDOM)),
+        MADV_WILLNEED => (0, 0),
+        MADV_HUGEPAGE => (bit(MADV_HUGEPAGE), bit(MADV_NOHUGEPAGE)),
+        MADV_NOHUGEPAGE => (bit(MADV_NOHUGEPAGE), bit(MADV_HUGEPAGE)),
+        MADV_DONTFORK | MADV_MERGEABLE | MADV_DONTDUMP | MADV_WIPEONFORK => (bit(advice), 0),
+        MADV_DOFORK | MADV_UNMERGEABLE | MADV_DODUMP | MADV_KEEPONFORK => (0, bit(advice - 1)),
+        _ => return None,
+    };
+    Some(before & !cleared | set)
+}
+
+/// What a mapping shows.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) enum Shows {
+    /// Private memory.
+    Anonymous,
+    /// Private memory that the kernel may drop.
+    Droppable,
+    /// Shared memory: which, and from where on.
+    Segment { segment: usize, offset: u64 },
+    /// A file.
+    File {
+        /// The description that was mapped.
+        desc: Desc,
+        /// From where on.
+        offset: u64,
+        is_shared: bool,
+        /// A shared one may be written, now or after `mprotect(2)`.
+        may_write: bool,
+    },
+    /// The kernel's own: the vDSO and its data.
+    Kernel,
+}
+
+/// A mapping.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Mapping {
+    pub(super) shows: Shows,
+    pub(super) prot: u32,
+    /// Those of [`KEPT`].
+    pub(super) flags: u32,
+    /// Bit N stands for advice N.
+    pub(super) advice: u64,
+}
+
+impl Mapping {
+    pub(super) fn is_private(&self) -> bool {
+        match self.shows {
+            Shows::Anonymous | Shows::Droppable => true,
+            Shows::File { is_shared, .. } => !is_shared,
+            Shows::Segment { .. } | Shows::Kernel => false,
+        }
+    }
+
+    pub(super) fn is_private_or_kernel(&self) -> bool {
+        self.is_private() || matches!(self.shows, Shows::Kernel)
+    }
+
+    /// Whether `next` is as this one is `by` bytes further on.
+    pub(super) fn continues(&self, by: u64, next: &Mapping) -> bool {
+        let kept = |mapping: &Mapping| (mapping.prot, mapping.flags, mapping.advice);
+        let shows = match (self.rest(by).shows, next.shows) {
+            (Shows::Anonymous, Shows::Anonymous) | (Shows::Droppable, Shows::Droppable) => true,
+            (Shows::Segment { segment: a, offset: b }, Shows::Segment { segment: c, offset: d }) => {
+                (a, b) == (c, d)
+            }
+            (
+                Shows::File { desc: a, offset: b, is_shared: c, .. },
+                Shows::File { desc: d, offset: e, is_shared: f, .. },
+            ) => (a, b, c) == (d, e, f),
+            (
+                Shows::Anonymous
+                | Shows::Droppable
+                | Shows::Segment { .. }
+                | Shows::File { .. }
+                | Shows::Kernel,
+                _,
+            ) => false,
+        };
+        shows && kept(self) == kept(next)
+    }
+}
+
+impl Cut for Mapping {
+    fn rest(&self, by: u64) -> Mapping {
+        let mut rest = *self;
+        match &mut rest.shows {
+            Shows::Segment { offset, .. } | Shows::File { offset, .. } => *offset = offset.saturating_add(by),
+            Shows::Anonymous | Shows::Droppable | Shows::Kernel => {}
+        }
+        rest
+    }
+}
+
+/// Bytes that were read from a file.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Fill {
+    /// The file, as an object.
+    pub(super) object: usize,
+    /// From where on in it.
+    pub(super) from: u64,
+    /// By which record.
+    pub(super) at: At,
+}
+
+impl Cut for Fill {
+    fn rest(&self, by: u64) -> Fill {
+        Fill { from: self.from.saturating_add(by), ..*self }
+    }
+}
+
+/// Shared memory without a name.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Segment {
+    pub(super) len: u64,
+    pub(super) made: At,
+    /// What has been read into it, by offset.
+    pub(super) fills: Intervals<Fill>,
+}
+
+/// Where shared memory is kept for all below its maker, until the tapes go.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Carrier {
+    pub(super) end: u64,
+    pub(super) segment: usize,
+    pub(super) mapping: Mapping,
+    pub(super) made: At,
+}
+
+/// An address space, but for the tapes and the carriers behind them.
+#[derive(Debug, Clone, Default)]
+pub(in super::super) struct Space {
+    /// Where the launcher may have something.
+    pub(super) unknown: Intervals<()>,
+    pub(super) mappings: Intervals<Mapping>,
+    /// What has been read into private mappings.
+    pub(super) fills: Intervals<Fill>,
+    /// Under `MADV_GUARD_INSTALL`.
+    pub(super) guards: Intervals<()>,
+    /// The last record that had to do with it.
+    pub(super) last: Option<At>,
+}
+
+impl Space {
+    /// That of a child that is forked now.
+    pub(in super::super) fn child(&self) -> Space {
+        let mut child = Space { last: None, ..self.clone() };
+        for (start, end, mapping) in self.mappings.iter() {
+            if mapping.advice & bit(MADV_DONTFORK) != 0 {
+                child.unmap(start, end);
+            } else if mapping.advice & bit(MADV_WIPEONFORK) != 0 {
+                child.fills.take(start, end);
+                child.guards.take(start, end);
+            }
+            if mapping.flags & MAP_LOCKED != 0 {
+                child.mappings.change(start, end, |mapping| mapping.flags &= !MAP_LOCKED);
+            }
+        }
+        child
+    }
+
+    /// Takes away what is there, known or not.
+    pub(super) fn unmap(&mut self, start: u64, end: u64) {
+        self.unknown.take(start, end);
+        self.mappings.take(start, end);
+        self.fills.take(start, end);
+        self.guards.take(start, end);
+    }
+
+    pub(super) fn map(&mut self, start: u64, end: u64, mapping: Mapping) {
+        self.unmap(start, end);
+        self.mappings.insert(start, end, mapping);
+    }
+
+    /// Moves what is there, which is `old_len` long, and makes it shorter or longer.
+    pub(super) fn relocate(&mut self, from: u64, old_len: u64, to: u64, new_len: u64) {
+        let end = from.saturating_add(old_len.min(new_len));
+        let mappings = self.mappings.take(from, end);
+        let fills = self.fills.take(from, end);
+        let guards = self.guards.take(from, end);
+        self.unmap(from, from.saturating_add(old_len));
+        self.unmap(to, to.saturating_add(new_len));
+        let moved = |at: u64| at - from + to;
+        for (start, end, mapping) in &mappings {
+            self.mappings.insert(moved(*start), moved(*end), *mapping);
+        }
+        for (start, end, fill) in fills {
+            self.fills.insert(moved(start), moved(end), fill);
+        }
+        for (start, end, ()) in guards {
+            self.guards.insert(moved(start), moved(end), ());
+        }
+        if let Some((start, end, last)) = mappings.last()
+            && new_len > old_len
+        {
+            self.mappings.insert(moved(*end), to.saturating_add(new_len), last.rest(end - start));
+        }
+    }
+}
