@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regrow_graph::verify::Value;
+use regrow_graph::verify::{AttributeKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::certify::{DumpedClocks, Inherited};
@@ -168,10 +168,38 @@ fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(When, Fact)
                     add(When::Counted, Rule::Same, &format!("resource limit {index}"), value);
                 }
             }
+            // Told above, whether they are inherited or changed.
+            _ if is_of_caller(*kind) => {}
             value => add(When::Counted, Rule::Same, kind.row().name, Some(value.shown(*kind))),
         }
     }
     all
+}
+
+/// Whether it is one of the caller's credentials, or what holds them down.
+fn is_of_caller(kind: AttributeKind) -> bool {
+    use AttributeKind as Kind;
+    [
+        Kind::Uid,
+        Kind::EffectiveUid,
+        Kind::SavedUid,
+        Kind::FsUid,
+        Kind::Gid,
+        Kind::EffectiveGid,
+        Kind::SavedGid,
+        Kind::FsGid,
+        Kind::Groups,
+        Kind::CapEffective,
+        Kind::CapPermitted,
+        Kind::CapInheritable,
+        Kind::CapBounding,
+        Kind::CapAmbient,
+        Kind::Securebits,
+        Kind::KeepCaps,
+        Kind::NoNewPrivs,
+        Kind::Seccomp,
+    ]
+    .contains(&kind)
 }
 
 impl Relied {

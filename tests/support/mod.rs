@@ -20,6 +20,7 @@
 //! | `REGROW_TEST_RESTORER=criu` | control run: CRIU restores too, and what it is known to change is only printed |
 //! | `REGROW_TEST_ROUNDS` | how often to dump and restore, for all tests; 0 only runs the programs |
 //! | `REGROW_TEST_STRICT=1` | compare also what no program can see (VM flag `ac`) |
+//! | `REGROW_TEST_BY_PLAN=1` | every restore is one by a stored plan, which opens no image but those that tasks copy from |
 //! | `REGROW_KEEP=1` | keep the directories of the tests, and say where they are |
 
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
@@ -28,6 +29,7 @@ pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod guest;
 pub(crate) mod namespace;
+pub(crate) mod opened;
 pub(crate) mod service;
 
 use std::fmt::Write as _;
@@ -91,6 +93,7 @@ pub(crate) struct Scenario {
     started_by: Vec<&'static str>,
     after_criu: bool,
     own_time: bool,
+    by_plan: bool,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
 }
@@ -119,6 +122,7 @@ impl Scenario {
             started_by: Vec::new(),
             after_criu: false,
             own_time: false,
+            by_plan: std::env::var_os("REGROW_TEST_BY_PLAN").is_some(),
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -163,6 +167,14 @@ impl Scenario {
     #[must_use]
     pub(crate) fn in_a_time_namespace(mut self) -> Scenario {
         self.own_time = true;
+        self
+    }
+
+    /// Each restore is one by a plan that was stored before, and opens no image but those that tasks copy
+    /// from. CRIU gets no round.
+    #[must_use]
+    pub(crate) fn by_plan(mut self) -> Scenario {
+        self.by_plan = true;
         self
     }
 
@@ -224,6 +236,7 @@ impl Scenario {
             directory: directory.to_owned(),
             root,
             dump_options: self.dump_options.clone(),
+            by_plan: self.by_plan,
             restorer: Restorer::chosen(),
         };
         let mut before = if self.moves_memory {
@@ -259,7 +272,8 @@ impl Scenario {
         }
         // What regrow has restored must be as good to CRIU as what it dumped first: it dumps the tree once
         // more and restores it itself.
-        if stage.restorer == Restorer::Regrow && rounds > 0 && self.criu_cannot.is_none() {
+        let is_for_criu = self.criu_cannot.is_none() && !self.by_plan;
+        if stage.restorer == Restorer::Regrow && rounds > 0 && is_for_criu {
             stage.restorer = Restorer::Criu;
             let round = rounds + 1;
             stage.dump(round, &before)?;
@@ -331,6 +345,7 @@ struct Stage<'a> {
     directory: PathBuf,
     root: i64,
     dump_options: Vec<&'static str>,
+    by_plan: bool,
     restorer: Restorer,
 }
 
@@ -441,7 +456,18 @@ impl Stage<'_> {
             Restorer::Regrow => PathBuf::from(env!("CARGO_BIN_EXE_regrow")),
             Restorer::Criu => self.ground.criu.clone(),
         };
-        let argv = [
+        let plan = shown(&work.join("tree.plan"));
+        let is_planned = self.by_plan && self.restorer == Restorer::Regrow;
+        if is_planned {
+            let argv = [&shown(&program), "plan", "-D", &images, "--out", &plan].map(str::to_owned);
+            let output = self.directory.join(format!("plan{round}.out"));
+            let status = self.namespace.run(&argv, &output, STEP)?;
+            if status != 0 {
+                return Err(format!("plan {round}: {}\n{}", ended(status), complaint(&output, &output)));
+            }
+        }
+        let opened = is_planned.then(|| opened::Opened::watch(Path::new(&images)));
+        let mut argv = [
             &shown(&program),
             "restore",
             "-D",
@@ -455,7 +481,11 @@ impl Stage<'_> {
             "--pidfile",
             &shown(&pidfile),
         ]
-        .map(str::to_owned);
+        .map(str::to_owned)
+        .to_vec();
+        if is_planned {
+            argv.extend(["--plan".to_owned(), plan]);
+        }
         let output = self.directory.join(format!("restore{round}.out"));
         let status = self.namespace.run(&argv, &output, STEP)?;
         if status != 0 {
@@ -465,6 +495,12 @@ impl Stage<'_> {
                 ended(status),
                 complaint(&work.join("restore.log"), &output)
             ));
+        }
+        if let Some(opened) = opened {
+            let read = opened.images_that_no_task_copies();
+            if !read.is_empty() {
+                return Err(format!("restore {round} by a stored plan read {}", read.join(", ")));
+            }
         }
         let pid = fs::read_to_string(&pidfile)
             .map_err(|error| format!("no pid file after restore {round}: {error}"))?;

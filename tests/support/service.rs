@@ -74,15 +74,16 @@ impl Service {
         let log = directory.path().join("program.log");
         let root = namespace.start_detached(&argv, &log).expect("the program starts");
         let restorer = Restorer::chosen();
+        let scenario = Scenario::new(name, &[], false).with_moving_memory();
         let stage = Stage {
             namespace,
             ground,
             directory: directory.path().to_owned(),
             root,
             dump_options: Vec::new(),
+            by_plan: scenario.by_plan,
             restorer,
         };
-        let scenario = Scenario::new(name, &[], false).with_moving_memory();
         let rounds = scenario.rounds;
         Some(Service { stage, scenario, directory, rounds })
     }
