@@ -8,7 +8,8 @@
 //! Then both restore it in turns, each time in fresh namespaces of the same kind, whose end kills
 //! all that was restored. A first restore by each is not counted: it warms the page cache and shows
 //! that as many tasks are there as were dumped. What is timed is the command, from its start to its
-//! end: reading, planning and certifying included. Needs root and a CRIU (`scripts/provide-criu`, or
+//! end: reading, planning and certifying included; of a restore by a stored plan, which was made before, only
+//! the certifying. Needs root and a CRIU (`scripts/provide-criu`, or
 //! `REGROW_CRIU`).
 //!
 //! It is no test: nothing depends on the outcome, and `cargo test --benches` only says so.
@@ -71,6 +72,9 @@ enum Inside {
     Restore {
         #[arg(long)]
         restorer: PathBuf,
+        /// By a plan that is stored before the time runs
+        #[arg(long)]
+        by_plan: bool,
         #[arg(long)]
         images: PathBuf,
         #[arg(long)]
@@ -164,9 +168,9 @@ impl Race {
             self.rounds
         );
         println!(
-            "| tasks | they share | criu restore -d | regrow restore -d | regrow / CRIU | the program itself |"
+            "| tasks | they share | criu restore -d | regrow restore -d | regrow / CRIU | … --plan | --plan / without | the program itself |"
         );
-        println!("|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|");
         for tree in self.trees() {
             let row = self
                 .race(&tree, &profile, &criu, &regrow)
@@ -198,9 +202,9 @@ impl Race {
         for round in 0..self.rounds {
             own.0.push(build(&make(directory.path(), &format!("own{round}"))?, false)?.0);
         }
-        let mut times = [Times::default(), Times::default()];
+        let mut times = [Times::default(), Times::default(), Times::default()];
         for round in 0..=self.rounds {
-            let mut turns = [(0, criu), (1, regrow)];
+            let mut turns = [(0, criu), (1, regrow), (2, regrow)];
             if round % 2 == 1 {
                 turns.reverse();
             }
@@ -208,6 +212,9 @@ impl Race {
                 let work = make(directory.path(), &format!("restore{round}.{who}"))?;
                 let mut command = in_namespaces()?;
                 command.arg("restore").arg("--restorer").arg(restorer);
+                if who == 2 {
+                    command.arg("--by-plan");
+                }
                 command.arg("--images").arg(&images).arg("--directory").arg(&work);
                 let (time, restored) = answer(&mut command)?;
                 ensure!(restored == dumped, "{}: {restored} tasks of {dumped}", restorer.display());
@@ -216,13 +223,16 @@ impl Race {
                 }
             }
         }
-        let ratio = times[1].median().as_secs_f64() / times[0].median().as_secs_f64();
+        let ratio = |a: usize, b: usize| times[a].median().as_secs_f64() / times[b].median().as_secs_f64();
         Ok(format!(
-            "| {dumped} | {} | {} | {} | {ratio:.3} (1 : {:.1}) | {own} |",
+            "| {dumped} | {} | {} | {} | {:.3} (1 : {:.1}) | {} | {:.3} | {own} |",
             tree.label,
             times[0],
             times[1],
-            1.0 / ratio
+            ratio(1, 0),
+            ratio(0, 1),
+            times[2],
+            ratio(2, 1)
         ))
     }
 }
@@ -269,7 +279,9 @@ impl Inside {
                 let dump = criu.as_deref().zip(images.as_deref());
                 build(program, *count, directory, dump)?
             }
-            Inside::Restore { restorer, images, directory } => restore(restorer, images, directory)?,
+            Inside::Restore { restorer, by_plan, images, directory } => {
+                restore(restorer, *by_plan, images, directory)?
+            }
         };
         println!("{} {tasks}", time.as_nanos());
         Ok(())
@@ -321,10 +333,24 @@ fn build(
 }
 
 /// The time that a restore takes.
-fn restore(restorer: &Path, images: &Path, directory: &Path) -> Result<(Duration, usize)> {
+fn restore(restorer: &Path, by_plan: bool, images: &Path, directory: &Path) -> Result<(Duration, usize)> {
     let out = File::create(directory.join("out"))?;
     let mut command = Command::new(restorer);
+    let plan = directory.join("tree.plan");
+    if by_plan {
+        let status = Command::new(restorer)
+            .args(["plan", "-D"])
+            .arg(images)
+            .arg("--out")
+            .arg(&plan)
+            .stdout(Stdio::null())
+            .status();
+        ensure!(status.context("regrow plan")?.success(), "regrow plan --out");
+    }
     command.args(["restore", "-d", "-o", "restore.log", "-D"]).arg(images).arg("-W").arg(directory);
+    if by_plan {
+        command.arg("--plan").arg(plan);
+    }
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let start = Instant::now();
     let status = command.status().with_context(|| restorer.display().to_string())?;

@@ -155,6 +155,7 @@ pub fn head(parts: &[&[u8]; Section::ALL.len()]) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Sections<R> {
     from: R,
+    len: u64,
     next: usize,
     table: [(u64, [u8; HASH]); Section::ALL.len()],
 }
@@ -181,8 +182,8 @@ impl<R: Read> Sections<R> {
     pub fn of(mut from: R, len: u64) -> Result<Sections<R>, FormatError> {
         const HEAD: usize = FIXED + Section::ALL.len() * ROW + HASH;
         let mut head = [0; HEAD];
-        let fixed = head.get_mut(..FIXED).ok_or(FormatError::NotAPlan)?;
-        from.read_exact(fixed).map_err(or_not_a_plan)?;
+        from.read_exact(&mut head[..FIXED]).map_err(or_not_a_plan)?;
+        let fixed = &head[..FIXED];
         if fixed[..8] != MAGIC {
             return Err(FormatError::NotAPlan);
         }
@@ -216,10 +217,15 @@ impl<R: Read> Sections<R> {
             *place = (len, std::array::from_fn(|i| row[16 + i]));
         }
         match sum.cmp(&len) {
-            std::cmp::Ordering::Equal => Ok(Sections { from, next: 0, table }),
+            std::cmp::Ordering::Equal => Ok(Sections { from, len, next: 0, table }),
             std::cmp::Ordering::Greater => Err(FormatError::Head("the file is cut off behind it")),
             std::cmp::Ordering::Less => Err(FormatError::Head("the file goes on behind its last section")),
         }
+    }
+
+    /// Length of the whole file.
+    pub(super) fn len(&self) -> u64 {
+        self.len
     }
 
     /// The next section, whole.

@@ -61,7 +61,7 @@ pub struct File {
 }
 
 /// When a fact is relied on.
-enum When {
+pub(super) enum When {
     Always,
     /// The certificate says so, by this name.
     Counted,
@@ -70,7 +70,7 @@ enum When {
 }
 
 /// All facts that a plan may rely on, of this host.
-fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(When, Fact)> {
+pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(When, Fact)> {
     let mut all = Vec::new();
     let mut add = |when: When, rule: Rule, name: &str, value: Option<String>| {
         all.extend(value.map(|value| (when, Fact { name: name.to_owned(), rule, value })));

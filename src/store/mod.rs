@@ -13,7 +13,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`format`] | sections and checksums |
-//! | `wire` | the serialisable form of what goes into them |
+//! | `wire`, `bounded` | the serialisable form of what goes into them, and how much memory it may take |
 //! | [`identity`] | which images it was made from |
 //! | [`host`] | what it relies on of the host |
 //! | `file` | writing and opening |
@@ -21,6 +21,7 @@
 //!
 //! Worked example: `regrow plan -D images --out tree.plan`, then `regrow restore -D images --plan tree.plan`.
 
+mod bounded;
 mod file;
 pub mod format;
 pub mod host;
@@ -218,8 +219,7 @@ impl Purposes {
 
     /// All of them, by operation. Of a damaged list nothing.
     pub fn all(&self) -> BTreeMap<u32, String> {
-        let all: Vec<(u32, String)> = wire::decode(format::Section::Purposes, &self.0).unwrap_or_default();
-        all.into_iter().collect()
+        wire::decode_purposes(&self.0).into_iter().collect()
     }
 }
 

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
+use super::bounded::{Budget, Within};
 use super::format::{self, FormatError, Section, Sections};
 use super::{About, Purposes, StoredPlan, TapeDeadline};
 use crate::tape::{Tapes, TaskTape, ThreadState, Undo};
@@ -215,12 +217,29 @@ fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     postcard::to_allocvec(value).map_err(io::Error::other)
 }
 
+/// How many bytes what is read may take for each byte of the file, and beside that. Real plans take less than
+/// twice their length: most of it is tapes, which are as long in memory.
+const BYTES_A_BYTE: u64 = 8;
+const BYTES_BESIDE: usize = 1 << 16;
+
+/// What a file of `len` bytes may take.
+fn budget(len: u64) -> Budget {
+    let bytes = usize::try_from(len.saturating_mul(BYTES_A_BYTE)).unwrap_or(usize::MAX);
+    Budget::new(bytes.saturating_add(BYTES_BESIDE))
+}
+
 /// The value that a section is, all of it.
-pub(super) fn decode<T: DeserializeOwned>(section: Section, bytes: &[u8]) -> Result<T, FormatError> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, _)) => Err(FormatError::of(section, "damaged (it goes on behind its end)")),
-        Err(error) => Err(FormatError::of(section, format!("damaged ({error})"))),
+pub(super) fn decode<T: DeserializeOwned>(
+    section: Section,
+    bytes: &[u8],
+    budget: &Budget,
+) -> Result<T, FormatError> {
+    let damaged = |error: postcard::Error| FormatError::of(section, format!("damaged ({error})"));
+    let mut from = postcard::Deserializer::from_bytes(bytes);
+    let value = Within(budget, PhantomData).deserialize(&mut from).map_err(damaged)?;
+    match from.finalize().map_err(damaged)? {
+        [] => Ok(value),
+        _ => Err(FormatError::of(section, "damaged (it goes on behind its end)")),
     }
 }
 
@@ -233,7 +252,15 @@ fn next<R: Read>(sections: &mut Sections<R>, wanted: Section) -> Result<Vec<u8>,
 }
 
 pub(super) fn read_about<R: Read>(mut sections: Sections<R>) -> Result<About, FormatError> {
-    decode(Section::About, &next(&mut sections, Section::About)?)
+    let budget = budget(sections.len());
+    decode(Section::About, &next(&mut sections, Section::About)?, &budget)
+}
+
+/// What a list of purposes says, which is a section by itself.
+pub(super) fn decode_purposes(bytes: &[u8]) -> Vec<(u32, String)> {
+    // It stands for numbers and texts, of which each takes what a few bytes of the section do at least.
+    let budget = Budget::new(bytes.len().saturating_mul(64).saturating_add(BYTES_BESIDE));
+    decode(Section::Purposes, bytes, &budget).unwrap_or_default()
 }
 
 /// Reads a whole plan.
@@ -241,15 +268,17 @@ pub(super) fn read<R: Read>(mut sections: Sections<R>) -> Result<StoredPlan, For
     fn part<T: DeserializeOwned, R: Read>(
         sections: &mut Sections<R>,
         section: Section,
+        budget: &Budget,
     ) -> Result<T, FormatError> {
-        decode(section, &next(sections, section)?)
+        decode(section, &next(sections, section)?, budget)
     }
-    let about = part(&mut sections, Section::About)?;
-    let images = part(&mut sections, Section::Images)?;
-    let host = part(&mut sections, Section::Host)?;
-    let demands = part(&mut sections, Section::Demands)?;
-    let threads: Vec<StoredThread> = part(&mut sections, Section::Threads)?;
-    let head: TapesHead = part(&mut sections, Section::Tapes)?;
+    let budget = &budget(sections.len());
+    let about = part(&mut sections, Section::About, budget)?;
+    let images = part(&mut sections, Section::Images, budget)?;
+    let host = part(&mut sections, Section::Host, budget)?;
+    let demands = part(&mut sections, Section::Demands, budget)?;
+    let threads: Vec<StoredThread> = part(&mut sections, Section::Threads, budget)?;
+    let head: TapesHead = part(&mut sections, Section::Tapes, budget)?;
     let rw = next(&mut sections, Section::Written)?;
     let ro = next(&mut sections, Section::Read)?;
     let purposes = Purposes(next(&mut sections, Section::Purposes)?);
