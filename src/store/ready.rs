@@ -266,6 +266,7 @@ fn differences_of_demands(stored: &Demands, images: &Demands) -> Vec<Problem> {
         ("which names sockets have", is.socket_paths != wanted.socket_paths),
         ("where the images are", is.images != wanted.images),
         ("a file without a name", is.inodes != wanted.inodes),
+        ("shared memory", is.segments != wanted.segments),
         ("a deadline", stored.deadlines != images.deadlines),
         ("a clock", stored.clocks != images.clocks),
         ("what the commit sets", stored.threads != images.threads),

@@ -136,7 +136,7 @@ fn forged_sections() {
     let mut state = 11;
     let mut random = |below: usize| random::next(&mut state) as usize % below.max(1);
     let (mut read, mut refuted) = (0, 0);
-    for round in 0..600 {
+    for round in 0..270 {
         let mut parts = parts.clone();
         // The region is the next test's.
         let section = [0, 1, 2, 3, 3, 4, 5, 5, 8][round % 9];
@@ -157,11 +157,11 @@ fn forged_sections() {
             Err(_) => refuted += 1,
         }
     }
-    assert!(read > 50 && refuted > 20, "{read} were read, {refuted} refuted");
+    assert!(read > 20 && refuted > 10, "{read} were read, {refuted} refuted");
 }
 
-/// Each record that makes a descriptor, a session, a group, or data that waits, left out of the stored tapes;
-/// of others a few, which may be redundant.
+/// Each record that makes a descriptor, a session, a group, memory, or data that waits, left out of the stored
+/// tapes; of others a few, which may be redundant.
 #[test]
 fn forged_records_lose_the_certificate() {
     let Some(planned) = planned() else { return };
@@ -175,6 +175,9 @@ fn forged_records_lose_the_certificate() {
         libc::SYS_setsid,
         libc::SYS_setpgid,
         libc::SYS_sendto,
+        libc::SYS_mmap,
+        libc::SYS_mremap,
+        libc::SYS_preadv,
     ];
     let mut state = 3;
     let mut lost = 0;
@@ -313,7 +316,7 @@ fn stale_facts() {
     let file = relied.files.iter().find(|file| file.found.starts_with("a regular file")).expect("a file");
     check(&format!("{}: planned with a regular file, here is a directory", file.path), &|facts| {
         let fact = facts.files.get_mut(&file.path).expect("a file");
-        if let Ok(stat) = &mut fact.reached {
+         = &mut fact.reached {
             stat.mode = libc::S_IFDIR | 0o755;
         }
     });
