@@ -316,7 +316,7 @@ fn stale_facts() {
     let file = relied.files.iter().find(|file| file.found.starts_with("a regular file")).expect("a file");
     check(&format!("{}: planned with a regular file, here is a directory", file.path), &|facts| {
         let fact = facts.files.get_mut(&file.path).expect("a file");
-         = &mut fact.reached {
+        if let Ok(stat) = &mut fact.reached {
             stat.mode = libc::S_IFDIR | 0o755;
         }
     });
