@@ -12,6 +12,8 @@
 use std::path::Path;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use regrow::image::RLimit;
 use regrow::synth::attributes::{Action, Credentials};
 use regrow::synth::{
@@ -120,14 +122,16 @@ fn attributes() -> impl Strategy<Value = Attributes> {
         (4096u64..8192).prop_map(|cur| (libc::RLIMIT_MSGQUEUE, RLimit { cur, max: 8192 })),
     ];
     let ids = || prop::array::uniform3(prop_oneof![Just(0u32), Just(1000u32), 1u32..70_000]);
-    let credentials = (ids(), ids(), prop::collection::btree_set(0u32..70_000, 0..4), any::<u64>(), any::<u64>())
-        .prop_map(|(uids, gids, groups, keep, effective)| Credentials {
-            uids,
-            gids,
-            groups: groups.into_iter().collect(),
-            keep,
-            effective,
-        });
+    let credentials =
+        (ids(), ids(), prop::collection::btree_set(0u32..70_000, 0..4), any::<u64>(), any::<u64>()).prop_map(
+            |(uids, gids, groups, keep, effective)| Credentials {
+                uids,
+                gids,
+                groups: groups.into_iter().collect(),
+                keep,
+                effective,
+            },
+        );
     (
         prop::option::of("[a-z]{1,15}"),
         prop::option::of(0u32..0o1000),
@@ -139,24 +143,38 @@ fn attributes() -> impl Strategy<Value = Attributes> {
         prop::collection::vec(limit, 0..2),
         prop::option::weighted(0.3, credentials),
     )
-        .prop_map(|(name, umask, nice, [subreaper, undumpable, no_new_privs], death, blocked, mut actions, limits, credentials)| {
-            actions.retain(|(signal, _)| !matches!(*signal as i32, libc::SIGKILL | libc::SIGSTOP | libc::SIGCHLD));
-            actions.sort_by_key(|(signal, _)| *signal);
-            actions.dedup_by_key(|(signal, _)| *signal);
-            Attributes {
+        .prop_map(
+            |(
                 name,
                 umask,
                 nice,
-                subreaper,
-                parent_death_signal: death,
-                undumpable,
-                no_new_privs,
-                blocked: blocked & !UNBLOCKABLE,
-                actions,
+                [subreaper, undumpable, no_new_privs],
+                death,
+                blocked,
+                mut actions,
                 limits,
                 credentials,
-            }
-        })
+            )| {
+                actions.retain(|(signal, _)| {
+                    !matches!(*signal as i32, libc::SIGKILL | libc::SIGSTOP | libc::SIGCHLD)
+                });
+                actions.sort_by_key(|(signal, _)| *signal);
+                actions.dedup_by_key(|(signal, _)| *signal);
+                Attributes {
+                    name,
+                    umask,
+                    nice,
+                    subreaper,
+                    parent_death_signal: death,
+                    undumpable,
+                    no_new_privs,
+                    blocked: blocked & !UNBLOCKABLE,
+                    actions,
+                    limits,
+                    credentials,
+                }
+            },
+        )
 }
 
 /// SIGKILL and SIGSTOP.
@@ -180,8 +198,8 @@ pub fn descriptions(files: &Path, tasks: usize) -> impl Strategy<Value = Forest>
     let private = (any::<u16>(), 1u64..4, 1u64..6, any::<u64>(), any::<u64>(), any::<bool>());
     let view = (any::<u16>(), 0u64..6, 1u64..7);
     let segment = (1u64..7, any::<u64>(), any::<u64>(), prop::collection::vec(view, 1..5));
-    let segment = segment
-        .prop_map(|(len_pages, filled, seed, views)| SegmentGene { len_pages, filled, seed, views });
+    let segment =
+        segment.prop_map(|(len_pages, filled, seed, views)| SegmentGene { len_pages, filled, seed, views });
     let attributes = (any::<u16>(), attributes());
     let genes = (
         histories(),
@@ -200,6 +218,19 @@ pub fn descriptions(files: &Path, tasks: usize) -> impl Strategy<Value = Forest>
         let genes = Genes { history, resources, inherits, private, segments, attributes, threads };
         build(&genes, &files, tasks)
     })
+}
+
+/// The description of a seed: the same everywhere.
+///
+/// # Panics
+/// Never: every gene means something.
+#[allow(clippy::expect_used)]
+pub fn sample(files: &Path, tasks: usize, seed: u64) -> Forest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), random);
+    descriptions(files, tasks).new_tree(&mut runner).expect("no gene is rejected").current()
 }
 
 /// Leaves out events until there are not too many tasks.

@@ -71,7 +71,7 @@ impl Drop for Room {
 }
 
 /// This process.
-fn own() -> &'static OwnFacts {
+pub(crate) fn own() -> &'static OwnFacts {
     static OWN: OnceLock<OwnFacts> = OnceLock::new();
     OWN.get_or_init(host::gather_own)
 }
@@ -123,9 +123,7 @@ pub enum Refused {
 /// See [`Refused`].
 pub fn plan(dir: &Path) -> Result<Planned, Refused> {
     let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
-    let read = |blob| {
-        image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()))
-    };
+    let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,

@@ -166,7 +166,10 @@ impl Attributes {
     pub(super) fn faults(&self) -> Vec<&'static str> {
         let mut faults = Vec::new();
         let mut bad = |is: bool, what| faults.extend(is.then_some(what));
-        bad(self.name.as_ref().is_some_and(|name| name.len() > 15 || name.contains('\0')), "its name is none");
+        bad(
+            self.name.as_ref().is_some_and(|name| name.len() > 15 || name.contains('\0')),
+            "its name is none",
+        );
         bad(self.umask.is_some_and(|mask| mask > 0o777), "its mask of new files is none");
         bad(self.nice.is_some_and(|nice| !(-20..20).contains(&nice)), "its nice value is none");
         bad(self.parent_death_signal > 64, "its parent-death signal is none");

@@ -343,7 +343,8 @@ impl Forest {
         for (resource, kind) in self.resources.iter().enumerate().rev() {
             for end in 0..kind.ends() {
                 if found.contains(&(resource, end)) || !self.holders(resource, end).is_empty() {
-                    found.extend(kind.messages(end).iter().flat_map(|message| message.rights.iter().copied()));
+                    found
+                        .extend(kind.messages(end).iter().flat_map(|message| message.rights.iter().copied()));
                 }
             }
         }
@@ -399,8 +400,7 @@ impl Forest {
         }
         let in_flight = self.in_flight();
         for (index, kind) in self.resources.iter().enumerate() {
-            let is_held =
-                |end| in_flight.contains(&(index, end)) || !self.holders(index, end).is_empty();
+            let is_held = |end| in_flight.contains(&(index, end)) || !self.holders(index, end).is_empty();
             let held: Vec<bool> = (0..kind.ends()).map(is_held).collect();
             let mut bad = |what: &str| faults.push(format!("{} {index}: {what}", kind.name()));
             if (0..kind.ends()).any(|end| kind.queued(end).len() > MOST_QUEUED_BYTES) {

@@ -14,10 +14,10 @@ use super::payload::{self, Check, DATA, Deed, Registers, SCRATCH, SCRATCH_BYTES,
 use super::{Forest, Kind, PAGE, Page, Segment, Task, page_bytes, random, stretch_bytes};
 use crate::host::{CapSets, Ids, OwnFacts};
 use crate::image::{
-    Alive, Creds, Epoll, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Interest, Inventory, KobjIds, MemfdFile,
-    MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, Pipe, PipeData, RLimit, RegFile, Regs,
-    Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask, TaskState, Thread, Timerfd, Timers,
-    UnixSocket, Vma, VmaKind, arrange, vma,
+    Alive, Creds, Epoll, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Interest, Inventory, KobjIds,
+    MemfdFile, MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, Pipe, PipeData, RLimit,
+    RegFile, Regs, Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask, TaskState, Thread,
+    Timerfd, Timers, UnixSocket, Vma, VmaKind, arrange, vma,
 };
 
 /// Ids of the descriptions that every task refers to.

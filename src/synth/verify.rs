@@ -241,7 +241,9 @@ fn check_kind(
             // Flags with __SO_ACCEPTCON (proc_net(5)), inode, name.
             let is_it = |line: &str| {
                 let words: Vec<&str> = line.split_ascii_whitespace().collect();
-                words.get(3) == Some(&"00010000") && words.get(6) == Some(&inode) && words.get(7) == Some(&&*format!("@{name}"))
+                words.get(3) == Some(&"00010000")
+                    && words.get(6) == Some(&inode)
+                    && words.get(7) == Some(&&*format!("@{name}"))
             };
             (!table.lines().any(is_it)).then(|| format!("{text}: does not listen on @{name}"))
         }
