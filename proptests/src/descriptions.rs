@@ -12,6 +12,8 @@
 use std::path::Path;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use regrow::image::RLimit;
 use regrow::synth::attributes::{Action, Credentials};
 use regrow::synth::{
@@ -216,6 +218,19 @@ pub fn descriptions(files: &Path, tasks: usize) -> impl Strategy<Value = Forest>
         let genes = Genes { history, resources, inherits, private, segments, attributes, threads };
         build(&genes, &files, tasks)
     })
+}
+
+/// The description of a seed: the same everywhere.
+///
+/// # Panics
+/// Never: every gene means something.
+#[allow(clippy::expect_used)]
+pub fn sample(files: &Path, tasks: usize, seed: u64) -> Forest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig::default(), random);
+    descriptions(files, tasks).new_tree(&mut runner).expect("no gene is rejected").current()
 }
 
 /// Leaves out events until there are not too many tasks.

@@ -71,7 +71,7 @@ impl Drop for Room {
 }
 
 /// This process.
-fn own() -> &'static OwnFacts {
+pub(crate) fn own() -> &'static OwnFacts {
     static OWN: OnceLock<OwnFacts> = OnceLock::new();
     OWN.get_or_init(host::gather_own)
 }

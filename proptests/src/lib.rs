@@ -15,6 +15,8 @@
 //! | [`descriptions`] | that tree and random genes into a description of a synthetic forest |
 //! | [`images`] | a description into an image directory, and that through the real stages |
 //! | [`reorder`] | a model into one whose images say the same in another order, by other numbers |
+//! | [`mutate`] | finished tapes into ones that are wrong in one thing |
+//! | [`tables`] | raw records into the descriptor tables that they end with |
 //! | [`oracle`] | a forest into who uses and who must own each resource, by the definition |
 //!
 //! Architecture invariant: [`kernel`], [`play`] and [`oracle`] use of the planner only its input
@@ -25,7 +27,9 @@ pub mod forests;
 pub mod history;
 pub mod images;
 pub mod kernel;
+pub mod mutate;
 pub mod oracle;
 pub mod play;
 pub mod reorder;
 pub mod shuffle;
+pub mod tables;

@@ -1,0 +1,205 @@
+//! Descriptor tables by the man pages, from the raw records of tapes: what a mutation must change to be one.
+//!
+//! It knows nothing of effects, plans or the checker: numbers of calls, their arguments, the lowest free
+//! descriptor (open(2)), what dup3(2), close_range(2), fcntl(2) and fork(2) do. Tables of tasks meet only at forks, so one
+//! tape is played after another.
+//!
+//! Example: `eventfd2() = 3, dup3(3, 7), close(3)` ends with 7, made by the first call that makes any.
+
+use std::collections::BTreeMap;
+
+use regrow::tape::abi::{CLONE_ARGS_SET_TID, Check, Record, Verb};
+use regrow::tape::{Tapes, TaskTape};
+
+/// What a descriptor refers to: who made it, which of the calls that make any in that tape, which end.
+pub type Made = (u32, u32, u8);
+
+/// A slot: what is there, and close-on-exec.
+pub type Slot = (Made, bool);
+
+/// A table.
+pub type Table = BTreeMap<u64, Slot>;
+
+/// The tables of all that park, by pid, and the numbers of the calls that made what is in them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// By pid.
+    pub tables: BTreeMap<u32, Table>,
+    /// The call, by who made it and which it was.
+    pub calls: BTreeMap<(u32, u32), u16>,
+}
+
+impl Ends {
+    /// Whether the other end is certainly another: other numbers, other flags, other sharing, other kinds.
+    pub fn differs(&self, other: &Ends) -> bool {
+        self.shape() != other.shape()
+    }
+
+    /// All that two ends must have in common, whatever what is shared is called.
+    fn shape(&self) -> Vec<(u32, u64, bool, u16, u8, usize)> {
+        let mut firsts: BTreeMap<Made, usize> = BTreeMap::new();
+        let mut shape = Vec::new();
+        for (pid, table) in &self.tables {
+            for (fd, (made, cloexec)) in table {
+                let next = firsts.len();
+                let first = *firsts.entry(*made).or_insert(next);
+                let call = self.calls.get(&(made.0, made.1)).copied().unwrap_or_default();
+                // The ends of a pair are alike, those of a pipe are not.
+                let end = if libc::c_long::from(call) == libc::SYS_pipe2 { made.2 } else { 0 };
+                shape.push((*pid, *fd, *cloexec, call, end, first));
+            }
+        }
+        shape
+    }
+}
+
+/// Plays all tapes.
+///
+/// # Errors
+/// A call does not give what its record expects.
+pub fn ends(tapes: &Tapes) -> Result<Ends, String> {
+    let mut ends = Ends::default();
+    let root = tapes.tasks.first().ok_or("no tapes")?;
+    play(tapes, root, Table::new(), &mut ends)?;
+    Ok(ends)
+}
+
+/// The child of a fork, and whether it is a thread.
+pub fn child_of(tapes: &Tapes, record: &Record) -> Option<(u32, bool)> {
+    let word = |at: usize| {
+        let bytes = tapes.bytes(record.args[0] + at as u64 * 8, 8)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let tid = tapes.bytes(word(CLONE_ARGS_SET_TID)?, 4)?;
+    let is_thread = word(0)? & libc::CLONE_THREAD as u64 != 0;
+    Some((u32::from_ne_bytes(tid.try_into().ok()?), is_thread))
+}
+
+struct Player<'a> {
+    pid: u32,
+    table: Table,
+    made: u32,
+    ends: &'a mut Ends,
+}
+
+fn play(tapes: &Tapes, task: &TaskTape, table: Table, ends: &mut Ends) -> Result<(), String> {
+    let mut player = Player { pid: task.pid, table, made: 0, ends };
+    let mut is_parked = false;
+    for (index, (_, record)) in tapes.records(task).enumerate() {
+        let at = |what: String| format!("task {}, record {index}: {what}", task.pid);
+        match record.verb() {
+            Some(Verb::Syscall) => player.call(&record).map_err(at)?,
+            Some(Verb::Fork) => {
+                let (pid, is_thread) = child_of(tapes, &record).ok_or_else(|| at("no child".to_owned()))?;
+                if !is_thread {
+                    let child = tapes.tasks.iter().find(|child| child.pid == pid);
+                    let child = child.ok_or_else(|| at(format!("no tape of {pid}")))?;
+                    play(tapes, child, player.table.clone(), player.ends)?;
+                }
+            }
+            Some(Verb::Park) => is_parked = true,
+            Some(Verb::Post | Verb::Wait | Verb::Arrive) | None => {}
+        }
+    }
+    if is_parked {
+        let (pid, table) = (player.pid, player.table);
+        ends.tables.insert(pid, table);
+    }
+    Ok(())
+}
+
+impl Player<'_> {
+    fn lowest(&self, from: u64) -> u64 {
+        (from..).find(|fd| !self.table.contains_key(fd)).unwrap_or(from)
+    }
+
+    /// New descriptors at the lowest free numbers; the first.
+    fn make(&mut self, record: &Record, ends: u8, cloexec: bool) -> u64 {
+        let made = (self.pid, self.made);
+        self.ends.calls.insert(made, record.nr);
+        self.made += 1;
+        let first = self.lowest(0);
+        for end in 0..ends {
+            self.table.insert(self.lowest(0), ((made.0, made.1, end), cloexec));
+        }
+        first
+    }
+
+    fn call(&mut self, record: &Record) -> Result<(), String> {
+        let [a, b, c, d, e, _] = record.args;
+        let cloexec = |flags: u64| flags & libc::O_CLOEXEC as u64 != 0;
+        // Descriptors are ints.
+        let (from, to) = (u64::from(a as u32), u64::from(b as u32));
+        let mut result = None;
+        match libc::c_long::from(record.nr) {
+            libc::SYS_openat => result = Some(self.make(record, 1, cloexec(c))),
+            libc::SYS_socket | libc::SYS_eventfd2 | libc::SYS_memfd_create => {
+                // MFD_CLOEXEC is 1.
+                let is_memfd = libc::c_long::from(record.nr) == libc::SYS_memfd_create;
+                result = Some(self.make(record, 1, if is_memfd { b & 1 != 0 } else { cloexec(b) }));
+            }
+            libc::SYS_epoll_create1 => result = Some(self.make(record, 1, cloexec(a))),
+            libc::SYS_timerfd_create => result = Some(self.make(record, 1, cloexec(b))),
+            libc::SYS_signalfd4 | libc::SYS_accept4 => result = Some(self.make(record, 1, cloexec(d))),
+            libc::SYS_pipe2 => drop(self.make(record, 2, cloexec(b))),
+            libc::SYS_socketpair => drop(self.make(record, 2, cloexec(b))),
+            libc::SYS_dup3 | libc::SYS_dup2 => {
+                let (made, _) = *self.open(from)?;
+                if from == to {
+                    return Err("EINVAL".to_owned());
+                }
+                let is_dup3 = libc::c_long::from(record.nr) == libc::SYS_dup3;
+                self.table.insert(to, (made, is_dup3 && cloexec(c)));
+                result = Some(to);
+            }
+            libc::SYS_fcntl => {
+                let slot = *self.open(from)?;
+                match b as i32 {
+                    libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+                        let to = self.lowest(c);
+                        self.table.insert(to, (slot.0, b as i32 == libc::F_DUPFD_CLOEXEC));
+                        result = Some(to);
+                    }
+                    libc::F_SETFD => drop(self.table.insert(from, (slot.0, c & 1 != 0))),
+                    _ => {}
+                }
+            }
+            libc::SYS_close => {
+                self.open(from)?;
+                self.table.remove(&from);
+            }
+            libc::SYS_close_range => {
+                let mark = c & u64::from(libc::CLOSE_RANGE_CLOEXEC) != 0;
+                for (_, slot) in self.table.range_mut(from..=to).filter(|_| mark) {
+                    slot.1 = true;
+                }
+                self.table.retain(|fd, _| mark || *fd < from || *fd > to);
+            }
+            libc::SYS_lseek
+            | libc::SYS_write
+            | libc::SYS_sendmsg
+            | libc::SYS_preadv
+            | libc::SYS_setsockopt
+            | libc::SYS_listen
+            | libc::SYS_bind
+            | libc::SYS_timerfd_settime
+            | libc::SYS_ftruncate => drop(self.open(from)?),
+            libc::SYS_epoll_ctl => {
+                self.open(from)?;
+                self.open(u64::from(c as u32))?;
+            }
+            libc::SYS_mmap if d & libc::MAP_ANONYMOUS as u64 == 0 => drop(self.open(u64::from(e as u32))?),
+            _ => {}
+        }
+        match result {
+            Some(fd) if record.check() == Some(Check::Equal) && fd != record.expect => {
+                Err(format!("gives {fd}, not {}", record.expect))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn open(&self, fd: u64) -> Result<&Slot, String> {
+        self.table.get(&fd).ok_or_else(|| format!("descriptor {fd} is not open"))
+    }
+}
