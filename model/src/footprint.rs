@@ -59,6 +59,8 @@ pub enum Thing {
     Description(DescId),
     /// What it shows.
     Object(ObjectId),
+    /// Which descriptors wait in a socket.
+    Flight(ObjectId),
     /// A name in the file system.
     Name(Arc<[u8]>),
     /// An abstract name of a unix socket.

@@ -311,6 +311,7 @@ impl World {
             return fails(EMSGSIZE);
         }
         for right in rights {
+            self.write(Thing::Flight(peer.clone()));
             self.note(Thing::Open(*right), Access::Add);
         }
         let mut sent = done;
@@ -349,6 +350,7 @@ impl World {
         if socket.family != AF_UNIX || socket.backlog.is_some() {
             return not_modelled("a read from this socket");
         }
+        self.write(Thing::Flight(id.clone()));
         if socket.sock_type != SOCK_DGRAM && socket.peer.is_none() {
             return fails(EINVAL);
         }

@@ -101,6 +101,12 @@ impl World {
         while let Some(desc) = todo.pop() {
             if seen.insert(desc) {
                 self.note(Thing::Open(desc), Access::Add);
+                if let Some(description) = self.descriptions.get(&desc) {
+                    let object = description.object.clone();
+                    if matches!(self.object(&object), Object::Socket(_)) {
+                        self.read(Thing::Flight(object));
+                    }
+                }
                 todo.extend(self.in_queue_of(desc));
             }
         }
