@@ -180,7 +180,11 @@ impl World {
                 new.ambient &= permitted & inheritable;
             }
             PrivilegeEffect::RaiseAmbient(capability) => {
-                let bit = if *capability < 64 { 1u64 << capability } else { return fails(EINVAL) };
+                // Above CAP_LAST_CAP.
+                if *capability > 40 {
+                    return fails(EINVAL);
+                }
+                let bit = 1u64 << capability;
                 if old.permitted & old.inheritable & bit == 0
                     || old.securebits & SECURE_NO_CAP_AMBIENT_RAISE != 0
                 {

@@ -198,6 +198,12 @@ impl World {
     }
 
     pub(super) fn change_object(&mut self, tid: u32, fd: Fd, change: &Change) -> Call<i64> {
+        // What is wrong whatever the descriptor is, is seen first.
+        match change {
+            Change::Truncate { len } if *len > i64::MAX as u64 => return fails(EINVAL),
+            Change::SetTimer { flags, .. } if flags & !3 != 0 => return fails(EINVAL),
+            _ => {}
+        }
         let desc = self.descriptor(tid, fd)?;
         self.read(Thing::Description(desc));
         let description = self.description(desc).clone();
@@ -253,9 +259,6 @@ impl World {
             Change::Watch { target, events, data } => self.watch(tid, desc, *target, (*events, *data)),
             Change::SetTimer { flags, interval_ns, value_ns } => match self.object_mut(&object) {
                 Object::Timerfd { timer, .. } => {
-                    if flags & !3 != 0 {
-                        return fails(EINVAL);
-                    }
                     *timer =
                         Timer { flags: *flags, value_ns: *value_ns, interval_ns: *interval_ns, ticks: 0 };
                     Ok(0)
@@ -273,6 +276,7 @@ impl World {
             Change::SetPipeSize { bytes } => self.resize_pipe(tid, &object, *bytes),
             Change::Write { data } => self.write_bytes(tid, desc, data),
             Change::Send { data, rights, never_blocks } => {
+                self.may_send(&object)?;
                 let mut descs = Vec::new();
                 for fd in rights {
                     descs.push(self.descriptor(tid, *fd)?);
@@ -355,7 +359,8 @@ impl World {
             Object::Socket(_) => self.send(tid, desc, data, &[], false),
             Object::File(_) => self.write_file(tid, desc, data),
             Object::Eventfd { .. } => {
-                let Ok(value) = data.get(..8).unwrap_or_default().try_into().map(u64::from_ne_bytes) else {
+                // Not more either (fs/eventfd.c, `eventfd_write`).
+                let Ok(value) = data.try_into().map(u64::from_ne_bytes) else {
                     return fails(EINVAL);
                 };
                 if value == u64::MAX {

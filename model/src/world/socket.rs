@@ -265,6 +265,12 @@ impl World {
         queues.flatten().filter(|message| message.from == *id).map(|message| message.charge).sum()
     }
 
+    /// What is looked at before the descriptors that are sent along.
+    pub(super) fn may_send(&self, id: &ObjectId) -> Call<()> {
+        let socket = self.socket(id)?;
+        if socket.sock_type == SOCK_SEQPACKET && socket.peer.is_none() { fails(ENOTCONN) } else { Ok(()) }
+    }
+
     pub(super) fn send(
         &mut self,
         tid: u32,
@@ -351,8 +357,12 @@ impl World {
             return not_modelled("a read from this socket");
         }
         self.write(Thing::Flight(id.clone()));
+        // `sock_read_iter`: "Match SYS5 behaviour".
+        if most == 0 {
+            return Ok(Vec::new());
+        }
         if socket.sock_type != SOCK_DGRAM && socket.peer.is_none() {
-            return fails(EINVAL);
+            return fails(if socket.sock_type == SOCK_SEQPACKET { ENOTCONN } else { EINVAL });
         }
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         self.write(Thing::Object(id.clone()));
@@ -528,10 +538,10 @@ impl World {
     }
 
     pub(super) fn accept(&mut self, tid: u32, listener: Fd, flags: u32) -> Call<DescId> {
+        let desc = self.descriptor(tid, listener)?;
         if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
             return fails(EINVAL);
         }
-        let desc = self.descriptor(tid, listener)?;
         self.read(Thing::Description(desc));
         let description = self.description(desc).clone();
         if description.flags & super::object::O_PATH != 0 {
