@@ -16,7 +16,7 @@ use regrow_model::world::Why;
 use regrow_model::{Fault, Host, World};
 
 use crate::call::{Call, Gives, Placed, Step, Word, seed};
-use crate::generate::{DIRECTORY, ROOT};
+use crate::generate::{DIRECTORY, PAGES, ROOT};
 use crate::observe::{self, difference};
 use crate::player::{BASE, BUFFERS, Outcome, PATIENCE, Player, RO_LEN, RW_LEN, Window};
 use crate::{Mutant, modelled};
@@ -80,8 +80,8 @@ pub(crate) fn host() -> Host {
         rmem_default: number("/proc/sys/net/core/rmem_default"),
         wmem_max: number("/proc/sys/net/core/wmem_max"),
         rmem_max: number("/proc/sys/net/core/rmem_max"),
-        files: [b"/dev/null".to_vec(), b"/dev/zero".to_vec(), DIRECTORY.into()].into(),
-        known: [DIRECTORY.into(), b"/dev".to_vec()].into(),
+        files: [DIRECTORY.into()].into(),
+        known: [DIRECTORY.into()].into(),
         ..Host::default()
     }
 }
@@ -205,7 +205,7 @@ impl Case<'_> {
                 Why::Errno(errno) => {
                     // Where it fails the kernel has done a part. Most are not tried, or every case would
                     // end here.
-                    if self.may_fail_late(pid, &effect) {
+                    if self.may_fail_late(pid, &effect, errno) {
                         if step.who() != 0 {
                             return Ok(self.skip(name, "a part of it is done before it fails"));
                         }
@@ -268,8 +268,12 @@ impl Case<'_> {
         if agree { Ok(goes_on) } else { Err(format!("{}the model says {said:?}", self.log)) }
     }
 
-    /// Whether a call that fails may have changed the first of several mappings.
-    fn may_fail_late(&self, pid: u32, effect: &Effect) -> bool {
+    /// Whether a call that fails may have changed something before: the first of several mappings, say.
+    fn may_fail_late(&self, pid: u32, effect: &Effect, errno: i32) -> bool {
+        if let Effect::Object { change: Change::Read { into, .. }, .. } = effect {
+            // What was to be read is gone; how much of it depends on what it is read from.
+            return into.iter().any(|(at, _)| *at >= PAGES) && errno == libc::EFAULT;
+        }
         let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) = effect
         else {
             return false;

@@ -73,13 +73,6 @@ fn prepare() -> player::Window {
     let none: Option<&str> = None;
     let flags = nix::mount::MsFlags::empty();
     nix::mount::mount(none, generate::DIRECTORY, Some("tmpfs"), flags, none).expect("a tmpfs");
-    // Nothing that a case does to a file is done to one of the host.
-    nix::mount::mount(none, "/dev", Some("tmpfs"), flags, none).expect("a tmpfs");
-    for (path, minor) in [("/dev/null", 3), ("/dev/zero", 5)] {
-        let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
-        let device = nix::sys::stat::makedev(1, minor);
-        nix::sys::stat::mknod(path, nix::sys::stat::SFlag::S_IFCHR, mode, device).expect("a device");
-    }
     nix::unistd::setsid().expect("a session");
     player::Window::map()
 }

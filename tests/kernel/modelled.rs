@@ -249,7 +249,8 @@ fn attributes(end: &End, tid: u32, thread: &Thread, state: &mut State) {
 }
 
 fn memory(world: &World, end: &End, pid: u32, state: &mut State) {
-    let Some(space) = end.processes.get(&pid).and_then(|process| end.spaces.get(&process.space)) else { return };
+    let Some(process) = end.processes.get(&pid).filter(|process| process.status.is_none()) else { return };
+    let Some(space) = end.spaces.get(&process.space) else { return };
     for (start, mapping) in space.joined() {
         if start >= BASE && mapping.end <= BASE + RW_LEN + RO_LEN {
             continue;

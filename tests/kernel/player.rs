@@ -290,7 +290,8 @@ impl Drop for Player<'_> {
             unsafe { libc::kill(*tid as i32, libc::SIGKILL) };
         }
         // All of them come to us, who are the subreaper.
-        while waitpid(None, Some(WaitPidFlag::__WALL)).is_ok() {}
+        // SAFETY: no status is asked for. (nix knows no deaths of real-time signals.)
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) } > 0 {}
     }
 }
 

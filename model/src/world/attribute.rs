@@ -250,7 +250,7 @@ impl World {
                 let limit = self.limit(tid, RLIMIT_NICE);
                 let allowed = i64::from(20 - nice) <= i64::try_from(limit).unwrap_or(i64::MAX);
                 if nice < old && !allowed && !self.has_capability(tid, CAP_SYS_NICE) {
-                    return fails(EPERM);
+                    return fails(crate::errno::EACCES);
                 }
                 self.attributes_mut(tid).nice = Some(nice);
             }

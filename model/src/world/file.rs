@@ -345,10 +345,10 @@ impl World {
             NameEffect::Link { from, to } => {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
                 let id = self.lookup(&from)?;
+                self.make_name(&to)?;
                 if matches!(self.object(&id), Object::File(file) if file.kind == FileKind::Directory) {
                     return fails(EPERM);
                 }
-                self.make_name(&to)?;
                 self.names.insert(to, Some(id));
             }
             NameEffect::Unlink { path } => {
@@ -492,8 +492,11 @@ impl World {
             return fails(EINVAL);
         }
         let file = self.file_mut(&description.object)?;
-        if file.kind != FileKind::Memfd {
-            return fails(EINVAL);
+        match file.kind {
+            FileKind::Memfd => {}
+            // Those of a tmpfs have seals, too, and the first of them is F_SEAL_SEAL (mm/memfd.c).
+            FileKind::Regular | FileKind::Host => return not_modelled("seals of a file of a file system"),
+            FileKind::Directory => return fails(EINVAL),
         }
         if file.seals & F_SEAL_SEAL != 0 {
             return fails(EPERM);

@@ -271,6 +271,8 @@ impl World {
                     timer.ticks = *ticks;
                     Ok(0)
                 }
+                // `ep_eventpoll_ioctl`.
+                Object::Epoll { .. } => fails(EINVAL),
                 _ => fails(ENOTTY),
             },
             Change::SetPipeSize { bytes } => self.resize_pipe(tid, &object, *bytes),
@@ -386,13 +388,13 @@ impl World {
     /// `read(2)`, `preadv(2)`: all the bytes asked for, or the tape has not what it expects.
     fn read_bytes(&mut self, tid: u32, desc: DescId, into: &[(u64, u64)], offset: Option<u64>) -> Call<i64> {
         let description = self.description(desc).clone();
-        if !description.reads() {
-            return fails(EBADF);
-        }
         let wanted = into.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
         let can_seek = matches!(self.object(&description.object), Object::File(_));
         if offset.is_some() && !can_seek {
             return fails(ESPIPE);
+        }
+        if !description.reads() {
+            return fails(EBADF);
         }
         let blocks = description.flags & O_NONBLOCK == 0;
         let bytes = match self.object(&description.object) {

@@ -497,7 +497,11 @@ impl World {
             | Object::Eventfd { .. }
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
-            | Object::Signalfd { .. } => return fails(ENODEV),
+            | Object::Signalfd { .. } => {
+                // Whether it may be written is looked at before.
+                let refused = shared && prot & PROT_WRITE != 0 && !description.writes();
+                return fails(if refused { EACCES } else { ENODEV });
+            }
         };
         if !shared {
             return Ok(true);
@@ -602,6 +606,12 @@ impl World {
         let space = self.space_mut(tid);
         if !space.is_whole(start, end) {
             return fails(ENOMEM);
+        }
+        // WIPEONFORK is for private anonymous memory.
+        let is_other = |start: &u64| !matches!(space.mappings[start].backing, Backing::Anonymous);
+        let first = space.at(start).map_or(start, |(first, _)| first);
+        if advice == 18 && space.within(first, end).iter().any(is_other) {
+            return fails(EINVAL);
         }
         // What takes another back: DONTFORK and DOFORK, MERGEABLE and UNMERGEABLE, HUGEPAGE and
         // NOHUGEPAGE, DONTDUMP and DODUMP, WIPEONFORK and KEEPONFORK; NORMAL, RANDOM, SEQUENTIAL.
