@@ -46,6 +46,8 @@ pub struct Host {
     /// Paths that are there. A path that is not among them is taken to be there when it is opened, and not
     /// to be there when it is made.
     pub files: BTreeSet<Vec<u8>>,
+    /// Directories of which all is known: below them there is nothing but `files` and what the tapes make.
+    pub known: BTreeSet<Vec<u8>>,
     /// Paths of FIFOs that are there.
     pub fifos: BTreeSet<Vec<u8>>,
 }
@@ -72,6 +74,7 @@ impl Default for Host {
             vvar_bytes: 0x4000,
             vdso_bytes: 0x2000,
             files: BTreeSet::new(),
+            known: BTreeSet::new(),
             fifos: BTreeSet::new(),
         }
     }

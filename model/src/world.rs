@@ -309,6 +309,11 @@ impl World {
         tasks
     }
 
+    /// How many records and calls a thread has behind it.
+    pub fn calls_made(&self, tid: u32) -> Option<u32> {
+        self.threads.get(&tid).map(|thread| thread.record)
+    }
+
     /// The record that a task stands at.
     pub fn next(&self, tid: u32) -> Option<&Lifted> {
         let thread = self.threads.get(&tid)?;

@@ -618,7 +618,7 @@ fn build_programs(profile: &Path) {
 }
 
 /// Says that the running test was skipped, loudly; a failure where no test may be.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var("REGROW_NO_SKIP").as_deref() != Ok("1"), "{name} may not be skipped: {why}");
     say(&format!("SKIPPED: {name}: {why}"));

@@ -12,7 +12,7 @@ use regrow_graph::verify::Attribute;
 
 use super::signal::Action;
 use super::{Call, World, fails, not_modelled};
-use crate::errno::{EBUSY, EINVAL, EPERM};
+use crate::errno::{EBUSY, EINVAL, ENOMEM, EPERM};
 use crate::footprint::{Access, Thing};
 use crate::ids::ObjectId;
 
@@ -178,6 +178,11 @@ impl World {
                     return fails(EINVAL);
                 }
                 let off = flags & DISABLE != 0;
+                /// MINSIGSTKSZ (asm/signal.h); more where the CPU's state needs it.
+                const LEAST: u64 = 2048;
+                if !off && *len < LEAST {
+                    return fails(ENOMEM);
+                }
                 self.attributes_mut(tid).alt_stack = (!off).then_some((*sp, *flags, *len));
             }
             Attribute::RobustList { head, len } => {
@@ -245,7 +250,7 @@ impl World {
                 let limit = self.limit(tid, RLIMIT_NICE);
                 let allowed = i64::from(20 - nice) <= i64::try_from(limit).unwrap_or(i64::MAX);
                 if nice < old && !allowed && !self.has_capability(tid, CAP_SYS_NICE) {
-                    return fails(EPERM);
+                    return fails(crate::errno::EACCES);
                 }
                 self.attributes_mut(tid).nice = Some(nice);
             }
@@ -269,10 +274,10 @@ impl World {
     /// Whether a path may lead to a directory.
     fn check_directory(&mut self, path: &Arc<[u8]>) -> Call<()> {
         self.read(Thing::Name(path.clone()));
-        match self.names.get(path) {
+        match self.leads_to(path) {
             Some(None) => fails(crate::errno::ENOENT),
             Some(Some(ObjectId::Made(made))) => {
-                let id = ObjectId::Made(*made);
+                let id = ObjectId::Made(made);
                 match self.object(&id) {
                     super::Object::File(file) if file.kind == super::FileKind::Directory => Ok(()),
                     _ => fails(crate::errno::ENOTDIR),

@@ -111,6 +111,13 @@ fn all_or(ids: [Option<u32>; 3], old: [u32; 3]) -> [u32; 3] {
     std::array::from_fn(|at| ids[at].unwrap_or(old[at]))
 }
 
+/// Whether `setresuid(2)` has nothing to do: then it does not touch the id for files either (kernel/sys.c,
+/// `__sys_setresuid`).
+fn is_no_change(ids: [Option<u32>; 3], old: [u32; 3], fs: u32) -> bool {
+    let stays = (0..3).all(|at| ids[at].is_none_or(|id| id == old[at]));
+    stays && ids[1].is_none_or(|id| id == fs)
+}
+
 impl World {
     fn credentials_mut(&mut self, tid: u32) -> &mut Credentials {
         self.write(Thing::Thread(tid));
@@ -124,6 +131,9 @@ impl World {
         let mut new = old.clone();
         match effect {
             PrivilegeEffect::Uids(ids) => {
+                if is_no_change(*ids, old.uids, old.fsuid) {
+                    return Ok(0);
+                }
                 new.uids = all_or(*ids, old.uids);
                 if !may(CAP_SETUID) && new.uids.iter().any(|uid| !old.uids.contains(uid)) {
                     return fails(EPERM);
@@ -132,6 +142,9 @@ impl World {
                 new.fix_uids(old.uids);
             }
             PrivilegeEffect::Gids(ids) => {
+                if is_no_change(*ids, old.gids, old.fsgid) {
+                    return Ok(0);
+                }
                 new.gids = all_or(*ids, old.gids);
                 if !may(CAP_SETGID) && new.gids.iter().any(|gid| !old.gids.contains(gid)) {
                     return fails(EPERM);
@@ -180,7 +193,11 @@ impl World {
                 new.ambient &= permitted & inheritable;
             }
             PrivilegeEffect::RaiseAmbient(capability) => {
-                let bit = if *capability < 64 { 1u64 << capability } else { return fails(EINVAL) };
+                // Above CAP_LAST_CAP.
+                if *capability > 40 {
+                    return fails(EINVAL);
+                }
+                let bit = 1u64 << capability;
                 if old.permitted & old.inheritable & bit == 0
                     || old.securebits & SECURE_NO_CAP_AMBIENT_RAISE != 0
                 {

@@ -127,6 +127,18 @@ impl World {
         }
     }
 
+    /// What a path leads to, as far as that is known: `Some(None)` is nothing, `None` whatever the host has.
+    pub(super) fn leads_to(&self, path: &[u8]) -> Option<Option<ObjectId>> {
+        if let Some(leads) = self.names.get(path) {
+            return Some(leads.clone());
+        }
+        let host = &self.ground.host;
+        let is_below = |known: &Vec<u8>| {
+            path.strip_prefix(known.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
+        };
+        (!host.files.contains(path) && host.known.iter().any(is_below)).then_some(None)
+    }
+
     /// Whether a path leads to something that the tapes know of.
     pub(super) fn exists(&self, path: &[u8]) -> bool {
         match self.names.get(path) {
@@ -139,7 +151,7 @@ impl World {
     pub(super) fn check_parent(&mut self, path: &[u8]) -> Call<()> {
         let above: Arc<[u8]> = parent(path).into();
         self.read(Thing::Name(above.clone()));
-        match self.names.get(&above).cloned() {
+        match self.leads_to(&above) {
             Some(None) => fails(ENOENT),
             Some(Some(id)) => match self.object(&id) {
                 Object::File(file) if file.kind == FileKind::Directory || file.kind == FileKind::Host => {
@@ -154,9 +166,13 @@ impl World {
     /// What a path leads to.
     fn lookup(&mut self, path: &Arc<[u8]>) -> Call<ObjectId> {
         self.read(Thing::Name(path.clone()));
-        match self.names.get(path).cloned() {
+        match self.leads_to(path) {
             Some(Some(id)) => Ok(id),
-            Some(None) => fails(ENOENT),
+            Some(None) => {
+                // Below what is no directory there is not nothing.
+                self.check_parent(path)?;
+                fails(ENOENT)
+            }
             None => {
                 self.check_parent(path)?;
                 Ok(self.host_file(path))
@@ -195,9 +211,13 @@ impl World {
         if flags & O_SYNC_BIT != 0 {
             status |= O_DSYNC;
         }
-        if flags & O_PATH != 0 {
+        // All others are ignored, O_CREAT and O_TRUNC among them (open(2)).
+        let flags = if flags & O_PATH != 0 {
             status &= O_PATH | O_DIRECTORY | O_NOFOLLOW;
-        }
+            flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        } else {
+            flags
+        };
         let own = path.strip_prefix(b"/proc/self/").or(path.strip_prefix(b"/proc/thread-self/"));
         if let Some(rest) = own {
             return self.open_own(tid, path, rest, (flags, status));
@@ -325,10 +345,10 @@ impl World {
             NameEffect::Link { from, to } => {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
                 let id = self.lookup(&from)?;
+                self.make_name(&to)?;
                 if matches!(self.object(&id), Object::File(file) if file.kind == FileKind::Directory) {
                     return fails(EPERM);
                 }
-                self.make_name(&to)?;
                 self.names.insert(to, Some(id));
             }
             NameEffect::Unlink { path } => {
@@ -472,8 +492,11 @@ impl World {
             return fails(EINVAL);
         }
         let file = self.file_mut(&description.object)?;
-        if file.kind != FileKind::Memfd {
-            return fails(EINVAL);
+        match file.kind {
+            FileKind::Memfd => {}
+            // Those of a tmpfs have seals, too, and the first of them is F_SEAL_SEAL (mm/memfd.c).
+            FileKind::Regular | FileKind::Host => return not_modelled("seals of a file of a file system"),
+            FileKind::Directory => return fails(EINVAL),
         }
         if file.seals & F_SEAL_SEAL != 0 {
             return fails(EPERM);

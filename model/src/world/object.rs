@@ -198,6 +198,12 @@ impl World {
     }
 
     pub(super) fn change_object(&mut self, tid: u32, fd: Fd, change: &Change) -> Call<i64> {
+        // What is wrong whatever the descriptor is, is seen first.
+        match change {
+            Change::Truncate { len } if *len > i64::MAX as u64 => return fails(EINVAL),
+            Change::SetTimer { flags, .. } if flags & !3 != 0 => return fails(EINVAL),
+            _ => {}
+        }
         let desc = self.descriptor(tid, fd)?;
         self.read(Thing::Description(desc));
         let description = self.description(desc).clone();
@@ -253,9 +259,6 @@ impl World {
             Change::Watch { target, events, data } => self.watch(tid, desc, *target, (*events, *data)),
             Change::SetTimer { flags, interval_ns, value_ns } => match self.object_mut(&object) {
                 Object::Timerfd { timer, .. } => {
-                    if flags & !3 != 0 {
-                        return fails(EINVAL);
-                    }
                     *timer =
                         Timer { flags: *flags, value_ns: *value_ns, interval_ns: *interval_ns, ticks: 0 };
                     Ok(0)
@@ -268,11 +271,14 @@ impl World {
                     timer.ticks = *ticks;
                     Ok(0)
                 }
+                // `ep_eventpoll_ioctl`.
+                Object::Epoll { .. } => fails(EINVAL),
                 _ => fails(ENOTTY),
             },
             Change::SetPipeSize { bytes } => self.resize_pipe(tid, &object, *bytes),
             Change::Write { data } => self.write_bytes(tid, desc, data),
             Change::Send { data, rights, never_blocks } => {
+                self.may_send(&object)?;
                 let mut descs = Vec::new();
                 for fd in rights {
                     descs.push(self.descriptor(tid, *fd)?);
@@ -355,7 +361,8 @@ impl World {
             Object::Socket(_) => self.send(tid, desc, data, &[], false),
             Object::File(_) => self.write_file(tid, desc, data),
             Object::Eventfd { .. } => {
-                let Ok(value) = data.get(..8).unwrap_or_default().try_into().map(u64::from_ne_bytes) else {
+                // Not more either (fs/eventfd.c, `eventfd_write`).
+                let Ok(value) = data.try_into().map(u64::from_ne_bytes) else {
                     return fails(EINVAL);
                 };
                 if value == u64::MAX {
@@ -381,13 +388,13 @@ impl World {
     /// `read(2)`, `preadv(2)`: all the bytes asked for, or the tape has not what it expects.
     fn read_bytes(&mut self, tid: u32, desc: DescId, into: &[(u64, u64)], offset: Option<u64>) -> Call<i64> {
         let description = self.description(desc).clone();
-        if !description.reads() {
-            return fails(EBADF);
-        }
         let wanted = into.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
         let can_seek = matches!(self.object(&description.object), Object::File(_));
         if offset.is_some() && !can_seek {
             return fails(ESPIPE);
+        }
+        if !description.reads() {
+            return fails(EBADF);
         }
         let blocks = description.flags & O_NONBLOCK == 0;
         let bytes = match self.object(&description.object) {

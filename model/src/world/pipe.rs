@@ -17,7 +17,6 @@ const PAGE: usize = 4096;
 /// PIPE_BUF.
 const ATOMIC: usize = 4096;
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
-const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// A write of a packet (`O_DIRECT`) is never longer.
 const PACKET: usize = PAGE;
 
@@ -230,7 +229,7 @@ impl World {
     pub(super) fn resize_pipe(&mut self, tid: u32, object: &ObjectId, bytes: u32) -> Call<i64> {
         let most = self.ground.host.pipe_max_bytes;
         self.read(Thing::Thread(tid));
-        let may_more = self.thread(tid).credentials.effective & (CAP_SYS_RESOURCE | CAP_SYS_ADMIN) != 0;
+        let may_more = self.thread(tid).credentials.effective & CAP_SYS_RESOURCE != 0;
         let Object::Pipe(pipe) = self.object_mut(object) else { return fails(EBADF) };
         if bytes > 1 << 31 {
             return fails(EINVAL);

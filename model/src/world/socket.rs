@@ -135,6 +135,12 @@ fn unix_name(address: &[u8]) -> Option<&[u8]> {
     if name[0] == 0 { Some(name) } else { name.split(|byte| *byte == 0).next() }
 }
 
+/// Sockets of different types do not see each other's abstract names (net/unix/af_unix.c,
+/// `unix_abstract_hash`).
+fn abstract_key(sock_type: u32, name: &[u8]) -> Arc<[u8]> {
+    [&sock_type.to_ne_bytes(), name].concat().into()
+}
+
 impl World {
     fn socket(&self, id: &ObjectId) -> Call<&Socket> {
         match self.object(id) {
@@ -265,6 +271,12 @@ impl World {
         queues.flatten().filter(|message| message.from == *id).map(|message| message.charge).sum()
     }
 
+    /// What is looked at before the descriptors that are sent along.
+    pub(super) fn may_send(&self, id: &ObjectId) -> Call<()> {
+        let socket = self.socket(id)?;
+        if socket.sock_type == SOCK_SEQPACKET && socket.peer.is_none() { fails(ENOTCONN) } else { Ok(()) }
+    }
+
     pub(super) fn send(
         &mut self,
         tid: u32,
@@ -297,6 +309,10 @@ impl World {
         self.write(Thing::Object(peer.clone()));
         let receiver = self.socket(&peer)?;
         let (peer_shutdown, takes) = (receiver.shutdown, receiver.peer.clone());
+        if !peer_is_there && !self.socket(&peer)?.queue.is_empty() {
+            // It hears of that first, once: ECONNRESET (`unix_release_sock`).
+            return not_modelled("a peer that is gone and has not read all");
+        }
         if !peer_is_there {
             return fails(if socket.sock_type == SOCK_DGRAM { ECONNREFUSED } else { EPIPE });
         }
@@ -351,8 +367,12 @@ impl World {
             return not_modelled("a read from this socket");
         }
         self.write(Thing::Flight(id.clone()));
+        // `sock_read_iter`: "Match SYS5 behaviour".
+        if most == 0 {
+            return Ok(Vec::new());
+        }
         if socket.sock_type != SOCK_DGRAM && socket.peer.is_none() {
-            return fails(EINVAL);
+            return fails(if socket.sock_type == SOCK_SEQPACKET { ENOTCONN } else { EINVAL });
         }
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         self.write(Thing::Object(id.clone()));
@@ -416,7 +436,7 @@ impl World {
                 };
             };
             if name.first() == Some(&0) {
-                let name: Arc<[u8]> = name.into();
+                let name = abstract_key(socket.sock_type, name);
                 self.write(Thing::Abstract(name.clone()));
                 if let Some(other) = self.abstracts.get(&name).cloned()
                     && self.is_alive(tid, &other)
@@ -477,7 +497,7 @@ impl World {
         }
         let Some(name) = unix_name(address).filter(|_| family == AF_UNIX) else { return fails(EINVAL) };
         let target = if name.first() == Some(&0) {
-            let name: Arc<[u8]> = name.into();
+            let name = abstract_key(socket.sock_type, name);
             self.read(Thing::Abstract(name.clone()));
             self.abstracts.get(&name).cloned()
         } else {
@@ -504,12 +524,6 @@ impl World {
             self.socket_mut(&id)?.peer = Some(target);
             return Ok(0);
         }
-        if socket.peer.is_some() {
-            return fails(EISCONN);
-        }
-        if socket.backlog.is_some() {
-            return fails(EINVAL);
-        }
         let Some(backlog) = other.backlog else { return fails(ECONNREFUSED) };
         if other.shutdown & RECEIVE != 0 {
             return fails(ECONNREFUSED);
@@ -517,6 +531,12 @@ impl World {
         // `unix_recvq_full`.
         if other.waiting.len() > backlog as usize {
             return if description.flags & O_NONBLOCK != 0 { fails(EAGAIN) } else { Err(Stop::Blocked) };
+        }
+        if socket.peer.is_some() {
+            return fails(EISCONN);
+        }
+        if socket.backlog.is_some() {
+            return fails(EINVAL);
         }
         let mut accepted = self.new_socket(AF_UNIX, socket.sock_type, 0);
         accepted.peer = Some(id.clone());
@@ -528,10 +548,10 @@ impl World {
     }
 
     pub(super) fn accept(&mut self, tid: u32, listener: Fd, flags: u32) -> Call<DescId> {
+        let desc = self.descriptor(tid, listener)?;
         if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
             return fails(EINVAL);
         }
-        let desc = self.descriptor(tid, listener)?;
         self.read(Thing::Description(desc));
         let description = self.description(desc).clone();
         if description.flags & super::object::O_PATH != 0 {

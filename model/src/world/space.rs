@@ -16,7 +16,7 @@ use regrow_graph::verify::MemoryEffect;
 use super::file::FileKind;
 use super::object::{Description, O_PATH, Object};
 use super::runs::{Runs, Source};
-use super::{Call, World, fails, not_modelled};
+use super::{Call, World, fails, gives, not_modelled};
 use crate::errno::{EACCES, EBADF, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM};
 use crate::footprint::Thing;
 use crate::ids::{DescId, ObjectId, SegmentId, SpaceId};
@@ -275,6 +275,20 @@ impl World {
         to
     }
 
+    /// How many bytes from an address on can be written.
+    fn writable(&mut self, tid: u32, at: u64, len: u64) -> u64 {
+        self.read(Thing::Space(self.process_of(tid).space));
+        let end = at.saturating_add(len);
+        let mut to = at;
+        while to < end {
+            match self.space(tid).at(to) {
+                Some((_, mapping)) if mapping.prot & PROT_WRITE != 0 => to = mapping.end,
+                Some(_) | None => break,
+            }
+        }
+        to.min(end) - at
+    }
+
     /// Writes into memory, as a system call does: where it is mapped and writable.
     pub(super) fn put(&mut self, tid: u32, at: u64, len: u64, source: &Source) -> Call<()> {
         let Some(end) = at.checked_add(len) else { return fails(EFAULT) };
@@ -384,12 +398,19 @@ impl World {
             }
             MemoryEffect::MapVdso { at } => self.map_vdso(tid, *at),
             MemoryEffect::Write { pieces } => {
+                let wanted: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
                 let mut written = 0;
                 for (at, bytes) in pieces {
-                    self.put(tid, *at, bytes.len() as u64, &Source::bytes(bytes))?;
-                    written += bytes.len() as i64;
+                    // It goes up to the first page that it cannot write (process_vm_writev(2)).
+                    let len = self.writable(tid, *at, bytes.len() as u64) as usize;
+                    let now = bytes.get(..len).unwrap_or_default();
+                    self.put(tid, *at, len as u64, &Source::bytes(now))?;
+                    written += len;
+                    if len < bytes.len() {
+                        break;
+                    }
                 }
-                Ok(written)
+                if written == 0 && wanted > 0 { fails(EFAULT) } else { gives(written as i64, wanted as i64) }
             }
         }
     }
@@ -412,6 +433,11 @@ impl World {
         let (shared, private) = (flags & 3 == MAP_SHARED || flags & 3 == 3, flags & 3 == MAP_PRIVATE);
         if !shared && !private {
             return fails(EINVAL);
+        }
+        let taken = self.space(tid);
+        let is_taken = taken.at(start).is_some() || taken.mappings.range(start..end).next().is_some();
+        if is_taken && flags & MAP_FIXED == 0 {
+            return fails(EEXIST);
         }
         let mut may_write = true;
         let backing = match file {
@@ -444,10 +470,6 @@ impl World {
             file.writers += 1;
         }
         let space = self.space_mut(tid);
-        let is_taken = space.at(start).is_some() || space.mappings.range(start..end).next().is_some();
-        if is_taken && flags & MAP_FIXED == 0 {
-            return fails(EEXIST);
-        }
         let cut = space.cut(start, end);
         let flags = flags & !ABOUT_THE_CALL;
         let mapping = Mapping { end, prot, flags, backing, may_write, advice: BTreeSet::new() };
@@ -475,7 +497,11 @@ impl World {
             | Object::Eventfd { .. }
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
-            | Object::Signalfd { .. } => return fails(ENODEV),
+            | Object::Signalfd { .. } => {
+                // Whether it may be written is looked at before.
+                let refused = shared && prot & PROT_WRITE != 0 && !description.writes();
+                return fails(if refused { EACCES } else { ENODEV });
+            }
         };
         if !shared {
             return Ok(true);
@@ -512,7 +538,7 @@ impl World {
         }
         let Ok((start, old_end)) = range(from.0, from.1) else { return fails(EINVAL) };
         let Ok((target, target_end)) = range(to.0, to.1) else { return fails(EINVAL) };
-        if target == target_end || target < old_end.max(start + 1) && start < target_end {
+        if target == target_end || target < old_end && start < target_end {
             return fails(EINVAL);
         }
         let keeps = flags & MREMAP_DONTUNMAP != 0;
@@ -521,8 +547,15 @@ impl World {
         }
         let space = self.space_mut(tid);
         let Some((first, mapping)) = space.at(start).map(|(first, mapping)| (first, mapping.clone())) else {
+            // Since Linux 6.17 several mappings can be moved at once, with the holes between them.
+            if space.mappings.range(start..old_end).next().is_some() && from.1 == to.1 {
+                return not_modelled("a move of several mappings");
+            }
             return fails(EFAULT);
         };
+        if start == old_end && (target..target_end).contains(&start) {
+            return not_modelled("a second view over the first");
+        }
         if start == old_end {
             // A second view: "old_size is zero and old_address does not refer to a shareable mapping"
             // is an error (mremap(2)).
@@ -537,7 +570,8 @@ impl World {
             return Ok(target as i64);
         }
         if mapping.end < old_end {
-            return fails(EFAULT);
+            // Whether they are one to the kernel is its own affair.
+            return not_modelled("a move of several mappings");
         }
         let private = space.private.slice(start, old_end.min(start + (target_end - target)));
         let moved = Mapping { end: target_end, backing: mapping.backing.part(start - first), ..mapping };
@@ -565,9 +599,19 @@ impl World {
     fn advise(&mut self, tid: u32, at: u64, len: u64, advice: u32) -> Call<i64> {
         const DONTNEED: u32 = 4;
         let Ok((start, end)) = range(at, len) else { return fails(EINVAL) };
+        // There is none of these numbers.
+        if (26..100).contains(&advice) {
+            return fails(EINVAL);
+        }
         let space = self.space_mut(tid);
         if !space.is_whole(start, end) {
             return fails(ENOMEM);
+        }
+        // WIPEONFORK is for private anonymous memory.
+        let is_other = |start: &u64| !matches!(space.mappings[start].backing, Backing::Anonymous);
+        let first = space.at(start).map_or(start, |(first, _)| first);
+        if advice == 18 && space.within(first, end).iter().any(is_other) {
+            return fails(EINVAL);
         }
         // What takes another back: DONTFORK and DOFORK, MERGEABLE and UNMERGEABLE, HUGEPAGE and
         // NOHUGEPAGE, DONTDUMP and DODUMP, WIPEONFORK and KEEPONFORK; NORMAL, RANDOM, SEQUENTIAL.

@@ -1,0 +1,248 @@
+//! A system call with what it points to, before it has addresses; and the record that it becomes.
+
+use std::fmt;
+
+use regrow::tape::abi::{
+    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE,
+    Check, PATIENCE_S, Record, Verb,
+};
+use regrow::tape::lift::lift;
+use regrow::tape::{Tapes, TaskTape};
+use regrow_graph::verify::{Effect, LiftedTree};
+
+use crate::player::{BASE, RW_LEN, SCRATCH};
+
+/// An argument, or a word of a structure.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Word {
+    /// A number.
+    Is(u64),
+    /// The caller's pid.
+    Own,
+    /// The address of bytes.
+    Bytes(Vec<u8>),
+    /// The address of words.
+    Words(Vec<Word>),
+    /// The address of a place where the call may write.
+    Scratch,
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Word::Is(number) if *number > 0xffff => write!(f, "{number:#x}"),
+            Word::Is(number) => write!(f, "{number}"),
+            Word::Own => f.write_str("self"),
+            Word::Bytes(bytes) if bytes.len() > 40 => write!(f, "[{} bytes]", bytes.len()),
+            Word::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
+            Word::Words(words) => words.fmt(f),
+            Word::Scratch => f.write_str("scratch"),
+        }
+    }
+}
+
+/// What a call that succeeds gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gives {
+    /// This.
+    Value(u64),
+    /// A descriptor's number: the kernel chooses it.
+    Number,
+    /// The caller's pid.
+    Own,
+    /// Anything: what was there before.
+    Old,
+}
+
+/// A call.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Call {
+    /// Its name, as [`Effect::name`] has it.
+    pub name: &'static str,
+    /// Its number.
+    pub nr: i64,
+    /// Its arguments, up to six.
+    pub args: Vec<Word>,
+    /// What it gives.
+    pub gives: Gives,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.name, self.args)
+    }
+}
+
+/// A step of a case: who makes which call.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Step {
+    /// Makes a task or a thread.
+    Fork { who: u8, pid: u32, flags: u64, exit_signal: u64 },
+    /// Makes a call.
+    Call { who: u8, call: Call },
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Fork { who, pid, flags, exit_signal } => {
+                write!(f, "#{who}: clone3[{pid}, {flags:#x}, {exit_signal}]")
+            }
+            Step::Call { who, call } => write!(f, "#{who}: {call:?}"),
+        }
+    }
+}
+
+impl Step {
+    /// Which of the living makes it.
+    pub(crate) fn who(&self) -> usize {
+        match self {
+            Step::Fork { who, .. } | Step::Call { who, .. } => usize::from(*who),
+        }
+    }
+}
+
+/// The read-only part of the window while one step is laid down in it.
+struct Builder {
+    bytes: Vec<u8>,
+    own: u32,
+}
+
+/// A step with addresses.
+pub(crate) struct Placed {
+    /// The record.
+    pub record: Record,
+    /// The buffers of the read-only part, from its second page on.
+    pub buffers: Vec<u8>,
+    own: (u32, u32),
+}
+
+impl Builder {
+    fn put(&mut self, bytes: &[u8]) -> u64 {
+        let address = BASE + RW_LEN + self.bytes.len() as u64;
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
+        address
+    }
+
+    fn value(&mut self, word: &Word) -> u64 {
+        match word {
+            Word::Is(number) => *number,
+            Word::Own => self.own.into(),
+            Word::Bytes(bytes) => self.put(bytes),
+            Word::Words(words) => {
+                let words: Vec<u64> = words.iter().map(|word| self.value(word)).collect();
+                self.put(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>())
+            }
+            Word::Scratch => SCRATCH,
+        }
+    }
+
+    fn birth(&mut self, pid: u32, flags: u64, exit_signal: u64) -> u64 {
+        let number = self.put(&pid.to_ne_bytes());
+        let mut words = [0u64; (CLONE_ARGS_SIZE / 8) as usize];
+        words[CLONE_ARGS_FLAGS] = flags;
+        words[CLONE_ARGS_EXIT_SIGNAL] = exit_signal;
+        words[CLONE_ARGS_SET_TID] = number;
+        words[CLONE_ARGS_SET_TID_SIZE] = 1;
+        self.put(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>())
+    }
+}
+
+const PAGE: usize = 4096;
+
+impl Placed {
+    /// Lays a step down for thread `tid` of process `pid`. A number that the kernel chooses is expected
+    /// to be `number`; a task that is made plays what is at `tape`.
+    pub(crate) fn new(step: &Step, (tid, pid): (u32, u32), number: u64, tape: u64) -> Placed {
+        let mut builder = Builder { bytes: vec![0; PAGE], own: pid };
+        let record = match step {
+            Step::Fork { pid, flags, exit_signal, .. } => {
+                let clone_args = builder.birth(*pid, *flags, *exit_signal);
+                let args = [clone_args, CLONE_ARGS_SIZE, tape, 0, 0, 0];
+                Record {
+                    verb: Verb::Fork as u8,
+                    check: Check::Equal as u8,
+                    nr: libc::SYS_clone3 as u16,
+                    op: 0,
+                    args,
+                    expect: (*pid).into(),
+                }
+            }
+            Step::Call { call, .. } => {
+                let mut args = [0; 6];
+                for (arg, word) in args.iter_mut().zip(&call.args) {
+                    *arg = builder.value(word);
+                }
+                let (check, expect) = match call.gives {
+                    Gives::Value(value) => (Check::Equal, value),
+                    Gives::Number => (Check::Equal, number),
+                    Gives::Own => (Check::Equal, pid.into()),
+                    Gives::Old => (Check::Any, 0),
+                };
+                Record { verb: Verb::Syscall as u8, check: check as u8, nr: call.nr as u16, op: 0, args, expect }
+            }
+        };
+        Placed { record, buffers: builder.bytes, own: (tid, pid) }
+    }
+
+    /// What the lifter makes of the record.
+    ///
+    /// # Panics
+    /// It does not understand it: the generator makes only what it knows.
+    pub(crate) fn lift(&self, step: &Step) -> Effect {
+        let (_, pid) = self.own;
+        let mut builder = Builder { bytes: self.buffers.clone(), own: pid };
+        let mut child = None;
+        if let Step::Fork { pid: born, flags, exit_signal, .. } = step
+            && *born != pid
+        {
+            let clone_args = builder.birth(*born, *flags, *exit_signal);
+            child = Some(TaskTape { pid: *born, lives: false, tape: self.record.args[2], records: 0, clone_args });
+        }
+        let tree = lift(&tapes(builder, self.own.1, &[self.record], child))
+            .unwrap_or_else(|error| panic!("{step:?}: {error}"));
+        tree.tasks[0].effects[0].effect.clone()
+    }
+}
+
+/// Tapes of one task that plays `records` and parks.
+fn tapes(mut builder: Builder, pid: u32, records: &[Record], child: Option<TaskTape>) -> Tapes {
+    let clone_args = builder.birth(pid, 0, libc::SIGCHLD as u64);
+    let end = match records.last() {
+        // Behind its death a task has only a record that never runs.
+        Some(record) if record.verb == 0 && i64::from(record.nr) == libc::SYS_kill => Record::failing(0, 0),
+        Some(_) | None => Record { verb: Verb::Park as u8, check: 0, nr: 0, op: 0, args: [0; 6], expect: 0 },
+    };
+    let lives = end.verb == Verb::Park as u8;
+    let bytes: Vec<u8> = records.iter().chain([&end]).flat_map(|record| record.to_bytes()).collect();
+    let tape = builder.put(&bytes);
+    let ends = TaskTape { pid, lives, tape, records: records.len() as u32 + 1, clone_args };
+    let mut ro = builder.bytes;
+    ro.resize(ro.len().next_multiple_of(PAGE), 0);
+    let mut rw = vec![0; RW_LEN as usize];
+    let at = std::mem::offset_of!(regrow::tape::abi::Control, total);
+    rw[at..at + 4].copy_from_slice(&1u32.to_ne_bytes());
+    let at = std::mem::offset_of!(regrow::tape::abi::Control, patience);
+    rw[at..at + 8].copy_from_slice(&PATIENCE_S.to_ne_bytes());
+    Tapes {
+        base: BASE,
+        window_len: RW_LEN + crate::player::RO_LEN,
+        rw,
+        ro,
+        code: BASE + RW_LEN,
+        sigchld_set: 0,
+        no_time: 0,
+        tasks: std::iter::once(ends).chain(child).collect(),
+        suspended: Default::default(),
+        undo: Vec::new(),
+        clocks_ns: None,
+        spent: Vec::new(),
+    }
+}
+
+/// The tree before the first step, lifted: one task that does nothing yet.
+pub(crate) fn seed(pid: u32) -> LiftedTree {
+    let builder = Builder { bytes: vec![0; PAGE], own: pid };
+    lift(&tapes(builder, pid, &[], None)).expect("an empty tape lifts")
+}
