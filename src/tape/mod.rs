@@ -120,7 +120,7 @@ pub struct TaskTape {
 impl Tapes {
     /// Address of the read-only part.
     pub fn ro_base(&self) -> u64 {
-        self.base + self.rw.len() as u64
+        self.base.saturating_add(self.rw.len() as u64)
     }
 
     /// The bytes at `address`, `len` of them, if all lie in one part of the region.
@@ -141,10 +141,10 @@ impl Tapes {
         self.bytes(address, size_of::<Record>() as u64).and_then(Record::from_bytes)
     }
 
-    /// All records of a task, with their addresses.
+    /// All records of a task, with their addresses, up to one that is not in the region.
     pub fn records(&self, task: &TaskTape) -> impl Iterator<Item = (u64, Record)> + '_ {
         let tape = task.tape;
-        (0..u64::from(task.records)).filter_map(move |index| {
+        (0..u64::from(task.records)).map_while(move |index| {
             let address = tape.checked_add(index * size_of::<Record>() as u64)?;
             Some((address, self.record(address)?))
         })
