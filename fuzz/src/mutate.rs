@@ -5,6 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use regrow::store::StoredPlan;
+use regrow::store::format::{self, Section, Sections};
+
 use crate::archive::{self, File};
 use crate::tape::{self, Input};
 use crate::wire::{self, Dice};
@@ -182,7 +185,10 @@ fn same_number(files: &mut [File], dice: &mut Dice, pool: &[u64]) {
             match value {
                 wire::Value::Number(value) if *value == old => *value = new,
                 wire::Value::Message(inner) => replace(inner, old, new),
-                wire::Value::Number(_) | wire::Value::Eight(_) | wire::Value::Four(_) | wire::Value::Bytes(_) => {}
+                wire::Value::Number(_)
+                | wire::Value::Eight(_)
+                | wire::Value::Four(_)
+                | wire::Value::Bytes(_) => {}
             }
         }
     }
@@ -344,9 +350,12 @@ fn change_tapes(input: &mut Input, dice: &mut Dice) {
 fn change_head(input: &mut Input, dice: &mut Dice) {
     let tapes = &mut input.tapes;
     let mut pool = vec![tapes.base, tapes.window_len, tapes.code, tapes.sigchld_set, tapes.no_time];
-    pool.extend(tapes.tasks.iter().flat_map(|task| {
-        [task.tape, task.clone_args, task.pid.into(), task.records.into()]
-    }));
+    pool.extend(
+        tapes
+            .tasks
+            .iter()
+            .flat_map(|task| [task.tape, task.clone_args, task.pid.into(), task.records.into()]),
+    );
     pool.extend(tapes.undo.iter().flat_map(|undo| [undo.intent, undo.made, undo.gone]));
     let at = dice.below(tapes.tasks.len());
     let undo = dice.below(tapes.undo.len());
@@ -393,6 +402,59 @@ fn change_head(input: &mut Input, dice: &mut Dice) {
             }
         }
         _ => input.seed = dice.roll() as u8,
+    }
+}
+
+/// Changes a stored plan: its tapes, or the bytes of a section, under a checksum that fits.
+pub fn plan(input: &[u8], dice: &mut Dice) -> Vec<u8> {
+    if dice.one_in(2)
+        && let Ok(mut plan) = StoredPlan::from_bytes(input)
+    {
+        let mut tapes = Input { seed: 0, tapes: plan.tapes };
+        for _ in 0..=dice.below(4) {
+            change_tapes(&mut tapes, dice);
+        }
+        plan.tapes = tapes.tapes;
+        return plan.to_bytes().unwrap_or_default();
+    }
+    let Ok(mut sections) = Sections::of(input, input.len() as u64) else { return input.to_vec() };
+    let mut parts: [Vec<u8>; Section::ALL.len()] = Default::default();
+    for part in &mut parts {
+        let Ok((_, bytes)) = sections.read() else { return input.to_vec() };
+        *part = bytes;
+    }
+    // The two parts of the region are changed as tapes.
+    let changed = [0, 1, 2, 3, 3, 3, 4, 5, 5, 8];
+    let at = dice.of(&changed).copied().unwrap_or(3);
+    for _ in 0..=dice.below(3) {
+        change_compact(&mut parts[at], dice);
+    }
+    let parts: [&[u8]; Section::ALL.len()] = std::array::from_fn(|at| parts[at].as_slice());
+    [format::head(&parts).as_slice(), &parts.concat()].concat()
+}
+
+/// Changes bytes that are numbers of various lengths, lengths and kinds, one behind the other.
+fn change_compact(bytes: &mut Vec<u8>, dice: &mut Dice) {
+    let at = dice.below(bytes.len());
+    match (dice.below(8), bytes.get(at).copied()) {
+        (0, _) => wire::change_bytes(bytes, dice),
+        (1, Some(_)) => {
+            // A number as long as there can be.
+            let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+            let len = 1 + dice.below(huge.len());
+            bytes.splice(at..at + 1, huge[huge.len() - len..].iter().copied());
+        }
+        (2, Some(_)) => {
+            let from = dice.below(bytes.len());
+            let piece = bytes[from..].iter().copied().take(1 + dice.below(64)).collect::<Vec<_>>();
+            bytes.splice(at..at, piece);
+        }
+        (3, Some(_)) => {
+            let end = (at + 1 + dice.below(64)).min(bytes.len());
+            bytes.drain(at..end);
+        }
+        (_, Some(byte)) => bytes[at] = dice.number(byte.into(), &[0, 1, 2, 3, 4]) as u8,
+        (_, None) => bytes.push(dice.roll() as u8),
     }
 }
 

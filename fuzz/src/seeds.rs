@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use regrow::host;
 use regrow::image::{self, *};
 use regrow::pipeline::{self, Prepared};
 use regrow::resolve::Options;
+use regrow::store::StoredPlan;
+use regrow::store::identity::Identity;
 use regrow::synth::model::{Ground, Synthetic, synthesise};
 use regrow::synth::random::Shape;
-use regrow::{certify, host};
 
 use crate::archive::File;
 use crate::host::{directory, facts, files, learn, must, place};
@@ -61,7 +63,11 @@ fn everything() -> Synthetic {
             backlog: 5,
             peer: 0,
             fown,
-            options: SocketOptions { sndbuf_bytes: 212_992, rcvbuf_bytes: 212_992, ..SocketOptions::default() },
+            options: SocketOptions {
+                sndbuf_bytes: 212_992,
+                rcvbuf_bytes: 212_992,
+                ..SocketOptions::default()
+            },
             name: name.to_vec(),
             shutdown: 0,
             name_dir: None,
@@ -83,7 +89,11 @@ fn everything() -> Synthetic {
             flags: 2,
             backlog: 7,
             fown,
-            options: SocketOptions { sndbuf_bytes: 16_384, rcvbuf_bytes: 131_072, ..SocketOptions::default() },
+            options: SocketOptions {
+                sndbuf_bytes: 16_384,
+                rcvbuf_bytes: 131_072,
+                ..SocketOptions::default()
+            },
             v6only: None,
             freebind: false,
             pktinfo: false,
@@ -177,7 +187,8 @@ fn everything() -> Synthetic {
     });
     model.cgroup_sets.push(CgroupSet { id: 1, members: vec![("cpu".to_owned(), "/".to_owned())] });
     model.inventory.root_cg_set = Some(1);
-    let lock = FileLock { flag: 1, kind: 1, pid: 2000, fd: 71, start: 0, len: 9, origin: origin(Image::Filelocks) };
+    let lock =
+        FileLock { flag: 1, kind: 1, pid: 2000, fd: 71, start: 0, len: 9, origin: origin(Image::Filelocks) };
     model.file_locks.push(lock);
     let allow = [0x06, 0, 0, 0, 0, 0, 0xff, 0x7f];
     model.seccomp_filters.push(SeccompFilter { program: allow.into(), next: None, flags: 0 });
@@ -262,8 +273,6 @@ pub struct Planned {
     pub bytes: usize,
     /// All stages of it.
     pub prepared: Prepared,
-    /// What it was certified on.
-    pub ground: certify::Ground,
 }
 
 /// Places all directories, learns about the host, and plans those that have a plan.
@@ -280,10 +289,7 @@ pub fn planned(seeds: &[(String, Vec<File>)]) -> Vec<Planned> {
     for (bytes, model) in placed {
         let outcome = pipeline::try_prepare_on(&model.dir, &options(), |_| facts());
         match must(outcome, &model.dir.to_string_lossy()) {
-            (Some(prepared), _) => {
-                let ground = certify::Ground::of(&facts(), certify::Cradle::default());
-                planned.push(Planned { bytes, prepared, ground });
-            }
+            (Some(prepared), _) => planned.push(Planned { bytes, prepared }),
             (None, problems) => {
                 let list: BTreeMap<String, ()> = problems.iter().map(|it| (it.to_string(), ())).collect();
                 eprintln!("{} has no plan here: {:?}", model.dir.display(), list.keys());
@@ -322,4 +328,13 @@ pub fn of_tapes(planned: &[Planned]) -> Vec<(String, Vec<u8>)> {
         (format!("tapes-{seed}"), tape::write(&tape::Input { seed: seed as u8, tapes }))
     };
     planned.iter().enumerate().map(input).collect()
+}
+
+/// Each plan as it would be stored.
+pub fn of_plans(planned: &[Planned]) -> Vec<(String, Vec<u8>)> {
+    let stored = |(number, planned): (usize, &Planned)| {
+        let plan = StoredPlan::of(&planned.prepared, Identity::default(), &options());
+        (format!("plan-{number}"), must(plan.to_bytes(), "a stored plan"))
+    };
+    planned.iter().enumerate().map(stored).collect()
 }

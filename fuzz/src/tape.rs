@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use regrow::runner;
-use regrow::tape::{TaskTape, Tapes, Undo, UndoKind};
+use regrow::tape::{Tapes, TaskTape, Undo, UndoKind};
 
 /// An input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,16 +92,40 @@ pub fn read(input: &[u8]) -> Option<Input> {
         part.copy_from_slice(runner::code());
     }
     let clocks_ns = (clocks != [0, 0]).then_some(clocks);
-    let tapes =
-        Tapes { base, window_len, rw, ro, code, sigchld_set, no_time, tasks, suspended, undo, clocks_ns, spent };
+    let tapes = Tapes {
+        base,
+        window_len,
+        rw,
+        ro,
+        code,
+        sigchld_set,
+        no_time,
+        tasks,
+        suspended,
+        undo,
+        clocks_ns,
+        spent,
+    };
     Some(Input { seed, tapes })
 }
 
 /// The input with these tapes.
 pub fn write(Input { seed, tapes }: &Input) -> Vec<u8> {
     let mut out = vec![*seed];
-    let Tapes { base, window_len, rw, ro, code, sigchld_set, no_time, tasks, suspended, undo, clocks_ns, spent } =
-        tapes;
+    let Tapes {
+        base,
+        window_len,
+        rw,
+        ro,
+        code,
+        sigchld_set,
+        no_time,
+        tasks,
+        suspended,
+        undo,
+        clocks_ns,
+        spent,
+    } = tapes;
     let [monotonic, boottime] = clocks_ns.unwrap_or_default();
     for long in [*base, *window_len, *code, *sigchld_set, *no_time, monotonic, boottime] {
         out.extend_from_slice(&long.to_le_bytes());

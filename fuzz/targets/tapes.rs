@@ -26,9 +26,9 @@ fn prepare() {
 fuzz_target!(init: prepare(), |input: &[u8]| {
     let Some(planned) = PLANNED.get() else { return };
     let Some(tape::Input { seed, tapes }) = tape::read(input) else { return };
-    let Some(Planned { bytes, prepared, ground }) = planned.get(usize::from(seed) % planned.len()) else { return };
+    let Some(Planned { bytes, prepared }) = planned.get(usize::from(seed) % planned.len()) else { return };
     within(bytes.saturating_add(input.len()), || {
-        drop(certify::certify(&prepared.model, &tapes, ground, Some(&prepared.threads)));
+        drop(certify::check(&prepared.demands, &tapes, Some(&prepared.threads)));
         for task in &tapes.tasks {
             for (_, record) in tapes.records(task) {
                 drop(disasm::line(&tapes, &record));
