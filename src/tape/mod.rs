@@ -171,3 +171,38 @@ impl Tapes {
         from.iter().position(|byte| *byte == 0).map(|end| &from[..end])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever hostile tapes say that they are: nothing is there, and nobody looks for it for long.
+    #[test]
+    fn places_at_the_end_of_all_addresses() {
+        for base in [0, u64::MAX - 4095, u64::MAX] {
+            let task = TaskTape { pid: 7, lives: true, tape: u64::MAX - 63, records: u32::MAX, clone_args: u64::MAX };
+            let tapes = Tapes {
+                base,
+                window_len: u64::MAX,
+                rw: vec![0; 8192],
+                ro: vec![0; 8192],
+                code: u64::MAX,
+                sigchld_set: u64::MAX,
+                no_time: u64::MAX,
+                tasks: vec![task],
+                suspended: BTreeSet::new(),
+                undo: Vec::new(),
+                clocks_ns: None,
+                spent: Vec::new(),
+            };
+            assert_eq!(tapes.records(&task).count(), 0);
+            assert_eq!(tapes.bytes(u64::MAX, 2), None);
+            assert_eq!(tapes.c_string(u64::MAX), None);
+            assert!(lift::lift(&tapes).is_err());
+            for args in [[0; 6], [u64::MAX; 6]] {
+                let record = Record { verb: abi::Verb::Wait as u8, args, ..Record::failing(0, 0) };
+                assert!(disasm::line(&tapes, &record).starts_with("wait("));
+            }
+        }
+    }
+}
