@@ -453,6 +453,12 @@ fn change_compact(bytes: &mut Vec<u8>, dice: &mut Dice) {
             let end = (at + 1 + dice.below(64)).min(bytes.len());
             bytes.drain(at..end);
         }
+        (4, Some(_)) if dice.one_in(4) => {
+            // A long list of whatever is short.
+            let count = 1 + dice.below(16_000);
+            let length = [count as u8 | 0x80, (count >> 7) as u8 & 0x7f];
+            bytes.splice(at..at + 1, length.into_iter().chain(std::iter::repeat_n(0, count)));
+        }
         (_, Some(byte)) => bytes[at] = dice.number(byte.into(), &[0, 1, 2, 3, 4]) as u8,
         (_, None) => bytes.push(dice.roll() as u8),
     }

@@ -120,7 +120,8 @@ pub(super) fn gather(paths: &BTreeMap<String, bool>, root: Option<&Path>) -> BTr
     let missing: Vec<String> =
         facts.iter().filter(|(_, fact)| fact.reached.is_err()).map(|(path, _)| path.clone()).collect();
     for path in missing.iter().filter(|path| path.len() < PATH_MAX) {
-        let mut above = path.match_indices('/').map(|(end, _)| &path[..end]).filter(|above| !above.is_empty());
+        let mut above =
+            path.match_indices('/').map(|(end, _)| &path[..end]).filter(|above| !above.is_empty());
         let first = above.find_map(|above| {
             let fact = look_up(above, false);
             fact.reached.is_err().then_some((above, fact))

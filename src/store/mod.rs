@@ -13,6 +13,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`format`] | sections and checksums |
+//! | `budget` | how much memory reading a section may take |
 //! | `wire` | the serialisable form of what goes into them |
 //! | [`identity`] | which images it was made from |
 //! | [`host`] | what it relies on of the host |
@@ -21,6 +22,7 @@
 //!
 //! Worked example: `regrow plan -D images --out tree.plan`, then `regrow restore -D images --plan tree.plan`.
 
+mod budget;
 mod file;
 pub mod format;
 pub mod host;

@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::budget::{Budget, Within};
 use super::format::{self, FormatError, Section, Sections};
 use super::{About, Purposes, StoredPlan, TapeDeadline};
 use crate::tape::{Tapes, TaskTape, ThreadState, Undo};
@@ -217,7 +218,10 @@ fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 
 /// The value that a section is, all of it.
 pub(super) fn decode<T: DeserializeOwned>(section: Section, bytes: &[u8]) -> Result<T, FormatError> {
-    match postcard::take_from_bytes(bytes) {
+    let budget = Budget::of(bytes.len());
+    let mut inner = postcard::Deserializer::from_bytes(bytes);
+    let value = T::deserialize(Within { inner: &mut inner, budget: &budget });
+    match value.and_then(|value| Ok((value, inner.finalize()?))) {
         Ok((value, [])) => Ok(value),
         Ok((_, _)) => Err(FormatError::of(section, "damaged (it goes on behind its end)")),
         Err(error) => Err(FormatError::of(section, format!("damaged ({error})"))),

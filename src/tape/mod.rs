@@ -180,7 +180,13 @@ mod tests {
     #[test]
     fn places_at_the_end_of_all_addresses() {
         for base in [0, u64::MAX - 4095, u64::MAX] {
-            let task = TaskTape { pid: 7, lives: true, tape: u64::MAX - 63, records: u32::MAX, clone_args: u64::MAX };
+            let task = TaskTape {
+                pid: 7,
+                lives: true,
+                tape: u64::MAX - 63,
+                records: u32::MAX,
+                clone_args: u64::MAX,
+            };
             let tapes = Tapes {
                 base,
                 window_len: u64::MAX,
