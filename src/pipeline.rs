@@ -142,10 +142,22 @@ pub fn prepare(dir: &Path, options: &Options) -> Result<Prepared, PrepareError> 
 /// # Errors
 /// The images cannot be read, or the plan has no certificate.
 pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
+    try_prepare_on(dir, options, |model| host::gather(model, None))
+}
+
+/// As [`try_prepare`], on a host whose facts are what `gather` says: it touches nothing but the images.
+///
+/// # Errors
+/// As [`try_prepare`].
+pub fn try_prepare_on(
+    dir: &Path,
+    options: &Options,
+    gather: impl FnOnce(&Model) -> HostFacts,
+) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
     let model = timed(&mut timings.read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
-    let facts = timed(&mut timings.facts, || host::gather(&model, None));
+    let facts = timed(&mut timings.facts, || gather(&model));
     payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, facts.vdso.as_ref()))?);
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;

@@ -77,7 +77,7 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
         let posts = |at: Option<usize>, word: u64| {
             let record = at.and_then(|at| records.get(at));
             record.is_some_and(|record| {
-                record.verb() == Some(Verb::Post) && record.args[0] == tapes.base + word
+                record.verb() == Some(Verb::Post) && tapes.base.checked_add(word) == Some(record.args[0])
             })
         };
         let wrong = |at: usize, path: &[u8], what: &str| Counterexample {

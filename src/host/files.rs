@@ -32,6 +32,8 @@ use crate::image::{Ofd, OfdKind};
 const BUILD_ID_MAX_BYTES: usize = 512;
 /// CRIU looks for a build-id in this much of a file; a segment of notes is smaller by far.
 const NOTES_MAX_BYTES: u64 = 1 << 20;
+/// No path is as long (path_resolution(7)).
+const PATH_MAX: usize = libc::PATH_MAX as usize;
 
 /// One file that the images name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,14 +115,19 @@ pub(super) fn gather(paths: &BTreeMap<String, bool>, root: Option<&Path>) -> BTr
     };
     let mut facts: BTreeMap<String, FileFact> =
         paths.iter().map(|(path, &wants_build_id)| (path.clone(), look_up(path, wants_build_id))).collect();
-    // Of what is missing it matters which of the directories above it are there.
+    // Of what is missing it matters which of the directories above it are there: the first that is not, for
+    // nothing is below it.
     let missing: Vec<String> =
         facts.iter().filter(|(_, fact)| fact.reached.is_err()).map(|(path, _)| path.clone()).collect();
-    for path in missing {
-        for above in path.match_indices('/').map(|(end, _)| &path[..end]).filter(|above| !above.is_empty()) {
-            if !facts.contains_key(above) {
-                facts.insert(above.to_owned(), look_up(above, false));
-            }
+    for path in missing.iter().filter(|path| path.len() < PATH_MAX) {
+        let mut above =
+            path.match_indices('/').map(|(end, _)| &path[..end]).filter(|above| !above.is_empty());
+        let first = above.find_map(|above| {
+            let fact = look_up(above, false);
+            fact.reached.is_err().then_some((above, fact))
+        });
+        if let Some((above, fact)) = first {
+            facts.entry(above.to_owned()).or_insert(fact);
         }
     }
     facts

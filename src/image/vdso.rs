@@ -10,6 +10,7 @@
 //! # Sources
 //! vdso(7), elf(5); arch/x86/include/asm/sigframe.h and uapi/asm/sigcontext.h for signal frames.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use object::elf::{
@@ -155,6 +156,23 @@ fn read_range(dir: &Path, alive: &Alive, start: u64, bytes: &mut [u8]) -> Result
     Ok(found)
 }
 
+/// What the images have of a range: stretches of memory without holes, with their addresses.
+fn stored_runs(dir: &Path, alive: &Alive, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ImageError> {
+    let extents = &alive.mm.pages.extents;
+    let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= start);
+    let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    for part in extents[first..].iter().map_while(|extent| extent.within(start, end)) {
+        let image = Image::Pages(alive.mm.pages.pages_id);
+        let len_bytes = part.len_pages * PAGE;
+        let read = open_blob(dir, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
+        match runs.last_mut() {
+            Some((at, bytes)) if *at + bytes.len() as u64 == part.start => bytes.extend_from_slice(&read),
+            _ => runs.push((part.start, read)),
+        }
+    }
+    Ok(runs)
+}
+
 /// Where a task would go on in its vDSO: the instruction pointers of threads that were stopped there, and
 /// of those that a signal handler has interrupted there. Also those in no mapping at all: CRIU leaves out the
 /// vDSO of the kernel to which the dumped one leads.
@@ -167,6 +185,12 @@ pub fn stops_within(dir: &Path, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, 
         let at = vmas.partition_point(|vma| vma.end <= ip);
         (code.start..code.end).contains(&ip) || vmas.get(at).is_none_or(|vma| ip < vma.start)
     };
+    let restorers: BTreeSet<u64> = alive
+        .sigactions
+        .iter()
+        .filter(|action| action.handler > 1 && action.restorer != 0)
+        .map(|action| action.restorer)
+        .collect();
     let mut stops = Vec::new();
     for thread in &alive.threads {
         let tid = thread.tid.0;
@@ -181,15 +205,18 @@ pub fn stops_within(dir: &Path, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, 
             let at = vmas.partition_point(|vma| vma.end <= pointer);
             let Some(vma) = vmas.get(at).filter(|vma| vma.start <= pointer) else { continue };
             let start = pointer & !(PAGE - 1);
-            let mut stack = vec![0; (vma.end - start).min(MAX_STACK_BYTES) as usize];
-            read_range(dir, alive, start, &mut stack)?;
-            for (ip, sp) in frames(&stack, start, pointer, alive) {
-                if is_within(ip) {
-                    stops.push(Stop { tid, ip, in_handler: true });
-                }
-                let is_elsewhere = sp < vma.start || vma.end <= sp;
-                if is_elsewhere && !pointers.iter().any(|other| other & !(PAGE - 1) == sp & !(PAGE - 1)) {
-                    pointers.push(sp);
+            let end = vma.end.min(start.saturating_add(MAX_STACK_BYTES));
+            // A frame has no word that is 0 where it is looked at, so none goes on where nothing is stored.
+            for (at, bytes) in stored_runs(dir, alive, start, end)? {
+                for (ip, sp) in frames(&bytes, at, pointer, &restorers) {
+                    if is_within(ip) {
+                        stops.push(Stop { tid, ip, in_handler: true });
+                    }
+                    let is_elsewhere = sp < vma.start || vma.end <= sp;
+                    let is_known = |other: &u64| other & !(PAGE - 1) == sp & !(PAGE - 1);
+                    if is_elsewhere && pointers.len() < MAX_STACKS && !pointers.iter().any(is_known) {
+                        pointers.push(sp);
+                    }
                 }
             }
         }
@@ -211,7 +238,7 @@ pub struct Stop {
 /// Signal frames of a stack from a stack pointer upwards: instruction and stack pointer of what was
 /// interrupted. A frame starts with the address to which the handler returns, the `restorer` of its
 /// disposition; eight words later the registers follow.
-fn frames(stack: &[u8], start: u64, pointer: u64, alive: &Alive) -> Vec<(u64, u64)> {
+fn frames(stack: &[u8], start: u64, pointer: u64, restorers: &BTreeSet<u64>) -> Vec<(u64, u64)> {
     /// Words from the start of `struct rt_sigframe`: `uc_mcontext.sp`, `.ip`, `.flags` and the selectors.
     const SP: usize = 21;
     const IP: usize = 22;
@@ -221,20 +248,17 @@ fn frames(stack: &[u8], start: u64, pointer: u64, alive: &Alive) -> Vec<(u64, u6
     const USER_CS: u64 = 0x33;
     /// Bit 1 is always set, and there is none above bit 21 (Intel SDM volume 1, 3.4.3).
     const FLAGS_FIXED: u64 = 2;
-    let words: Vec<u64> =
-        stack.chunks_exact(8).map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect();
+    let (words, _) = stack.as_chunks::<8>();
+    let word = |index: usize| u64::from_ne_bytes(words[index]);
     let first = pointer.saturating_sub(start).div_ceil(8) as usize;
-    let is_restorer = |word: u64| {
-        word != 0 && alive.sigactions.iter().any(|action| action.handler > 1 && action.restorer == word)
-    };
     let mut found = Vec::new();
     for frame in first..words.len().saturating_sub(SELECTORS) {
-        let is_frame = is_restorer(words[frame])
-            && words[frame + SELECTORS] & 0xffff == USER_CS
-            && words[frame + FLAGS] & FLAGS_FIXED != 0
-            && words[frame + FLAGS] >> 22 == 0;
+        let is_frame = restorers.contains(&word(frame))
+            && word(frame + SELECTORS) & 0xffff == USER_CS
+            && word(frame + FLAGS) & FLAGS_FIXED != 0
+            && word(frame + FLAGS) >> 22 == 0;
         if is_frame {
-            found.push((words[frame + IP], words[frame + SP]));
+            found.push((word(frame + IP), word(frame + SP)));
         }
     }
     found

@@ -67,10 +67,16 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
             segment.0 = segment.0.max(inode.size_bytes);
         }
     }
-    let mut at = 0;
+    let mut at = 0u64;
     for shmid in &in_order {
         let Some((len, origin, users)) = segments.remove(shmid) else { continue };
-        let len = len.next_multiple_of(PAGE);
+        // All carriers are in the window, which is within the address space.
+        let fits = |len: &u64| at.checked_add(*len).is_some_and(|end| end < TASK_SIZE);
+        let Some(len) = len.checked_next_multiple_of(PAGE).filter(fits) else {
+            let text = format!("shared memory {shmid:#x} of {len} bytes: no address space is that large");
+            resolver.problems.add(ProblemKind::BadImages, None, Some(origin), text);
+            continue;
+        };
         // The address is put in when the window is known.
         let resource = resolver.add_resource(ResourceKind::Carrier { address: at, len }, origin, Vec::new());
         resolver.forest.resources[resource.index()].users = users.into_iter().collect();

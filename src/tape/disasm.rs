@@ -277,7 +277,7 @@ fn undo_word(tapes: &Tapes, address: u64) -> Option<(&'static str, &[u8])> {
 /// One record without what it expects.
 pub fn call(tapes: &Tapes, record: &Record) -> String {
     let word = |address: u64| {
-        format!("event {}", (address.wrapping_sub(tapes.base + super::abi::EVENTS_OFFSET)) / 4)
+        format!("event {}", (address.wrapping_sub(tapes.base).wrapping_sub(super::abi::EVENTS_OFFSET)) / 4)
     };
     match record.verb() {
         Some(Verb::Syscall) => syscall(tapes, record),

@@ -120,7 +120,7 @@ pub struct TaskTape {
 impl Tapes {
     /// Address of the read-only part.
     pub fn ro_base(&self) -> u64 {
-        self.base + self.rw.len() as u64
+        self.base.saturating_add(self.rw.len() as u64)
     }
 
     /// The bytes at `address`, `len` of them, if all lie in one part of the region.
@@ -141,10 +141,10 @@ impl Tapes {
         self.bytes(address, size_of::<Record>() as u64).and_then(Record::from_bytes)
     }
 
-    /// All records of a task, with their addresses.
+    /// All records of a task, with their addresses, up to one that is not in the region.
     pub fn records(&self, task: &TaskTape) -> impl Iterator<Item = (u64, Record)> + '_ {
         let tape = task.tape;
-        (0..u64::from(task.records)).filter_map(move |index| {
+        (0..u64::from(task.records)).map_while(move |index| {
             let address = tape.checked_add(index * size_of::<Record>() as u64)?;
             Some((address, self.record(address)?))
         })
@@ -169,5 +169,46 @@ impl Tapes {
             if address >= self.ro_base() { (self.ro_base(), &self.ro) } else { (self.base, &self.rw) };
         let from = part.get(usize::try_from(address.checked_sub(base)?).ok()?..)?;
         from.iter().position(|byte| *byte == 0).map(|end| &from[..end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever hostile tapes say that they are: nothing is there, and nobody looks for it for long.
+    #[test]
+    fn places_at_the_end_of_all_addresses() {
+        for base in [0, u64::MAX - 4095, u64::MAX] {
+            let task = TaskTape {
+                pid: 7,
+                lives: true,
+                tape: u64::MAX - 63,
+                records: u32::MAX,
+                clone_args: u64::MAX,
+            };
+            let tapes = Tapes {
+                base,
+                window_len: u64::MAX,
+                rw: vec![0; 8192],
+                ro: vec![0; 8192],
+                code: u64::MAX,
+                sigchld_set: u64::MAX,
+                no_time: u64::MAX,
+                tasks: vec![task],
+                suspended: BTreeSet::new(),
+                undo: Vec::new(),
+                clocks_ns: None,
+                spent: Vec::new(),
+            };
+            assert_eq!(tapes.records(&task).count(), 0);
+            assert_eq!(tapes.bytes(u64::MAX, 2), None);
+            assert_eq!(tapes.c_string(u64::MAX), None);
+            assert!(lift::lift(&tapes).is_err());
+            for args in [[0; 6], [u64::MAX; 6]] {
+                let record = Record { verb: abi::Verb::Wait as u8, args, ..Record::failing(0, 0) };
+                assert!(disasm::line(&tapes, &record).starts_with("wait("));
+            }
+        }
     }
 }

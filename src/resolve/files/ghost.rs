@@ -310,13 +310,13 @@ fn can_change_places(resolver: &Resolver<'_>, path: &str, mode: u32) -> bool {
     is_plain && (is_alone || !model.ofds.iter().any(is_named))
 }
 
-/// The directories above `path` that do not exist, from the top.
+/// The directories above `path` that do not exist, from the top: one that is not there, and all below it.
 fn missing_above(resolver: &Resolver<'_>, path: &str) -> Vec<String> {
-    let is_missing = |path: &&str| resolver.facts.files.get(*path).is_some_and(|fact| fact.reached.is_err());
+    let is_there = |path: &&str| !resolver.facts.files.get(*path).is_some_and(|fact| fact.reached.is_err());
     path.match_indices('/')
         .map(|(end, _)| &path[..end])
         .filter(|above| !above.is_empty())
-        .filter(is_missing)
+        .skip_while(is_there)
         .map(str::to_owned)
         .collect()
 }

@@ -299,7 +299,7 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
         }
     }
     // A datagram socket that is connected takes nobody else's connection.
-    let mut waiting: Vec<usize> = (0..members.len())
+    let mut waiting: BTreeSet<usize> = (0..members.len())
         .filter(|index| {
             is_dgram(members[*index].2)
                 && !is_mutual(*index)
@@ -307,11 +307,19 @@ fn group(resolver: &mut Resolver<'_>, members: &[Member<'_>], queues: &mut BTree
                 && !connected.contains(index)
         })
         .collect();
-    while let Some(at) = waiting
-        .iter()
-        .position(|index| waiting.iter().all(|other| other == index || peer_of(*other) != Some(*index)))
-    {
-        let index = waiting.remove(at);
+    // How many of them each is the target of, and those that are nobody's any more.
+    let mut aims = vec![0usize; members.len()];
+    let peer_beside = |index: usize| peer_of(index).filter(|peer| *peer != index);
+    waiting.iter().filter_map(|index| peer_beside(*index)).for_each(|peer| aims[peer] += 1);
+    let mut free: BTreeSet<usize> = waiting.iter().copied().filter(|index| aims[*index] == 0).collect();
+    while let Some(index) = free.pop_first() {
+        waiting.remove(&index);
+        if let Some(peer) = peer_beside(index) {
+            aims[peer] -= 1;
+            if aims[peer] == 0 && waiting.contains(&peer) {
+                free.insert(peer);
+            }
+        }
         let Some(peer) = peer_of(index) else { continue };
         match (&names[peer], made.at[index]) {
             (Some(to), Some(socket)) => {
