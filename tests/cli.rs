@@ -44,7 +44,7 @@ fn help_lists_all_subcommands() {
     let output = regrow(&["--help"], None);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for name in ["inspect", "check", "plan", "tape", "restore", "demo"] {
+    for name in ["inspect", "check", "plan", "tape", "verify", "restore", "demo"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(name)), "{name} is not in:\n{help}");
         assert!(regrow(&[name, "--help"], None).status.success(), "{name}");
     }
