@@ -86,7 +86,7 @@ pub use expected::{
     SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use outcome::{Certificate, Counterexample, Wrong};
-pub use space::{ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown};
+pub use space::{Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown};
 pub use vdso::{ExpectedVdso, LedFunction, LedVdso};
 
 /// Executes the tapes symbolically and compares their end with the images.
@@ -98,5 +98,18 @@ pub use vdso::{ExpectedVdso, LedFunction, LedVdso};
 /// # Errors
 /// The first step at which the tapes and the images part, in the words of the user.
 pub fn verify(lifted: &LiftedTree, expected: &Expected) -> Result<Certificate, Counterexample> {
-    compare::compare(run::Run::all(lifted, expected)?)
+    verify_with(lifted, expected, &mut |_| false)
+}
+
+/// As [`verify`], with someone who looks into the files of the images: whether stretches of two of
+/// them hold the same bytes. Nobody is asked about one that is the other.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(
+    lifted: &LiftedTree,
+    expected: &Expected,
+    is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+) -> Result<Certificate, Counterexample> {
+    compare::compare(run::Run::all(lifted, expected)?, is_alike)
 }

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use regrow_graph::verify::{Certificate, Counterexample, Expected, Facts, InodeKind, Wrong, verify};
+use regrow_graph::verify::{Certificate, Counterexample, Expected, Facts, InodeKind, Wrong, verify_with};
 
-use super::{Demands, DumpedClocks, Ground, commit};
+use super::{Demands, DumpedClocks, Ground, commit, space};
 use crate::image::Model;
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
@@ -27,7 +27,7 @@ pub fn certify(
 }
 
 /// Checks that `tapes` do what is demanded, and that the commit then sets what is; `None`: there is to be
-/// no commit. Neither the images nor the host are looked at.
+/// no commit. Neither the host nor the images are looked at, but for pages that are inherited.
 ///
 /// # Errors
 /// The first step at which they part.
@@ -64,12 +64,13 @@ pub fn check(
     }
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
-    verify(&lifted, &expected)
+    let mut reader = space::Reader::of(&expected.images);
+    verify_with(&lifted, &expected, &mut |alike| reader.is_alike(alike))
 }
 
 /// Whether the launcher would find every name that a task makes: each has a note of its own, whose
 /// flags are set just before, just after, and when the name is gone. Those of sockets are
-/// [`verify`]'s: their names are not in the records alone.
+/// [`verify_with`]'s: their names are not in the records alone.
 fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> {
     let mut free: Vec<&Undo> = tapes.undo.iter().collect();
     for task in &tapes.tasks {

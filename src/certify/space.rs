@@ -1,11 +1,15 @@
 //! What the images say of address spaces and of shared memory without a name, for the checker.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 
 use regrow_graph::ids::OfdId;
 use regrow_graph::verify::{
-    ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown,
+    Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown,
 };
 
 use crate::image::{Alive, Image, Model, Pages, Vma, VmaKind};
@@ -106,4 +110,100 @@ fn pages(model: &Model, pages: &Pages) -> ExpectedPages {
         from: extent.offset_bytes,
     });
     ExpectedPages { file, extents: extents.collect() }
+}
+
+/// Looks into the pages of an image directory.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    /// The directory, without a slash at its end.
+    dir: &'a [u8],
+    files: BTreeMap<Vec<u8>, File>,
+}
+
+impl Reader<'_> {
+    pub(super) fn of(dir: &[u8]) -> Reader<'_> {
+        Reader { dir, files: BTreeMap::new() }
+    }
+
+    /// Whether two stretches of stored pages hold the same bytes; not so where they cannot be read.
+    pub(super) fn is_alike(&mut self, alike: &Alike<'_>) -> bool {
+        self.compare(alike).unwrap_or(false)
+    }
+
+    fn compare(&mut self, alike: &Alike<'_>) -> io::Result<bool> {
+        const CHUNK: usize = 1 << 16;
+        let (mut held, mut wanted) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let mut done = 0;
+        while done < alike.len {
+            let len = usize::try_from(alike.len - done).map_or(CHUNK, |rest| rest.min(CHUNK));
+            for (bytes, (path, from)) in [(&mut held, alike.held), (&mut wanted, alike.wanted)] {
+                let at = from.checked_add(done).ok_or(io::ErrorKind::InvalidInput)?;
+                self.file(path)?.read_exact_at(&mut bytes[..len], at)?;
+            }
+            if held[..len] != wanted[..len] {
+                return Ok(false);
+            }
+            done += len as u64;
+        }
+        Ok(true)
+    }
+
+    /// A file of stored pages; no other is opened.
+    fn file(&mut self, path: &[u8]) -> io::Result<&File> {
+        if !self.files.contains_key(path) {
+            let name = path.strip_prefix(self.dir);
+            let number = name
+                .and_then(|name| name.strip_prefix(b"/pages-")?.strip_suffix(b".img"))
+                .filter(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit));
+            if number.is_none() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            self.files.insert(path.to_vec(), File::open(OsStr::from_bytes(path))?);
+        }
+        self.files.get(path).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::image::read_model;
+
+    #[test]
+    fn bytes_of_stored_pages() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images");
+        let model = read_model(&dir).expect("the images are good");
+        let pages: Vec<Vec<u8>> = model
+            .tasks
+            .iter()
+            .filter_map(|task| task.alive())
+            .map(|alive| super::pages(&model, &alive.mm.pages).file)
+            .collect();
+        let [first, second] = [&pages[0], &pages[1]].map(|path| {
+            let bytes = std::fs::read(OsStr::from_bytes(path)).expect("it is there");
+            (path.as_slice(), bytes)
+        });
+        let is_alike = |held: (&[u8], u64), wanted: (&[u8], u64), len: u64| {
+            Reader::of(model.dir.as_os_str().as_bytes()).is_alike(&Alike { held, wanted, len })
+        };
+        let len = first.1.len() as u64;
+        assert!(is_alike((first.0, 0), (first.0, 0), len));
+        assert!(!is_alike((first.0, 0), (first.0, 0), len + 1), "beyond the end");
+        assert!(!is_alike((first.0, u64::MAX), (first.0, 0), 4096));
+        let page = |of: &[u8], at: usize| of[at..at + 4096].to_vec();
+        let mut seen = [false; 2];
+        for at in (0..first.1.len()).step_by(4096) {
+            for other in (0..second.1.len()).step_by(4096) {
+                let expected = page(&first.1, at) == page(&second.1, other);
+                seen[usize::from(expected)] = true;
+                assert_eq!(is_alike((first.0, at as u64), (second.0, other as u64), 4096), expected);
+            }
+        }
+        assert_eq!(seen, [true; 2]);
+        // Other files are not opened, though they are there.
+        let other = dir.join("pstree.img").as_os_str().as_bytes().to_vec();
+        assert!(!is_alike((&other, 0), (&other, 0), 8));
+    }
 }

@@ -77,6 +77,7 @@ impl Lowering<'_> {
             StepKind::Madvise { start, len, advice } => {
                 self.tape.call(libc::SYS_madvise, &[*start, *len, u64::from(*advice)], 0)
             }
+            StepKind::Mlock { start, len } => self.tape.call(libc::SYS_mlock, &[*start, *len], 0),
             StepKind::MapVdso { start } => self.map_vdso(*start),
             StepKind::Poke { pid, pieces } => self.poke(*pid, pieces),
             StepKind::Fill { pieces, offset } => self.fill(pieces, *offset, fds),

@@ -26,8 +26,9 @@ impl Lowering<'_> {
     }
 
     /// A segment of shared memory, for all below to inherit.
-    pub(super) fn carrier(&mut self, address: u64, len: u64) {
-        let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    pub(super) fn carrier(&mut self, address: u64, len: u64, is_unreserved: bool) {
+        let further = if is_unreserved { libc::MAP_NORESERVE } else { 0 };
+        let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | further) as u64;
         self.tape.call(libc::SYS_mmap, &[address, len, READ_WRITE, flags, NO_FD, 0], address);
     }
 

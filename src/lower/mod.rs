@@ -164,7 +164,9 @@ impl Lowering<'_> {
                     ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
-                    ResourceKind::Carrier { address, len } => self.carrier(*address, *len),
+                    ResourceKind::Carrier { address, len, is_unreserved } => {
+                        self.carrier(*address, *len, *is_unreserved)
+                    }
                 }
             }
             OpKind::Dup { from, to, cloexec, .. } => {

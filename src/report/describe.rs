@@ -153,6 +153,7 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Madvise { start, len, advice } => {
             format!("{} {}", words::advice(*advice), range(*start, *len))
         }
+        StepKind::Mlock { start, len } => format!("lock {}", range(*start, *len)),
         StepKind::MapVdso { start } => format!("map the vDSO at {start:#x}"),
         StepKind::Poke { pieces, .. } => {
             let bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();

@@ -34,13 +34,23 @@ const MAX_PIECES: usize = 1024;
 /// Most bytes of one read; the kernel stops at 0x7ffff000 (read(2)).
 const MAX_READ: u64 = 1 << 30;
 
+/// Advice that a mapping keeps, as bits of [`Vma::madvise`]: what `/proc/PID/smaps` shows of it
+/// (madvise(2), fs/proc/task_mmu.c).
+const MADV_KEPT: u64 = 1 << libc::MADV_RANDOM
+    | 1 << libc::MADV_SEQUENTIAL
+    | 1 << libc::MADV_DONTFORK
+    | 1 << libc::MADV_MERGEABLE
+    | 1 << libc::MADV_HUGEPAGE
+    | 1 << libc::MADV_NOHUGEPAGE
+    | 1 << libc::MADV_DONTDUMP
+    | 1 << libc::MADV_WIPEONFORK;
 /// linux/mman-common.h, since Linux 6.13.
 const MADV_GUARD_INSTALL: u32 = 102;
 
 /// Finds the shared anonymous segments, how long each is, who uses it, and what is in it.
 pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
-    let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>)> = BTreeMap::new();
+    let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>, bool)> = BTreeMap::new();
     // In the order in which the tasks lead to them: their numbers break no tie.
     let mut in_order = Vec::new();
     for (index, task) in model.tasks.iter().enumerate() {
@@ -53,10 +63,19 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                     resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(vma.origin), text);
                     continue;
                 };
+                // All views are copies of the carrier's mapping.
+                let is_unreserved = vma.flags & libc::MAP_NORESERVE as u32 != 0;
                 let segment = segments.entry(shmid).or_insert_with(|| {
                     in_order.push(shmid);
-                    (0, vma.origin, BTreeSet::new())
+                    (0, vma.origin, BTreeSet::new(), is_unreserved)
                 });
+                if segment.3 != is_unreserved {
+                    let text = format!(
+                        "mapping {:#x}-{:#x}: views of one shared memory with and without MAP_NORESERVE are not restored yet",
+                        vma.start, vma.end
+                    );
+                    resolver.problems.unsupported(Some(task.pid), Some(vma.origin), text);
+                }
                 segment.0 = segment.0.max(end);
                 segment.2.insert(TaskId::new(index));
             }
@@ -69,7 +88,7 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
     }
     let mut at = 0u64;
     for shmid in &in_order {
-        let Some((len, origin, users)) = segments.remove(shmid) else { continue };
+        let Some((len, origin, users, is_unreserved)) = segments.remove(shmid) else { continue };
         // All carriers are in the window, which is within the address space.
         let fits = |len: &u64| at.checked_add(*len).is_some_and(|end| end < TASK_SIZE);
         let Some(len) = len.checked_next_multiple_of(PAGE).filter(fits) else {
@@ -78,7 +97,8 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
             continue;
         };
         // The address is put in when the window is known.
-        let resource = resolver.add_resource(ResourceKind::Carrier { address: at, len }, origin, Vec::new());
+        let kind = ResourceKind::Carrier { address: at, len, is_unreserved };
+        let resource = resolver.add_resource(kind, origin, Vec::new());
         resolver.forest.resources[resource.index()].users = users.into_iter().collect();
         resolver.carriers.insert(*shmid, Carrier { resource, at, len });
         at += len + PAGE;
@@ -179,6 +199,15 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
             );
             resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
         }
+        if vma.madvise & !MADV_KEPT != 0 {
+            let text = format!(
+                "mapping {:#x}-{:#x}: advice {:#x} is not restored yet",
+                vma.start,
+                vma.end,
+                vma.madvise & !MADV_KEPT
+            );
+            resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
+        }
         match vma.kind {
             VmaKind::AnonPrivate => {
                 // MAP_DROPPABLE is a type of its own beside MAP_SHARED and MAP_PRIVATE.
@@ -226,6 +255,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                 let Some(carrier) = resolver.carriers.get(&shmid).copied() else { continue };
                 let kind = StepKind::MapShared { from: carrier.at + offset_bytes, start: vma.start, len };
                 steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                if vma.flags & libc::MAP_LOCKED as u32 != 0 {
+                    let kind = StepKind::Mlock { start: vma.start, len };
+                    steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                }
                 if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
                     protections.push(vma);
                 }

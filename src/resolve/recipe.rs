@@ -82,6 +82,13 @@ pub enum StepKind {
         /// `MADV_*`.
         advice: u32,
     },
+    /// `mlock(2)`.
+    Mlock {
+        /// First address.
+        start: u64,
+        /// Length.
+        len: u64,
+    },
     /// The running kernel's vDSO and its data, from this address on.
     MapVdso {
         /// Address of the first of them.
@@ -393,6 +400,8 @@ pub enum ResourceKind {
         address: u64,
         /// Length, a multiple of the page size.
         len: u64,
+        /// MAP_NORESERVE.
+        is_unreserved: bool,
     },
 }
 

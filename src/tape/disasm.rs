@@ -178,6 +178,7 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_mmap => ("mmap", &[Hex, Hex, Flags(PROT), Flags(MAP), Fd, Hex]),
         libc::SYS_mremap => ("mremap", &[Hex, Hex, Hex, Flags(REMAP), Hex]),
         libc::SYS_mprotect => ("mprotect", &[Hex, Hex, Flags(PROT)]),
+        libc::SYS_mlock => ("mlock", &[Hex, Hex]),
         libc::SYS_madvise => ("madvise", &[Hex, Hex, Name(ADVICE)]),
         libc::SYS_arch_prctl => ("arch_prctl", &[Name(ARCH), Hex]),
         libc::SYS_pread64 => ("pread64", &[Fd, Hex, Hex, Hex]),

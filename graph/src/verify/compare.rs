@@ -18,7 +18,7 @@ use super::object::{
 };
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::run::{Phase, Role, Run};
-use super::space;
+use super::space::{self, Alike};
 use super::table::{Desc, Entry};
 use crate::ids::{Fd, OfdId};
 
@@ -61,7 +61,10 @@ struct Compare<'a, 'b> {
 }
 
 /// Compares the end of a run with the images.
-pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
+pub(super) fn compare(
+    run: Run<'_>,
+    is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+) -> Result<Certificate, Counterexample> {
     let expected = run.expected;
     let mut survivors = BTreeSet::new();
     for task in run.tasks.iter().filter(|task| task.phase == Phase::Parked) {
@@ -108,7 +111,8 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         certificate: run.certificate.clone(),
     };
     for want in &expected.tasks {
-        compare.task(want).and_then(|()| run.compare_seccomp(want)).map_err(|wrong| Counterexample {
+        let compared = compare.task(want).and_then(|()| run.compare_seccomp(want));
+        compared.and_then(|()| compare.space(want, is_alike)).map_err(|wrong| Counterexample {
             task: want.pid,
             record: None,
             wrong,
@@ -118,7 +122,7 @@ pub(super) fn compare(run: Run<'_>) -> Result<Certificate, Counterexample> {
         let matched = compare.description(place, desc, ofd);
         matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
     }
-    run.compare_segments(&compare.seen_memory, &mut compare.certificate)?;
+    run.compare_segments(&compare.seen_memory, &mut compare.certificate, is_alike)?;
     for (pid, index) in &run.by_pid {
         if let Role::Helper = run.roles[*index] {
             if run.tasks[*index].phase != Phase::Reaped {
@@ -205,10 +209,7 @@ impl<'a> Compare<'a, '_> {
         let mut open = run.tables[task.table].iter().peekable();
         loop {
             match (wanted.peek().copied(), open.peek().copied()) {
-                (None, None) => {
-                    self.space(want)?;
-                    return self.task_attributes(want);
-                }
+                (None, None) => return self.task_attributes(want),
                 (Some(slot), Some((fd, entry))) if fd == slot.fd => {
                     self.slot(want.pid, slot, entry)?;
                     wanted.next();
@@ -225,12 +226,18 @@ impl<'a> Compare<'a, '_> {
         }
     }
 
-    fn space(&mut self, want: &ExpectedTask) -> Result<(), Wrong> {
+    fn space(
+        &mut self,
+        want: &ExpectedTask,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+    ) -> Result<(), Wrong> {
         let (of_object, of_key) = (&mut self.of_object, &mut self.of_key);
-        self.run.compare_space(want, &mut self.seen_memory, &mut self.certificate, |object, inode| {
+        let pair = |object, inode| {
             let key = Key::Inode(inode);
             *of_object.entry(object).or_insert(key) == key && *of_key.entry(key).or_insert(object) == object
-        })
+        };
+        self.run.compare_space(want, &mut self.seen_memory, &mut self.certificate, pair)?;
+        self.run.compare_private_pages(want, &mut self.certificate, is_alike)
     }
 
     fn task_attributes(&mut self, want: &ExpectedTask) -> Result<(), Wrong> {

@@ -587,6 +587,13 @@ pub enum MemoryEffect {
         /// `MADV_*`.
         advice: u32,
     },
+    /// `mlock(2)`.
+    Lock {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+    },
     /// `PR_SET_MM_MAP`.
     SetMm {
         /// The eleven addresses of `struct prctl_mm_map`, in its order.
@@ -877,6 +884,7 @@ impl Effect {
                 MemoryEffect::Unmap { .. } => "munmap",
                 MemoryEffect::Protect { .. } => "mprotect",
                 MemoryEffect::Advise { .. } => "madvise",
+                MemoryEffect::Lock { .. } => "mlock",
                 MemoryEffect::SetMm { .. } => "prctl(PR_SET_MM)",
                 MemoryEffect::MapVdso { .. } => "arch_prctl(ARCH_MAP_VDSO_64)",
                 MemoryEffect::Write { .. } => "process_vm_writev",

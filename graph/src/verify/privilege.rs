@@ -186,7 +186,9 @@ impl Privileges {
                 | MemoryEffect::Advise { .. }
                 // Its own memory takes no permission (mm/process_vm_access.c).
                 | MemoryEffect::Write { .. } => Need::Nothing,
-                MemoryEffect::SetMm { .. } | MemoryEffect::MapVdso { .. } => Need::Everything,
+                MemoryEffect::SetMm { .. } | MemoryEffect::MapVdso { .. } | MemoryEffect::Lock { .. } => {
+                    Need::Everything
+                }
             },
             Effect::Attribute(attribute) => match attribute {
                 Attribute::WorkingDirectory(_) | Attribute::RootDirectory(_) => Need::Everything,

@@ -584,6 +584,7 @@ fn is_for_tail(effect: &Effect) -> bool {
             MemoryEffect::Map { .. }
             | MemoryEffect::Remap { .. }
             | MemoryEffect::Unmap { .. }
+            | MemoryEffect::Lock { .. }
             | MemoryEffect::SetMm { .. }
             | MemoryEffect::MapVdso { .. }
             | MemoryEffect::Write { .. } => false,

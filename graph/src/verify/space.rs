@@ -22,7 +22,9 @@ mod state;
 mod tests;
 
 pub(super) use compare::Seen;
-pub use expected::{ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown};
+pub use expected::{
+    Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown,
+};
 pub(super) use state::{Carrier, Segment, Space};
 
 use intervals::Intervals;
@@ -446,6 +448,27 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Every page is brought in, so there must be none that cannot be.
+    fn lock(&mut self, at: At, call: &'static str, (start, len): (u64, u64)) -> Result<(), Wrong> {
+        self.check_pages(call, start, len)?;
+        let end = start.saturating_add(len);
+        let bad = |why| Err(Wrong::BadRange { call, at: start, end, why });
+        let pieces = self.mapped(at, call, start, end)?;
+        let is_open = |mapping: &Mapping| match mapping.shows {
+            Shows::Anonymous | Shows::Segment { .. } | Shows::File { .. } => mapping.prot != 0,
+            Shows::Droppable | Shows::Kernel => false,
+        };
+        if !pieces.iter().all(|(_, _, mapping)| is_open(mapping)) {
+            return bad("memory that is not to be locked");
+        }
+        let space = self.use_space(at, call)?;
+        if !space.guards.is_free(start, end) {
+            return bad("a guard is there");
+        }
+        space.mappings.change(start, end, |mapping| mapping.flags |= MAP_LOCKED);
+        Ok(())
+    }
+
     /// The kernel's vDSO: it goes elsewhere, unseen, where something is in its way.
     pub(super) fn map_kernel(
         &mut self,
@@ -492,6 +515,7 @@ impl Run<'_> {
             MemoryEffect::Advise { at: start, len, advice } => {
                 self.advise(at, call, (*start, *len), *advice)?;
             }
+            MemoryEffect::Lock { at: start, len } => self.lock(at, call, (*start, *len))?,
             MemoryEffect::Protect { at: start, len, prot } => {
                 self.protect(at, call, (*start, *len), *prot)?;
             }

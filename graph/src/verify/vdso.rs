@@ -245,6 +245,7 @@ pub(super) fn replaced(effect: &MemoryEffect) -> Vec<(u64, u64)> {
         MemoryEffect::Remap { from, old_len, to, new_len, .. } => vec![(*from, *old_len), (*to, *new_len)],
         MemoryEffect::Protect { .. }
         | MemoryEffect::Advise { .. }
+        | MemoryEffect::Lock { .. }
         | MemoryEffect::SetMm { .. }
         | MemoryEffect::MapVdso { .. }
         | MemoryEffect::Write { .. } => Vec::new(),

@@ -27,6 +27,7 @@ const USER_END: u64 = 0x7fff_ffff_f000;
 const MAP_SHARED: u32 = 1;
 const MAP_PRIVATE: u32 = 2;
 const MAP_FIXED: u32 = 0x10;
+const MAP_LOCKED: u32 = 0x2000;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_NOREPLACE: u32 = 0x10_0000;
 /// What is about the call alone and not about the mapping.
@@ -375,6 +376,17 @@ impl World {
                 Ok(0)
             }
             MemoryEffect::Advise { at, len, advice } => self.advise(tid, *at, *len, *advice),
+            MemoryEffect::Lock { at, len } => {
+                let (start, end) = range(*at, *len)?;
+                let space = self.space_mut(tid);
+                if !space.is_whole(start, end) {
+                    return fails(ENOMEM);
+                }
+                space.split(start);
+                space.split(end);
+                space.change(start, end, |mapping| mapping.flags |= MAP_LOCKED);
+                Ok(0)
+            }
             MemoryEffect::SetMm { words, auxv, exe } => {
                 let exe = match exe {
                     Some(fd) => {

@@ -2,7 +2,7 @@
 //!
 //! The tree is the same, with shared memory, guards, droppable memory and advice among its mappings.
 
-use regrow_graph::verify::Lifted;
+use regrow_graph::verify::{ExpectedSegment, Lifted, Shown};
 
 use super::*;
 use crate::image::{Alive, Extent, Pages, Shm, Vma};
@@ -39,6 +39,13 @@ fn spaces() -> Model {
     add(root, Vma { prot: libc::PROT_READ as u32, ..vma(FREE + 0x1_0000, 2, segment(PAGE)) });
     let child = model.tasks[1].alive_mut().expect("it lives");
     add(child, vma(FREE, 3, segment(5 * PAGE)));
+    let unreserved = |at: u64, flags: i32| {
+        let kind = VmaKind::AnonShared { shmid: SHMID + 1, offset_bytes: at };
+        let view = vma(FREE + 0x5_0000 + 4 * at, 2, kind);
+        Vma { flags: view.flags | (flags | libc::MAP_NORESERVE) as u32, ..view }
+    };
+    add(child, unreserved(0, 0));
+    add(child, unreserved(2 * PAGE, libc::MAP_LOCKED));
     let guarded = FREE + 0x2_0000;
     add(child, vma(guarded, 8, VmaKind::AnonPrivate));
     child.mm.guards = vec![(guarded + PAGE, guarded + 3 * PAGE)];
@@ -126,6 +133,10 @@ fn altered_memory(effect: &Effect) -> Vec<(&'static str, Effect)> {
             }
             all
         }
+        Effect::Memory(MemoryEffect::Lock { at, len }) => vec![
+            ("a page further on", memory(MemoryEffect::Lock { at: at + PAGE, len })),
+            ("a page shorter", memory(MemoryEffect::Lock { at, len: len - PAGE })),
+        ],
         Effect::Memory(MemoryEffect::MapVdso { at }) => {
             vec![("a page further on", memory(MemoryEffect::MapVdso { at: at + PAGE }))]
         }
@@ -218,7 +229,8 @@ fn every_record_of_memory_is_needed() {
         }
     }
     assert_eq!(left, Vec::<String>::new());
-    let wanted = ["arch_prctl(ARCH_MAP_VDSO_64)", "madvise", "mmap", "mprotect", "mremap", "munmap", "read"];
+    let wanted =
+        ["arch_prctl(ARCH_MAP_VDSO_64)", "madvise", "mlock", "mmap", "mprotect", "mremap", "munmap", "read"];
     assert_eq!(names.into_iter().collect::<Vec<_>>(), wanted);
     assert!(tried > 150, "{tried}");
 }
@@ -237,7 +249,7 @@ fn every_mapping_and_page_is_compared() {
         let space = expected.tasks[task].space.as_ref().expect("it lives");
         let of = |other: &mut Expected| other.tasks[task].space.take().expect("it lives");
         for at in 0..space.mappings.len() {
-            let is_kernel = space.mappings[at].shows == regrow_graph::verify::Shown::Kernel;
+            let is_kernel = space.mappings[at].shows == Shown::Kernel;
             lost(&|other| {
                 let mut space = of(other);
                 space.mappings[at].prot ^= if is_kernel { 2 } else { 1 };
@@ -257,8 +269,7 @@ fn every_mapping_and_page_is_compared() {
                 });
             }
         }
-        let vdso =
-            space.mappings.iter().filter(|mapping| mapping.shows == regrow_graph::verify::Shown::Kernel);
+        let vdso = space.mappings.iter().filter(|mapping| mapping.shows == Shown::Kernel);
         let vdso: Vec<(u64, u64)> = vdso.map(|mapping| (mapping.start, mapping.end)).collect();
         for at in 0..space.pages.extents.len() {
             let extent = space.pages.extents[at];
@@ -277,7 +288,10 @@ fn every_mapping_and_page_is_compared() {
             });
         }
     }
-    lost(&|other| other.segments.values_mut().for_each(|segment| segment.len += PAGE));
-    lost(&|other| other.segments.values_mut().for_each(|segment| segment.pages.extents[1].at -= PAGE));
-    lost(&|other| other.segments.values_mut().for_each(|segment| segment.pages.file.push(b'x')));
+    let segment = |other: &mut Expected, change: &dyn Fn(&mut ExpectedSegment)| {
+        change(other.segments.get_mut(&SHMID).expect("it is shared"));
+    };
+    lost(&|other| segment(other, &|segment| segment.len += PAGE));
+    lost(&|other| segment(other, &|segment| segment.pages.extents[1].at -= PAGE));
+    lost(&|other| segment(other, &|segment| segment.pages.file.push(b'x')));
 }

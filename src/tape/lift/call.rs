@@ -146,6 +146,7 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_munmap => "munmap",
         libc::SYS_mprotect => "mprotect",
         libc::SYS_madvise => "madvise",
+        libc::SYS_mlock => "mlock",
         libc::SYS_arch_prctl => "arch_prctl",
         libc::SYS_setsid => "setsid",
         libc::SYS_setpgid => "setpgid",

@@ -41,6 +41,10 @@ impl Call<'_, '_> {
                     advice: self.low(2),
                 }))
             }
+            libc::SYS_mlock => {
+                self.gives_zero()?;
+                Ok(Effect::Memory(MemoryEffect::Lock { at: self.arg(0), len: self.arg(1) }))
+            }
             libc::SYS_arch_prctl => {
                 /// ARCH_MAP_VDSO_64 (asm/prctl.h).
                 const MAP_VDSO_64: u64 = 0x2003;

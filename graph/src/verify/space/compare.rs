@@ -11,7 +11,7 @@ use super::super::object::ObjectKind;
 use super::super::outcome::{Certificate, Counterexample, Wrong};
 use super::super::run::Run;
 use super::super::table::Desc;
-use super::expected::{ExpectedMapping, ExpectedPages, ExpectedSpace, Shown};
+use super::expected::{Alike, ExpectedMapping, ExpectedPages, Shown};
 use super::intervals::{Cut as _, both};
 use super::state::{
     Fill, MADV_DONTDUMP, MADV_WIPEONFORK, MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, Mapping, PROT_ALL,
@@ -78,20 +78,28 @@ impl Run<'_> {
                 return Err(Wrong::WrongGuard { at, end, is: is.is_some() });
             }
         }
-        self.compare_private_pages(*leader, space)?;
         certificate.mappings += space.mappings.len() as u64;
-        certificate.pages += pages(&space.pages);
         Ok(())
     }
 
-    fn compare_private_pages(&self, leader: usize, space: &ExpectedSpace) -> Result<(), Wrong> {
-        let is = &self.spaces[leader];
+    /// Compares what a living task's private mappings hold.
+    pub(in super::super) fn compare_private_pages(
+        &self,
+        want: &ExpectedTask,
+        certificate: &mut Certificate,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+    ) -> Result<(), Wrong> {
+        let (Some(space), Some(leader)) = (want.space.as_deref(), self.by_pid.get(&want.pid)) else {
+            return Ok(());
+        };
+        certificate.pages += pages(&space.pages);
+        let is = &self.spaces[*leader];
         let kernel = is.mappings.iter().filter(|(_, _, mapping)| matches!(mapping.shows, Shows::Kernel));
         let mut held: Vec<(u64, u64, Held<'_>)> =
             kernel.map(|(start, end, _)| (start, end, Held::Kernel)).collect();
         held.extend(is.fills.iter().map(|(start, end, fill)| (start, end, Held::Bytes(fill))));
         held.sort_by_key(|(start, ..)| *start);
-        let differs = self.first_difference(held.into_iter(), &space.pages);
+        let differs = self.first_difference(held.into_iter(), &space.pages, is_alike);
         differs.map_or(Ok(()), |(at, end, is, wanted)| Err(Wrong::WrongPages { at, end, is, wanted }))
     }
 
@@ -100,6 +108,7 @@ impl Run<'_> {
         &self,
         held: impl Iterator<Item = (u64, u64, Held<'a>)>,
         stored: &ExpectedPages,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
     ) -> Option<(u64, u64, String, String)> {
         let extents = stored
             .extents
@@ -121,7 +130,7 @@ impl Run<'_> {
                         Some(_) | None => self.is_stored_in(is.object, stored),
                     };
                     known = Some((is.object, of_file));
-                    of_file && is.from == from
+                    of_file && is.from == from || self.is_alike(&is, (stored, from), end - at, is_alike)
                 }
                 (None, None) => true,
                 (Some(_), None) | (None, Some(_)) => false,
@@ -136,6 +145,18 @@ impl Run<'_> {
             }
         }
         None
+    }
+
+    /// Whether other bytes than those that are stored are the same ones.
+    fn is_alike(
+        &self,
+        is: &Fill,
+        (stored, from): (&ExpectedPages, u64),
+        len: u64,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+    ) -> bool {
+        let ObjectKind::File { path } = &self.objects.objects[is.object].kind else { return false };
+        is_alike(&Alike { held: (path, is.from), wanted: (&stored.file, from), len })
     }
 
     fn is_stored_in(&self, object: usize, stored: &ExpectedPages) -> bool {
@@ -233,6 +254,7 @@ impl Run<'_> {
         &self,
         seen: &Seen,
         certificate: &mut Certificate,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
     ) -> Result<(), Counterexample> {
         for (number, (segment, place)) in &seen.of_number {
             let is = &self.segments[*segment];
@@ -248,7 +270,7 @@ impl Run<'_> {
                 });
             }
             let held = is.fills.iter().map(|(start, end, fill)| (start, end, Held::Bytes(fill)));
-            if let Some((at, end, is, wanted)) = self.first_difference(held, &wanted.pages) {
+            if let Some((at, end, is, wanted)) = self.first_difference(held, &wanted.pages, is_alike) {
                 return wrong(Wrong::WrongShared { segment: *number, at, end, is, wanted });
             }
             certificate.segments += 1;

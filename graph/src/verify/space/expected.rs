@@ -82,6 +82,18 @@ pub struct ExpectedPages {
     pub extents: Vec<PageExtent>,
 }
 
+/// Two stretches of files that must hold the same bytes: what a task has in memory was read from the one,
+/// and the images have it in the other. A page that a child inherits is such a one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alike<'a> {
+    /// Path of the file that was read, and from where on.
+    pub held: (&'a [u8], u64),
+    /// Path of the file that the images name, and from where on.
+    pub wanted: (&'a [u8], u64),
+    /// Length of both in bytes.
+    pub len: u64,
+}
+
 /// A run of stored pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageExtent {

@@ -200,6 +200,13 @@ fn expected() -> Expected {
 }
 
 fn run(change: impl FnOnce(&mut Tapes, &mut Expected)) -> Result<Certificate, Counterexample> {
+    run_with(change, &mut |_| false)
+}
+
+fn run_with(
+    change: impl FnOnce(&mut Tapes, &mut Expected),
+    is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+) -> Result<Certificate, Counterexample> {
     let (mut tapes, mut expected) = (tapes(), expected());
     change(&mut tapes, &mut expected);
     let tasks = tapes.into_iter().map(|(pid, effects)| {
@@ -213,7 +220,7 @@ fn run(change: impl FnOnce(&mut Tapes, &mut Expected)) -> Result<Certificate, Co
         tasks: tasks.collect(),
         ..LiftedTree::default()
     };
-    verify(&tree, &expected)
+    verify_with(&tree, &expected, is_alike)
 }
 
 fn of(tapes: &mut Tapes, pid: u32) -> &mut Vec<Effect> {
@@ -569,6 +576,28 @@ fn forks() {
     );
 }
 
+/// A child that does not read the first of its pages has that of its parent.
+#[test]
+fn inherited_pages() {
+    let inherits = |t: &mut Tapes, _: &mut Expected| of(t, 11)[1] = read(0, &[(0x13000, 0x1000)], 0x1000);
+    refuse(inherits, "task 11: 0x11000..0x12000 ends with the bytes of /images/pages-1.img from 0x7000");
+    let mut asked = Vec::new();
+    let certificate = run_with(inherits, &mut |alike| {
+        asked.push(format!("{alike:x?}"));
+        alike.held == (b"/images/pages-1.img", 0x7000)
+            && alike.wanted == (b"/images/pages-2.img", 0)
+            && alike.len == 0x1000
+    });
+    assert!(certificate.is_ok(), "{certificate:?}");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    // Nobody looks into files where nothing has been read.
+    let without = |t: &mut Tapes, e: &mut Expected| {
+        inherits(t, e);
+        of(t, 11).insert(0, advise(0x11000, 0x1000, 4));
+    };
+    assert!(run_with(without, &mut |_| true).is_err());
+}
+
 #[test]
 fn moves() {
     // Made elsewhere and moved with its pages, grown by one.
@@ -639,6 +668,25 @@ fn what_the_kernel_refuses() {
     refuse_last(map_as(CARRIERS + 0x8000, 0x1000, RW, PRIVATE), "among the carriers of shared memory");
     refuse_last(unmap(CARRIERS, 0x1000), "among the carriers of shared memory");
     refuse_last(unmap(0x10001, 0x1000), "not a multiple of the page size");
+}
+
+#[test]
+fn locks() {
+    let locked = |at: u64, len: u64| memory(MemoryEffect::Lock { at, len });
+    let wanted = |change: Effect| {
+        move |t: &mut Tapes, e: &mut Expected| {
+            last(t, 12, vec![change]);
+            space(e, 2).mappings[1].flags |= MAP_LOCKED;
+        }
+    };
+    passes(wanted(locked(0x80000, 0x1000)));
+    refuse(
+        wanted(locked(0x30000, 0x1000)),
+        "task 12: 0x30000..0x31000 ends as the shared memory that task 10 makes in record 3, from 0x1000, rw-, locked, the images say",
+    );
+    refuse(wanted(locked(0x80000, 0x2000)), "mlock of 0x81000..0x82000: nothing is mapped there then");
+    refuse(|t, _| last(t, 10, vec![locked(0x50000, 0x4000)]), "mlock of 0x50000..0x54000: a guard is there");
+    refuse(|t, _| last(t, 11, vec![locked(0x12000, 0x1000)]), "memory that is not to be locked");
 }
 
 #[test]

@@ -129,6 +129,7 @@ struct Areas {
     deleted: Area,
     mixed: Area,
     shared: Area,
+    unreserved: Area,
     memfd: Area,
     copied: Area,
     sparse: Area,
@@ -235,6 +236,14 @@ fn prepare(task: &Task, with_files: bool) -> Areas {
     shared.part(8, 4).fill(60);
     shared.part(20, 1).fill(61);
 
+    // In part locked, which no child inherits.
+    let unreserved = Area::map(16, RW, anonymous | libc::MAP_NORESERVE, None);
+    unreserved.part(5, 2).fill(63);
+    let locked = unreserved.part(4, 4);
+    // SAFETY: mlock(2) changes no memory.
+    let result = unsafe { libc::mlock(locked.start.cast(), locked.bytes) };
+    assert_eq!(result, 0, "mlock: {}", std::io::Error::last_os_error());
+
     let memfd = if with_files {
         let memory = memfd_create(c"regrow", MFdFlags::MFD_CLOEXEC).expect("memfd_create");
         ftruncate(memory.as_fd(), 16 * PAGE as i64).expect("ftruncate");
@@ -252,7 +261,7 @@ fn prepare(task: &Task, with_files: bool) -> Areas {
     for page in (0..SPARSE_PAGES).step_by(SPARSE_STEP) {
         sparse.part(page, 1).write(page % 4000, &page.to_ne_bytes());
     }
-    Areas { file_private, file_shared, deleted, mixed, shared, memfd, copied, sparse }
+    Areas { file_private, file_shared, deleted, mixed, shared, unreserved, memfd, copied, sparse }
 }
 
 const PROTECTIONS: [i32; 8] = [
@@ -284,6 +293,7 @@ fn check_common(task: &mut Task, areas: Areas) {
         let found = areas.sparse.part(page, 1).read(page % 4000, 8);
         task.check_eq("sparse page", found, page.to_ne_bytes().to_vec());
     }
+    task.check("unreserved shared memory", areas.unreserved.part(5, 2).holds(63));
     task.check("empty page of the sparse area", areas.sparse.part(50, 1).is_zero());
     task.check("copied pages", areas.copied.part(48, 16).holds_part_of(7, 48));
 }
