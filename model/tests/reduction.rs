@@ -145,6 +145,8 @@ fn steps_without_a_conflict_commute() {
             let steps: Vec<(u32, (World, Footprint, bool))> =
                 world.unfinished().into_iter().map(|task| (task, step(&world, task))).collect();
             for (at, (first, (after_first, mark, goes))) in steps.iter().enumerate() {
+                // Who blocks has changed nothing.
+                assert!(*goes || *after_first == world, "seed {seed}: {:?}", world.next(*first));
                 if *goes && seen.insert(after_first.clone()) {
                     todo.push(after_first.clone());
                 }
