@@ -3,7 +3,8 @@
 //!
 //! The images are synthetic and written here; nothing is dumped or restored, so no privilege is needed.
 
-#![allow(clippy::unwrap_used)]
+// How much the reduction saves is for whoever looks.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
