@@ -3,82 +3,96 @@
 //!
 //! The images are synthetic and written here; nothing is dumped or restored, so no privilege is needed.
 
-#![allow(clippy::unwrap_used)]
+// How much the reduction saves is for whoever looks.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use regrow::certify::{self, Ground};
 use regrow::image::{self, Extent, Model, VmaKind};
-use regrow::lower;
 use regrow::pipeline::{self, Prepared};
 use regrow::resolve::Options;
 use regrow::synth::model::synthesise;
 use regrow::synth::random::Shape;
+use regrow::synth::{Forest, Kind, Slot, Task};
 use regrow::tape::lift::lift;
-use regrow_graph::verify::{Expected, LiftedTree, verify};
-use regrow_model::world::{Backing, Source};
-use regrow_model::{Bounds, End, Host, Schedule, World, everything, explore, ids::ObjectId, play, wanted};
+use regrow_graph::verify::{AttributeKind, Effect, Expected, LiftedTree, Value, verify};
+use regrow_model::ids::ObjectId;
+use regrow_model::world::{Backing, Runs, Source};
+use regrow_model::{Bounds, Found, Host, Schedule, World, everything, explore, play, wanted};
+
+const ROOT: u32 = 21_000;
 
 /// A tree that was made up, planned, lowered and lifted again.
 struct Planned {
     model: Model,
+    host: Host,
     lifted: LiftedTree,
     expected: Expected,
     _dir: tempfile::TempDir,
 }
 
+/// A random one.
 fn made_up(tasks: usize, depth: usize, shared_fds: usize, shared_maps: usize, seed: u64) -> Planned {
     let dir = tempfile::tempdir().unwrap();
-    let shape = Shape {
-        tasks,
-        depth,
-        shared_fds,
-        shared_maps,
-        with_pairs: true,
-        first_pid: 21_000,
-        directory: dir.path().join("files"),
-        seed,
-    };
+    let directory = dir.path().join("files");
+    fs::create_dir(&directory).unwrap();
+    let shape =
+        Shape { tasks, depth, shared_fds, shared_maps, with_pairs: true, first_pid: ROOT, directory, seed };
     let forest = shape.forest();
-    let images = dir.path().join("images");
-    fs::create_dir(&shape.directory).unwrap();
-    fs::create_dir(&images).unwrap();
     for (path, bytes) in shape.files(&forest) {
         fs::write(path, bytes).unwrap();
     }
-    let executable = std::env::current_exe().unwrap();
-    let ground = regrow::synth::model::Ground {
-        own: &regrow::host::gather_own(),
-        executable: executable.to_str().unwrap(),
-    };
-    let synthetic = synthesise(&forest, &ground).unwrap();
-    image::write_model(&synthetic.model, &synthetic.contents, &images).unwrap();
-    planned(&images, dir)
+    planned(&forest, dir)
 }
 
-fn planned(images: &Path, dir: tempfile::TempDir) -> Planned {
+fn planned(forest: &Forest, dir: tempfile::TempDir) -> Planned {
+    let images = dir.path().join("images");
+    fs::create_dir(&images).unwrap();
+    let executable = std::env::current_exe().unwrap();
+    let executable = executable.to_str().unwrap();
+    let ground = regrow::synth::model::Ground { own: &regrow::host::gather_own(), executable };
+    let synthetic = synthesise(forest, &ground).unwrap();
+    image::write_model(&synthetic.model, &synthetic.contents, &images).unwrap();
     // That pids are taken here keeps nobody from looking at the plan.
-    let (prepared, problems) = pipeline::try_prepare(images, &Options::default()).unwrap();
+    let (prepared, problems) = pipeline::try_prepare(&images, &Options::default()).unwrap();
     let Some(Prepared { model, facts, tapes, .. }) = prepared else { panic!("{problems:?}") };
     let lifted = lift(&tapes).unwrap();
     let expected = certify::expected(&model, &Ground::of(&facts, certify::Cradle::default())).unwrap();
-    Planned { model, lifted, expected, _dir: dir }
+    // What the root has from the start is a fact about whoever runs this.
+    let mut host = Host::default();
+    for (kind, value) in &expected.inherited {
+        if let (AttributeKind::CapPermitted, Value::Number(capabilities)) = (kind, value) {
+            host.capabilities = *capabilities;
+        }
+    }
+    Planned { model, host, lifted, expected, _dir: dir }
 }
 
-fn world(tree: &LiftedTree) -> World {
-    World::new(tree, Host::default()).unwrap()
-}
+impl Planned {
+    fn world(&self) -> World {
+        World::new(&self.lifted, self.host.clone()).unwrap()
+    }
 
-/// Plays a plan under a schedule; everybody must come to his end.
-#[track_caller]
-fn played(tree: &LiftedTree, schedule: Schedule) -> World {
-    let played = play(world(tree), schedule);
-    let faults: Vec<String> = played.faults.iter().map(ToString::to_string).collect();
-    assert!(faults.is_empty(), "{schedule:?}: {faults:?}");
-    assert!(played.stuck.is_empty(), "{schedule:?}: {:?}", played.stuck);
-    played.world
+    /// Plays it under a schedule; everybody must come to his end.
+    #[track_caller]
+    fn played(&self, schedule: Schedule) -> World {
+        let played = play(self.world(), schedule);
+        let faults: Vec<String> = played.faults.iter().map(ToString::to_string).collect();
+        assert!(faults.is_empty(), "{schedule:?}: {faults:?}");
+        assert!(played.stuck.is_empty(), "{schedule:?}: {:?}", played.stuck);
+        played.world
+    }
+
+    fn records(&self) -> usize {
+        self.lifted.tasks.iter().map(|task| task.effects.len()).sum()
+    }
+
+    fn count(&self, is_one: impl Fn(&Effect) -> bool) -> usize {
+        let tapes = self.lifted.tasks.iter().flat_map(|task| &task.effects);
+        tapes.filter(|lifted| is_one(&lifted.effect)).count()
+    }
 }
 
 /// Every mapping is where the images have it, with the protection and the sharing that they say, and holds
@@ -86,7 +100,9 @@ fn played(tree: &LiftedTree, schedule: Schedule) -> World {
 #[track_caller]
 fn compare_memory(world: &World, model: &Model) {
     let end = world.end();
-    let file = |id: u32| ObjectId::Host(model.dir.join(format!("pages-{id}.img")).to_str().unwrap().as_bytes().into());
+    let file = |id: u32| {
+        ObjectId::Host(model.dir.join(format!("pages-{id}.img")).to_str().unwrap().as_bytes().into())
+    };
     let mut segments = BTreeMap::new();
     let mut compared = 0;
     for task in &model.tasks {
@@ -98,15 +114,22 @@ fn compare_memory(world: &World, model: &Model) {
         let covered: u64 = space.mappings.iter().map(|(start, mapping)| mapping.end - start).sum();
         assert_eq!(covered, alive.mm.vmas.iter().map(|vma| vma.end - vma.start).sum::<u64>(), "task {pid}");
         for vma in &alive.mm.vmas {
-            let (start, mapping) = space.at(vma.start).unwrap_or_else(|| panic!("{pid}: {:#x} {is:x?}", vma.start));
+            let (start, mapping) =
+                space.at(vma.start).unwrap_or_else(|| panic!("{pid}: {:#x} {is:x?}", vma.start));
             assert!(vma.end <= mapping.end, "task {pid}: {:#x}", vma.start);
             assert_eq!(mapping.prot, vma.prot, "task {pid}: {:#x}", vma.start);
-            let mut wanted = regrow_model::world::Runs::default();
+            let mut wanted = Runs::default();
             wanted.insert(0, vma.end - vma.start, Source::Zero);
             let mut fill = |id: u32, extents: &[Extent], from: u64| {
-                for extent in extents.iter().filter_map(|extent| extent.within(from, from + (vma.end - vma.start))) {
+                for extent in
+                    extents.iter().filter_map(|extent| extent.within(from, from + (vma.end - vma.start)))
+                {
                     let at = extent.start - from;
-                    wanted.insert(at, at + extent.len_pages * 4096, Source::File(file(id), extent.offset_bytes));
+                    wanted.insert(
+                        at,
+                        at + extent.len_pages * 4096,
+                        Source::File(file(id), extent.offset_bytes),
+                    );
                 }
             };
             match vma.kind {
@@ -115,7 +138,9 @@ fn compare_memory(world: &World, model: &Model) {
                     fill(alive.mm.pages.pages_id, &alive.mm.pages.extents, vma.start);
                 }
                 VmaKind::AnonShared { shmid, offset_bytes } => {
-                    let Backing::Segment(id, offset) = mapping.backing else { panic!("{:?}", mapping.backing) };
+                    let Backing::Segment(id, offset) = mapping.backing else {
+                        panic!("{:?}", mapping.backing)
+                    };
                     assert_eq!(offset + (vma.start - start), offset_bytes, "task {pid}: {:#x}", vma.start);
                     // One segment is one segment to all.
                     assert_eq!(*segments.entry(shmid).or_insert(id), id);
@@ -136,25 +161,153 @@ fn compare_memory(world: &World, model: &Model) {
 
 /// All interleavings of a plan come to one end, and that is what the images say.
 #[track_caller]
-fn check_all(planned: &Planned) -> regrow_model::Found {
-    let world = world(&planned.lifted);
-    let found = explore(&world, Bounds::default());
+fn check_all(planned: &Planned) -> Found {
+    let found = explore(&planned.world(), Bounds::default());
     assert!(!found.is_cut);
     assert_eq!(found.deadlocks, BTreeSet::new());
-    assert!(found.is_one_end(), "{} ends", found.ends.len());
+    let ends = found.ends.len();
+    assert!(found.is_one_end(), "{ends} ends, {:?}", found.ends.iter().next().map(|end| end.faults().len()));
     let end = found.ends.iter().next().unwrap();
     assert_eq!(wanted::differences(end, &planned.expected), Vec::<String>::new());
-    let lowest = played(&planned.lifted, Schedule::Lowest);
-    assert_eq!(lowest.end(), *end);
+    let lowest = planned.played(Schedule::Lowest);
+    assert!(lowest.end() == *end);
     compare_memory(&lowest, &planned.model);
     found
 }
 
 #[test]
 fn small_trees_in_every_interleaving() {
-    for (tasks, depth, seed) in [(1, 1, 1), (2, 1, 2), (3, 2, 3), (4, 2, 4), (6, 3, 5), (8, 3, 6)] {
+    for (tasks, depth, seed) in [(1, 1, 1), (2, 1, 2), (3, 2, 3), (4, 2, 4), (6, 3, 5), (8, 3, 6), (12, 4, 7)]
+    {
         let planned = made_up(tasks, depth, 2 * tasks, tasks / 2, seed);
         let found = check_all(&planned);
-        eprintln!("{tasks} tasks, seed {seed}: {} runs, {} states, {} steps", found.runs, found.states, found.transitions);
+        let records = planned.records();
+        eprintln!("{tasks} tasks, {records} records: {} runs, {} steps", found.runs, found.transitions);
+    }
+}
+
+/// A shell with a job of two in a group that the first of them leads, and one that has died: groups are joined
+/// behind events, deaths are awaited.
+fn job() -> Forest {
+    let own =
+        |parent: Option<usize>, pid: u32, pgid: u32| Task { pid, parent, pgid, sid: ROOT, ..Task::default() };
+    let slot = |fd, end| Slot { fd, resource: 0, end, cloexec: false };
+    let mut tasks = vec![
+        own(None, ROOT, ROOT),
+        own(Some(0), ROOT + 1, ROOT + 1),
+        own(Some(0), ROOT + 2, ROOT + 1),
+        Task { dead: Some(3), ..own(Some(0), ROOT + 3, ROOT + 1) },
+    ];
+    tasks[1].table = vec![slot(1, 1)];
+    tasks[2].table = vec![slot(0, 0)];
+    Forest { tasks, resources: vec![Kind::Pipe { data: b"half a line".to_vec() }], ..Forest::default() }
+}
+
+#[test]
+fn a_job_in_every_interleaving() {
+    let planned = planned(&job(), tempfile::tempdir().unwrap());
+    let waits = planned.count(|effect| matches!(effect, Effect::Wait(_) | Effect::AwaitExit { .. }));
+    assert!(waits >= 2, "{waits}");
+    let found = check_all(&planned);
+    eprintln!(
+        "{} records, {waits} waits: {} runs, {} steps",
+        planned.records(),
+        found.runs,
+        found.transitions
+    );
+}
+
+/// What the reduction leaves out comes to nothing else: the same plan with every state visited, which is possible
+/// as the tasks' own preparations are cut down to what others can see.
+#[test]
+fn every_state_of_a_job() {
+    let mut planned = planned(&job(), tempfile::tempdir().unwrap());
+    for task in &mut planned.lifted.tasks {
+        task.effects.retain(|lifted| {
+            !matches!(lifted.effect, Effect::Memory(_) | Effect::Attribute(_)) || task.pid == ROOT
+        });
+        let reads = |effect: &Effect| {
+            matches!(effect, Effect::Object { change: regrow_graph::verify::Change::Read { .. }, .. })
+        };
+        task.effects.retain(|lifted| !reads(&lifted.effect));
+    }
+    let bounds = Bounds { transitions: 2_000_000 };
+    let all = everything(&planned.world(), bounds);
+    let found = explore(&planned.world(), bounds);
+    eprintln!(
+        "{:.3e} interleavings; {} states and {} steps; reduced: {} runs, {} steps",
+        all.interleavings, all.states, all.transitions, found.runs, found.transitions
+    );
+    assert!(all.is_one_end() && found.is_one_end());
+    assert!(all.ends == found.ends);
+    assert!(found.transitions < all.transitions / 10 && all.interleavings > 1e6);
+}
+
+/// Without one of its posts, or with a wait moved before what it waits for, the plan gets stuck: the search says so,
+/// and there is no certificate.
+#[test]
+fn a_job_that_is_broken() {
+    let planned = planned(&job(), tempfile::tempdir().unwrap());
+    assert!(verify(&planned.lifted, &planned.expected).is_ok());
+    let mut broken = 0;
+    for (task, tape) in planned.lifted.tasks.iter().enumerate() {
+        for (at, lifted) in tape.effects.iter().enumerate() {
+            let mut tree = planned.lifted.clone();
+            let effects = &mut tree.tasks[task].effects;
+            match &lifted.effect {
+                Effect::Post(_) => {
+                    effects.remove(at);
+                }
+                // To the front: before the fork of who is awaited, or before what he waits for.
+                Effect::Wait(_)
+                    if effects[..at].iter().any(|other| matches!(other.effect, Effect::Post(_))) =>
+                {
+                    let wait = effects.remove(at);
+                    effects.insert(0, wait);
+                }
+                _ => continue,
+            }
+            broken += 1;
+            let found = explore(&World::new(&tree, planned.host.clone()).unwrap(), Bounds::default());
+            assert!(!found.deadlocks.is_empty(), "task {task}, record {at}: {:?}", lifted.effect);
+            assert!(verify(&tree, &planned.expected).is_err(), "task {task}, record {at}");
+        }
+    }
+    assert!(broken > 0);
+}
+
+/// The comparisons can fail: whatever record about descriptors or memory is left out, the run fails or comes to
+/// another end.
+#[test]
+fn what_is_left_out_is_seen() {
+    let planned = made_up(3, 2, 6, 2, 3);
+    let good = planned.played(Schedule::Lowest).end();
+    let mut left_out = 0;
+    for (task, tape) in planned.lifted.tasks.iter().enumerate() {
+        for (at, lifted) in tape.effects.iter().enumerate() {
+            if !matches!(lifted.effect, Effect::Fd(_) | Effect::Object { .. } | Effect::Memory(_)) {
+                continue;
+            }
+            let mut tree = planned.lifted.clone();
+            tree.tasks[task].effects.remove(at);
+            left_out += 1;
+            let played = play(World::new(&tree, planned.host.clone()).unwrap(), Schedule::Lowest);
+            let is_seen = !played.is_good() || played.world.end() != good;
+            assert!(is_seen, "task {task}, record {at}: {:?}", lifted.effect);
+        }
+    }
+    assert!(left_out > 60, "{left_out}");
+}
+
+#[test]
+fn a_hundred_tasks_under_many_schedules() {
+    let planned = made_up(100, 6, 40, 12, 1);
+    let end = planned.played(Schedule::Lowest).end();
+    assert_eq!(wanted::differences(&end, &planned.expected), Vec::<String>::new());
+    compare_memory(&planned.played(Schedule::Highest), &planned.model);
+    let random = (0..100).map(Schedule::Random).chain((0..20).map(Schedule::Bursts));
+    let others = [Schedule::Highest, Schedule::Adversary, Schedule::Turned];
+    for schedule in random.chain(others) {
+        assert!(planned.played(schedule).end() == end, "{schedule:?}");
     }
 }

@@ -54,7 +54,7 @@ pub struct Played {
     pub world: World,
     /// How many records were played.
     pub steps: u64,
-    /// Records that failed.
+    /// The record that failed, if one did: the world is as it was in the middle of it.
     pub faults: Vec<Fault>,
     /// Who waits for whom, if somebody waits for ever.
     pub stuck: Vec<String>,
@@ -68,7 +68,7 @@ fn random(state: &mut u64) -> u64 {
     state.wrapping_mul(0x2545_f491_4f6c_dd1d)
 }
 
-/// Plays all tapes under a schedule.
+/// Plays all tapes under a schedule. The first record that fails ends the run, as it does in a restore.
 pub fn play(world: World, schedule: Schedule) -> Played {
     let mut played = Played { world, steps: 0, faults: Vec::new(), stuck: Vec::new() };
     let seed = match schedule {
@@ -101,6 +101,9 @@ pub fn play(world: World, schedule: Schedule) -> Played {
         }
         let Some(next) = order.into_iter().find(|tid| played.make_step(*tid)) else { break };
         last = next;
+        if !played.faults.is_empty() {
+            return played;
+        }
     }
     played.stuck = played.world.stuck();
     played
@@ -126,7 +129,10 @@ fn importance(world: &World, tid: u32) -> usize {
 impl Played {
     /// Whether it could make one.
     fn make_step(&mut self, tid: u32) -> bool {
-        match self.world.step(tid) {
+        if self.world.waits(tid) {
+            return false;
+        }
+        match self.world.advance(tid) {
             Ok(step) if step.outcome == Outcome::Blocked => return false,
             Ok(_) => {}
             Err(fault) => self.faults.push(fault),

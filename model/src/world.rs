@@ -342,27 +342,47 @@ impl World {
     /// Lets a task play its next record, or the coordinator release the barrier.
     ///
     /// # Errors
-    /// The record fails: the task stands still for ever, as in [`Phase::Failed`].
+    /// The record fails: the task stands still for ever, as in [`Phase::Failed`], and nothing else changes.
     pub fn step(&mut self, tid: u32) -> Result<Step, Fault> {
+        let before = self.clone();
+        let result = self.advance(tid);
+        if let Err(fault) = &result {
+            *self = before;
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                Arc::make_mut(thread).phase = Phase::Failed(fault.why.clone());
+            }
+        }
+        result
+    }
+
+    /// As [`World::step`], for those who are done with the world when a record fails: what the failed call had begun
+    /// is not taken back.
+    pub(crate) fn advance(&mut self, tid: u32) -> Result<Step, Fault> {
         if tid == COORDINATOR {
             return Ok(self.release());
         }
         let ground = self.ground.clone();
         let record = self.threads.get(&tid).map_or(0, |thread| thread.record);
         let tape = ground.effects.get(&tid).map(Vec::as_slice).unwrap_or_default();
-        let result = match tape.get(record as usize) {
-            Some(lifted) => self.play(tid, Some(lifted.record), &lifted.effect, true).and_then(|step| {
-                let is_behind = step.outcome == Outcome::Ended && record as usize + 1 < tape.len();
-                if is_behind { Err(self.fault(tid, record, Why::BehindEnd)) } else { Ok(step) }
-            }),
-            None => Err(self.fault(tid, record, Why::NoEnd)),
-        };
-        if let Err(fault) = &result
-            && let Some(thread) = self.threads.get_mut(&tid)
-        {
-            Arc::make_mut(thread).phase = Phase::Failed(fault.why.clone());
+        let Some(lifted) = tape.get(record as usize) else { return Err(self.fault(tid, record, Why::NoEnd)) };
+        let step = self.play(tid, Some(lifted.record), &lifted.effect, true)?;
+        let is_behind = step.outcome == Outcome::Ended && record as usize + 1 < tape.len();
+        if is_behind { Err(self.fault(tid, record, Why::BehindEnd)) } else { Ok(step) }
+    }
+
+    /// Whether a task waits for another, so that there is no need to let it try.
+    pub(crate) fn waits(&self, tid: u32) -> bool {
+        if tid == COORDINATOR {
+            let arrived = self.threads.values().filter(|thread| thread.phase == Phase::Arrived).count();
+            return (arrived as u64) < u64::from(self.ground.total);
         }
-        result
+        if self.has_arrived(tid) && !self.is_released {
+            return true;
+        }
+        match self.next(tid).map(|lifted| &lifted.effect) {
+            Some(Effect::Wait(event)) => !self.events.contains(event),
+            Some(_) | None => false,
+        }
     }
 
     fn fault(&self, tid: u32, record: u32, why: Why) -> Fault {
@@ -374,9 +394,15 @@ impl World {
     /// # Errors
     /// The call fails, and changes nothing.
     pub fn call(&mut self, tid: u32, effect: &Effect) -> Result<Step, Fault> {
-        self.play(tid, None, effect, false)
+        let before = self.clone();
+        let result = self.play(tid, None, effect, false);
+        if result.is_err() {
+            *self = before;
+        }
+        result
     }
 
+    /// A call that blocks has changed nothing; one that fails may have begun.
     fn play(
         &mut self,
         tid: u32,
@@ -384,7 +410,6 @@ impl World {
         effect: &Effect,
         with_tapes: bool,
     ) -> Result<Step, Fault> {
-        let before = self.clone();
         self.seen = Footprint::default();
         let result = self.perform(tid, effect, with_tapes);
         let footprint = std::mem::take(&mut self.seen);
@@ -402,14 +427,8 @@ impl World {
                 Ok(Step { outcome, result, footprint })
             }
             Err(Stop::Partly) => Ok(Step { outcome: Outcome::Done, result: 0, footprint }),
-            Err(Stop::Blocked) => {
-                *self = before;
-                Ok(Step { outcome: Outcome::Blocked, result: 0, footprint })
-            }
-            Err(Stop::Fails(why)) => {
-                *self = before;
-                Err(Fault { tid, record, call: effect.name(), why, footprint })
-            }
+            Err(Stop::Blocked) => Ok(Step { outcome: Outcome::Blocked, result: 0, footprint }),
+            Err(Stop::Fails(why)) => Err(Fault { tid, record, call: effect.name(), why, footprint }),
         }
     }
 

@@ -180,7 +180,14 @@ impl Placed {
                     Gives::Own => (Check::Equal, pid.into()),
                     Gives::Old => (Check::Any, 0),
                 };
-                Record { verb: Verb::Syscall as u8, check: check as u8, nr: call.nr as u16, op: 0, args, expect }
+                Record {
+                    verb: Verb::Syscall as u8,
+                    check: check as u8,
+                    nr: call.nr as u16,
+                    op: 0,
+                    args,
+                    expect,
+                }
             }
         };
         Placed { record, buffers: builder.bytes, own: (tid, pid) }
@@ -198,7 +205,13 @@ impl Placed {
             && *born != pid
         {
             let clone_args = builder.birth(*born, *flags, *exit_signal);
-            child = Some(TaskTape { pid: *born, lives: false, tape: self.record.args[2], records: 0, clone_args });
+            child = Some(TaskTape {
+                pid: *born,
+                lives: false,
+                tape: self.record.args[2],
+                records: 0,
+                clone_args,
+            });
         }
         let tree = lift(&tapes(builder, self.own.1, &[self.record], child))
             .unwrap_or_else(|error| panic!("{step:?}: {error}"));

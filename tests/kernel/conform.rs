@@ -97,7 +97,12 @@ fn beginning() -> Vec<Step> {
         call("chdir", libc::SYS_chdir, vec![text(b"/")], Gives::Value(0)),
         call("setgroups", libc::SYS_setgroups, vec![is(0), is(0)], Gives::Value(0)),
         call("setpriority", libc::SYS_setpriority, vec![is(0), is(0), is(0)], Gives::Value(0)),
-        call("sigaltstack", libc::SYS_sigaltstack, vec![Word::Words(vec![is(0), is(2), is(0)]), is(0)], Gives::Value(0)),
+        call(
+            "sigaltstack",
+            libc::SYS_sigaltstack,
+            vec![Word::Words(vec![is(0), is(2), is(0)]), is(0)],
+            Gives::Value(0),
+        ),
         call(
             "rt_sigprocmask",
             libc::SYS_rt_sigprocmask,
@@ -115,7 +120,12 @@ fn beginning() -> Vec<Step> {
 }
 
 /// Plays a case on both. `Err`: what is different.
-pub(crate) fn run(window: &Window, steps: &[Step], mutant: Option<&Mutant>, counts: &mut Counts) -> Result<(), String> {
+pub(crate) fn run(
+    window: &Window,
+    steps: &[Step],
+    mutant: Option<&Mutant>,
+    counts: &mut Counts,
+) -> Result<(), String> {
     for entry in fs::read_dir(DIRECTORY).expect("it is mounted").flatten() {
         let path = entry.path();
         let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -178,7 +188,8 @@ impl Case<'_> {
         if living.is_empty() {
             return Ok(true);
         }
-        let (tid, pid) = living.iter().nth(step.who() % living.len()).map(|(tid, pid)| (*tid, *pid)).expect("one of them");
+        let (tid, pid) =
+            living.iter().nth(step.who() % living.len()).map(|(tid, pid)| (*tid, *pid)).expect("one of them");
         if let Step::Fork { pid: born, .. } = step
             && *born == pid
         {
@@ -232,7 +243,10 @@ impl Case<'_> {
         let mut outcome = play();
         let taken = Outcome::Gave(-i64::from(libc::EEXIST));
         for _ in 0..PATIENCE {
-            if !matches!(step, Step::Fork { .. }) || outcome != taken || said == Said::Gives(-i64::from(libc::EEXIST)) {
+            if !matches!(step, Step::Fork { .. })
+                || outcome != taken
+                || said == Said::Gives(-i64::from(libc::EEXIST))
+            {
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -274,7 +288,8 @@ impl Case<'_> {
             // What was to be read is gone; how much of it depends on what it is read from.
             return into.iter().any(|(at, _)| *at >= PAGES) && errno == libc::EFAULT;
         }
-        let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) = effect
+        let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) =
+            effect
         else {
             return false;
         };
@@ -307,7 +322,9 @@ impl Case<'_> {
                 let why = Why::NotModelled("a part of it is done, and it waits".to_owned());
                 Err(Fault { tid, record: None, call: effect.name(), why, footprint: step.footprint })
             }
-            regrow_model::Outcome::Done | regrow_model::Outcome::Ended => Ok((world, Said::Gives(step.result))),
+            regrow_model::Outcome::Done | regrow_model::Outcome::Ended => {
+                Ok((world, Said::Gives(step.result)))
+            }
         }
     }
 }

@@ -57,7 +57,8 @@ fn in_namespaces(test: &str) {
         .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
         .output()
         .expect("unshare(1) runs");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     for line in said.lines().filter(|line| line.starts_with("note: ")) {
         support::say(line);
@@ -122,30 +123,56 @@ fn survey() {
     let mut found: std::collections::BTreeMap<String, (u32, String)> = Default::default();
     for _ in 0..cases(200) {
         let steps = generate::cases().new_tree(&mut runner).unwrap().current();
-        let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| conform::run(&window, &steps, None, &mut counts)));
-        let why = match r { Ok(Ok(())) => continue, Ok(Err(why)) => why, Err(_) => "PANIC".to_owned() };
+        let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            conform::run(&window, &steps, None, &mut counts)
+        }));
+        let why = match r {
+            Ok(Ok(())) => continue,
+            Ok(Err(why)) => why,
+            Err(_) => "PANIC".to_owned(),
+        };
         let lines: Vec<&str> = why.lines().collect();
         let key = if lines.last().unwrap().starts_with("the model says") || lines.len() < 3 {
-            let l = if lines.len() < 2 { why.clone() } else {
-            let call = lines[lines.len()-2];
-            let name = call.split_once(": ").unwrap().1.split('[').next().unwrap();
-            format!("{} ={} {}", name.split(": ").last().unwrap(), call.rsplit_once('=').unwrap().1, lines.last().unwrap())};
+            let l = if lines.len() < 2 {
+                why.clone()
+            } else {
+                let call = lines[lines.len() - 2];
+                let name = call.split_once(": ").unwrap().1.split('[').next().unwrap();
+                format!(
+                    "{} ={} {}",
+                    name.split(": ").last().unwrap(),
+                    call.rsplit_once('=').unwrap().1,
+                    lines.last().unwrap()
+                )
+            };
             l
         } else {
-            let k = lines.iter().rposition(|l| l.starts_with("  kernel")).map(|i| lines[i-1]).unwrap_or(lines.last().unwrap());
+            let k = lines
+                .iter()
+                .rposition(|l| l.starts_with("  kernel"))
+                .map(|i| lines[i - 1])
+                .unwrap_or(lines.last().unwrap());
             let fact: String = k.chars().filter(|c| !c.is_ascii_digit()).collect();
             fact
         };
         let e = found.entry(key).or_insert((0, why.clone()));
         e.0 += 1;
-        if why.len() < e.1.len() { e.1 = why; }
+        if why.len() < e.1.len() {
+            e.1 = why;
+        }
     }
     for (key, (n, why)) in &found {
         let lines: Vec<&str> = why.lines().skip(8).collect();
         println!("###### {n} {key}");
-        for l in lines.iter().rev().take(24).rev() { println!("{}", l.chars().take(230).collect::<String>()); }
+        for l in lines.iter().rev().take(24).rev() {
+            println!("{}", l.chars().take(230).collect::<String>());
+        }
     }
     println!("{} kinds", found.len());
-    for (name, count) in &counts.calls { println!("{name:34} {count:?}"); }
-    for (reason, count) in &counts.reasons { println!("{count:6} {reason}"); }
+    for (name, count) in &counts.calls {
+        println!("{name:34} {count:?}");
+    }
+    for (reason, count) in &counts.reasons {
+        println!("{count:6} {reason}");
+    }
 }

@@ -312,7 +312,7 @@ fn can_change_places(resolver: &Resolver<'_>, path: &str, mode: u32) -> bool {
 
 /// The directories above `path` that do not exist, from the top: one that is not there, and all below it.
 fn missing_above(resolver: &Resolver<'_>, path: &str) -> Vec<String> {
-    let is_there = |path: &&str| !resolver.facts.files.get(*path).is_some_and(|fact| fact.reached.is_err());
+    let is_there = |path: &&str| resolver.facts.files.get(*path).is_none_or(|fact| fact.reached.is_ok());
     path.match_indices('/')
         .map(|(end, _)| &path[..end])
         .filter(|above| !above.is_empty())
