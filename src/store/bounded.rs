@@ -247,15 +247,14 @@ mod tests {
 
     #[test]
     fn values_come_as_without() {
-        let value = (
+        type Mixed = (std::collections::BTreeMap<u32, String>, Option<Result<u64, i32>>, [bool; 2], ());
+        let value: Mixed = (
             std::collections::BTreeMap::from([(1u32, "one".to_owned()), (2, "two".to_owned())]),
-            Some(Ok::<u64, i32>(7)),
+            Some(Ok(7)),
             [true, false],
             (),
         );
         let bytes = postcard::to_allocvec(&value).expect("bytes");
-        let read: (std::collections::BTreeMap<u32, String>, Option<Result<u64, i32>>, [bool; 2], ()) =
-            read(&bytes, 10_000).expect("the value");
-        assert_eq!(read, value);
+        assert_eq!(read::<Mixed>(&bytes, 10_000).expect("the value"), value);
     }
 }
