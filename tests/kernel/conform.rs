@@ -184,6 +184,7 @@ impl Case<'_> {
         {
             return Ok(true);
         }
+        let step = &step.with_held(|kind| modelled::held(&self.world, tid, kind));
         let slot = self.player.free_slot();
         let mut placed = Placed::new(step, (tid, pid), UNKNOWN_NUMBER, slot);
         let mut effect = placed.lift(step);

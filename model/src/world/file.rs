@@ -251,13 +251,17 @@ impl World {
     ) -> Call<DescId> {
         let description = Description { path, ..Description::of(id.clone(), status) };
         let is_path = flags & O_PATH != 0;
+        let is_file = matches!(self.object(id), Object::File(_));
+        if flags & O_DIRECTORY != 0 && !is_file {
+            return fails(ENOTDIR);
+        }
         match self.object(id) {
             Object::File(file) => {
                 let is_directory = file.kind == FileKind::Directory;
                 if flags & O_DIRECTORY != 0 && file.is_made() && !is_directory {
                     return fails(ENOTDIR);
                 }
-                if is_directory && !is_path && flags & O_ACCMODE != O_RDONLY {
+                if is_directory && !is_path && (flags & O_ACCMODE != O_RDONLY || flags & O_CREAT != 0) {
                     return fails(EISDIR);
                 }
                 let writes = !is_path && flags & O_ACCMODE != O_RDONLY;
@@ -606,6 +610,9 @@ impl World {
             Object::File(file) if file.kind != FileKind::Directory => file.size,
             _ => return not_modelled("a copy from what is no file"),
         };
+        if !matches!(self.object(&out.object), Object::File(_)) {
+            return not_modelled("a copy into what is no file");
+        }
         let wanted = len;
         let len = len.min(size.map_or(u64::MAX, |size| size.saturating_sub(input.position)));
         let (Some(end), Some(input_end)) = (out.position.checked_add(len), input.position.checked_add(len))

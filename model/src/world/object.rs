@@ -400,7 +400,7 @@ impl World {
         let bytes = match self.object(&description.object) {
             Object::File(_) => return self.read_file(tid, desc, into, offset),
             Object::Pipe(_) => self.read_pipe(tid, desc, wanted)?,
-            Object::Socket(_) => self.receive(&description, wanted)?,
+            Object::Socket(_) => self.receive(tid, &description, wanted)?,
             Object::Eventfd { .. } => {
                 if wanted < 8 {
                     return fails(EINVAL);

@@ -297,10 +297,10 @@ impl World {
             return fails(EINVAL);
         }
         let is_stream = socket.sock_type == SOCK_STREAM;
+        let Some(peer) = socket.peer.clone() else { return fails(ENOTCONN) };
         if socket.shutdown & SEND != 0 {
             return fails(EPIPE);
         }
-        let Some(peer) = socket.peer.clone() else { return fails(ENOTCONN) };
         let done = self.thread(tid).progress;
         if is_stream && data.is_empty() {
             return Ok(0);
@@ -360,7 +360,7 @@ impl World {
     }
 
     /// `read(2)`: of a stream as much as there is up to rights, of others one message.
-    pub(super) fn receive(&mut self, description: &Description, most: u64) -> Call<Vec<u8>> {
+    pub(super) fn receive(&mut self, tid: u32, description: &Description, most: u64) -> Call<Vec<u8>> {
         let id = description.object.clone();
         let socket = self.socket(&id)?.clone();
         if socket.family != AF_UNIX || socket.backlog.is_some() {
@@ -376,12 +376,22 @@ impl World {
         }
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         self.write(Thing::Object(id.clone()));
+        if socket.sock_type != SOCK_DGRAM
+            && socket.queue.is_empty()
+            && let Some(peer) = &socket.peer
+            && !self.is_alive(tid, peer)
+        {
+            return if self.socket(peer)?.queue.is_empty() {
+                Ok(Vec::new())
+            } else {
+                not_modelled("a peer that is gone and has not read all")
+            };
+        }
         let socket = self.socket_mut(&id)?;
         if socket.queue.is_empty() {
             if socket.shutdown & RECEIVE != 0 {
                 return Ok(Vec::new());
             }
-            // That the peer is gone would end it, too; no tape waits for this.
             return if description.flags & O_NONBLOCK != 0 { fails(EAGAIN) } else { Err(Stop::Blocked) };
         }
         let mut taken = Vec::new();

@@ -553,6 +553,11 @@ impl World {
             }
             return fails(EFAULT);
         };
+        // Behind the end of shared memory there is nothing, and where that is is not kept.
+        let grows = if start == old_end { start + (target_end - target) > mapping.end } else { to.1 > from.1 };
+        if grows && matches!(mapping.backing, Backing::Segment(..)) {
+            return not_modelled("a view beyond the end of shared memory");
+        }
         if start == old_end && (target..target_end).contains(&start) {
             return not_modelled("a second view over the first");
         }
