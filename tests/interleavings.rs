@@ -86,7 +86,9 @@ fn played(tree: &LiftedTree, schedule: Schedule) -> World {
 #[track_caller]
 fn compare_memory(world: &World, model: &Model) {
     let end = world.end();
-    let file = |id: u32| ObjectId::Host(model.dir.join(format!("pages-{id}.img")).to_str().unwrap().as_bytes().into());
+    let file = |id: u32| {
+        ObjectId::Host(model.dir.join(format!("pages-{id}.img")).to_str().unwrap().as_bytes().into())
+    };
     let mut segments = BTreeMap::new();
     let mut compared = 0;
     for task in &model.tasks {
@@ -98,15 +100,22 @@ fn compare_memory(world: &World, model: &Model) {
         let covered: u64 = space.mappings.iter().map(|(start, mapping)| mapping.end - start).sum();
         assert_eq!(covered, alive.mm.vmas.iter().map(|vma| vma.end - vma.start).sum::<u64>(), "task {pid}");
         for vma in &alive.mm.vmas {
-            let (start, mapping) = space.at(vma.start).unwrap_or_else(|| panic!("{pid}: {:#x} {is:x?}", vma.start));
+            let (start, mapping) =
+                space.at(vma.start).unwrap_or_else(|| panic!("{pid}: {:#x} {is:x?}", vma.start));
             assert!(vma.end <= mapping.end, "task {pid}: {:#x}", vma.start);
             assert_eq!(mapping.prot, vma.prot, "task {pid}: {:#x}", vma.start);
             let mut wanted = regrow_model::world::Runs::default();
             wanted.insert(0, vma.end - vma.start, Source::Zero);
             let mut fill = |id: u32, extents: &[Extent], from: u64| {
-                for extent in extents.iter().filter_map(|extent| extent.within(from, from + (vma.end - vma.start))) {
+                for extent in
+                    extents.iter().filter_map(|extent| extent.within(from, from + (vma.end - vma.start)))
+                {
                     let at = extent.start - from;
-                    wanted.insert(at, at + extent.len_pages * 4096, Source::File(file(id), extent.offset_bytes));
+                    wanted.insert(
+                        at,
+                        at + extent.len_pages * 4096,
+                        Source::File(file(id), extent.offset_bytes),
+                    );
                 }
             };
             match vma.kind {
@@ -115,7 +124,9 @@ fn compare_memory(world: &World, model: &Model) {
                     fill(alive.mm.pages.pages_id, &alive.mm.pages.extents, vma.start);
                 }
                 VmaKind::AnonShared { shmid, offset_bytes } => {
-                    let Backing::Segment(id, offset) = mapping.backing else { panic!("{:?}", mapping.backing) };
+                    let Backing::Segment(id, offset) = mapping.backing else {
+                        panic!("{:?}", mapping.backing)
+                    };
                     assert_eq!(offset + (vma.start - start), offset_bytes, "task {pid}: {:#x}", vma.start);
                     // One segment is one segment to all.
                     assert_eq!(*segments.entry(shmid).or_insert(id), id);
@@ -155,6 +166,9 @@ fn small_trees_in_every_interleaving() {
     for (tasks, depth, seed) in [(1, 1, 1), (2, 1, 2), (3, 2, 3), (4, 2, 4), (6, 3, 5), (8, 3, 6)] {
         let planned = made_up(tasks, depth, 2 * tasks, tasks / 2, seed);
         let found = check_all(&planned);
-        eprintln!("{tasks} tasks, seed {seed}: {} runs, {} states, {} steps", found.runs, found.states, found.transitions);
+        eprintln!(
+            "{tasks} tasks, seed {seed}: {} runs, {} states, {} steps",
+            found.runs, found.states, found.transitions
+        );
     }
 }

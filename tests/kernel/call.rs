@@ -119,7 +119,8 @@ impl Step {
             for word in &mut call.args {
                 if let Word::Held(kind, nth) = word {
                     let all = held(*kind);
-                    let number = if all.is_empty() { u32::from(*nth) } else { all[usize::from(*nth) % all.len()] };
+                    let number =
+                        if all.is_empty() { u32::from(*nth) } else { all[usize::from(*nth) % all.len()] };
                     *word = Word::Is(number.into());
                 }
             }
@@ -214,7 +215,14 @@ impl Placed {
                     Gives::Own => (Check::Equal, pid.into()),
                     Gives::Old => (Check::Any, 0),
                 };
-                Record { verb: Verb::Syscall as u8, check: check as u8, nr: call.nr as u16, op: 0, args, expect }
+                Record {
+                    verb: Verb::Syscall as u8,
+                    check: check as u8,
+                    nr: call.nr as u16,
+                    op: 0,
+                    args,
+                    expect,
+                }
             }
         };
         Placed { record, buffers: builder.bytes, own: (tid, pid) }
@@ -232,7 +240,13 @@ impl Placed {
             && *born != pid
         {
             let clone_args = builder.birth(*born, *flags, *exit_signal);
-            child = Some(TaskTape { pid: *born, lives: false, tape: self.record.args[2], records: 0, clone_args });
+            child = Some(TaskTape {
+                pid: *born,
+                lives: false,
+                tape: self.record.args[2],
+                records: 0,
+                clone_args,
+            });
         }
         let tree = lift(&tapes(builder, self.own.1, &[self.record], child))
             .unwrap_or_else(|error| panic!("{step:?}: {error}"));

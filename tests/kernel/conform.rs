@@ -43,6 +43,8 @@ pub(crate) struct Counts {
     pub calls: BTreeMap<&'static str, Count>,
     /// Errors by call.
     pub errors: BTreeSet<(&'static str, i64)>,
+    /// What was played.
+    pub effects: Vec<Effect>,
     /// Why steps were not tried.
     pub reasons: BTreeMap<String, u32>,
 }
@@ -97,7 +99,12 @@ fn beginning() -> Vec<Step> {
         call("chdir", libc::SYS_chdir, vec![text(b"/")], Gives::Value(0)),
         call("setgroups", libc::SYS_setgroups, vec![is(0), is(0)], Gives::Value(0)),
         call("setpriority", libc::SYS_setpriority, vec![is(0), is(0), is(0)], Gives::Value(0)),
-        call("sigaltstack", libc::SYS_sigaltstack, vec![Word::Words(vec![is(0), is(2), is(0)]), is(0)], Gives::Value(0)),
+        call(
+            "sigaltstack",
+            libc::SYS_sigaltstack,
+            vec![Word::Words(vec![is(0), is(2), is(0)]), is(0)],
+            Gives::Value(0),
+        ),
         call(
             "rt_sigprocmask",
             libc::SYS_rt_sigprocmask,
@@ -115,7 +122,12 @@ fn beginning() -> Vec<Step> {
 }
 
 /// Plays a case on both. `Err`: what is different.
-pub(crate) fn run(window: &Window, steps: &[Step], mutant: Option<&Mutant>, counts: &mut Counts) -> Result<(), String> {
+pub(crate) fn run(
+    window: &Window,
+    steps: &[Step],
+    mutant: Option<&Mutant>,
+    counts: &mut Counts,
+) -> Result<(), String> {
     for entry in fs::read_dir(DIRECTORY).expect("it is mounted").flatten() {
         let path = entry.path();
         let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -146,6 +158,7 @@ pub(crate) fn run(window: &Window, steps: &[Step], mutant: Option<&Mutant>, coun
             return Ok(());
         }
     }
+    case.wait_for_deaths()?;
     let model = modelled::facts(&case.world);
     let kernel = observe::observe(&case.player);
     let lines = difference(&kernel, &model);
@@ -171,14 +184,12 @@ impl Case<'_> {
     /// Plays a step on both; says whether the case goes on.
     fn step(&mut self, step: &Step) -> Result<bool, String> {
         let living = modelled::living(&self.world);
-        let (here, there): (Vec<u32>, Vec<u32>) = (self.player.living(), living.keys().copied().collect());
-        if here != there {
-            return Err(format!("{}living: kernel {here:?}, model {there:?}", self.log));
-        }
+        self.wait_for_deaths()?;
         if living.is_empty() {
             return Ok(true);
         }
-        let (tid, pid) = living.iter().nth(step.who() % living.len()).map(|(tid, pid)| (*tid, *pid)).expect("one of them");
+        let (tid, pid) =
+            living.iter().nth(step.who() % living.len()).map(|(tid, pid)| (*tid, *pid)).expect("one of them");
         if let Step::Fork { pid: born, .. } = step
             && *born == pid
         {
@@ -233,7 +244,10 @@ impl Case<'_> {
         let mut outcome = play();
         let taken = Outcome::Gave(-i64::from(libc::EEXIST));
         for _ in 0..PATIENCE {
-            if !matches!(step, Step::Fork { .. }) || outcome != taken || said == Said::Gives(-i64::from(libc::EEXIST)) {
+            if !matches!(step, Step::Fork { .. })
+                || outcome != taken
+                || said == Said::Gives(-i64::from(libc::EEXIST))
+            {
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -243,6 +257,7 @@ impl Case<'_> {
         if let (Step::Fork { pid, .. }, Outcome::Gave(1..)) = (step, outcome) {
             self.player.born(*pid, slot);
         }
+        self.counts.effects.push(effect.clone());
         let count = self.counts.calls.entry(name).or_default();
         let is_old = matches!(step, Step::Call { call: Call { gives: Gives::Old, .. }, .. })
             && !matches!(effect, Effect::Attribute(Attribute::EatSignal { .. }));
@@ -275,11 +290,30 @@ impl Case<'_> {
             // What was to be read is gone; how much of it depends on what it is read from.
             return into.iter().any(|(at, _)| *at >= PAGES) && errno == libc::EFAULT;
         }
-        let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) = effect
+        // Who sends to a peer that is gone is not connected any more.
+        if matches!(effect, Effect::Object { change: Change::Send { .. } | Change::Write { .. }, .. }) {
+            return errno == libc::ECONNREFUSED;
+        }
+        let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) =
+            effect
         else {
             return false;
         };
         self.world.memory(pid, *at, at.saturating_add(*len)).is_some_and(|runs| !runs.is_empty())
+    }
+
+    /// Threads are killed by the exit of another, but not at once: waits until the same live on both sides.
+    fn wait_for_deaths(&self) -> Result<(), String> {
+        let there: Vec<u32> = modelled::living(&self.world).into_keys().collect();
+        let mut here = self.player.living();
+        for _ in 0..PATIENCE {
+            if here == there {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            here = self.player.living();
+        }
+        Err(format!("{}living: kernel {here:?}, model {there:?}", self.log))
     }
 
     fn skip(&mut self, name: &'static str, why: &str) -> bool {
@@ -308,7 +342,9 @@ impl Case<'_> {
                 let why = Why::NotModelled("a part of it is done, and it waits".to_owned());
                 Err(Fault { tid, record: None, call: effect.name(), why, footprint: step.footprint })
             }
-            regrow_model::Outcome::Done | regrow_model::Outcome::Ended => Ok((world, Said::Gives(step.result))),
+            regrow_model::Outcome::Done | regrow_model::Outcome::Ended => {
+                Ok((world, Said::Gives(step.result)))
+            }
         }
     }
 }

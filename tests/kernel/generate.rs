@@ -52,6 +52,12 @@ fn path() -> impl Strategy<Value = Vec<u8>> {
     .prop_map(String::into_bytes)
 }
 
+/// Mostly of directories.
+fn directory() -> impl Strategy<Value = Vec<u8>> {
+    let one = (0..2u8).prop_map(|n| format!("{DIRECTORY}/d{n}").into_bytes());
+    prop_oneof![3 => one, 1 => path()]
+}
+
 fn text(path: &[u8]) -> Word {
     Word::Bytes([path, b"\0"].concat())
 }
@@ -80,9 +86,8 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         1 => Just(65536usize),
         1 => 8000usize..20000,
     ];
-    (len, any::<u8>()).prop_map(|(len, first)| {
-        (0..len).map(|at| first.wrapping_add((at % 251) as u8)).collect()
-    })
+    (len, any::<u8>())
+        .prop_map(|(len, first)| (0..len).map(|at| first.wrapping_add((at % 251) as u8)).collect())
 }
 
 fn signal() -> impl Strategy<Value = u64> {
@@ -102,7 +107,14 @@ fn tables() -> Calls {
     let open_flags = (
         prop::sample::select(vec![libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR]),
         prop::sample::select(vec![0, 0, 0, libc::O_APPEND, libc::O_CLOEXEC, libc::O_NONBLOCK, libc::O_PATH]),
-        prop::sample::select(vec![0, 0, libc::O_CREAT, libc::O_CREAT | libc::O_EXCL, libc::O_TRUNC, libc::O_DIRECTORY]),
+        prop::sample::select(vec![
+            0,
+            libc::O_CREAT,
+            libc::O_CREAT,
+            libc::O_CREAT | libc::O_EXCL,
+            libc::O_TRUNC,
+            libc::O_DIRECTORY,
+        ]),
     )
         .prop_map(|(access, status, create)| (access | status | create) as u32);
     let open = (path(), open_flags).prop_map(|(path, flags)| {
@@ -111,7 +123,12 @@ fn tables() -> Calls {
     let pipe = prop_oneof![9 => flags(), 1 => Just(libc::O_DIRECT as u64)]
         .prop_map(|flags| call("pipe2", libc::SYS_pipe2, vec![Word::Scratch, is(flags)], ZERO));
     let pair = (prop::sample::select(vec![1u64, 1, 2, 5, 3, 4]), flags()).prop_map(|(kind, flags)| {
-        call("socketpair", libc::SYS_socketpair, vec![is(1u32), is(kind | flags), is(0u32), Word::Scratch], ZERO)
+        call(
+            "socketpair",
+            libc::SYS_socketpair,
+            vec![is(1u32), is(kind | flags), is(0u32), Word::Scratch],
+            ZERO,
+        )
     });
     let dup = (held(Kind::Any), fd(), prop::bool::ANY).prop_map(|(from, to, cloexec)| {
         let flags = if cloexec { libc::O_CLOEXEC as u64 } else { 0 };
@@ -125,17 +142,19 @@ fn tables() -> Calls {
         call("fcntl(F_SETFD)", libc::SYS_fcntl, vec![fd, is(libc::F_SETFD as u64), is(flag)], ZERO)
     });
     let close = fd().prop_map(|fd| call("close", libc::SYS_close, vec![is(fd)], ZERO));
-    let range = (fd(), fd(), prop::sample::select(vec![0u64, 0, 2, 4, 6])).prop_map(|(first, last, flags)| {
-        call("close_range", libc::SYS_close_range, vec![is(first), is(last), is(flags)], ZERO)
-    });
+    let range =
+        (fd(), fd(), prop::sample::select(vec![0u64, 0, 2, 4, 6])).prop_map(|(first, last, flags)| {
+            call("close_range", libc::SYS_close_range, vec![is(first), is(last), is(flags)], ZERO)
+        });
     prop_oneof![4 => open, 6 => pipe, 5 => pair, 5 => dup, 3 => lowest, 3 => cloexec, 5 => close, 1 => range]
         .boxed()
 }
 
 fn anonymous() -> Calls {
-    let eventfd = (prop_oneof![0u32..3, Just(u32::MAX)], flags(), 0u64..2).prop_map(|(counter, flags, semaphore)| {
-        call("eventfd2", libc::SYS_eventfd2, vec![is(counter), is(flags | semaphore)], Gives::Number)
-    });
+    let eventfd =
+        (prop_oneof![0u32..3, Just(u32::MAX)], flags(), 0u64..2).prop_map(|(counter, flags, semaphore)| {
+            call("eventfd2", libc::SYS_eventfd2, vec![is(counter), is(flags | semaphore)], Gives::Number)
+        });
     let epoll = prop::sample::select(vec![0u64, 0, libc::O_CLOEXEC as u64, libc::O_NONBLOCK as u64])
         .prop_map(|flags| call("epoll_create1", libc::SYS_epoll_create1, vec![is(flags)], Gives::Number));
     let timer = (prop::sample::select(vec![0u64, 1, 7, 2, 99]), flags()).prop_map(|(clock, flags)| {
@@ -152,14 +171,26 @@ fn anonymous() -> Calls {
 }
 
 fn objects() -> Calls {
-    let seek = (held(Kind::File), prop_oneof![0u64..100, Just(4096), Just(1 << 40)]).prop_map(|(fd, position)| {
-        call("lseek", libc::SYS_lseek, vec![fd, is(position), is(0u32)], Gives::Value(position))
-    });
-    let status = (held(Kind::Any), prop::sample::select(vec![0, libc::O_NONBLOCK, libc::O_APPEND, libc::O_NONBLOCK, 2]))
-        .prop_map(|(fd, flags)| {
-            call("fcntl(F_SETFL)", libc::SYS_fcntl, vec![fd, is(libc::F_SETFL as u64), is(flags as u64)], ZERO)
+    let seek =
+        (held(Kind::File), prop_oneof![0u64..100, Just(4096), Just(1 << 40)]).prop_map(|(fd, position)| {
+            call("lseek", libc::SYS_lseek, vec![fd, is(position), is(0u32)], Gives::Value(position))
         });
-    let size = (held(Kind::Pipe), prop::sample::select(vec![0u32, 4096, 5000, 8192, 65536, 1 << 20, 1 << 21, u32::MAX]))
+    let status = (
+        held(Kind::Any),
+        prop::sample::select(vec![0, libc::O_NONBLOCK, libc::O_APPEND, libc::O_NONBLOCK, 2]),
+    )
+        .prop_map(|(fd, flags)| {
+            call(
+                "fcntl(F_SETFL)",
+                libc::SYS_fcntl,
+                vec![fd, is(libc::F_SETFL as u64), is(flags as u64)],
+                ZERO,
+            )
+        });
+    let size = (
+        held(Kind::Pipe),
+        prop::sample::select(vec![0u32, 4096, 5000, 8192, 65536, 1 << 20, 1 << 21, u32::MAX]),
+    )
         .prop_map(|(fd, size)| {
             let args = vec![fd, is(libc::F_SETPIPE_SZ as u64), is(size)];
             call("fcntl(F_SETPIPE_SZ)", libc::SYS_fcntl, args, Gives::Value(size.into()))
@@ -168,25 +199,39 @@ fn objects() -> Calls {
         let len = bytes.len() as u64;
         call("write", libc::SYS_write, vec![fd, Word::Bytes(bytes), is(len)], Gives::Value(len))
     });
-    let count = (held(Kind::Eventfd), prop_oneof![0u64..4, Just(u64::MAX), Just(u64::MAX - 1)]).prop_map(|(fd, value)| {
-        call("write", libc::SYS_write, vec![fd, Word::Bytes(value.to_ne_bytes().to_vec()), is(8u32)], Gives::Value(8))
-    });
+    let count = (held(Kind::Eventfd), prop_oneof![0u64..4, Just(u64::MAX), Just(u64::MAX - 1)]).prop_map(
+        |(fd, value)| {
+            call(
+                "write",
+                libc::SYS_write,
+                vec![fd, Word::Bytes(value.to_ne_bytes().to_vec()), is(8u32)],
+                Gives::Value(8),
+            )
+        },
+    );
     let into = prop_oneof![4 => Just(SCRATCH), 2 => (0u64..8).prop_map(|page| PAGES + page * PAGE + 100)];
     let len = prop_oneof![5 => 1u64..40, 2 => Just(8u64), 1 => Just(0u64), 1 => Just(5000u64)];
     let read = (held(Kind::Any), into.clone(), len.clone()).prop_map(|(fd, into, len)| {
         call("read", libc::SYS_read, vec![fd, is(into), is(len)], Gives::Value(len))
     });
-    let pread = (held(Kind::File), into, len, prop::sample::select(vec![0u64, 3, 4096])).prop_map(|(fd, into, len, offset)| {
-        let vector = Word::Words(vec![is(into), is(len)]);
-        call("read", libc::SYS_preadv, vec![fd, vector, is(1u32), is(offset), is(0u32)], Gives::Value(len))
-    });
-    let watch = (held(Kind::Epoll), held(Kind::Any), prop::sample::select(vec![1u32, 4, 1 | 1 << 31, 5]), 0u32..9).prop_map(
-        |(epoll, target, events, data)| {
-            let event = [events.to_ne_bytes(), data.to_ne_bytes(), [0; 4]].concat();
-            let args = vec![epoll, is(libc::EPOLL_CTL_ADD as u64), target, Word::Bytes(event)];
-            call("epoll_ctl", libc::SYS_epoll_ctl, args, ZERO)
+    let pread = (held(Kind::File), into, len, prop::sample::select(vec![0u64, 3, 4096])).prop_map(
+        |(fd, into, len, offset)| {
+            let vector = Word::Words(vec![is(into), is(len)]);
+            call(
+                "read",
+                libc::SYS_preadv,
+                vec![fd, vector, is(1u32), is(offset), is(0u32)],
+                Gives::Value(len),
+            )
         },
     );
+    let watch =
+        (held(Kind::Epoll), held(Kind::Any), prop::sample::select(vec![1u32, 4, 1 | 1 << 31, 5]), 0u32..9)
+            .prop_map(|(epoll, target, events, data)| {
+                let event = [events.to_ne_bytes(), data.to_ne_bytes(), [0; 4]].concat();
+                let args = vec![epoll, is(libc::EPOLL_CTL_ADD as u64), target, Word::Bytes(event)];
+                call("epoll_ctl", libc::SYS_epoll_ctl, args, ZERO)
+            });
     // Far in the future: nothing expires while a case runs.
     let set = (held(Kind::Timer), prop::sample::select(vec![0u64, 0, 1, 2, 8]), 0u64..2, 0u64..2).prop_map(
         |(fd, flags, interval, value)| {
@@ -199,25 +244,24 @@ fn objects() -> Calls {
         let args = vec![fd, is(0x4008_5400u32), Word::Words(vec![is(ticks)])];
         call("ioctl(TFD_IOC_SET_TICKS)", libc::SYS_ioctl, args, ZERO)
     });
-    let truncate = (held(Kind::File), prop_oneof![0u64..50, Just(8192u64), Just(u64::MAX)]).prop_map(|(fd, len)| {
-        call("ftruncate", libc::SYS_ftruncate, vec![fd, is(len)], ZERO)
-    });
+    let truncate = (held(Kind::File), prop_oneof![0u64..50, Just(8192u64), Just(u64::MAX)])
+        .prop_map(|(fd, len)| call("ftruncate", libc::SYS_ftruncate, vec![fd, is(len)], ZERO));
     let copy = (held(Kind::Any), held(Kind::File), 1u64..30).prop_map(|(to, from, len)| {
         call("sendfile", libc::SYS_sendfile, vec![to, from, is(0u32), is(len)], Gives::Value(len))
     });
-    let seals = (held(Kind::File), prop::sample::select(vec![0u64, 1, 2, 4, 8, 3])).prop_map(|(fd, seals)| {
-        call("fcntl(F_ADD_SEALS)", libc::SYS_fcntl, vec![fd, is(1033u32), is(seals)], ZERO)
-    });
+    let seals =
+        (held(Kind::File), prop::sample::select(vec![0u64, 1, 2, 4, 8, 3])).prop_map(|(fd, seals)| {
+            call("fcntl(F_ADD_SEALS)", libc::SYS_fcntl, vec![fd, is(1033u32), is(seals)], ZERO)
+        });
     let owner = (held(Kind::Any), prop_oneof![ROOT..ROOT + 6, Just(0u32)]).prop_map(|(fd, pid)| {
         call("fcntl(F_SETOWN)", libc::SYS_fcntl, vec![fd, is(libc::F_SETOWN as u64), is(pid)], ZERO)
     });
     let sig = (held(Kind::Any), prop::sample::select(vec![0u64, 10, 64, 65])).prop_map(|(fd, signal)| {
         call("fcntl(F_SETSIG)", libc::SYS_fcntl, vec![fd, is(10u32), is(signal)], ZERO)
     });
-    let mode = (held(Kind::File), 0u64..0o10000).prop_map(|(fd, mode)| {
-        call("fchmod", libc::SYS_fchmod, vec![fd, is(mode)], ZERO)
-    });
-    let enter = fd().prop_map(|fd| call("fchdir", libc::SYS_fchdir, vec![is(fd)], ZERO));
+    let mode = (held(Kind::File), 0u64..0o10000)
+        .prop_map(|(fd, mode)| call("fchmod", libc::SYS_fchmod, vec![fd, is(mode)], ZERO));
+    let enter = held(Kind::File).prop_map(|fd| call("fchdir", libc::SYS_fchdir, vec![fd], ZERO));
     prop_oneof![
         3 => seek, 4 => status, 3 => size, 12 => write, 3 => count, 12 => read, 3 => pread, 6 => watch, 2 => set,
         2 => ticks, 3 => truncate, 2 => copy, 2 => seals, 1 => owner, 1 => sig, 1 => mode, 1 => enter,
@@ -245,12 +289,10 @@ fn sockets() -> Calls {
     let bind = (held(Kind::Socket), name()).prop_map(address(libc::SYS_bind, "bind"));
     let to = prop_oneof![9 => name(), 1 => Just(vec![0u8; 16])];
     let connect = (held(Kind::Socket), to).prop_map(address(libc::SYS_connect, "connect"));
-    let listen = (held(Kind::Socket), 0u64..3).prop_map(|(fd, backlog)| {
-        call("listen", libc::SYS_listen, vec![fd, is(backlog)], ZERO)
-    });
-    let shutdown = (held(Kind::Socket), 0u64..3).prop_map(|(fd, how)| {
-        call("shutdown", libc::SYS_shutdown, vec![fd, is(how)], ZERO)
-    });
+    let listen = (held(Kind::Socket), 0u64..3)
+        .prop_map(|(fd, backlog)| call("listen", libc::SYS_listen, vec![fd, is(backlog)], ZERO));
+    let shutdown = (held(Kind::Socket), 0u64..3)
+        .prop_map(|(fd, how)| call("shutdown", libc::SYS_shutdown, vec![fd, is(how)], ZERO));
     let send = (held(Kind::Socket), bytes(), prop::bool::ANY).prop_map(|(fd, bytes, wait)| {
         let (len, flags) = (bytes.len() as u64, if wait { 0 } else { libc::MSG_DONTWAIT as u64 });
         let args = vec![fd, Word::Bytes(bytes), is(len), is(flags), is(0u32), is(0u32)];
@@ -263,19 +305,30 @@ fn sockets() -> Calls {
         control.resize(control.len().next_multiple_of(8), 0);
         let (data, room) = (Word::Bytes(b"r".to_vec()), control.len() as u64);
         let vector = Word::Words(vec![data, is(1u32)]);
-        let message =
-            vec![is(0u32), is(0u32), vector, is(1u32), Word::Bytes(control), is(room), is(0u32)];
+        let message = vec![is(0u32), is(0u32), vector, is(1u32), Word::Bytes(control), is(room), is(0u32)];
         let flags = libc::MSG_DONTWAIT as u64;
         call("send", libc::SYS_sendmsg, vec![fd, Word::Words(message), is(flags)], Gives::Value(1))
     });
-    let option = (held(Kind::Socket), prop::sample::select(vec![
-        (libc::SO_SNDBUF, 4096u32), (libc::SO_RCVBUF, 10000), (libc::SO_SNDBUFFORCE, 1 << 20), (libc::SO_PASSCRED, 1),
-        (libc::SO_REUSEADDR, 1), (libc::SO_PRIORITY, 3), (libc::SO_RCVLOWAT, 5), (libc::SO_SNDBUF, 1 << 25),
-        (libc::SO_KEEPALIVE, 1), (libc::SO_BROADCAST, 1), (libc::SO_OOBINLINE, 1),
-    ])).prop_map(|(fd, (option, value))| {
-        let args = vec![fd, is(1u32), is(option as u64), Word::Bytes(value.to_ne_bytes().to_vec()), is(4u32)];
-        call("setsockopt", libc::SYS_setsockopt, args, ZERO)
-    });
+    let option = (
+        held(Kind::Socket),
+        prop::sample::select(vec![
+            (libc::SO_SNDBUF, 4096u32),
+            (libc::SO_RCVBUF, 10000),
+            (libc::SO_SNDBUFFORCE, 1 << 20),
+            (libc::SO_REUSEADDR, 1),
+            (libc::SO_PRIORITY, 3),
+            (libc::SO_RCVLOWAT, 5),
+            (libc::SO_SNDBUF, 1 << 25),
+            (libc::SO_KEEPALIVE, 1),
+            (libc::SO_BROADCAST, 1),
+            (libc::SO_OOBINLINE, 1),
+        ]),
+    )
+        .prop_map(|(fd, (option, value))| {
+            let args =
+                vec![fd, is(1u32), is(option as u64), Word::Bytes(value.to_ne_bytes().to_vec()), is(4u32)];
+            call("setsockopt", libc::SYS_setsockopt, args, ZERO)
+        });
     prop_oneof![5 => socket, 4 => accept, 5 => bind, 5 => connect, 4 => listen, 3 => shutdown, 8 => send, 4 => rights, 3 => option]
         .boxed()
 }
@@ -293,15 +346,20 @@ fn names() -> Calls {
     };
     let fifo = u64::from(libc::S_IFIFO | 0o600);
     prop_oneof![
-        2 => one(libc::SYS_mkdirat, "mkdir", vec![is(0o755u32)]),
+        3 => directory().prop_map(|path| {
+            call("mkdir", libc::SYS_mkdirat, vec![cwd(), text(&path), is(0o755u32)], ZERO)
+        }),
         2 => one(libc::SYS_mknodat, "mknod", vec![is(fifo), is(0u32)]),
         2 => two("link", libc::SYS_linkat, Some(0)),
         3 => one(libc::SYS_unlinkat, "unlink", vec![is(0u32)]),
         2 => two("rename", libc::SYS_renameat2, Some(0)),
         1 => two("renameat2", libc::SYS_renameat2, Some(2)),
-        2 => one(libc::SYS_unlinkat, "rmdir", vec![is(libc::AT_REMOVEDIR as u64)]),
-        1 => one(libc::SYS_fchmodat, "fchmodat", vec![is(0o600u32)]),
-        1 => one(libc::SYS_fchownat, "fchownat", vec![is(5u32), is(6u32), is(0u32)]),
+        1 => directory().prop_map(|path| {
+            let args = vec![cwd(), text(&path), is(libc::AT_REMOVEDIR as u64)];
+            call("rmdir", libc::SYS_unlinkat, args, ZERO)
+        }),
+        2 => one(libc::SYS_fchmodat, "fchmodat", vec![is(0o600u32)]),
+        2 => one(libc::SYS_fchownat, "fchownat", vec![is(5u32), is(6u32), is(0u32)]),
     ]
     .boxed()
 }
@@ -355,7 +413,12 @@ fn family() -> Calls {
         .prop_map(|group| call("setpgid", libc::SYS_setpgid, vec![is(0u32), group], ZERO));
     let wait = (ROOT..ROOT + 7, prop::bool::ANY).prop_map(|(pid, reap)| {
         let options = if reap { 0x4000_0000 | 4 } else { 4 | 0x0100_0000 };
-        call("waitid", libc::SYS_waitid, vec![is(1u32), is(pid), is(0u32), is(options as u64), is(0u32)], ZERO)
+        call(
+            "waitid",
+            libc::SYS_waitid,
+            vec![is(1u32), is(pid), is(0u32), is(options as u64), is(0u32)],
+            ZERO,
+        )
     });
     let exit = (0u64..4).prop_map(|code| call("exit_group", libc::SYS_exit_group, vec![is(code)], ZERO));
     let kill = signal().prop_map(|signal| call("kill", libc::SYS_kill, vec![Word::Own, is(signal)], ZERO));
@@ -363,20 +426,36 @@ fn family() -> Calls {
 }
 
 fn prctl(name: &'static str, option: i32, value: impl Strategy<Value = u64> + 'static) -> Calls {
-    value.prop_map(move |value| {
-        call(name, libc::SYS_prctl, vec![is(option as u64), is(value), is(0u32), is(0u32), is(0u32)], ZERO)
-    })
-    .boxed()
+    value
+        .prop_map(move |value| {
+            call(
+                name,
+                libc::SYS_prctl,
+                vec![is(option as u64), is(value), is(0u32), is(0u32), is(0u32)],
+                ZERO,
+            )
+        })
+        .boxed()
 }
 
 fn attributes() -> Calls {
     let comm = prop::sample::select(vec!["a", "name", "a name that is too long"]).prop_map(|name| {
-        call("prctl(PR_SET_NAME)", libc::SYS_prctl, vec![is(libc::PR_SET_NAME as u64), text(name.as_bytes())], ZERO)
+        call(
+            "prctl(PR_SET_NAME)",
+            libc::SYS_prctl,
+            vec![is(libc::PR_SET_NAME as u64), text(name.as_bytes())],
+            ZERO,
+        )
     });
     let umask = prop::sample::select(vec![0u64, 0o22, 0o777, 0o1027])
         .prop_map(|mask| call("umask", libc::SYS_umask, vec![is(mask)], Gives::Old));
-    let chdir = path().prop_map(|path| call("chdir", libc::SYS_chdir, vec![text(&path)], ZERO));
-    let action = (signal(), prop::sample::select(vec![0u64, 1, PAGES]), prop::sample::select(vec![0u64, 2, 0x1000_0000]), set())
+    let chdir = directory().prop_map(|path| call("chdir", libc::SYS_chdir, vec![text(&path)], ZERO));
+    let action = (
+        signal(),
+        prop::sample::select(vec![0u64, 1, PAGES]),
+        prop::sample::select(vec![0u64, 2, 0x1000_0000]),
+        set(),
+    )
         .prop_map(|(signal, handler, flags, mask)| {
             // A signal that nobody sends: there is no handler to be run.
             let signal = if handler > 1 { 64 } else { signal };
@@ -389,15 +468,17 @@ fn attributes() -> Calls {
         call("rt_sigprocmask", libc::SYS_rt_sigprocmask, args, ZERO)
     });
     let eat = (set(), prop::sample::select(vec![10u64, 12, 17, 34])).prop_map(|(set, expected)| {
-        let args = vec![Word::Words(vec![is(set)]), is(0u32), Word::Words(vec![is(0u32), is(0u32)]), is(8u32)];
+        let args =
+            vec![Word::Words(vec![is(set)]), is(0u32), Word::Words(vec![is(0u32), is(0u32)]), is(8u32)];
         let _ = expected;
         call("rt_sigtimedwait", libc::SYS_rt_sigtimedwait, args, Gives::Old)
     });
-    let alt = prop::sample::select(vec![(PAGES, 0u64, 8192u64), (0, 2, 0), (PAGES, 0, 16), (PAGES, 1 << 31, 8192)])
-        .prop_map(|(sp, flags, len)| {
-            let words = Word::Words(vec![is(sp), is(flags), is(len)]);
-            call("sigaltstack", libc::SYS_sigaltstack, vec![words, is(0u32)], ZERO)
-        });
+    let alt =
+        prop::sample::select(vec![(PAGES, 0u64, 8192u64), (0, 2, 0), (PAGES, 0, 16), (PAGES, 1 << 31, 8192)])
+            .prop_map(|(sp, flags, len)| {
+                let words = Word::Words(vec![is(sp), is(flags), is(len)]);
+                call("sigaltstack", libc::SYS_sigaltstack, vec![words, is(0u32)], ZERO)
+            });
     let robust = prop::sample::select(vec![(PAGES, 24u64), (0, 24), (PAGES, 8)]).prop_map(|(head, len)| {
         call("set_robust_list", libc::SYS_set_robust_list, vec![is(head), is(len)], ZERO)
     });
@@ -426,12 +507,10 @@ fn attributes() -> Calls {
 
 fn privileges() -> Calls {
     let id = || prop::sample::select(vec![u64::from(u32::MAX), 0, 1000, 2000]);
-    let uids = (id(), id(), id()).prop_map(|(a, b, c)| {
-        call("setresuid", libc::SYS_setresuid, vec![is(a), is(b), is(c)], ZERO)
-    });
-    let gids = (id(), id(), id()).prop_map(|(a, b, c)| {
-        call("setresgid", libc::SYS_setresgid, vec![is(a), is(b), is(c)], ZERO)
-    });
+    let uids = (id(), id(), id())
+        .prop_map(|(a, b, c)| call("setresuid", libc::SYS_setresuid, vec![is(a), is(b), is(c)], ZERO));
+    let gids = (id(), id(), id())
+        .prop_map(|(a, b, c)| call("setresgid", libc::SYS_setresgid, vec![is(a), is(b), is(c)], ZERO));
     let fsuid = (0u64..3).prop_map(|id| call("setfsuid", libc::SYS_setfsuid, vec![is(id)], Gives::Old));
     let fsgid = (0u64..3).prop_map(|id| call("setfsgid", libc::SYS_setfsgid, vec![is(id)], Gives::Old));
     let groups = prop::collection::vec(0u32..9, 0..4).prop_map(|groups| {
@@ -440,7 +519,8 @@ fn privileges() -> Calls {
     });
     // CAP_KILL, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_PACCT, and all that there are without CAP_SYS_RESOURCE.
     let all = (1u64 << 41) - 1 & !(1 << 24);
-    let sets = || prop::sample::select(vec![all, all & !(1 << 20), 1 << 5 | 1 << 7 | 1 << 6 | 1 << 21, 1 << 7, 0]);
+    let sets =
+        || prop::sample::select(vec![all, all & !(1 << 20), 1 << 5 | 1 << 7 | 1 << 6 | 1 << 21, 1 << 7, 0]);
     let caps = (sets(), sets(), sets()).prop_map(|(effective, permitted, inheritable)| {
         let header = [0x2008_0522u32.to_ne_bytes(), [0; 4]].concat();
         let halves = [effective, permitted, inheritable].map(|set| set as u32);
@@ -451,10 +531,19 @@ fn privileges() -> Calls {
     let bounding = prop::sample::select(vec![20u64, 5, 63]);
     let securebits = prop::sample::select(vec![0u64, 4, 0x10, 0x30, 1 << 12]);
     let ambient = prop::sample::select(vec![5u64, 7, 20, 63]).prop_map(|cap| {
-        let args = vec![is(libc::PR_CAP_AMBIENT as u64), is(libc::PR_CAP_AMBIENT_RAISE as u64), is(cap), is(0u32), is(0u32)];
+        let args = vec![
+            is(libc::PR_CAP_AMBIENT as u64),
+            is(libc::PR_CAP_AMBIENT_RAISE as u64),
+            is(cap),
+            is(0u32),
+            is(0u32),
+        ];
         call("prctl(PR_CAP_AMBIENT)", libc::SYS_prctl, args, ZERO)
     });
-    let limit = (prop::sample::select(vec![7u64, 1, 4, 99]), prop::sample::select(vec![(8u64, 8u64), (10, 1 << 19), (64, 9), (9, 10)]))
+    let limit = (
+        prop::sample::select(vec![7u64, 1, 4, 99]),
+        prop::sample::select(vec![(8u64, 8u64), (10, 1 << 19), (64, 9), (9, 10)]),
+    )
         .prop_map(|(resource, (soft, hard))| {
             let args = vec![is(0u32), is(resource), Word::Words(vec![is(soft), is(hard)]), is(0u32)];
             call("prlimit64", libc::SYS_prlimit64, args, ZERO)
@@ -496,7 +585,7 @@ pub(crate) enum Theme {
 fn steps(theme: Theme) -> impl Strategy<Value = Step> {
     // Of tables, anonymous, objects, sockets, names, memory, family, attributes, privileges; of forks.
     let (weights, forks) = match theme {
-        Theme::Files => ([30, 12, 50, 0, 8, 0, 1, 0, 0], 4),
+        Theme::Files => ([30, 10, 50, 0, 14, 0, 1, 2, 0], 4),
         Theme::Sockets => ([20, 2, 15, 60, 0, 0, 1, 0, 0], 4),
         Theme::Memory => ([6, 4, 6, 0, 0, 80, 2, 0, 0], 6),
         Theme::Family => ([2, 0, 0, 0, 0, 0, 60, 12, 0], 25),
@@ -515,7 +604,8 @@ fn steps(theme: Theme) -> impl Strategy<Value = Step> {
         attributes(),
         privileges(),
     ];
-    let weighted: Vec<(u32, Calls)> = weights.into_iter().zip(calls).filter(|(weight, _)| *weight > 0).collect();
+    let weighted: Vec<(u32, Calls)> =
+        weights.into_iter().zip(calls).filter(|(weight, _)| *weight > 0).collect();
     let call = (0u8..8, Union::new_weighted(weighted)).prop_map(|(who, call)| Step::Call { who, call });
     let flags = prop_oneof![
         8 => Just((0u64, libc::SIGCHLD as u64)),
@@ -526,8 +616,12 @@ fn steps(theme: Theme) -> impl Strategy<Value = Step> {
         2 => Just((THREAD, 0)),
         1 => Just((THREAD, libc::SIGCHLD as u64)),
     ];
-    let fork = (0u8..8, ROOT + 1..ROOT + 6, flags)
-        .prop_map(|(who, pid, (flags, exit_signal))| Step::Fork { who, pid, flags, exit_signal });
+    let fork = (0u8..8, ROOT + 1..ROOT + 6, flags).prop_map(|(who, pid, (flags, exit_signal))| Step::Fork {
+        who,
+        pid,
+        flags,
+        exit_signal,
+    });
     prop_oneof![forks => fork, 100 => call]
 }
 
@@ -558,7 +652,9 @@ pub(crate) fn cases() -> impl Strategy<Value = Vec<Step>> {
         Theme::Attributes,
         Theme::All,
     ])
-    .prop_flat_map(|theme| (prop::collection::vec(firsts(theme), 0..8), prop::collection::vec(steps(theme), 5..60)))
+    .prop_flat_map(|theme| {
+        (prop::collection::vec(firsts(theme), 0..8), prop::collection::vec(steps(theme), 5..60))
+    })
     .prop_map(|(mut firsts, steps)| {
         firsts.extend(steps);
         firsts

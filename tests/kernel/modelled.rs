@@ -58,7 +58,9 @@ pub(crate) fn facts(world: &World) -> State {
         state.insert(format!("p{pid} kin"), format!("parent {parent} group {group} session {session}"));
         match process.status {
             Some(status) => state.insert(format!("p{pid} died"), status.to_string()),
-            None => state.insert(format!("p{pid} pending"), format!("{:016x}", set(process.pending.signals()))),
+            None => {
+                state.insert(format!("p{pid} pending"), format!("{:016x}", set(process.pending.signals())))
+            }
         };
     }
     let mut descriptions: Vec<_> = Vec::new();
@@ -90,8 +92,9 @@ pub(crate) fn facts(world: &World) -> State {
         let all = descriptions.iter().map(|desc| &end.descriptions[desc]);
         let shown: Vec<_> = all.filter(|description| description.object == *id).collect();
         let opened = shown.iter().any(|description| description.flags & O_PATH == 0);
-        let reads =
-            shown.iter().any(|description| description.flags & (O_PATH | O_ACCMODE) != O_WRONLY && description.flags & O_PATH == 0);
+        let reads = shown.iter().any(|description| {
+            description.flags & (O_PATH | O_ACCMODE) != O_WRONLY && description.flags & O_PATH == 0
+        });
         let is_named = shown.iter().any(|description| description.path.is_some());
         let about = format!("object {number}");
         match &end.objects[id] {
@@ -99,7 +102,10 @@ pub(crate) fn facts(world: &World) -> State {
                 state.insert(about, "foreign".to_owned());
             }
             Object::Eventfd { counter, semaphore } => {
-                state.insert(about, format!("eventfd {counter}{}", if *semaphore { " semaphore" } else { "" }));
+                state.insert(
+                    about,
+                    format!("eventfd {counter}{}", if *semaphore { " semaphore" } else { "" }),
+                );
             }
             Object::Epoll { interests } => {
                 let mut all: Vec<String> = interests
@@ -133,7 +139,9 @@ pub(crate) fn facts(world: &World) -> State {
                 }
             }
             Object::Socket(socket) => {
-                let name = |address: Option<&[u8]>| self::shown(address.and_then(|address| address.get(2..)).unwrap_or_default());
+                let name = |address: Option<&[u8]>| {
+                    self::shown(address.and_then(|address| address.get(2..)).unwrap_or_default())
+                };
                 let option = |option| socket.options.get(&option).copied().unwrap_or(0);
                 state.insert(
                     about.clone(),
@@ -155,9 +163,13 @@ pub(crate) fn facts(world: &World) -> State {
                     Some(Some(_) | None) => {}
                 }
                 if socket.backlog.is_none() {
-                    let messages = socket.queue.iter().map(|message| (message.data.clone(), message.rights.len()));
+                    let messages =
+                        socket.queue.iter().map(|message| (message.data.clone(), message.rights.len()));
                     let is_stream = socket.sock_type == libc::SOCK_STREAM as u32;
-                    state.insert(format!("{about} holds"), crate::observe::messages(messages.collect(), is_stream));
+                    state.insert(
+                        format!("{about} holds"),
+                        crate::observe::messages(messages.collect(), is_stream),
+                    );
                 }
             }
             Object::File(file) => {
@@ -229,10 +241,9 @@ fn attributes(end: &End, tid: u32, thread: &Thread, state: &mut State) {
     };
     let hex = |set: u64| format!("{set:016x}");
     let flag = |is: bool| u8::from(is).to_string();
-    let alt = attributes.alt_stack.map_or_else(
-        || "0 2 0".to_owned(),
-        |(sp, flags, len)| format!("{sp:x} {flags:x} {len}"),
-    );
+    let alt = attributes
+        .alt_stack
+        .map_or_else(|| "0 2 0".to_owned(), |(sp, flags, len)| format!("{sp:x} {flags:x} {len}"));
     let mut facts = vec![
         ("process", thread.process.to_string()),
         ("name", String::from_utf8_lossy(attributes.name.as_deref().unwrap_or_default()).into_owned()),
@@ -282,8 +293,11 @@ fn memory(world: &World, end: &End, pid: u32, state: &mut State) {
         let sharing = if mapping.flags & libc::MAP_SHARED as u32 != 0 { 's' } else { 'p' };
         let prot: String = [may(1, 'r'), may(2, 'w'), may(4, 'x'), sharing].into_iter().collect();
         let names = [(10, "dc"), (16, "dd"), (18, "wf"), (15, "nh")];
-        let mut advice: Vec<&str> =
-            names.iter().filter(|(advice, _)| mapping.advice.contains(advice)).map(|(_, name)| *name).collect();
+        let mut advice: Vec<&str> = names
+            .iter()
+            .filter(|(advice, _)| mapping.advice.contains(advice))
+            .map(|(_, name)| *name)
+            .collect();
         advice.sort_unstable();
         for page in (start..mapping.end).step_by(PAGE as usize) {
             let (file, behind) = match &mapping.backing {
@@ -302,7 +316,8 @@ fn memory(world: &World, end: &End, pid: u32, state: &mut State) {
                 | Backing::Vdso
                 | Backing::Foreign => (String::new(), false),
             };
-            let content = world.memory(pid, page, page + PAGE).map(|runs| bytes(&runs, PAGE)).unwrap_or_default();
+            let content =
+                world.memory(pid, page, page + PAGE).map(|runs| bytes(&runs, PAGE)).unwrap_or_default();
             let content = if behind {
                 "nothing".to_owned()
             } else if content.iter().all(|byte| *byte == 0) {
@@ -310,7 +325,10 @@ fn memory(world: &World, end: &End, pid: u32, state: &mut State) {
             } else {
                 shown(&content)
             };
-            state.insert(format!("p{pid} page {page:x}"), format!("{prot}{file} [{}] {content}", advice.join(" ")));
+            state.insert(
+                format!("p{pid} page {page:x}"),
+                format!("{prot}{file} [{}] {content}", advice.join(" ")),
+            );
         }
     }
 }

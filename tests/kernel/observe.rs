@@ -98,11 +98,7 @@ struct Look<'a> {
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .unwrap_or("")
-        .trim()
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("").trim()
 }
 
 fn words(text: &str) -> String {
@@ -111,8 +107,7 @@ fn words(text: &str) -> String {
 
 fn kcmp(a: u32, b: u32, kind: i32, fds: (u32, u32)) -> i64 {
     // SAFETY: kcmp takes numbers and writes nothing.
-    let result =
-        unsafe { libc::syscall(libc::SYS_kcmp, a, b, kind, u64::from(fds.0), u64::from(fds.1)) };
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, a, b, kind, u64::from(fds.0), u64::from(fds.1)) };
     assert!(result >= 0, "kcmp: {}", std::io::Error::last_os_error());
     result
 }
@@ -188,7 +183,8 @@ impl Look<'_> {
     fn descriptor(&mut self, tid: u32, fd: u32) {
         let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).expect("it is open");
         let flags = u32::from_str_radix(field(&info, "flags"), 8).expect("octal flags");
-        let known = self.descriptions.iter().position(|held| kcmp(tid, held.tid, KCMP_FILE, (fd, held.fd)) == 0);
+        let known =
+            self.descriptions.iter().position(|held| kcmp(tid, held.tid, KCMP_FILE, (fd, held.fd)) == 0);
         let number = known.unwrap_or_else(|| self.description(tid, fd, &info, flags));
         let cloexec = if flags & libc::O_CLOEXEC as u32 != 0 { " cloexec" } else { "" };
         self.note(format!("t{tid} fd {fd}"), format!("description {number}{cloexec}"));
@@ -215,7 +211,7 @@ impl Look<'_> {
             format!("object {object} flags {shown:#o} position {position}"),
         );
         let kind = self.kind(&link, &meta, info, own.as_raw_fd());
-        if meta.mode() & libc::S_IFMT == libc::S_IFREG {
+        if matches!(meta.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
             self.note(format!("object {object} mode"), format!("{:o}", meta.mode() & 0o7777));
             self.note(format!("object {object} owner"), format!("{}:{}", meta.uid(), meta.gid()));
         }
@@ -263,7 +259,9 @@ impl Look<'_> {
                 let [interval_s, interval_ns] = time("it_interval");
                 // What is left of it moves; it is set or not.
                 let value = if time("it_value") == [0, 0] { "off" } else { "on" };
-                format!("timerfd clock {clock} ticks {ticks} flags {flags} every {interval_s}.{interval_ns:09} {value}")
+                format!(
+                    "timerfd clock {clock} ticks {ticks} flags {flags} every {interval_s}.{interval_ns:09} {value}"
+                )
             }
             "anon_inode:[signalfd]" => {
                 let mask = u64::from_str_radix(field(info, "sigmask"), 16).expect("hexadecimal");
@@ -382,7 +380,10 @@ impl Look<'_> {
         ];
         let limit = ask(libc::SYS_prlimit64, [0, 7, 0, SCRATCH, 0, 0]);
         if let Some((_, bytes)) = limit {
-            facts.push(("limit of descriptors", format!("{} {}", word(&bytes, 0) as i64, word(&bytes, 1) as i64)));
+            facts.push((
+                "limit of descriptors",
+                format!("{} {}", word(&bytes, 0) as i64, word(&bytes, 1) as i64),
+            ));
         }
         let facts: Vec<(String, String)> =
             facts.into_iter().map(|(name, fact)| (format!("t{tid} {name}"), fact)).collect();
@@ -402,7 +403,8 @@ impl Look<'_> {
             for line in smaps.lines() {
                 let head: Vec<&str> = line.splitn(6, ' ').collect();
                 if let Some((start, end)) = head[0].split_once('-')
-                    && let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
+                    && let (Ok(start), Ok(end)) =
+                        (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
                 {
                     let offset = u64::from_str_radix(head[2], 16).expect("hexadecimal");
                     let name = head.get(5).map_or("", |name| name.trim()).to_owned();
@@ -414,8 +416,10 @@ impl Look<'_> {
                         continue;
                     }
                     // dc: not inherited by fork; dd: not in dumps; wf: wiped on fork; nh: no huge pages.
-                    let mut kept: Vec<&str> =
-                        flags.split_whitespace().filter(|flag| matches!(*flag, "dc" | "dd" | "wf" | "nh")).collect();
+                    let mut kept: Vec<&str> = flags
+                        .split_whitespace()
+                        .filter(|flag| matches!(*flag, "dc" | "dd" | "wf" | "nh"))
+                        .collect();
                     kept.sort_unstable();
                     for page in (start..end).step_by(4096) {
                         let at = if name.is_empty() || name == "/dev/zero (deleted)" {
@@ -441,8 +445,9 @@ impl Look<'_> {
     /// What is in pipes, sockets and files: read out.
     fn contents(&mut self) {
         for index in 0..self.objects.len() {
-            let held: Vec<usize> =
-                (0..self.descriptions.len()).filter(|held| self.descriptions[*held].object == index).collect();
+            let held: Vec<usize> = (0..self.descriptions.len())
+                .filter(|held| self.descriptions[*held].object == index)
+                .collect();
             let kind = self.state[&format!("object {index}")].clone();
             let content = if kind.starts_with("pipe capacity") || kind.starts_with("fifo capacity") {
                 held.iter().find_map(|held| drain_pipe(&self.descriptions[*held].own))
@@ -511,7 +516,10 @@ fn drain_pipe(end: &OwnedFd) -> Option<String> {
 pub(crate) fn messages(mut all: Vec<(Vec<u8>, usize)>, is_stream: bool) -> String {
     if is_stream {
         let rights: usize = all.iter().map(|(_, rights)| rights).sum();
-        return format!("{} +{rights}", shown(&all.into_iter().flat_map(|(bytes, _)| bytes).collect::<Vec<u8>>()));
+        return format!(
+            "{} +{rights}",
+            shown(&all.into_iter().flat_map(|(bytes, _)| bytes).collect::<Vec<u8>>())
+        );
     }
     while all.last().is_some_and(|(bytes, rights)| bytes.is_empty() && *rights == 0) {
         all.pop();

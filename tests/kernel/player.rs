@@ -226,7 +226,11 @@ impl<'a> Player<'a> {
 
     /// Those who could play something: not the dead.
     pub(crate) fn living(&self) -> Vec<u32> {
-        self.slots.keys().copied().filter(|tid| matches!(state_of(*tid), Some(state) if state != 'Z' && state != 'X')).collect()
+        self.slots
+            .keys()
+            .copied()
+            .filter(|tid| matches!(state_of(*tid), Some(state) if state != 'Z' && state != 'X'))
+            .collect()
     }
 
     /// All that ever were.

@@ -261,12 +261,16 @@ impl World {
                 if flags & O_DIRECTORY != 0 && file.is_made() && !is_directory {
                     return fails(ENOTDIR);
                 }
-                if is_directory && !is_path && (flags & O_ACCMODE != O_RDONLY || flags & O_CREAT != 0) {
+                if is_directory
+                    && !is_path
+                    && (flags & O_ACCMODE != O_RDONLY || flags & (O_CREAT | O_TRUNC) != 0)
+                {
                     return fails(EISDIR);
                 }
-                let writes = !is_path && flags & O_ACCMODE != O_RDONLY;
+                // Also what is opened to be read is emptied (open(2), NOTES).
                 if flags & O_TRUNC != 0
-                    && writes
+                    && !is_path
+                    && !is_directory
                     && let Object::File(file) = self.object_mut(id)
                 {
                     (file.size, file.content) = (Some(0), Runs::default());
@@ -529,6 +533,9 @@ impl World {
             };
         };
         let len = data.len() as u64;
+        if len == 0 {
+            return Ok(0);
+        }
         let position = self.description(desc).position;
         let file = self.file_mut(&description.object)?;
         let at = if description.flags & O_APPEND != 0 { file.size.unwrap_or(0) } else { position };
@@ -615,6 +622,9 @@ impl World {
         }
         let wanted = len;
         let len = len.min(size.map_or(u64::MAX, |size| size.saturating_sub(input.position)));
+        if len == 0 {
+            return gives(0, wanted as i64);
+        }
         let (Some(end), Some(input_end)) = (out.position.checked_add(len), input.position.checked_add(len))
         else {
             return fails(EINVAL);
