@@ -399,6 +399,10 @@ impl World {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
                 let id = self.lookup(&from)?;
                 self.check_parent(&to)?;
+                self.check_no_directory(&id)?;
+                if let Some(Some(old)) = self.leads_to(&to) {
+                    self.check_no_directory(&old)?;
+                }
                 self.write(Thing::Name(from.clone()));
                 self.write(Thing::Name(to.clone()));
                 // Two names of one file stay (rename(2)).
@@ -410,6 +414,8 @@ impl World {
             NameEffect::Exchange { from, to } => {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
                 let ids = (self.lookup(&from)?, self.lookup(&to)?);
+                self.check_no_directory(&ids.0)?;
+                self.check_no_directory(&ids.1)?;
                 self.write(Thing::Name(from.clone()));
                 self.write(Thing::Name(to.clone()));
                 self.names.insert(from, Some(ids.1));
@@ -417,6 +423,14 @@ impl World {
             }
         }
         Ok(0)
+    }
+
+    /// What is below a directory would change its names with it.
+    fn check_no_directory(&self, id: &ObjectId) -> Call<()> {
+        match self.object(id) {
+            Object::File(file) if file.kind == FileKind::Directory => not_modelled("a directory that is renamed"),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn change_file(&mut self, tid: u32, effect: &FileEffect) -> Call<i64> {

@@ -320,9 +320,6 @@ impl World {
             return fails(EPIPE);
         }
         let done = self.thread(tid).progress;
-        if is_stream && data.is_empty() {
-            return Ok(0);
-        }
         let peer_is_there = self.is_alive(tid, &peer);
         self.write(Thing::Object(peer.clone()));
         let receiver = self.socket(&peer)?;
@@ -339,6 +336,9 @@ impl World {
         for right in rights {
             self.write(Thing::Flight(peer.clone()));
             self.note(Thing::Open(*right), Access::Add);
+        }
+        if is_stream && data.is_empty() {
+            return Ok(0);
         }
         let mut sent = done;
         loop {
