@@ -113,11 +113,9 @@ fn beginning() -> Vec<Step> {
         ),
     ];
     // Nobody is to die of a broken pipe: a tape with such a record has failed by then.
-    for (signal, handler) in [(libc::SIGPIPE as u64, 1)] {
-        let action = Word::Words(vec![is(handler), is(0), is(0), is(0)]);
-        let args = vec![is(signal), action, is(0), is(8)];
-        steps.push(call("rt_sigaction", libc::SYS_rt_sigaction, args, Gives::Value(0)));
-    }
+    let action = Word::Words(vec![is(1), is(0), is(0), is(0)]);
+    let args = vec![is(libc::SIGPIPE as u64), action, is(0), is(8)];
+    steps.push(call("rt_sigaction", libc::SYS_rt_sigaction, args, Gives::Value(0)));
     steps
 }
 

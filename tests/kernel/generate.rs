@@ -518,7 +518,7 @@ fn privileges() -> Calls {
         call("setgroups", libc::SYS_setgroups, vec![is(groups.len() as u64), list], ZERO)
     });
     // CAP_KILL, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_PACCT, and all that there are without CAP_SYS_RESOURCE.
-    let all = (1u64 << 41) - 1 & !(1 << 24);
+    let all = ((1u64 << 41) - 1) & !(1 << 24);
     let sets =
         || prop::sample::select(vec![all, all & !(1 << 20), 1 << 5 | 1 << 7 | 1 << 6 | 1 << 21, 1 << 7, 0]);
     let caps = (sets(), sets(), sets()).prop_map(|(effective, permitted, inheritable)| {

@@ -19,6 +19,8 @@
 //! there. `REGROW_CASES` says how many sequences; those that failed once are kept in `failed.txt` and are
 //! tried first.
 
+#![allow(clippy::print_stdout, reason = "what is started in namespaces says what it found")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

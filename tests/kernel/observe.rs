@@ -466,7 +466,7 @@ impl Look<'_> {
                     format!("{len} long {}", shown(&bytes))
                 })
             } else if kind.starts_with("socket") && kind.contains(" listens 0 ") {
-                held.iter().find_map(|held| Some(drain_socket(&self.descriptions[*held].own)))
+                held.first().map(|held| drain_socket(&self.descriptions[*held].own))
             } else {
                 None
             };

@@ -428,7 +428,9 @@ impl World {
     /// What is below a directory would change its names with it.
     fn check_no_directory(&self, id: &ObjectId) -> Call<()> {
         match self.object(id) {
-            Object::File(file) if file.kind == FileKind::Directory => not_modelled("a directory that is renamed"),
+            Object::File(file) if file.kind == FileKind::Directory => {
+                not_modelled("a directory that is renamed")
+            }
             _ => Ok(()),
         }
     }
