@@ -12,6 +12,20 @@ use regrow_graph::verify::{Effect, LiftedTree};
 
 use crate::player::{BASE, RW_LEN, SCRATCH};
 
+/// What a descriptor shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Kind {
+    Any,
+    File,
+    Pipe,
+    Socket,
+    Listener,
+    Eventfd,
+    Epoll,
+    Timer,
+}
+
 /// An argument, or a word of a structure.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Word {
@@ -19,6 +33,9 @@ pub(crate) enum Word {
     Is(u64),
     /// The caller's pid.
     Own,
+    /// A descriptor that the caller has when it makes the call: the so-and-so-many-th of a kind, round and
+    /// round. If it has none, that number.
+    Held(Kind, u8),
     /// The address of bytes.
     Bytes(Vec<u8>),
     /// The address of words.
@@ -33,6 +50,7 @@ impl fmt::Debug for Word {
             Word::Is(number) if *number > 0xffff => write!(f, "{number:#x}"),
             Word::Is(number) => write!(f, "{number}"),
             Word::Own => f.write_str("self"),
+            Word::Held(kind, nth) => write!(f, "{kind:?} {nth}"),
             Word::Bytes(bytes) if bytes.len() > 40 => write!(f, "[{} bytes]", bytes.len()),
             Word::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
             Word::Words(words) => words.fmt(f),
@@ -94,6 +112,22 @@ impl fmt::Debug for Step {
 }
 
 impl Step {
+    /// The same with the descriptors that the caller has.
+    pub(crate) fn with_held(&self, held: impl Fn(Kind) -> Vec<u32>) -> Step {
+        let mut step = self.clone();
+        if let Step::Call { call, .. } = &mut step {
+            for word in &mut call.args {
+                if let Word::Held(kind, nth) = word {
+                    let all = held(*kind);
+                    let number =
+                        if all.is_empty() { u32::from(*nth) } else { all[usize::from(*nth) % all.len()] };
+                    *word = Word::Is(number.into());
+                }
+            }
+        }
+        step
+    }
+
     /// Which of the living makes it.
     pub(crate) fn who(&self) -> usize {
         match self {
@@ -129,6 +163,7 @@ impl Builder {
         match word {
             Word::Is(number) => *number,
             Word::Own => self.own.into(),
+            Word::Held(_, nth) => u64::from(*nth),
             Word::Bytes(bytes) => self.put(bytes),
             Word::Words(words) => {
                 let words: Vec<u64> = words.iter().map(|word| self.value(word)).collect();

@@ -43,6 +43,8 @@ pub(crate) struct Counts {
     pub calls: BTreeMap<&'static str, Count>,
     /// Errors by call.
     pub errors: BTreeSet<(&'static str, i64)>,
+    /// What was played.
+    pub effects: Vec<Effect>,
     /// Why steps were not tried.
     pub reasons: BTreeMap<String, u32>,
 }
@@ -111,11 +113,9 @@ fn beginning() -> Vec<Step> {
         ),
     ];
     // Nobody is to die of a broken pipe: a tape with such a record has failed by then.
-    for (signal, handler) in [(libc::SIGPIPE as u64, 1)] {
-        let action = Word::Words(vec![is(handler), is(0), is(0), is(0)]);
-        let args = vec![is(signal), action, is(0), is(8)];
-        steps.push(call("rt_sigaction", libc::SYS_rt_sigaction, args, Gives::Value(0)));
-    }
+    let action = Word::Words(vec![is(1), is(0), is(0), is(0)]);
+    let args = vec![is(libc::SIGPIPE as u64), action, is(0), is(8)];
+    steps.push(call("rt_sigaction", libc::SYS_rt_sigaction, args, Gives::Value(0)));
     steps
 }
 
@@ -156,6 +156,7 @@ pub(crate) fn run(
             return Ok(());
         }
     }
+    case.wait_for_deaths()?;
     let model = modelled::facts(&case.world);
     let kernel = observe::observe(&case.player);
     let lines = difference(&kernel, &model);
@@ -181,10 +182,7 @@ impl Case<'_> {
     /// Plays a step on both; says whether the case goes on.
     fn step(&mut self, step: &Step) -> Result<bool, String> {
         let living = modelled::living(&self.world);
-        let (here, there): (Vec<u32>, Vec<u32>) = (self.player.living(), living.keys().copied().collect());
-        if here != there {
-            return Err(format!("{}living: kernel {here:?}, model {there:?}", self.log));
-        }
+        self.wait_for_deaths()?;
         if living.is_empty() {
             return Ok(true);
         }
@@ -195,6 +193,7 @@ impl Case<'_> {
         {
             return Ok(true);
         }
+        let step = &step.with_held(|kind| modelled::held(&self.world, tid, kind));
         let slot = self.player.free_slot();
         let mut placed = Placed::new(step, (tid, pid), UNKNOWN_NUMBER, slot);
         let mut effect = placed.lift(step);
@@ -256,6 +255,7 @@ impl Case<'_> {
         if let (Step::Fork { pid, .. }, Outcome::Gave(1..)) = (step, outcome) {
             self.player.born(*pid, slot);
         }
+        self.counts.effects.push(effect.clone());
         let count = self.counts.calls.entry(name).or_default();
         let is_old = matches!(step, Step::Call { call: Call { gives: Gives::Old, .. }, .. })
             && !matches!(effect, Effect::Attribute(Attribute::EatSignal { .. }));
@@ -288,12 +288,30 @@ impl Case<'_> {
             // What was to be read is gone; how much of it depends on what it is read from.
             return into.iter().any(|(at, _)| *at >= PAGES) && errno == libc::EFAULT;
         }
+        // Who sends to a peer that is gone is not connected any more.
+        if matches!(effect, Effect::Object { change: Change::Send { .. } | Change::Write { .. }, .. }) {
+            return errno == libc::ECONNREFUSED;
+        }
         let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) =
             effect
         else {
             return false;
         };
         self.world.memory(pid, *at, at.saturating_add(*len)).is_some_and(|runs| !runs.is_empty())
+    }
+
+    /// Threads are killed by the exit of another, but not at once: waits until the same live on both sides.
+    fn wait_for_deaths(&self) -> Result<(), String> {
+        let there: Vec<u32> = modelled::living(&self.world).into_keys().collect();
+        let mut here = self.player.living();
+        for _ in 0..PATIENCE {
+            if here == there {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            here = self.player.living();
+        }
+        Err(format!("{}living: kernel {here:?}, model {there:?}", self.log))
     }
 
     fn skip(&mut self, name: &'static str, why: &str) -> bool {

@@ -8,7 +8,7 @@
 use proptest::prelude::*;
 use proptest::strategy::Union;
 
-use crate::call::{Call, Gives, Step, Word};
+use crate::call::{Call, Gives, Kind, Step, Word};
 use crate::player::SCRATCH;
 
 /// Where the files of a case are.
@@ -36,6 +36,11 @@ fn fd() -> impl Strategy<Value = u32> {
     prop_oneof![30 => 0u32..6, 10 => 6u32..12, 1 => Just(100_000u32)]
 }
 
+/// A descriptor of the caller's that is of use, mostly.
+fn held(kind: Kind) -> impl Strategy<Value = Word> {
+    prop_oneof![6 => any::<u8>().prop_map(move |nth| Word::Held(kind, nth)), 1 => fd().prop_map(is)]
+}
+
 fn path() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => (0..4u8).prop_map(|n| format!("{DIRECTORY}/f{n}")),
@@ -45,6 +50,12 @@ fn path() -> impl Strategy<Value = Vec<u8>> {
         1 => Just(format!("{DIRECTORY}/none/f")),
     ]
     .prop_map(String::into_bytes)
+}
+
+/// Mostly of directories.
+fn directory() -> impl Strategy<Value = Vec<u8>> {
+    let one = (0..2u8).prop_map(|n| format!("{DIRECTORY}/d{n}").into_bytes());
+    prop_oneof![3 => one, 1 => path()]
 }
 
 fn text(path: &[u8]) -> Word {
@@ -98,7 +109,7 @@ fn tables() -> Calls {
         prop::sample::select(vec![0, 0, 0, libc::O_APPEND, libc::O_CLOEXEC, libc::O_NONBLOCK, libc::O_PATH]),
         prop::sample::select(vec![
             0,
-            0,
+            libc::O_CREAT,
             libc::O_CREAT,
             libc::O_CREAT | libc::O_EXCL,
             libc::O_TRUNC,
@@ -119,16 +130,16 @@ fn tables() -> Calls {
             ZERO,
         )
     });
-    let dup = (fd(), fd(), prop::bool::ANY).prop_map(|(from, to, cloexec)| {
+    let dup = (held(Kind::Any), fd(), prop::bool::ANY).prop_map(|(from, to, cloexec)| {
         let flags = if cloexec { libc::O_CLOEXEC as u64 } else { 0 };
-        call("dup3", libc::SYS_dup3, vec![is(from), is(to), is(flags)], Gives::Value(to.into()))
+        call("dup3", libc::SYS_dup3, vec![from, is(to), is(flags)], Gives::Value(to.into()))
     });
-    let lowest = (fd(), fd(), prop::bool::ANY).prop_map(|(from, least, cloexec)| {
+    let lowest = (held(Kind::Any), fd(), prop::bool::ANY).prop_map(|(from, least, cloexec)| {
         let command = if cloexec { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD };
-        call("fcntl(F_DUPFD)", libc::SYS_fcntl, vec![is(from), is(command as u64), is(least)], Gives::Number)
+        call("fcntl(F_DUPFD)", libc::SYS_fcntl, vec![from, is(command as u64), is(least)], Gives::Number)
     });
-    let cloexec = (fd(), 0u64..2).prop_map(|(fd, flag)| {
-        call("fcntl(F_SETFD)", libc::SYS_fcntl, vec![is(fd), is(libc::F_SETFD as u64), is(flag)], ZERO)
+    let cloexec = (held(Kind::Any), 0u64..2).prop_map(|(fd, flag)| {
+        call("fcntl(F_SETFD)", libc::SYS_fcntl, vec![fd, is(libc::F_SETFD as u64), is(flag)], ZERO)
     });
     let close = fd().prop_map(|fd| call("close", libc::SYS_close, vec![is(fd)], ZERO));
     let range =
@@ -160,86 +171,97 @@ fn anonymous() -> Calls {
 }
 
 fn objects() -> Calls {
-    let seek = (fd(), prop_oneof![0u64..100, Just(4096), Just(1 << 40)]).prop_map(|(fd, position)| {
-        call("lseek", libc::SYS_lseek, vec![is(fd), is(position), is(0u32)], Gives::Value(position))
-    });
-    let status = (fd(), prop::sample::select(vec![0, libc::O_NONBLOCK, libc::O_APPEND, libc::O_NONBLOCK, 2]))
+    let seek =
+        (held(Kind::File), prop_oneof![0u64..100, Just(4096), Just(1 << 40)]).prop_map(|(fd, position)| {
+            call("lseek", libc::SYS_lseek, vec![fd, is(position), is(0u32)], Gives::Value(position))
+        });
+    let status = (
+        held(Kind::Any),
+        prop::sample::select(vec![0, libc::O_NONBLOCK, libc::O_APPEND, libc::O_NONBLOCK, 2]),
+    )
         .prop_map(|(fd, flags)| {
             call(
                 "fcntl(F_SETFL)",
                 libc::SYS_fcntl,
-                vec![is(fd), is(libc::F_SETFL as u64), is(flags as u64)],
+                vec![fd, is(libc::F_SETFL as u64), is(flags as u64)],
                 ZERO,
             )
         });
-    let size = (fd(), prop::sample::select(vec![0u32, 4096, 5000, 8192, 65536, 1 << 20, 1 << 21, u32::MAX]))
+    let size = (
+        held(Kind::Pipe),
+        prop::sample::select(vec![0u32, 4096, 5000, 8192, 65536, 1 << 20, 1 << 21, u32::MAX]),
+    )
         .prop_map(|(fd, size)| {
-            let args = vec![is(fd), is(libc::F_SETPIPE_SZ as u64), is(size)];
+            let args = vec![fd, is(libc::F_SETPIPE_SZ as u64), is(size)];
             call("fcntl(F_SETPIPE_SZ)", libc::SYS_fcntl, args, Gives::Value(size.into()))
         });
-    let write = (fd(), bytes()).prop_map(|(fd, bytes)| {
+    let write = (held(Kind::Any), bytes()).prop_map(|(fd, bytes)| {
         let len = bytes.len() as u64;
-        call("write", libc::SYS_write, vec![is(fd), Word::Bytes(bytes), is(len)], Gives::Value(len))
+        call("write", libc::SYS_write, vec![fd, Word::Bytes(bytes), is(len)], Gives::Value(len))
     });
-    let count = (fd(), prop_oneof![0u64..4, Just(u64::MAX), Just(u64::MAX - 1)]).prop_map(|(fd, value)| {
-        call(
-            "write",
-            libc::SYS_write,
-            vec![is(fd), Word::Bytes(value.to_ne_bytes().to_vec()), is(8u32)],
-            Gives::Value(8),
-        )
-    });
+    let count = (held(Kind::Eventfd), prop_oneof![0u64..4, Just(u64::MAX), Just(u64::MAX - 1)]).prop_map(
+        |(fd, value)| {
+            call(
+                "write",
+                libc::SYS_write,
+                vec![fd, Word::Bytes(value.to_ne_bytes().to_vec()), is(8u32)],
+                Gives::Value(8),
+            )
+        },
+    );
     let into = prop_oneof![4 => Just(SCRATCH), 2 => (0u64..8).prop_map(|page| PAGES + page * PAGE + 100)];
     let len = prop_oneof![5 => 1u64..40, 2 => Just(8u64), 1 => Just(0u64), 1 => Just(5000u64)];
-    let read = (fd(), into.clone(), len.clone()).prop_map(|(fd, into, len)| {
-        call("read", libc::SYS_read, vec![is(fd), is(into), is(len)], Gives::Value(len))
+    let read = (held(Kind::Any), into.clone(), len.clone()).prop_map(|(fd, into, len)| {
+        call("read", libc::SYS_read, vec![fd, is(into), is(len)], Gives::Value(len))
     });
-    let pread =
-        (fd(), into, len, prop::sample::select(vec![0u64, 3, 4096])).prop_map(|(fd, into, len, offset)| {
+    let pread = (held(Kind::File), into, len, prop::sample::select(vec![0u64, 3, 4096])).prop_map(
+        |(fd, into, len, offset)| {
             let vector = Word::Words(vec![is(into), is(len)]);
             call(
                 "read",
                 libc::SYS_preadv,
-                vec![is(fd), vector, is(1u32), is(offset), is(0u32)],
+                vec![fd, vector, is(1u32), is(offset), is(0u32)],
                 Gives::Value(len),
             )
-        });
-    let watch = (fd(), fd(), prop::sample::select(vec![1u32, 4, 1 | 1 << 31, 5]), 0u32..9).prop_map(
-        |(epoll, target, events, data)| {
-            let event = [events.to_ne_bytes(), data.to_ne_bytes(), [0; 4]].concat();
-            let args = vec![is(epoll), is(libc::EPOLL_CTL_ADD as u64), is(target), Word::Bytes(event)];
-            call("epoll_ctl", libc::SYS_epoll_ctl, args, ZERO)
         },
     );
+    let watch =
+        (held(Kind::Epoll), held(Kind::Any), prop::sample::select(vec![1u32, 4, 1 | 1 << 31, 5]), 0u32..9)
+            .prop_map(|(epoll, target, events, data)| {
+                let event = [events.to_ne_bytes(), data.to_ne_bytes(), [0; 4]].concat();
+                let args = vec![epoll, is(libc::EPOLL_CTL_ADD as u64), target, Word::Bytes(event)];
+                call("epoll_ctl", libc::SYS_epoll_ctl, args, ZERO)
+            });
     // Far in the future: nothing expires while a case runs.
-    let set = (fd(), prop::sample::select(vec![0u64, 0, 1, 2, 8]), 0u64..2, 0u64..2).prop_map(
+    let set = (held(Kind::Timer), prop::sample::select(vec![0u64, 0, 1, 2, 8]), 0u64..2, 0u64..2).prop_map(
         |(fd, flags, interval, value)| {
             let time = vec![is(interval * 7), is(interval * 9), is(value * (1 << 33)), is(0u32)];
-            let args = vec![is(fd), is(flags), Word::Words(time), is(0u32)];
+            let args = vec![fd, is(flags), Word::Words(time), is(0u32)];
             call("timerfd_settime", libc::SYS_timerfd_settime, args, ZERO)
         },
     );
-    let ticks = (fd(), 0u64..4).prop_map(|(fd, ticks)| {
-        let args = vec![is(fd), is(0x4008_5400u32), Word::Words(vec![is(ticks)])];
+    let ticks = (held(Kind::Timer), 0u64..4).prop_map(|(fd, ticks)| {
+        let args = vec![fd, is(0x4008_5400u32), Word::Words(vec![is(ticks)])];
         call("ioctl(TFD_IOC_SET_TICKS)", libc::SYS_ioctl, args, ZERO)
     });
-    let truncate = (fd(), prop_oneof![0u64..50, Just(8192u64), Just(u64::MAX)])
-        .prop_map(|(fd, len)| call("ftruncate", libc::SYS_ftruncate, vec![is(fd), is(len)], ZERO));
-    let copy = (fd(), fd(), 1u64..30).prop_map(|(to, from, len)| {
-        call("sendfile", libc::SYS_sendfile, vec![is(to), is(from), is(0u32), is(len)], Gives::Value(len))
+    let truncate = (held(Kind::File), prop_oneof![0u64..50, Just(8192u64), Just(u64::MAX)])
+        .prop_map(|(fd, len)| call("ftruncate", libc::SYS_ftruncate, vec![fd, is(len)], ZERO));
+    let copy = (held(Kind::Any), held(Kind::File), 1u64..30).prop_map(|(to, from, len)| {
+        call("sendfile", libc::SYS_sendfile, vec![to, from, is(0u32), is(len)], Gives::Value(len))
     });
-    let seals = (fd(), prop::sample::select(vec![0u64, 1, 2, 4, 8, 3])).prop_map(|(fd, seals)| {
-        call("fcntl(F_ADD_SEALS)", libc::SYS_fcntl, vec![is(fd), is(1033u32), is(seals)], ZERO)
+    let seals =
+        (held(Kind::File), prop::sample::select(vec![0u64, 1, 2, 4, 8, 3])).prop_map(|(fd, seals)| {
+            call("fcntl(F_ADD_SEALS)", libc::SYS_fcntl, vec![fd, is(1033u32), is(seals)], ZERO)
+        });
+    let owner = (held(Kind::Any), prop_oneof![ROOT..ROOT + 6, Just(0u32)]).prop_map(|(fd, pid)| {
+        call("fcntl(F_SETOWN)", libc::SYS_fcntl, vec![fd, is(libc::F_SETOWN as u64), is(pid)], ZERO)
     });
-    let owner = (fd(), prop_oneof![ROOT..ROOT + 6, Just(0u32)]).prop_map(|(fd, pid)| {
-        call("fcntl(F_SETOWN)", libc::SYS_fcntl, vec![is(fd), is(libc::F_SETOWN as u64), is(pid)], ZERO)
+    let sig = (held(Kind::Any), prop::sample::select(vec![0u64, 10, 64, 65])).prop_map(|(fd, signal)| {
+        call("fcntl(F_SETSIG)", libc::SYS_fcntl, vec![fd, is(10u32), is(signal)], ZERO)
     });
-    let sig = (fd(), prop::sample::select(vec![0u64, 10, 64, 65])).prop_map(|(fd, signal)| {
-        call("fcntl(F_SETSIG)", libc::SYS_fcntl, vec![is(fd), is(10u32), is(signal)], ZERO)
-    });
-    let mode = (fd(), 0u64..0o10000)
-        .prop_map(|(fd, mode)| call("fchmod", libc::SYS_fchmod, vec![is(fd), is(mode)], ZERO));
-    let enter = fd().prop_map(|fd| call("fchdir", libc::SYS_fchdir, vec![is(fd)], ZERO));
+    let mode = (held(Kind::File), 0u64..0o10000)
+        .prop_map(|(fd, mode)| call("fchmod", libc::SYS_fchmod, vec![fd, is(mode)], ZERO));
+    let enter = held(Kind::File).prop_map(|fd| call("fchdir", libc::SYS_fchdir, vec![fd], ZERO));
     prop_oneof![
         3 => seek, 4 => status, 3 => size, 12 => write, 3 => count, 12 => read, 3 => pread, 6 => watch, 2 => set,
         2 => ticks, 3 => truncate, 2 => copy, 2 => seals, 1 => owner, 1 => sig, 1 => mode, 1 => enter,
@@ -255,28 +277,28 @@ fn sockets() -> Calls {
     let socket = (prop::sample::select(vec![1u64, 1, 2, 5, 3, 9]), flags()).prop_map(|(kind, flags)| {
         call("socket", libc::SYS_socket, vec![is(1u32), is(kind | flags), is(0u32)], Gives::Number)
     });
-    let accept = (fd(), flags()).prop_map(|(fd, flags)| {
-        call("accept4", libc::SYS_accept4, vec![is(fd), is(0u32), is(0u32), is(flags)], Gives::Number)
+    let accept = (held(Kind::Listener), flags()).prop_map(|(fd, flags)| {
+        call("accept4", libc::SYS_accept4, vec![fd, is(0u32), is(0u32), is(flags)], Gives::Number)
     });
     let address = |nr, name: &'static str| {
-        move |(fd, address): (u32, Vec<u8>)| {
+        move |(fd, address): (Word, Vec<u8>)| {
             let len = address.len() as u64;
-            call(name, nr, vec![is(fd), Word::Bytes(address), is(len)], ZERO)
+            call(name, nr, vec![fd, Word::Bytes(address), is(len)], ZERO)
         }
     };
-    let bind = (fd(), name()).prop_map(address(libc::SYS_bind, "bind"));
+    let bind = (held(Kind::Socket), name()).prop_map(address(libc::SYS_bind, "bind"));
     let to = prop_oneof![9 => name(), 1 => Just(vec![0u8; 16])];
-    let connect = (fd(), to).prop_map(address(libc::SYS_connect, "connect"));
-    let listen = (fd(), 0u64..3)
-        .prop_map(|(fd, backlog)| call("listen", libc::SYS_listen, vec![is(fd), is(backlog)], ZERO));
-    let shutdown = (fd(), 0u64..3)
-        .prop_map(|(fd, how)| call("shutdown", libc::SYS_shutdown, vec![is(fd), is(how)], ZERO));
-    let send = (fd(), bytes(), prop::bool::ANY).prop_map(|(fd, bytes, wait)| {
+    let connect = (held(Kind::Socket), to).prop_map(address(libc::SYS_connect, "connect"));
+    let listen = (held(Kind::Socket), 0u64..3)
+        .prop_map(|(fd, backlog)| call("listen", libc::SYS_listen, vec![fd, is(backlog)], ZERO));
+    let shutdown = (held(Kind::Socket), 0u64..3)
+        .prop_map(|(fd, how)| call("shutdown", libc::SYS_shutdown, vec![fd, is(how)], ZERO));
+    let send = (held(Kind::Socket), bytes(), prop::bool::ANY).prop_map(|(fd, bytes, wait)| {
         let (len, flags) = (bytes.len() as u64, if wait { 0 } else { libc::MSG_DONTWAIT as u64 });
-        let args = vec![is(fd), Word::Bytes(bytes), is(len), is(flags), is(0u32), is(0u32)];
+        let args = vec![fd, Word::Bytes(bytes), is(len), is(flags), is(0u32), is(0u32)];
         call("send", libc::SYS_sendto, args, Gives::Value(len))
     });
-    let rights = (fd(), prop::collection::vec(fd(), 1..4)).prop_map(|(fd, rights)| {
+    let rights = (held(Kind::Socket), prop::collection::vec(fd(), 1..4)).prop_map(|(fd, rights)| {
         let len = 16 + 4 * rights.len() as u64;
         let mut control = [len.to_ne_bytes(), (1u64 | 1 << 32).to_ne_bytes()].concat();
         control.extend(rights.iter().flat_map(|right| right.to_ne_bytes()));
@@ -285,15 +307,14 @@ fn sockets() -> Calls {
         let vector = Word::Words(vec![data, is(1u32)]);
         let message = vec![is(0u32), is(0u32), vector, is(1u32), Word::Bytes(control), is(room), is(0u32)];
         let flags = libc::MSG_DONTWAIT as u64;
-        call("send", libc::SYS_sendmsg, vec![is(fd), Word::Words(message), is(flags)], Gives::Value(1))
+        call("send", libc::SYS_sendmsg, vec![fd, Word::Words(message), is(flags)], Gives::Value(1))
     });
     let option = (
-        fd(),
+        held(Kind::Socket),
         prop::sample::select(vec![
             (libc::SO_SNDBUF, 4096u32),
             (libc::SO_RCVBUF, 10000),
             (libc::SO_SNDBUFFORCE, 1 << 20),
-            (libc::SO_PASSCRED, 1),
             (libc::SO_REUSEADDR, 1),
             (libc::SO_PRIORITY, 3),
             (libc::SO_RCVLOWAT, 5),
@@ -304,13 +325,8 @@ fn sockets() -> Calls {
         ]),
     )
         .prop_map(|(fd, (option, value))| {
-            let args = vec![
-                is(fd),
-                is(1u32),
-                is(option as u64),
-                Word::Bytes(value.to_ne_bytes().to_vec()),
-                is(4u32),
-            ];
+            let args =
+                vec![fd, is(1u32), is(option as u64), Word::Bytes(value.to_ne_bytes().to_vec()), is(4u32)];
             call("setsockopt", libc::SYS_setsockopt, args, ZERO)
         });
     prop_oneof![5 => socket, 4 => accept, 5 => bind, 5 => connect, 4 => listen, 3 => shutdown, 8 => send, 4 => rights, 3 => option]
@@ -330,15 +346,20 @@ fn names() -> Calls {
     };
     let fifo = u64::from(libc::S_IFIFO | 0o600);
     prop_oneof![
-        2 => one(libc::SYS_mkdirat, "mkdir", vec![is(0o755u32)]),
+        3 => directory().prop_map(|path| {
+            call("mkdir", libc::SYS_mkdirat, vec![cwd(), text(&path), is(0o755u32)], ZERO)
+        }),
         2 => one(libc::SYS_mknodat, "mknod", vec![is(fifo), is(0u32)]),
         2 => two("link", libc::SYS_linkat, Some(0)),
         3 => one(libc::SYS_unlinkat, "unlink", vec![is(0u32)]),
         2 => two("rename", libc::SYS_renameat2, Some(0)),
         1 => two("renameat2", libc::SYS_renameat2, Some(2)),
-        2 => one(libc::SYS_unlinkat, "rmdir", vec![is(libc::AT_REMOVEDIR as u64)]),
-        1 => one(libc::SYS_fchmodat, "fchmodat", vec![is(0o600u32)]),
-        1 => one(libc::SYS_fchownat, "fchownat", vec![is(5u32), is(6u32), is(0u32)]),
+        1 => directory().prop_map(|path| {
+            let args = vec![cwd(), text(&path), is(libc::AT_REMOVEDIR as u64)];
+            call("rmdir", libc::SYS_unlinkat, args, ZERO)
+        }),
+        2 => one(libc::SYS_fchmodat, "fchmodat", vec![is(0o600u32)]),
+        2 => one(libc::SYS_fchownat, "fchownat", vec![is(5u32), is(6u32), is(0u32)]),
     ]
     .boxed()
 }
@@ -348,14 +369,14 @@ fn memory() -> Calls {
     let prot = || prop::sample::select(vec![3u64, 3, 3, 1, 0, 5]);
     let kind = prop::sample::select(vec![libc::MAP_PRIVATE, libc::MAP_PRIVATE, libc::MAP_SHARED]);
     let place = prop::sample::select(vec![libc::MAP_FIXED, libc::MAP_FIXED_NOREPLACE]);
-    let file = prop_oneof![5 => Just(None), 2 => (fd(), 0u64..3).prop_map(Some)];
+    let file = prop_oneof![5 => Just(None), 2 => (held(Kind::File), 0u64..3).prop_map(Some)];
     let map = (range(), prot(), kind, place, file).prop_map(|((page, pages), prot, kind, place, file)| {
         // Whether what a file system has may be executed is up to the host.
         let prot = if file.is_some() { prot & 3 } else { prot };
         let at = PAGES + page * PAGE;
         let flags = (kind | place | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 }) as u64;
-        let (fd, offset) = file.map_or((u64::MAX, 0), |(fd, page)| (fd.into(), page * PAGE));
-        let args = vec![is(at), is(pages * PAGE), is(prot), is(flags), is(fd), is(offset)];
+        let (fd, offset) = file.map_or((is(u64::MAX), 0), |(fd, page)| (fd, page * PAGE));
+        let args = vec![is(at), is(pages * PAGE), is(prot), is(flags), fd, is(offset)];
         call("mmap", libc::SYS_mmap, args, Gives::Value(at))
     });
     let remap = (range(), range(), prop::bool::ANY).prop_map(|((from, old), (to, new), same)| {
@@ -428,7 +449,7 @@ fn attributes() -> Calls {
     });
     let umask = prop::sample::select(vec![0u64, 0o22, 0o777, 0o1027])
         .prop_map(|mask| call("umask", libc::SYS_umask, vec![is(mask)], Gives::Old));
-    let chdir = path().prop_map(|path| call("chdir", libc::SYS_chdir, vec![text(&path)], ZERO));
+    let chdir = directory().prop_map(|path| call("chdir", libc::SYS_chdir, vec![text(&path)], ZERO));
     let action = (
         signal(),
         prop::sample::select(vec![0u64, 1, PAGES]),
@@ -497,7 +518,7 @@ fn privileges() -> Calls {
         call("setgroups", libc::SYS_setgroups, vec![is(groups.len() as u64), list], ZERO)
     });
     // CAP_KILL, CAP_SETUID, CAP_SYS_ADMIN, CAP_SYS_PACCT, and all that there are without CAP_SYS_RESOURCE.
-    let all = (1u64 << 41) - 1 & !(1 << 24);
+    let all = ((1u64 << 41) - 1) & !(1 << 24);
     let sets =
         || prop::sample::select(vec![all, all & !(1 << 20), 1 << 5 | 1 << 7 | 1 << 6 | 1 << 21, 1 << 7, 0]);
     let caps = (sets(), sets(), sets()).prop_map(|(effective, permitted, inheritable)| {
@@ -564,7 +585,7 @@ pub(crate) enum Theme {
 fn steps(theme: Theme) -> impl Strategy<Value = Step> {
     // Of tables, anonymous, objects, sockets, names, memory, family, attributes, privileges; of forks.
     let (weights, forks) = match theme {
-        Theme::Files => ([30, 12, 50, 0, 8, 0, 1, 0, 0], 4),
+        Theme::Files => ([30, 10, 50, 0, 14, 0, 1, 2, 0], 4),
         Theme::Sockets => ([20, 2, 15, 60, 0, 0, 1, 0, 0], 4),
         Theme::Memory => ([6, 4, 6, 0, 0, 80, 2, 0, 0], 6),
         Theme::Family => ([2, 0, 0, 0, 0, 0, 60, 12, 0], 25),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use regrow_model::world::{Backing, FileKind, Object, Runs, Source, Thread};
 use regrow_model::{End, World};
 
+use crate::call::Kind;
 use crate::observe::{State, shown};
 use crate::player::{BASE, RO_LEN, RW_LEN};
 
@@ -24,6 +25,28 @@ pub(crate) fn living(world: &World) -> BTreeMap<u32, u32> {
     let end = world.end();
     let on_their_way = end.threads.iter().filter(|(_, thread)| thread.phase.is_on_its_way());
     on_their_way.map(|(tid, thread)| (*tid, thread.process)).collect()
+}
+
+/// The descriptors of a thread that show something of a kind.
+pub(crate) fn held(world: &World, tid: u32, kind: Kind) -> Vec<u32> {
+    let end = world.end();
+    let table = end.threads.get(&tid).and_then(|thread| end.tables.get(&thread.table));
+    let is_one = |object: &Object| match object {
+        Object::Foreign | Object::Signalfd { .. } => kind == Kind::Any,
+        Object::File(_) => matches!(kind, Kind::Any | Kind::File),
+        Object::Pipe(_) => matches!(kind, Kind::Any | Kind::Pipe),
+        Object::Socket(socket) => {
+            matches!(kind, Kind::Any | Kind::Socket) || kind == Kind::Listener && socket.backlog.is_some()
+        }
+        Object::Eventfd { .. } => matches!(kind, Kind::Any | Kind::Eventfd),
+        Object::Epoll { .. } => matches!(kind, Kind::Any | Kind::Epoll),
+        Object::Timerfd { .. } => matches!(kind, Kind::Any | Kind::Timer),
+    };
+    let entries = table.into_iter().flat_map(|table| &table.entries);
+    entries
+        .filter(|(_, entry)| is_one(&end.objects[&end.descriptions[&entry.desc].object]))
+        .map(|(fd, _)| *fd)
+        .collect()
 }
 
 /// All facts that the model has.

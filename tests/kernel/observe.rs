@@ -211,7 +211,7 @@ impl Look<'_> {
             format!("object {object} flags {shown:#o} position {position}"),
         );
         let kind = self.kind(&link, &meta, info, own.as_raw_fd());
-        if meta.mode() & libc::S_IFMT == libc::S_IFREG {
+        if matches!(meta.mode() & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
             self.note(format!("object {object} mode"), format!("{:o}", meta.mode() & 0o7777));
             self.note(format!("object {object} owner"), format!("{}:{}", meta.uid(), meta.gid()));
         }
@@ -466,7 +466,7 @@ impl Look<'_> {
                     format!("{len} long {}", shown(&bytes))
                 })
             } else if kind.starts_with("socket") && kind.contains(" listens 0 ") {
-                held.iter().find_map(|held| Some(drain_socket(&self.descriptions[*held].own)))
+                held.first().map(|held| drain_socket(&self.descriptions[*held].own))
             } else {
                 None
             };

@@ -275,7 +275,10 @@ impl World {
     fn check_directory(&mut self, path: &Arc<[u8]>) -> Call<()> {
         self.read(Thing::Name(path.clone()));
         match self.leads_to(path) {
-            Some(None) => fails(crate::errno::ENOENT),
+            Some(None) => {
+                self.check_parent(path)?;
+                fails(crate::errno::ENOENT)
+            }
             Some(Some(ObjectId::Made(made))) => {
                 let id = ObjectId::Made(made);
                 match self.object(&id) {

@@ -251,18 +251,26 @@ impl World {
     ) -> Call<DescId> {
         let description = Description { path, ..Description::of(id.clone(), status) };
         let is_path = flags & O_PATH != 0;
+        let is_file = matches!(self.object(id), Object::File(_));
+        if flags & O_DIRECTORY != 0 && !is_file {
+            return fails(ENOTDIR);
+        }
         match self.object(id) {
             Object::File(file) => {
                 let is_directory = file.kind == FileKind::Directory;
                 if flags & O_DIRECTORY != 0 && file.is_made() && !is_directory {
                     return fails(ENOTDIR);
                 }
-                if is_directory && !is_path && flags & O_ACCMODE != O_RDONLY {
+                if is_directory
+                    && !is_path
+                    && (flags & O_ACCMODE != O_RDONLY || flags & (O_CREAT | O_TRUNC) != 0)
+                {
                     return fails(EISDIR);
                 }
-                let writes = !is_path && flags & O_ACCMODE != O_RDONLY;
+                // Also what is opened to be read is emptied (open(2), NOTES).
                 if flags & O_TRUNC != 0
-                    && writes
+                    && !is_path
+                    && !is_directory
                     && let Object::File(file) = self.object_mut(id)
                 {
                     (file.size, file.content) = (Some(0), Runs::default());
@@ -391,6 +399,10 @@ impl World {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
                 let id = self.lookup(&from)?;
                 self.check_parent(&to)?;
+                self.check_no_directory(&id)?;
+                if let Some(Some(old)) = self.leads_to(&to) {
+                    self.check_no_directory(&old)?;
+                }
                 self.write(Thing::Name(from.clone()));
                 self.write(Thing::Name(to.clone()));
                 // Two names of one file stay (rename(2)).
@@ -402,6 +414,8 @@ impl World {
             NameEffect::Exchange { from, to } => {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
                 let ids = (self.lookup(&from)?, self.lookup(&to)?);
+                self.check_no_directory(&ids.0)?;
+                self.check_no_directory(&ids.1)?;
                 self.write(Thing::Name(from.clone()));
                 self.write(Thing::Name(to.clone()));
                 self.names.insert(from, Some(ids.1));
@@ -409,6 +423,16 @@ impl World {
             }
         }
         Ok(0)
+    }
+
+    /// What is below a directory would change its names with it.
+    fn check_no_directory(&self, id: &ObjectId) -> Call<()> {
+        match self.object(id) {
+            Object::File(file) if file.kind == FileKind::Directory => {
+                not_modelled("a directory that is renamed")
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn change_file(&mut self, tid: u32, effect: &FileEffect) -> Call<i64> {
@@ -525,6 +549,9 @@ impl World {
             };
         };
         let len = data.len() as u64;
+        if len == 0 {
+            return Ok(0);
+        }
         let position = self.description(desc).position;
         let file = self.file_mut(&description.object)?;
         let at = if description.flags & O_APPEND != 0 { file.size.unwrap_or(0) } else { position };
@@ -606,8 +633,14 @@ impl World {
             Object::File(file) if file.kind != FileKind::Directory => file.size,
             _ => return not_modelled("a copy from what is no file"),
         };
+        if !matches!(self.object(&out.object), Object::File(_)) {
+            return not_modelled("a copy into what is no file");
+        }
         let wanted = len;
         let len = len.min(size.map_or(u64::MAX, |size| size.saturating_sub(input.position)));
+        if len == 0 {
+            return gives(0, wanted as i64);
+        }
         let (Some(end), Some(input_end)) = (out.position.checked_add(len), input.position.checked_add(len))
         else {
             return fails(EINVAL);

@@ -16,7 +16,7 @@ use super::pipe::Pipe;
 use super::runs::Source;
 use super::socket::Socket;
 use super::{Call, Stop, World, fails, gives, not_modelled};
-use crate::errno::{EAGAIN, EBADF, EEXIST, EINVAL, ENOTTY, EPERM, ESPIPE};
+use crate::errno::{EAGAIN, EBADF, EEXIST, EINVAL, ELOOP, ENOTTY, EPERM, ESPIPE};
 use crate::footprint::{Access, Thing};
 use crate::ids::{DescId, ObjectId};
 
@@ -278,7 +278,7 @@ impl World {
             Change::SetPipeSize { bytes } => self.resize_pipe(tid, &object, *bytes),
             Change::Write { data } => self.write_bytes(tid, desc, data),
             Change::Send { data, rights, never_blocks } => {
-                self.may_send(&object)?;
+                self.may_send(tid, &object)?;
                 let mut descs = Vec::new();
                 for fd in rights {
                     descs.push(self.descriptor(tid, *fd)?);
@@ -338,16 +338,39 @@ impl World {
         if watched == desc {
             return fails(EINVAL);
         }
+        let is_loop = self.leads_back(&shown.object, &epoll)?;
         match self.object_mut(&epoll) {
             Object::Epoll { interests } => {
                 if interests.contains_key(&(target, watched)) {
                     return fails(EEXIST);
+                }
+                if is_loop {
+                    return fails(ELOOP);
                 }
                 interests.insert((target, watched), (how.0 | EPOLL_ALWAYS, how.1));
                 Ok(0)
             }
             _ => fails(EINVAL),
         }
+    }
+
+    /// Whether an epoll file watches another, or one that does (`ep_loop_check`).
+    fn leads_back(&self, from: &ObjectId, to: &ObjectId) -> Call<bool> {
+        /// EP_MAX_NESTS.
+        const DEEPEST: u32 = 4;
+        let mut todo = vec![(from.clone(), 0)];
+        while let Some((id, depth)) = todo.pop() {
+            let Object::Epoll { interests } = self.object(&id) else { continue };
+            if id == *to {
+                return Ok(true);
+            }
+            if depth >= DEEPEST {
+                return not_modelled("epoll files that watch each other so deeply");
+            }
+            let open = interests.keys().filter(|(_, desc)| self.is_held(*desc));
+            todo.extend(open.map(|(_, desc)| (self.description(*desc).object.clone(), depth + 1)));
+        }
+        Ok(false)
     }
 
     /// `write(2)`.
@@ -400,7 +423,7 @@ impl World {
         let bytes = match self.object(&description.object) {
             Object::File(_) => return self.read_file(tid, desc, into, offset),
             Object::Pipe(_) => self.read_pipe(tid, desc, wanted)?,
-            Object::Socket(_) => self.receive(&description, wanted)?,
+            Object::Socket(_) => self.receive(tid, &description, wanted)?,
             Object::Eventfd { .. } => {
                 if wanted < 8 {
                     return fails(EINVAL);

@@ -115,6 +115,16 @@ impl World {
         self.processes.get(&pid).and_then(|process| process.actions.get(&signal)).copied().unwrap_or_default()
     }
 
+    /// Whether all threads of a process block a signal: any that does not takes it, if only to ignore it.
+    fn all_block(&mut self, pid: u32, signal: u32) -> bool {
+        let threads: Vec<u32> =
+            self.threads.iter().filter(|(_, thread)| thread.process == pid).map(|(tid, _)| *tid).collect();
+        for tid in &threads {
+            self.read(Thing::Thread(*tid));
+        }
+        !threads.is_empty() && threads.iter().all(|tid| self.thread(*tid).mask & bit(signal) != 0)
+    }
+
     /// A signal for any thread of a process: it waits if it is blocked, and is gone if nobody wants it.
     /// What would be delivered stays and is judged when somebody looks.
     pub(super) fn signal_process(&mut self, pid: u32, signal: u32, info: Option<Arc<[u8]>>) {
@@ -122,7 +132,7 @@ impl World {
         self.read(Thing::Thread(pid));
         let action = self.action(pid, signal);
         let ignored = action.handler == 1 || action.handler == 0 && is_ignored_by_default(signal);
-        let is_blocked = self.threads.get(&pid).is_some_and(|thread| thread.mask & bit(signal) != 0);
+        let is_blocked = self.all_block(pid, signal);
         if ignored && !is_blocked {
             return;
         }
@@ -143,10 +153,7 @@ impl World {
             self.read(Thing::Thread(tid));
             let action = self.action(pid, signal);
             // It goes to any thread that has it unblocked: with several, which one is not for us to say.
-            if self.thread(tid).mask & bit(signal) != 0
-                || action.handler != 0
-                || is_ignored_by_default(signal)
-            {
+            if self.all_block(pid, signal) || action.handler != 0 || is_ignored_by_default(signal) {
                 self.signal_process(pid, signal, None);
                 return Ok(0);
             }

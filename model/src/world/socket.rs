@@ -272,8 +272,14 @@ impl World {
     }
 
     /// What is looked at before the descriptors that are sent along.
-    pub(super) fn may_send(&self, id: &ObjectId) -> Call<()> {
-        let socket = self.socket(id)?;
+    pub(super) fn may_send(&mut self, tid: u32, id: &ObjectId) -> Call<()> {
+        let socket = self.socket(id)?.clone();
+        if let Some(peer) = &socket.peer
+            && !self.socket(peer)?.queue.is_empty()
+            && !self.is_alive(tid, peer)
+        {
+            return not_modelled("a peer that is gone and has not read all");
+        }
         if socket.sock_type == SOCK_SEQPACKET && socket.peer.is_none() { fails(ENOTCONN) } else { Ok(()) }
     }
 
@@ -297,22 +303,27 @@ impl World {
             return fails(EINVAL);
         }
         let is_stream = socket.sock_type == SOCK_STREAM;
-        if socket.shutdown & SEND != 0 {
+        let buffer = socket.options.get(&SocketOption::SendBuffer).copied().unwrap_or(0);
+        if !is_stream && data.len() as u64 + 32 > buffer {
+            return fails(EMSGSIZE);
+        }
+        // Datagrams get their memory first, which is where that is looked at (`sock_alloc_send_pskb`).
+        if socket.sock_type == SOCK_DGRAM && socket.shutdown & SEND != 0 {
             return fails(EPIPE);
         }
         let Some(peer) = socket.peer.clone() else { return fails(ENOTCONN) };
-        let done = self.thread(tid).progress;
-        if is_stream && data.is_empty() {
-            return Ok(0);
+        if !self.socket(&peer)?.queue.is_empty() && !self.is_alive(tid, &peer) {
+            // It hears of that first, once: ECONNRESET (`unix_release_sock`).
+            return not_modelled("a peer that is gone and has not read all");
         }
+        if socket.shutdown & SEND != 0 {
+            return fails(EPIPE);
+        }
+        let done = self.thread(tid).progress;
         let peer_is_there = self.is_alive(tid, &peer);
         self.write(Thing::Object(peer.clone()));
         let receiver = self.socket(&peer)?;
         let (peer_shutdown, takes) = (receiver.shutdown, receiver.peer.clone());
-        if !peer_is_there && !self.socket(&peer)?.queue.is_empty() {
-            // It hears of that first, once: ECONNRESET (`unix_release_sock`).
-            return not_modelled("a peer that is gone and has not read all");
-        }
         if !peer_is_there {
             return fails(if socket.sock_type == SOCK_DGRAM { ECONNREFUSED } else { EPIPE });
         }
@@ -322,13 +333,12 @@ impl World {
         if socket.sock_type == SOCK_DGRAM && takes.is_some_and(|other| other != id) {
             return fails(EPERM);
         }
-        let buffer = socket.options.get(&SocketOption::SendBuffer).copied().unwrap_or(0);
-        if !is_stream && data.len() as u64 + 32 > buffer {
-            return fails(EMSGSIZE);
-        }
         for right in rights {
             self.write(Thing::Flight(peer.clone()));
             self.note(Thing::Open(*right), Access::Add);
+        }
+        if is_stream && data.is_empty() {
+            return Ok(0);
         }
         let mut sent = done;
         loop {
@@ -360,7 +370,7 @@ impl World {
     }
 
     /// `read(2)`: of a stream as much as there is up to rights, of others one message.
-    pub(super) fn receive(&mut self, description: &Description, most: u64) -> Call<Vec<u8>> {
+    pub(super) fn receive(&mut self, tid: u32, description: &Description, most: u64) -> Call<Vec<u8>> {
         let id = description.object.clone();
         let socket = self.socket(&id)?.clone();
         if socket.family != AF_UNIX || socket.backlog.is_some() {
@@ -376,12 +386,24 @@ impl World {
         }
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         self.write(Thing::Object(id.clone()));
-        let socket = self.socket_mut(&id)?;
-        if socket.queue.is_empty() {
-            if socket.shutdown & RECEIVE != 0 {
+        if socket.sock_type != SOCK_DGRAM
+            && let Some(peer) = &socket.peer
+            && !self.is_alive(tid, peer)
+        {
+            if !self.socket(peer)?.queue.is_empty() {
+                return not_modelled("a peer that is gone and has not read all");
+            }
+            if socket.queue.is_empty() {
                 return Ok(Vec::new());
             }
-            // That the peer is gone would end it, too; no tape waits for this.
+        }
+        let socket = self.socket_mut(&id)?;
+        if socket.queue.is_empty() {
+            // Of datagrams it is an end only to who waits (`unix_dgram_recvmsg`).
+            let waits = description.flags & O_NONBLOCK == 0;
+            if socket.shutdown & RECEIVE != 0 && (waits || socket.sock_type != SOCK_DGRAM) {
+                return Ok(Vec::new());
+            }
             return if description.flags & O_NONBLOCK != 0 { fails(EAGAIN) } else { Err(Stop::Blocked) };
         }
         let mut taken = Vec::new();
@@ -489,6 +511,13 @@ impl World {
             return Ok(0);
         }
         if family == AF_UNSPEC && socket.sock_type == SOCK_DGRAM {
+            if let Some(peer) = &socket.peer
+                && !socket.queue.is_empty()
+                && self.socket(peer)?.peer.as_ref() == Some(&id)
+            {
+                // The other side is told: ECONNRESET, once (`unix_dgram_disconnected`).
+                return not_modelled("messages that are lost with a connection");
+            }
             let socket = self.socket_mut(&id)?;
             // What came from the old peer goes, too (`unix_dgram_disconnected`).
             socket.peer = None;
@@ -566,6 +595,9 @@ impl World {
             return fails(EINVAL);
         }
         let Some(accepted) = socket.waiting.pop_front() else {
+            if socket.shutdown & RECEIVE != 0 && description.flags & O_NONBLOCK == 0 {
+                return fails(EINVAL);
+            }
             return if description.flags & O_NONBLOCK != 0 { fails(EAGAIN) } else { Err(Stop::Blocked) };
         };
         Ok(self.add_description(tid, 0, Description::of(accepted, O_RDWR | flags & O_NONBLOCK)))

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use regrow_graph::verify::MemoryEffect;
 
-use super::file::FileKind;
+use super::file::{File, FileKind};
 use super::object::{Description, O_PATH, Object};
 use super::runs::{Runs, Source};
 use super::{Call, World, fails, gives, not_modelled};
 use crate::errno::{EACCES, EBADF, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM};
-use crate::footprint::Thing;
+use crate::footprint::{Access, Thing};
 use crate::ids::{DescId, ObjectId, SegmentId, SpaceId};
 
 const PAGE: u64 = 4096;
@@ -283,11 +283,28 @@ impl World {
         let mut to = at;
         while to < end {
             match self.space(tid).at(to) {
-                Some((_, mapping)) if mapping.prot & PROT_WRITE != 0 => to = mapping.end,
+                Some((start, mapping)) if mapping.prot & PROT_WRITE != 0 => {
+                    let limit = self.end_of_file(start, mapping);
+                    to = mapping.end.min(limit);
+                    if limit < mapping.end {
+                        break;
+                    }
+                }
                 Some(_) | None => break,
             }
         }
-        to.min(end) - at
+        to.min(end).saturating_sub(at)
+    }
+
+    /// Where in a mapping there is no page of its file any more.
+    fn end_of_file(&self, start: u64, mapping: &Mapping) -> u64 {
+        let Backing::File { object, offset, .. } = &mapping.backing else { return u64::MAX };
+        match self.objects.get(object).map(|object| &**object) {
+            Some(Object::File(File { size: Some(size), .. })) => {
+                start.saturating_add(size.next_multiple_of(PAGE).saturating_sub(*offset))
+            }
+            Some(_) | None => u64::MAX,
+        }
     }
 
     /// Writes into memory, as a system call does: where it is mapped and writable.
@@ -301,6 +318,10 @@ impl World {
                 return fails(EFAULT);
             };
             let to = mapping.end.min(end);
+            if self.end_of_file(start, mapping) < to {
+                self.read(Thing::Space(id));
+                return fails(EFAULT);
+            }
             let (prot, backing) = (mapping.prot, mapping.backing.part(from - start));
             if prot & PROT_WRITE == 0 {
                 self.read(Thing::Space(id));
@@ -325,11 +346,20 @@ impl World {
                         file.content.place(offset, &piece);
                     }
                 }
-                Backing::Anonymous
-                | Backing::File { shared: false, .. }
-                | Backing::Vvar
-                | Backing::Vdso
-                | Backing::Foreign => self.space_mut(tid).private.place(from, &piece),
+                Backing::File { object, offset, shared: false } => {
+                    // The first write to a page copies all of it: what is written to the file later is not seen.
+                    let (first, last) = (from - from % PAGE, to.next_multiple_of(PAGE));
+                    let offset = offset - from % PAGE;
+                    self.note(Thing::Bytes(object.clone(), offset, offset + (last - first)), Access::Read);
+                    let mut pages = self.content_of(&object, offset, offset + (last - first));
+                    let space = self.space_mut(tid);
+                    pages.place(0, &space.private.slice(first, last));
+                    pages.place(from - first, &piece);
+                    space.private.place(first, &pages);
+                }
+                Backing::Anonymous | Backing::Vvar | Backing::Vdso | Backing::Foreign => {
+                    self.space_mut(tid).private.place(from, &piece);
+                }
             }
             from = to;
         }
@@ -565,6 +595,12 @@ impl World {
             }
             return fails(EFAULT);
         };
+        // Behind the end of shared memory there is nothing, and where that is is not kept.
+        let grows =
+            if start == old_end { start + (target_end - target) > mapping.end } else { to.1 > from.1 };
+        if grows && matches!(mapping.backing, Backing::Segment(..)) {
+            return not_modelled("a view beyond the end of shared memory");
+        }
         if start == old_end && (target..target_end).contains(&start) {
             return not_modelled("a second view over the first");
         }
@@ -615,15 +651,18 @@ impl World {
         if (26..100).contains(&advice) {
             return fails(EINVAL);
         }
-        let space = self.space_mut(tid);
-        if !space.is_whole(start, end) {
-            return fails(ENOMEM);
+        if start == end {
+            return Ok(0);
         }
+        let space = self.space_mut(tid);
         // WIPEONFORK is for private anonymous memory.
         let is_other = |start: &u64| !matches!(space.mappings[start].backing, Backing::Anonymous);
         let first = space.at(start).map_or(start, |(first, _)| first);
         if advice == 18 && space.within(first, end).iter().any(is_other) {
             return fails(EINVAL);
+        }
+        if !space.is_whole(start, end) {
+            return fails(ENOMEM);
         }
         // What takes another back: DONTFORK and DOFORK, MERGEABLE and UNMERGEABLE, HUGEPAGE and
         // NOHUGEPAGE, DONTDUMP and DODUMP, WIPEONFORK and KEEPONFORK; NORMAL, RANDOM, SEQUENTIAL.
