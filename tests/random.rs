@@ -1,4 +1,4 @@
-//! Random forests ([`regrow_proptests::descriptions`]), restored for real and verified; some by CRIU, too.
+//! Random forests ([`regrow_proptests::descriptions`]), restored for real and verified.
 //!
 //! The tasks check themselves, and `synth::verify` compares the rest from outside, in the namespace of the test. The
 //! one program that can make the forest of a seed is this one, so it runs itself there, with the order in
@@ -25,9 +25,6 @@ use support::dumped::Dumped;
 const FORESTS: u64 = 25;
 /// Most tasks of one.
 const TASKS: usize = 14;
-/// Forests that CRIU restores as well.
-const FOR_CRIU: [u64; 2] = [3, 5];
-
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -91,10 +88,6 @@ fn random_forests() {
     let first = number("REGROW_FIRST_FOREST", 0);
     let mut restored = 0;
     for seed in first..first + number("REGROW_RANDOM_FORESTS", FORESTS) {
-        let by_criu = FOR_CRIU.contains(&seed) && first == 0;
-        let criu = "$CRIU restore -D $DIR/$SEED/images -W $WORK -o restore.log -v4 -d \
-                    || { grep Error $WORK/restore.log; exit 9; }
-                    order verify; end";
         let script = format!(
             "set -e
              SEED={seed}
@@ -104,18 +97,16 @@ fn random_forests() {
              code=0; $REGROW check $DIR/$SEED/images >$DIR/said 2>&1 || code=$?
              if [ $code != 0 ]; then grep -q 'cannot be inherited: no ancestor is in it' $DIR/said || {{ cat $DIR/said; exit 8; }}
                  echo refused; exit 0; fi
-             {}
              $REGROW restore -D $DIR/$SEED/images -d
              order verify
              end",
-            if by_criu { criu } else { "" },
             me = me.display(),
         );
         let ended = ground.shell(&script);
         assert_eq!(ended.code, Some(0), "seed {seed}\n{}", ended.text);
         let verified = ended.text.matches("all as described").count();
         let is_refused = ended.text.contains("refused");
-        assert!(is_refused || verified == if by_criu { 2 } else { 1 }, "seed {seed}\n{}", ended.text);
+        assert!(is_refused || verified == 1, "seed {seed}\n{}", ended.text);
         restored += u64::from(!is_refused);
     }
     support::say(&format!("{restored} random forests restored"));

@@ -126,18 +126,6 @@ impl Kind {
         Kind::OtherAddress,
         Kind::OtherProtection,
     ];
-
-    /// Whether it is about the contents and the layout of address spaces.
-    pub fn is_of_memory(self) -> bool {
-        matches!(
-            self,
-            Kind::DropFill
-                | Kind::OtherPages
-                | Kind::DropMapping
-                | Kind::OtherAddress
-                | Kind::OtherProtection
-        )
-    }
 }
 
 /// A mutant, and what was done to it in words.
@@ -449,7 +437,10 @@ impl<'a> Plan<'a> {
             Kind::OtherProtection => {
                 // Nobody changes it again.
                 let again = |it: &Record| is_call(it, libc::SYS_mprotect) && it.args[0] == record.args[0];
-                let is_last = !self.records[task][index + 1..].iter().any(again);
+                // What carries shared memory goes in the end.
+                let is_kept =
+                    is_call(&record, libc::SYS_mprotect) || record.args[3] & libc::MAP_PRIVATE as u64 != 0;
+                let is_last = is_kept && !self.records[task][index + 1..].iter().any(again);
                 is_last.then(|| replaced(arg(2, record.args[2] ^ libc::PROT_EXEC as u64))).flatten()
             }
         }

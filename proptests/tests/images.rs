@@ -48,7 +48,7 @@ fn planned(forest: &Forest, name: &str) -> Result<Option<Planned>, TestCaseError
 }
 
 proptest! {
-    #![proptest_config(config(500))]
+    #![proptest_config(config(800))]
 
     /// What is not refused by name has a certificate.
     #[test]

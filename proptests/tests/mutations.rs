@@ -46,7 +46,7 @@ fn every_mutation_loses_the_certificate() {
     let mut made: BTreeMap<Kind, u32> = BTreeMap::new();
     for_plans(500, "mutant", |forest, planned, seed| {
         let spoiled = Plan::new(forest, &planned.tapes).map_err(TestCaseError::fail)?;
-        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_of_memory()) {
+        for kind in Kind::ALL {
             let Some(mutant) = spoiled.mutant(kind, seed) else { continue };
             *made.entry(kind).or_default() += 1;
             let certified = certify::certify(&planned.model, &mutant.tapes, &planned.ground, None);
@@ -54,8 +54,7 @@ fn every_mutation_loses_the_certificate() {
         }
         Ok(())
     });
-    println!("{made:?}");
-    for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_of_memory()) {
-        assert!(made.get(&kind).is_some_and(|count| *count >= 10), "{kind:?} was not tried: {made:?}");
+    for kind in Kind::ALL {
+        assert!(made.contains_key(&kind), "{kind:?} was not tried: {made:?}");
     }
 }

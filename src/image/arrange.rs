@@ -166,3 +166,34 @@ impl Places {
         self.segments.get(&shmid).copied().unwrap_or(usize::MAX)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::read_model;
+    use super::*;
+
+    /// However the lists of a model come, they end in one order, and siblings stay in theirs.
+    #[test]
+    fn lists_in_any_order_end_in_one() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images");
+        let model = read_model(&dir).unwrap();
+        let mut other = model.clone();
+        other.ofds.reverse();
+        other.packets.reverse();
+        assert_ne!(format!("{other:?}"), format!("{model:?}"));
+        arrange(&mut other);
+        assert_eq!(format!("{other:?}"), format!("{model:?}"));
+        // Two further children of the root, and one of the first: each before its children.
+        let mut tasks = model.tasks.clone();
+        for (pid, ppid) in [(9, 4711), (8, 4711), (7, 4713)] {
+            let mut task = model.tasks[1].clone();
+            (task.pid.0, task.ppid.0) = (pid, ppid);
+            tasks.push(task);
+        }
+        arrange_tasks(&mut tasks);
+        assert_eq!(tasks.iter().map(|task| task.pid.0).collect::<Vec<_>>(), [4711, 4713, 7, 9, 8]);
+    }
+}

@@ -521,8 +521,8 @@ fn check_queue(forest: &Forest, slot: &super::Slot, (low, high): (u32, u32), che
         }
         Kind::Messages { sock_type, .. } => {
             let messages = kind.messages(slot.end);
-            // Of a stream all that waits, of messages the first.
-            let told: u64 = if *sock_type == libc::SOCK_STREAM as u32 {
+            // unix_inq_len in net/unix/af_unix.c: of datagrams the first, else all that waits.
+            let told: u64 = if *sock_type != libc::SOCK_DGRAM as u32 {
                 messages.iter().map(|message| message.bytes.len() as u64).sum()
             } else {
                 len
