@@ -32,13 +32,16 @@ pub const FILES: u32 = 12;
 /// Bytes in each.
 pub const FILE_BYTES: usize = 4096;
 
+/// Bytes, and what comes with them: resource and end.
+type MessageGene = (Vec<u8>, Vec<(u16, u8)>);
+
 #[derive(Debug, Clone)]
 enum KindGene {
     File { number: u32, flags: usize, position: u64 },
     Pipe(Vec<u8>),
     Pair([Vec<u8>; 2]),
     Eventfd(u64),
-    Messages { sort: usize, queued: [Vec<(Vec<u8>, Vec<(u16, u8)>)>; 2] },
+    Messages { sort: usize, queued: [Vec<MessageGene>; 2] },
     Listener(u32),
     Epoll(Vec<(u16, u32, u64)>),
     Memfd { len_pages: u64, filled: u64, seed: u64, position: u64 },
