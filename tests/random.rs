@@ -91,6 +91,8 @@ fn random_forests() {
         let script = format!(
             "set -e
              SEED={seed}
+             # A restore moves the search for pids beyond those of the tree: the next tree's must be free.
+             echo 2000 >/proc/sys/kernel/ns_last_pid
              order() {{ REGROW_ORDER=\"$1 $SEED $DIR/$SEED\" {me} random_forests --exact --nocapture; }}
              end() {{ order end >/dev/null; }}
              order write >/dev/null
