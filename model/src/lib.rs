@@ -15,7 +15,7 @@
 //! | [`world`] | the state of the modelled kernel; what one record does to it |
 //! | [`footprint`] | what a step looks at and changes |
 //! | [`schedule`] | one run, under a schedule |
-//! | [`explore`] | all runs |
+//! | [`mod@explore`] | all runs |
 //! | [`end`] | the end of a run, to be compared |
 //! | [`wanted`] | the end of a run against what the images say |
 //! | [`host`] | what is true before the first record |
