@@ -18,8 +18,10 @@ use crate::player::{BASE, RW_LEN, SCRATCH};
 pub(crate) enum Kind {
     Any,
     File,
+    Directory,
     Pipe,
     Socket,
+    Bound,
     Listener,
     Eventfd,
     Epoll,

@@ -369,7 +369,8 @@ fn shorter(effect: &Effect, is: i64) -> Option<Effect> {
     let Effect::Object { fd, change } = effect else { return None };
     let change = match change {
         Change::Read { into, offset } => {
-            let (at, _) = into.first()?;
+            // An empty message is taken, which a call that asks for nothing does not do.
+            let (at, _) = into.first().filter(|_| len > 0)?;
             Change::Read { into: vec![(*at, len)], offset: *offset }
         }
         Change::SetPipeSize { .. } => Change::SetPipeSize { bytes: u32::try_from(len).ok()? },

@@ -43,7 +43,7 @@ fn held(kind: Kind) -> impl Strategy<Value = Word> {
 
 fn path() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
-        8 => (0..4u8).prop_map(|n| format!("{DIRECTORY}/f{n}")),
+        12 => (0..2u8).prop_map(|n| format!("{DIRECTORY}/f{n}")),
         1 => (0..2u8).prop_map(|n| format!("{DIRECTORY}/d{n}")),
         1 => Just(format!("{DIRECTORY}/d0/f")),
         1 => Just(format!("{DIRECTORY}/p")),
@@ -120,6 +120,10 @@ fn tables() -> Calls {
     let open = (path(), open_flags).prop_map(|(path, flags)| {
         call("openat", libc::SYS_openat, vec![cwd(), text(&path), is(flags), is(0o640u32)], Gives::Number)
     });
+    let open_directory = directory().prop_map(|path| {
+        let flags = (libc::O_DIRECTORY | libc::O_RDONLY) as u64;
+        call("openat", libc::SYS_openat, vec![cwd(), text(&path), is(flags), is(0u32)], Gives::Number)
+    });
     let pipe = prop_oneof![9 => flags(), 1 => Just(libc::O_DIRECT as u64)]
         .prop_map(|flags| call("pipe2", libc::SYS_pipe2, vec![Word::Scratch, is(flags)], ZERO));
     let pair = (prop::sample::select(vec![1u64, 1, 2, 5, 3, 4]), flags()).prop_map(|(kind, flags)| {
@@ -146,7 +150,7 @@ fn tables() -> Calls {
         (fd(), fd(), prop::sample::select(vec![0u64, 0, 2, 4, 6])).prop_map(|(first, last, flags)| {
             call("close_range", libc::SYS_close_range, vec![is(first), is(last), is(flags)], ZERO)
         });
-    prop_oneof![4 => open, 6 => pipe, 5 => pair, 5 => dup, 3 => lowest, 3 => cloexec, 5 => close, 1 => range]
+    prop_oneof![5 => open, 1 => open_directory, 6 => pipe, 5 => pair, 5 => dup, 3 => lowest, 3 => cloexec, 5 => close, 1 => range]
         .boxed()
 }
 
@@ -261,16 +265,16 @@ fn objects() -> Calls {
     });
     let mode = (held(Kind::File), 0u64..0o10000)
         .prop_map(|(fd, mode)| call("fchmod", libc::SYS_fchmod, vec![fd, is(mode)], ZERO));
-    let enter = held(Kind::File).prop_map(|fd| call("fchdir", libc::SYS_fchdir, vec![fd], ZERO));
+    let enter = held(Kind::Directory).prop_map(|fd| call("fchdir", libc::SYS_fchdir, vec![fd], ZERO));
     prop_oneof![
         3 => seek, 4 => status, 3 => size, 12 => write, 3 => count, 12 => read, 3 => pread, 6 => watch, 2 => set,
-        2 => ticks, 3 => truncate, 2 => copy, 2 => seals, 1 => owner, 1 => sig, 1 => mode, 1 => enter,
+        2 => ticks, 3 => truncate, 2 => copy, 2 => seals, 1 => owner, 1 => sig, 1 => mode, 2 => enter,
     ]
     .boxed()
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    (0..3u8).prop_map(|n| [&1u16.to_ne_bytes()[..], &[0], b"name", &[b'0' + n]].concat())
+    (0..2u8).prop_map(|n| [&1u16.to_ne_bytes()[..], &[0], b"name", &[b'0' + n]].concat())
 }
 
 fn sockets() -> Calls {
@@ -289,7 +293,7 @@ fn sockets() -> Calls {
     let bind = (held(Kind::Socket), name()).prop_map(address(libc::SYS_bind, "bind"));
     let to = prop_oneof![9 => name(), 1 => Just(vec![0u8; 16])];
     let connect = (held(Kind::Socket), to).prop_map(address(libc::SYS_connect, "connect"));
-    let listen = (held(Kind::Socket), 0u64..3)
+    let listen = (held(Kind::Bound), 0u64..3)
         .prop_map(|(fd, backlog)| call("listen", libc::SYS_listen, vec![fd, is(backlog)], ZERO));
     let shutdown = (held(Kind::Socket), 0u64..3)
         .prop_map(|(fd, how)| call("shutdown", libc::SYS_shutdown, vec![fd, is(how)], ZERO));
@@ -329,7 +333,7 @@ fn sockets() -> Calls {
                 vec![fd, is(1u32), is(option as u64), Word::Bytes(value.to_ne_bytes().to_vec()), is(4u32)];
             call("setsockopt", libc::SYS_setsockopt, args, ZERO)
         });
-    prop_oneof![5 => socket, 4 => accept, 5 => bind, 5 => connect, 4 => listen, 3 => shutdown, 8 => send, 4 => rights, 3 => option]
+    prop_oneof![5 => socket, 5 => accept, 5 => bind, 8 => connect, 6 => listen, 3 => shutdown, 8 => send, 4 => rights, 3 => option]
         .boxed()
 }
 
@@ -351,7 +355,7 @@ fn names() -> Calls {
         }),
         2 => one(libc::SYS_mknodat, "mknod", vec![is(fifo), is(0u32)]),
         2 => two("link", libc::SYS_linkat, Some(0)),
-        3 => one(libc::SYS_unlinkat, "unlink", vec![is(0u32)]),
+        5 => one(libc::SYS_unlinkat, "unlink", vec![is(0u32)]),
         2 => two("rename", libc::SYS_renameat2, Some(0)),
         1 => two("renameat2", libc::SYS_renameat2, Some(2)),
         1 => directory().prop_map(|path| {

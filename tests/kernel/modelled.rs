@@ -33,10 +33,13 @@ pub(crate) fn held(world: &World, tid: u32, kind: Kind) -> Vec<u32> {
     let table = end.threads.get(&tid).and_then(|thread| end.tables.get(&thread.table));
     let is_one = |object: &Object| match object {
         Object::Foreign | Object::Signalfd { .. } => kind == Kind::Any,
+        Object::File(file) if file.kind == FileKind::Directory => matches!(kind, Kind::Any | Kind::Directory),
         Object::File(_) => matches!(kind, Kind::Any | Kind::File),
         Object::Pipe(_) => matches!(kind, Kind::Any | Kind::Pipe),
         Object::Socket(socket) => {
-            matches!(kind, Kind::Any | Kind::Socket) || kind == Kind::Listener && socket.backlog.is_some()
+            matches!(kind, Kind::Any | Kind::Socket)
+                || kind == Kind::Listener && socket.backlog.is_some()
+                || kind == Kind::Bound && socket.name.is_some()
         }
         Object::Eventfd { .. } => matches!(kind, Kind::Any | Kind::Eventfd),
         Object::Epoll { .. } => matches!(kind, Kind::Any | Kind::Epoll),
