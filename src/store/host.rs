@@ -3,7 +3,7 @@
 //! Every fact is a name and a value in words: so a stale plan is refused with what it was and what it is.
 //! Only what was relied on is stored. What the root inherits and the plan does not set is known by the
 //! certificate, which counts it; what the resolution looked at beside that (privileges, limits, what the
-//! kernel has) is in one table, [`named`]. Files and pids are asked for anew.
+//! kernel has) is in one table, `named`. Files and pids are asked for anew.
 //!
 //! Worked example: a plan made on Linux 6.18.1 has `("Linux", Same, "6.18.1")` among its facts; on 6.18.2 it
 //! is answered with `planned on Linux 6.18.1, this is 6.18.2`.

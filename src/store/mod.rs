@@ -12,7 +12,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`format`] | sections and checksums |
+//! | [`mod@format`] | sections and checksums |
 //! | `wire`, `bounded` | the serialisable form of what goes into them, and how much memory it may take |
 //! | [`identity`] | which images it was made from |
 //! | [`host`] | what it relies on of the host |
