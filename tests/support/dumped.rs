@@ -341,16 +341,27 @@ impl Dumped {
     pub(crate) fn settle(&mut self) -> bool {
         let start = std::time::Instant::now();
         loop {
-            // A task that regrow has not let go yet still has the tapes mapped.
+            // A task that regrow has not let go yet still has the tapes mapped; one that is being killed has a
+            // SIGKILL pending.
             let script = "cd /proc; for p in [0-9]*; do case $p in 1|$$) continue;; esac; \
-                [ \"$(cat $p/comm)\" = regrow ] && echo $p regrow; grep -l memfd:regrow $p/maps; done 2>/dev/null";
+                [ \"$(cat $p/comm)\" = regrow ] && echo $p regrow; grep -l memfd:regrow $p/maps; \
+                grep -l '^S..Pnd:.*[13579bdf]..$' $p/status; done 2>/dev/null";
             let unsettled = self.run(&["bash", "-c", script]).text;
             if unsettled.is_empty() {
-                return !self.living().is_empty();
+                break;
             }
             assert!(start.elapsed() < SETTLED, "neither restored nor rolled back:\n{unsettled}");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+        // Whoever has taken its SIGKILL is there for a moment still.
+        for _ in 0..50 {
+            let living = self.living();
+            if living.is_empty() || living == self.pids {
+                return !living.is_empty();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        true
     }
 
     /// What `/proc` says of tasks, for a message.
