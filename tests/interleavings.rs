@@ -95,70 +95,6 @@ impl Planned {
     }
 }
 
-/// Every mapping is where the images have it, with the protection and the sharing that they say, and holds
-/// what they say, down to which page of which file; and there is no other.
-#[track_caller]
-fn compare_memory(world: &World, model: &Model) {
-    let end = world.end();
-    let file = |id: u32| {
-        ObjectId::Host(model.dir.join(format!("pages-{id}.img")).to_str().unwrap().as_bytes().into())
-    };
-    let mut segments = BTreeMap::new();
-    let mut compared = 0;
-    for task in &model.tasks {
-        let Some(alive) = task.alive() else { continue };
-        let pid = task.pid.0;
-        let space = &end.spaces[&end.processes[&pid].space];
-        // Neighbours that differ in nothing are one mapping to the kernel, and may be two to the images.
-        let is: BTreeSet<u64> = space.mappings.keys().copied().collect();
-        let covered: u64 = space.mappings.iter().map(|(start, mapping)| mapping.end - start).sum();
-        assert_eq!(covered, alive.mm.vmas.iter().map(|vma| vma.end - vma.start).sum::<u64>(), "task {pid}");
-        for vma in &alive.mm.vmas {
-            let (start, mapping) =
-                space.at(vma.start).unwrap_or_else(|| panic!("{pid}: {:#x} {is:x?}", vma.start));
-            assert!(vma.end <= mapping.end, "task {pid}: {:#x}", vma.start);
-            assert_eq!(mapping.prot, vma.prot, "task {pid}: {:#x}", vma.start);
-            let mut wanted = Runs::default();
-            wanted.insert(0, vma.end - vma.start, Source::Zero);
-            let mut fill = |id: u32, extents: &[Extent], from: u64| {
-                for extent in
-                    extents.iter().filter_map(|extent| extent.within(from, from + (vma.end - vma.start)))
-                {
-                    let at = extent.start - from;
-                    wanted.insert(
-                        at,
-                        at + extent.len_pages * 4096,
-                        Source::File(file(id), extent.offset_bytes),
-                    );
-                }
-            };
-            match vma.kind {
-                VmaKind::AnonPrivate => {
-                    assert_eq!(mapping.backing, Backing::Anonymous, "task {pid}: {:#x}", vma.start);
-                    fill(alive.mm.pages.pages_id, &alive.mm.pages.extents, vma.start);
-                }
-                VmaKind::AnonShared { shmid, offset_bytes } => {
-                    let Backing::Segment(id, offset) = mapping.backing else {
-                        panic!("{:?}", mapping.backing)
-                    };
-                    assert_eq!(offset + (vma.start - start), offset_bytes, "task {pid}: {:#x}", vma.start);
-                    // One segment is one segment to all.
-                    assert_eq!(*segments.entry(shmid).or_insert(id), id);
-                    let shm = model.shm.iter().find(|shm| shm.shmid == shmid).unwrap();
-                    fill(shm.pages.pages_id, &shm.pages.extents, offset_bytes);
-                }
-                other => panic!("no synthetic task has {other:?}"),
-            }
-            let is = world.memory(pid, vma.start, vma.end).unwrap();
-            assert_eq!(is, wanted, "task {pid}: {:#x}", vma.start);
-            compared += 1;
-        }
-    }
-    let different: BTreeSet<_> = segments.values().collect();
-    assert_eq!(different.len(), segments.len());
-    assert!(compared > 0);
-}
-
 /// All interleavings of a plan come to one end, and that is what the images say.
 #[track_caller]
 fn check_all(planned: &Planned) -> Found {
@@ -171,7 +107,7 @@ fn check_all(planned: &Planned) -> Found {
     assert_eq!(wanted::differences(end, &planned.expected), Vec::<String>::new());
     let lowest = planned.played(Schedule::Lowest);
     assert!(lowest.end() == *end);
-    compare_memory(&lowest, &planned.model);
+    assert_eq!(memory::differences(&lowest, &planned.model), Vec::<String>::new());
     found
 }
 

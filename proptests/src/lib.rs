@@ -27,6 +27,7 @@ pub mod forests;
 pub mod history;
 pub mod images;
 pub mod kernel;
+pub mod memory;
 pub mod mutate;
 pub mod oracle;
 pub mod play;
