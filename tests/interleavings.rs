@@ -6,11 +6,11 @@
 // How much the reduction saves is for whoever looks.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 
 use regrow::certify::{self, Ground};
-use regrow::image::{self, Extent, Model, VmaKind};
+use regrow::image::{self, Model};
 use regrow::pipeline::{self, Prepared};
 use regrow::resolve::Options;
 use regrow::synth::model::synthesise;
@@ -18,9 +18,8 @@ use regrow::synth::random::Shape;
 use regrow::synth::{Forest, Kind, Slot, Task};
 use regrow::tape::lift::lift;
 use regrow_graph::verify::{AttributeKind, Change, Effect, Expected, LiftedTree, Value, verify};
-use regrow_model::ids::ObjectId;
-use regrow_model::world::{Backing, Runs, Source};
 use regrow_model::{Bounds, Found, Host, Schedule, World, everything, explore, play, wanted};
+use regrow_proptests::memory;
 
 const ROOT: u32 = 21_000;
 
@@ -246,7 +245,8 @@ fn a_hundred_tasks_under_many_schedules() {
     let planned = made_up(100, 6, 40, 12, 1);
     let end = planned.played(Schedule::Lowest).end();
     assert_eq!(wanted::differences(&end, &planned.expected), Vec::<String>::new());
-    compare_memory(&planned.played(Schedule::Highest), &planned.model);
+    let highest = planned.played(Schedule::Highest);
+    assert_eq!(memory::differences(&highest, &planned.model), Vec::<String>::new());
     let random = (0..100).map(Schedule::Random).chain((0..20).map(Schedule::Bursts));
     let others = [Schedule::Highest, Schedule::Adversary, Schedule::Turned];
     for schedule in random.chain(others) {

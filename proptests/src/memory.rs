@@ -69,8 +69,8 @@ impl Compare<'_> {
                 (VmaKind::AnonShared { shmid, offset_bytes }, Backing::Segment(id, offset)) => {
                     self.check(pid, vma.start, "the offset", offset + (vma.start - start), *offset_bytes);
                     // One segment is one segment to all.
-                    let known = self.segments.entry(*shmid).or_insert_with(|| id.clone()).clone();
-                    self.check(pid, vma.start, "the segment", id.clone(), known);
+                    let known = *self.segments.entry(*shmid).or_insert(*id);
+                    self.check(pid, vma.start, "the segment", *id, known);
                     match self.model.shm.iter().find(|shm| shm.shmid == *shmid) {
                         Some(shm) => {
                             self.content(pid, vma, shm.pages.pages_id, &shm.pages.extents, *offset_bytes)
