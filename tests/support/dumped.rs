@@ -342,10 +342,10 @@ impl Dumped {
         let start = std::time::Instant::now();
         loop {
             // A task that regrow has not let go yet still has the tapes mapped; one that is being killed has a
-            // SIGKILL pending.
+            // SIGKILL pending (so may a zombie).
             let script = "cd /proc; for p in [0-9]*; do case $p in 1|$$) continue;; esac; \
                 [ \"$(cat $p/comm)\" = regrow ] && echo $p regrow; grep -l memfd:regrow $p/maps; \
-                grep -l '^S..Pnd:.*[13579bdf]..$' $p/status; done 2>/dev/null";
+                grep -q '^State:.Z' $p/status || grep -l '^S..Pnd:.*[13579bdf]..$' $p/status; done 2>/dev/null";
             let unsettled = self.run(&["bash", "-c", script]).text;
             if unsettled.is_empty() {
                 break;
