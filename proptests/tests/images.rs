@@ -51,7 +51,7 @@ fn planned(forest: &Forest, name: &str) -> Result<Option<Planned>, TestCaseError
 }
 
 proptest! {
-    #![proptest_config(config(800))]
+    #![proptest_config(config(400))]
 
     /// What is not refused by name has a certificate.
     #[test]

@@ -17,7 +17,7 @@ fn config() -> ProptestConfig {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         max_shrink_iters: 20_000,
         max_global_rejects: u32::MAX,
-        cases: 800,
+        cases: 1000,
         ..ProptestConfig::default()
     }
 }
