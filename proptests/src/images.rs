@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use regrow::certify::{self, Certificate, Counterexample};
 use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
@@ -23,7 +23,7 @@ use crate::descriptions::{FILE_BYTES, FILES};
 /// Helper tasks have pids from here on.
 const FIRST_SPARE: u32 = 21_000;
 
-/// A directory in memory that goes with the test.
+/// A directory in memory that goes with the program.
 #[derive(Debug)]
 pub struct Room(PathBuf);
 
@@ -43,6 +43,7 @@ impl Room {
             let path = dir.join("files").join(format!("file-{number}"));
             fs::write(path, vec![b'x'; FILE_BYTES]).expect("a file");
         }
+        remove_at_exit(dir.clone());
         Room(dir)
     }
 
@@ -64,10 +65,20 @@ impl Room {
     }
 }
 
-impl Drop for Room {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+/// Rooms are of whole programs, whose statics nobody drops: they are removed when the program ends.
+fn remove_at_exit(dir: PathBuf) {
+    static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    extern "C" fn remove() {
+        for dir in MADE.lock().iter().flat_map(|made| made.iter()) {
+            let _ = fs::remove_dir_all(dir);
+        }
     }
+    let Ok(mut made) = MADE.lock() else { return };
+    if made.is_empty() {
+        // SAFETY: the function is there as long as the program, and unwinds nowhere.
+        unsafe { libc::atexit(remove) };
+    }
+    made.push(dir);
 }
 
 /// This process.
