@@ -48,9 +48,9 @@ pub(crate) struct Demo {
     /// Another number makes another tree
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The pid of the root; the others follow
-    #[arg(long, value_name = "PID", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=4_000_000))]
-    first_pid: u32,
+    /// The pid of the root; the others follow. If not given, beyond what a tree built by fork takes before
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(2..=4_000_000))]
+    first_pid: Option<u32>,
     /// Only write: DIR/images and DIR/files, for regrow or CRIU to restore
     #[arg(long, value_name = "DIR", conflicts_with = "verify")]
     write: Option<PathBuf>,
@@ -90,7 +90,7 @@ impl Demo {
             shared_fds: self.shared_fds as usize,
             shared_maps: self.shared_maps as usize,
             with_pairs: !self.without_pairs,
-            first_pid: self.first_pid,
+            first_pid: self.first_pid.unwrap_or(1000 + 2 * self.tasks),
             directory: dir.join("files"),
             seed: self.seed,
         }
