@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::{Model, Regs, TaskState};
 use crate::tape::ThreadState;
+use crate::tape::thread::to_words;
 
 /// What the commit must set in a thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +82,7 @@ pub(super) fn check(wanted: &[ExpectedThread], states: &[ThreadState]) -> Result
             let [is, wanted] = [state.blocked, thread.blocked].map(|mask| format!("{mask:#x}"));
             return Err(wrong("blocked signals", is, wanted));
         }
-        let is = of_commit(&state.registers);
+        let is = to_words(&state.registers);
         let differs = (0..is.len()).find(|at| is[*at] != thread.registers[*at]);
         if let Some(at) = differs {
             let [is, wanted] = [is[at], thread.registers[at]].map(|value| format!("{value:#x}"));
@@ -116,38 +117,6 @@ const REGISTERS: [&str; 27] = [
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi",
     "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
 ];
-
-fn of_commit(is: &libc::user_regs_struct) -> [u64; 27] {
-    [
-        is.r15,
-        is.r14,
-        is.r13,
-        is.r12,
-        is.rbp,
-        is.rbx,
-        is.r11,
-        is.r10,
-        is.r9,
-        is.r8,
-        is.rax,
-        is.rcx,
-        is.rdx,
-        is.rsi,
-        is.rdi,
-        is.orig_rax,
-        is.rip,
-        is.cs,
-        is.eflags,
-        is.rsp,
-        is.ss,
-        is.fs_base,
-        is.gs_base,
-        is.ds,
-        is.es,
-        is.fs,
-        is.gs,
-    ]
-}
 
 /// The images have a system call that was interrupted wound back already, so the kernel must not do it a
 /// second time (ptrace(2): `orig_rax` -1).

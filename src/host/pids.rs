@@ -9,6 +9,7 @@
 //! and the entry says [`Holder::Session`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -47,6 +48,25 @@ pub struct Taken {
     pub ppid: Option<u32>,
     /// Whether it has died and only waits to be reaped.
     pub is_zombie: bool,
+}
+
+/// Who it is, in words: `another task (sleep)`.
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.whose, self.holder) {
+            (Whose::Regrow, _) => "regrow itself",
+            (Whose::Parent, _) => "the caller of regrow",
+            (Whose::Other, Holder::Task) if self.is_zombie => "a zombie",
+            (Whose::Other, Holder::Task) => "another task",
+            (Whose::Other, Holder::Thread { .. }) => "a thread of another task",
+            (Whose::Other, Holder::ProcessGroup) => "a process group",
+            (Whose::Other, Holder::Session) => "a session",
+        })?;
+        match &self.comm {
+            Some(comm) => write!(f, " ({comm})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// As what a number is in use.

@@ -3,7 +3,7 @@
 
 use super::Resolver;
 use super::problem::ProblemKind;
-use crate::host::{Holder, Probe, Whose};
+use crate::host::{Probe, Whose};
 use crate::image::{Ofd, OfdKind};
 
 /// linux/capability.h
@@ -54,17 +54,7 @@ fn taken_pids(resolver: &mut Resolver<'_>) {
             // A dry run does not stay; a restore has its own numbers behind those of the images.
             continue;
         }
-        let by = match (taken.whose, taken.holder) {
-            (Whose::Regrow, _) => "regrow itself",
-            (Whose::Parent, _) => "the caller of regrow",
-            (Whose::Other, Holder::Task) if taken.is_zombie => "a zombie",
-            (Whose::Other, Holder::Task) => "another task",
-            (Whose::Other, Holder::Thread { .. }) => "a thread of another task",
-            (Whose::Other, Holder::ProcessGroup) => "a process group",
-            (Whose::Other, Holder::Session) => "a session",
-        };
-        let comm = taken.comm.as_deref().map_or(String::new(), |comm| format!(" ({comm})"));
-        let text = format!("pid {pid} is in use by {by}{comm}");
+        let text = format!("pid {pid} is in use by {taken}");
         resolver.problems.add(ProblemKind::PidTaken, owner.map(|task| task.pid), origin, text);
     }
     if let Some(max) = resolver.facts.pids.pid_max {

@@ -14,7 +14,7 @@ use regrow_graph::verify::{AttributeKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::certify::{DumpedClocks, Inherited};
-use crate::host::{FileFact, Holder, HostFacts, Probe, Questions, Taken, Whose};
+use crate::host::{FileFact, HostFacts, Probe, Questions, Taken};
 use crate::image::{Model, NsPid, OfdKind};
 use crate::pipeline::Prepared;
 use crate::resolve::problem::{Problem, ProblemKind};
@@ -354,24 +354,10 @@ fn found(fact: &FileFact, [mode, size, build_id]: [bool; 3]) -> String {
 /// Which pids of the tapes are in use here.
 pub(super) fn taken(facts: &HostFacts) -> Vec<Problem> {
     let one = |(pid, taken): (&NsPid, &Taken)| {
-        let text = format!("pid {pid} is taken by {}", holder(taken));
+        let text = format!("pid {pid} is taken by {taken}");
         Problem { kind: ProblemKind::PidTaken, task: Some(*pid), text, origin: None }
     };
     facts.pids.taken.iter().map(one).collect()
-}
-
-fn holder(taken: &Taken) -> String {
-    let by = match (taken.whose, taken.holder) {
-        (Whose::Regrow, _) => "regrow itself",
-        (Whose::Parent, _) => "the caller of regrow",
-        (Whose::Other, Holder::Task) if taken.is_zombie => "a zombie",
-        (Whose::Other, Holder::Task) => "another task",
-        (Whose::Other, Holder::Thread { .. }) => "a thread of another task",
-        (Whose::Other, Holder::ProcessGroup) => "a process group",
-        (Whose::Other, Holder::Session) => "a session",
-    };
-    let comm = taken.comm.as_deref().map_or(String::new(), |comm| format!(" ({comm})"));
-    format!("{by}{comm}")
 }
 
 /// Whether the window of the tapes is free in this process, too, which maps it for the root.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::bounded::{Budget, Within};
 use super::format::{self, FormatError, Section, Sections};
 use super::{About, Purposes, StoredPlan, TapeDeadline};
+use crate::tape::thread::{REGISTERS, from_words, to_words};
 use crate::tape::{Tapes, TaskTape, ThreadState, Undo};
 
 const PAGE: u64 = 4096;
@@ -42,7 +43,7 @@ struct TapesHead {
 pub(super) struct StoredThread {
     tid: u32,
     is_leader: bool,
-    registers: [u64; 27],
+    registers: [u64; REGISTERS],
     #[serde(with = "bytes")]
     xstate: Vec<u8>,
     blocked: u64,
@@ -78,39 +79,10 @@ mod bytes {
 
 impl StoredThread {
     pub(super) fn of(thread: &ThreadState) -> StoredThread {
-        let is = &thread.registers;
         StoredThread {
             tid: thread.tid,
             is_leader: thread.is_leader,
-            registers: [
-                is.r15,
-                is.r14,
-                is.r13,
-                is.r12,
-                is.rbp,
-                is.rbx,
-                is.r11,
-                is.r10,
-                is.r9,
-                is.r8,
-                is.rax,
-                is.rcx,
-                is.rdx,
-                is.rsi,
-                is.rdi,
-                is.orig_rax,
-                is.rip,
-                is.cs,
-                is.eflags,
-                is.rsp,
-                is.ss,
-                is.fs_base,
-                is.gs_base,
-                is.ds,
-                is.es,
-                is.fs,
-                is.gs,
-            ],
+            registers: to_words(&thread.registers),
             xstate: thread.xstate.clone(),
             blocked: thread.blocked,
             stop_signal: thread.stop_signal,
@@ -119,67 +91,10 @@ impl StoredThread {
     }
 
     fn into_state(self) -> ThreadState {
-        let [
-            r15,
-            r14,
-            r13,
-            r12,
-            rbp,
-            rbx,
-            r11,
-            r10,
-            r9,
-            r8,
-            rax,
-            rcx,
-            rdx,
-            rsi,
-            rdi,
-            orig_rax,
-            rip,
-            cs,
-            eflags,
-            rsp,
-            ss,
-            fs_base,
-            gs_base,
-            ds,
-            es,
-            fs,
-            gs,
-        ] = self.registers;
         ThreadState {
             tid: self.tid,
             is_leader: self.is_leader,
-            registers: libc::user_regs_struct {
-                r15,
-                r14,
-                r13,
-                r12,
-                rbp,
-                rbx,
-                r11,
-                r10,
-                r9,
-                r8,
-                rax,
-                rcx,
-                rdx,
-                rsi,
-                rdi,
-                orig_rax,
-                rip,
-                cs,
-                eflags,
-                rsp,
-                ss,
-                fs_base,
-                gs_base,
-                ds,
-                es,
-                fs,
-                gs,
-            },
+            registers: from_words(self.registers),
             xstate: self.xstate,
             blocked: self.blocked,
             stop_signal: self.stop_signal,
@@ -258,9 +173,7 @@ pub(super) fn read_about<R: Read>(mut sections: Sections<R>) -> Result<About, Fo
 
 /// What a list of purposes says, which is a section by itself.
 pub(super) fn decode_purposes(bytes: &[u8]) -> Vec<(u32, String)> {
-    // It stands for numbers and texts, of which each takes what a few bytes of the section do at least.
-    let budget = Budget::new(bytes.len().saturating_mul(64).saturating_add(BYTES_BESIDE));
-    decode(Section::Purposes, bytes, &budget).unwrap_or_default()
+    decode(Section::Purposes, bytes, &budget(bytes.len() as u64)).unwrap_or_default()
 }
 
 /// Reads a whole plan.

@@ -8,7 +8,7 @@ pub mod abi;
 pub mod assemble;
 pub mod disasm;
 pub mod lift;
-mod thread;
+pub mod thread;
 
 use std::collections::BTreeSet;
 

@@ -18,3 +18,102 @@ pub struct ThreadState {
     /// Of a leader: whether a child of it is to stop, which must leave no SIGCHLD behind.
     pub eats_sigchld: bool,
 }
+
+/// Number of general registers.
+pub const REGISTERS: usize = 27;
+
+/// General registers as words, in the order of `struct user_regs_struct` (sys/user.h).
+pub fn to_words(registers: &libc::user_regs_struct) -> [u64; REGISTERS] {
+    let is = registers;
+    [
+        is.r15,
+        is.r14,
+        is.r13,
+        is.r12,
+        is.rbp,
+        is.rbx,
+        is.r11,
+        is.r10,
+        is.r9,
+        is.r8,
+        is.rax,
+        is.rcx,
+        is.rdx,
+        is.rsi,
+        is.rdi,
+        is.orig_rax,
+        is.rip,
+        is.cs,
+        is.eflags,
+        is.rsp,
+        is.ss,
+        is.fs_base,
+        is.gs_base,
+        is.ds,
+        is.es,
+        is.fs,
+        is.gs,
+    ]
+}
+
+/// The other way round.
+pub fn from_words(words: [u64; REGISTERS]) -> libc::user_regs_struct {
+    let [
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
+    ] = words;
+    libc::user_regs_struct {
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
+    }
+}
