@@ -1,8 +1,19 @@
 //! The race: `regrow restore -d` against `criu restore -d` over the same image directories.
 //!
 //! ```text
-//! cargo bench --bench race -- [--rounds N] [--tasks N] [--shared N]
+//! cargo bench --bench race -- [--rounds N] [--scale N] [TREE …]
 //! ```
+//!
+//! | TREE | what |
+//! |---|---|
+//! | `nothing` | a root and children that share nothing but what fork gave them |
+//! | `inherited` | 150 descriptors that all have from the root |
+//! | `prefork` | a server with a private socket pair and pipe for each worker, and an epoll in each |
+//! | `chain` | a chain 60 deep, where each level opens 10 pipes and drops half of what its parent had |
+//! | `mappings` | 32 shared anonymous mappings of all |
+//! | `mixed` | 60 descriptors, of which each of 250 tasks has another selection at other numbers |
+//!
+//! A tree has 1000 tasks unless `--scale` says otherwise (`chain`: 60, `mixed`: 251).
 //!
 //! In fresh pid and mount namespaces a program of `tests/programs` builds a tree and CRIU dumps it.
 //! Then both restore it in turns, each time in fresh namespaces of the same kind, whose end kills
@@ -22,7 +33,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// The pid before that of a tree's root: far from what the restorers get for themselves.
 const PID_BEFORE_ROOT: &str = "999";
@@ -35,12 +46,12 @@ struct Race {
     /// How often each restores each tree
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only trees of this many tasks that share nothing
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
-    tasks: Vec<u32>,
-    /// Only trees of this many children that share 60 descriptors
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    shared: Vec<u32>,
+    /// Trees of this many per cent of their usual size
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    scale: u32,
+    /// Only these trees
+    #[arg(value_enum)]
+    trees: Vec<Shape>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -60,6 +71,8 @@ enum Inside {
         program: PathBuf,
         #[arg(long)]
         count: u32,
+        #[arg(long)]
+        shape: Option<String>,
         #[arg(long)]
         directory: PathBuf,
         #[arg(long, requires = "images")]
@@ -95,11 +108,29 @@ fn main() -> Result<()> {
 }
 
 /// A tree to be restored.
-struct Tree {
-    program: &'static str,
-    /// The program's argument.
-    count: u32,
-    label: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Shape {
+    Nothing,
+    Inherited,
+    Prefork,
+    Chain,
+    Mappings,
+    Mixed,
+}
+
+impl Shape {
+    /// The program, how many tasks it has beside the root (of a chain: in all) unless they are scaled, its shape, and
+    /// what the table says.
+    fn program(self) -> (&'static str, u32, Option<&'static str>, &'static str) {
+        match self {
+            Shape::Nothing => ("bench_wide", 999, None, "nothing shared"),
+            Shape::Inherited => ("bench_trees", 999, Some("inherited"), "150 descriptors, inherited"),
+            Shape::Prefork => ("bench_trees", 999, Some("prefork"), "prefork server"),
+            Shape::Chain => ("bench_trees", 60, Some("chain"), "chain"),
+            Shape::Mappings => ("bench_trees", 999, Some("mappings"), "32 shared mappings"),
+            Shape::Mixed => ("shared_fds", 200, None, "60 descriptors, mixed"),
+        }
+    }
 }
 
 /// Times of one kind.
@@ -129,26 +160,6 @@ impl fmt::Display for Times {
 }
 
 impl Race {
-    fn trees(&self) -> Vec<Tree> {
-        let (mut tasks, mut shared) = (self.tasks.clone(), self.shared.clone());
-        if tasks.is_empty() && shared.is_empty() {
-            tasks = vec![100, 1000];
-            shared = vec![200];
-        }
-        let wide = tasks.into_iter().map(|tasks| Tree {
-            program: "bench_wide",
-            // One of them is the root.
-            count: tasks - 1,
-            label: "nothing".to_owned(),
-        });
-        let shared = shared.into_iter().map(|count| Tree {
-            program: "shared_fds",
-            count,
-            label: "60 descriptors".to_owned(),
-        });
-        wide.chain(shared).collect()
-    }
-
     fn run(&self) -> Result<()> {
         let regrow = PathBuf::from(env!("CARGO_BIN_EXE_regrow"));
         let profile = regrow.parent().context("a binary is in a directory")?.to_owned();
@@ -168,28 +179,32 @@ impl Race {
             self.rounds
         );
         println!(
-            "| tasks | they share | criu restore -d | regrow restore -d | regrow / CRIU | … --plan | --plan / without | the program itself |"
+            "| tree | tasks | criu restore -d | regrow restore -d | times faster | regrow restore -d --plan | times faster | the program itself |"
         );
         println!("|---|---|---|---|---|---|---|---|");
-        for tree in self.trees() {
-            let row = self
-                .race(&tree, &profile, &criu, &regrow)
-                .with_context(|| format!("{} {}", tree.program, tree.count))?;
+        let trees: &[Shape] = if self.trees.is_empty() { Shape::value_variants() } else { &self.trees };
+        for tree in trees {
+            let row = self.race(*tree, &profile, &criu, &regrow).with_context(|| format!("{tree:?}"))?;
             println!("{row}");
         }
         Ok(())
     }
 
     /// One row of the table.
-    fn race(&self, tree: &Tree, profile: &Path, criu: &Path, regrow: &Path) -> Result<String> {
+    fn race(&self, tree: Shape, profile: &Path, criu: &Path, regrow: &Path) -> Result<String> {
         let directory =
             tempfile::Builder::new().prefix("regrow-race-").tempdir().context("a directory for the race")?;
-        let program = profile.join(tree.program);
+        let (program, children, shape, label) = tree.program();
+        let program = profile.join(program);
+        let count = (children * self.scale / 100).max(1);
         let images = make(directory.path(), "images")?;
         let state = make(directory.path(), "state")?;
         let build = |state: &Path, dump: bool| {
             let mut command = in_namespaces()?;
-            command.arg("build").arg("--program").arg(&program).arg("--count").arg(tree.count.to_string());
+            command.arg("build").arg("--program").arg(&program).arg("--count").arg(count.to_string());
+            if let Some(shape) = shape {
+                command.arg("--shape").arg(shape);
+            }
             command.arg("--directory").arg(state);
             if dump {
                 command.arg("--criu").arg(criu).arg("--images").arg(&images);
@@ -225,14 +240,12 @@ impl Race {
         }
         let ratio = |a: usize, b: usize| times[a].median().as_secs_f64() / times[b].median().as_secs_f64();
         Ok(format!(
-            "| {dumped} | {} | {} | {} | {:.3} (1 : {:.1}) | {} | {:.3} | {own} |",
-            tree.label,
+            "| {label} | {dumped} | {} | {} | {:.1} | {} | {:.1} | {own} |",
             times[0],
             times[1],
-            ratio(1, 0),
             ratio(0, 1),
             times[2],
-            ratio(2, 1)
+            ratio(0, 2)
         ))
     }
 }
@@ -275,9 +288,9 @@ impl Inside {
             unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
         ensure!(result == 0, "close_range: {}", std::io::Error::last_os_error());
         let (time, tasks) = match self {
-            Inside::Build { program, count, directory, criu, images } => {
+            Inside::Build { program, count, shape, directory, criu, images } => {
                 let dump = criu.as_deref().zip(images.as_deref());
-                build(program, *count, directory, dump)?
+                build(program, *count, shape.as_deref(), directory, dump)?
             }
             Inside::Restore { restorer, by_plan, images, directory } => {
                 restore(restorer, *by_plan, images, directory)?
@@ -292,6 +305,7 @@ impl Inside {
 fn build(
     program: &Path,
     count: u32,
+    shape: Option<&str>,
     directory: &Path,
     dump: Option<(&Path, &Path)>,
 ) -> Result<(Duration, usize)> {
@@ -303,6 +317,7 @@ fn build(
         .arg(program)
         .arg(directory)
         .arg(count.to_string())
+        .args(shape)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -409,6 +424,8 @@ fn build_programs(profile: &Path) -> Result<()> {
             "regrow-test-programs",
             "--bin",
             "bench_wide",
+            "--bin",
+            "bench_trees",
             "--bin",
             "shared_fds",
         ])
