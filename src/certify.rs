@@ -39,6 +39,7 @@ pub use check::{certify, check};
 pub use commit::ExpectedThread;
 pub(crate) use expect::now_ns;
 pub use expect::{Deadline, Demands, DumpedClocks, expected};
+pub use space::AlikePages;
 
 use crate::host::{HostFacts, Vdso};
 use crate::image::NsPid;

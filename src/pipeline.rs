@@ -17,12 +17,13 @@ use thiserror::Error;
 
 use crate::certify::{self, CertifiedTapes, Demands, Ground};
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
+use crate::image::alike::Alike;
 use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::recipe::StepKind;
-use crate::resolve::{self, Options, Payloads, Resolved};
+use crate::resolve::{self, Options, Payloads, Resolved, space};
 use crate::tape::ThreadState;
 use crate::tape::assemble::TooLarge;
 
@@ -56,6 +57,7 @@ pub struct Prepared {
 #[allow(missing_docs)]
 pub struct Timings {
     pub read: Duration,
+    pub alike: Duration,
     pub facts: Duration,
     pub resolve: Duration,
     pub plan: Duration,
@@ -157,6 +159,8 @@ pub fn try_prepare_on(
     let mut timings = Timings::default();
     let model = timed(&mut timings.read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
+    let alike = timed(&mut timings.alike, || Alike::find(&model, &space::candidates(&model)));
+    payloads.alike = Arc::new(alike);
     let facts = timed(&mut timings.facts, || gather(&model));
     payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, facts.vdso.as_ref()))?);
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
@@ -182,7 +186,8 @@ pub fn try_prepare_on(
     let ground = Ground { vdsos: payloads.vdsos, ..Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
     let certified = timed(&mut timings.certify, || {
-        let demands = Demands::of(&model, &ground)?;
+        let mut demands = Demands::of(&model, &ground)?;
+        demands.alike = known_alike(&model, &resolved, &payloads.alike);
         let (tapes, certificate) = certify::certify_tapes(&demands, tapes, commit)?;
         Ok((demands, tapes, certificate))
     });
@@ -228,7 +233,23 @@ fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         vdsos: Arc::default(),
+        alike: Arc::default(),
     })
+}
+
+/// What is inherited, by where it is stored: so that nobody need compare it twice.
+fn known_alike(model: &Model, resolved: &Resolved, alike: &Alike) -> certify::AlikePages {
+    let mut known = certify::AlikePages::default();
+    for child in &resolved.heirs {
+        let Some(parent) = resolved.forest.tasks[child.index()].parent else { continue };
+        let pages = |index: usize| model.tasks.get(index)?.alive().map(|alive| alive.mm.pages.pages_id);
+        if let (Some(runs), Some(of_child), Some(of_parent)) =
+            (alike.of(child.index(), parent.index()), pages(child.index()), pages(parent.index()))
+        {
+            known.add(of_parent, of_child, runs);
+        }
+    }
+    known
 }
 
 /// The vDSOs that are not the running kernel's, with who was stopped in them. (One of the running

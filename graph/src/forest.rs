@@ -88,6 +88,8 @@ pub struct TaskSpec {
     pub table: Vec<Slot>,
     /// Steps before anything else; the children inherit what they do.
     pub birth: Vec<StepId>,
+    /// Steps before the first fork that need descriptions; the children inherit what they do.
+    pub before_forks: Vec<StepId>,
     /// Steps after the last fork, in this order.
     pub steps: Vec<StepId>,
     /// Steps after the start of its further threads.

@@ -37,7 +37,7 @@ impl Needs {
             }
         }
         for (index, task) in forest.tasks.iter().enumerate() {
-            let own = task.steps.iter().filter(|_| task.life != Life::Lives);
+            let own = task.before_forks.iter().chain(&task.steps).filter(|_| task.life != Life::Lives);
             for step in task.birth.iter().chain(own).chain(&task.with_threads).chain(&task.tail) {
                 if !forest.steps[step.index()].needs.is_empty() {
                     errors.push(PlaceError::NeedsNothing { task: TaskId::new(index), step: *step });
@@ -48,7 +48,7 @@ impl Needs {
         let mut users: Vec<Vec<TaskId>> = forest.resources.iter().map(|r| r.users.clone()).collect();
         for (index, task) in forest.tasks.iter().enumerate() {
             let id = TaskId::new(index);
-            let steps = task.birth.iter().chain(&task.steps).chain(&task.tail);
+            let steps = task.birth.iter().chain(&task.before_forks).chain(&task.steps).chain(&task.tail);
             let in_steps = steps.flat_map(|step| &forest.steps[step.index()].needs);
             for ofd in task.table.iter().map(|slot| &slot.ofd).chain(in_steps) {
                 match of_ofd.get(ofd.index()).copied().flatten() {

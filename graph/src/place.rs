@@ -89,6 +89,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         forked: vec![None; forest.tasks.len()],
         awaits: vec![None; forest.tasks.len()],
         flags: vec![None; forest.tasks.len()],
+        made: vec![false; forest.resources.len()],
         errors: Vec::new(),
         needs,
     };
@@ -157,6 +158,8 @@ struct Placer<'a> {
     awaits: Vec<Option<OpId>>,
     /// The operation that makes each adopter a subreaper.
     flags: Vec<Option<OpId>>,
+    /// Which resources exist so far.
+    made: Vec<bool>,
     errors: Vec<PlaceError>,
 }
 
@@ -249,17 +252,19 @@ impl Placer<'_> {
             .chain(spec.steps.iter().copied())
             .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
             .collect();
+        self.before_forks(&mut desk);
         self.forks(&mut desk, &in_steps, &by_child);
 
         // What only this task wants.
         let own: Vec<ResourceId> = self
             .through(task)
-            .filter(|(r, span)| span.is_none() && self.owns(task, *r))
+            .filter(|(r, span)| span.is_none() && self.owns(task, *r) && !self.is_done_with(*r, &in_steps))
             .map(|(r, _)| r)
             .collect();
         let (own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
             self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.wants(ofd))
         });
+        let own_lasting = own_lasting.into_iter().filter(|r| !self.made[r.index()]).collect();
         self.create_all(&mut desk, own_lasting, Reason::AfterForks);
         let moves = desk.settle(&mut self.numbers, &in_steps);
         self.push_moves(task, moves, Reason::AfterForks);
@@ -268,6 +273,45 @@ impl Placer<'_> {
         }
         self.mourn(task);
         (desk, own_temporary)
+    }
+
+    /// The steps that come before the forks, with what they need. What is open then and no child and no later step
+    /// needs is closed when the table is put right for the first fork.
+    fn before_forks(&mut self, desk: &mut Desk) {
+        let forest = self.forest;
+        let task = desk.task;
+        let steps = &forest.tasks[task.index()].before_forks;
+        if steps.is_empty() {
+            return;
+        }
+        let why = match self.children[task.index()].first() {
+            Some(child) => Reason::InheritedBy { child: *child },
+            None => Reason::Sequence,
+        };
+        // What has no descriptor is not in the needs of any step.
+        let bare: Vec<ResourceId> = self
+            .through(task)
+            .map(|(resource, _)| resource)
+            .filter(|r| self.owns(task, *r) && self.yields(*r).next().is_none())
+            .collect();
+        self.create_all(desk, bare, why);
+        for step in steps {
+            let needs = &forest.steps[step.index()].needs;
+            for ofd in needs {
+                if desk.table.find(*ofd).is_none()
+                    && let Some(resource) = self.needs.of_ofd[ofd.index()]
+                {
+                    self.create_all(desk, vec![resource], Reason::NeededBy { step: *step });
+                }
+            }
+            let fds = needs.iter().map(|ofd| desk.table.find(*ofd).unwrap_or(Fd::MAX)).collect();
+            self.graph.push(task, OpKind::Step { step: *step, fds }, why);
+        }
+    }
+
+    /// Whether a resource was made for the steps before the forks and is not needed behind them.
+    fn is_done_with(&self, resource: ResourceId, in_steps: &BTreeSet<OfdId>) -> bool {
+        self.made[resource.index()] && !self.yields(resource).any(|ofd| in_steps.contains(&ofd))
     }
 
     /// Forks the children: those first that must be born before setsid.
@@ -291,7 +335,8 @@ impl Placer<'_> {
         for (rank, resources) in by_child {
             // With children out of order a resource is made before the first fork of all.
             let at = if reordered { 0 } else { position.get(rank).copied().unwrap_or(0) };
-            create_at.entry(at).or_default().extend(resources);
+            let missing = resources.iter().filter(|resource| !self.made[resource.index()]);
+            create_at.entry(at).or_default().extend(missing);
         }
         let spans: Vec<(ResourceId, Option<(u32, u32)>)> = self.through(task).collect();
         for (resource, span) in spans {
@@ -554,6 +599,7 @@ impl Placer<'_> {
     }
 
     fn create(&mut self, desk: &mut Desk, resource: ResourceId, why: Reason) {
+        self.made[resource.index()] = true;
         let yields = &self.forest.resources[resource.index()].yields;
         let mut at = Vec::with_capacity(yields.len());
         let mut free = 0;

@@ -64,7 +64,7 @@ pub fn check(
     }
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
-    let mut reader = space::Reader::of(&expected.images);
+    let mut reader = space::Reader::of(&expected.images, &demands.alike);
     verify_with(&lifted, &expected, &mut |alike| reader.is_alike(alike))
 }
 

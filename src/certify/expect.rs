@@ -15,7 +15,7 @@ use regrow_graph::verify::{
 use serde::{Deserialize, Serialize};
 
 use super::commit::{self, ExpectedThread};
-use super::{Ground, attributes, space, vdso};
+use super::{AlikePages, Ground, attributes, space, vdso};
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, TaskState, Timerfd, UnixSocket, open_blob,
 };
@@ -36,6 +36,9 @@ pub struct Demands {
     pub clocks: DumpedClocks,
     /// What the commit must set.
     pub threads: Vec<ExpectedThread>,
+    /// Stored pages that were found to be alike, so that they are not compared once more; what is not here
+    /// is compared when a plan asks for it.
+    pub alike: AlikePages,
 }
 
 /// A timerfd whose deadline is a time of its clock.
@@ -81,6 +84,7 @@ impl Demands {
                     .map(|clocks| [clocks.monotonic, clocks.boottime].map(nanoseconds)),
             },
             threads: commit::expected(model),
+            alike: AlikePages::default(),
         })
     }
 

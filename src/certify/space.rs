@@ -6,12 +6,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use regrow_graph::ids::OfdId;
 use regrow_graph::verify::{
     Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown,
 };
 
+use serde::{Deserialize, Serialize};
+
+use crate::image::alike::Run;
 use crate::image::{Alive, Image, Model, Pages, Vma, VmaKind};
 
 const PAGE: u64 = 4096;
@@ -112,22 +116,92 @@ fn pages(model: &Model, pages: &Pages) -> ExpectedPages {
     ExpectedPages { file, extents: extents.collect() }
 }
 
+/// Stretches of stored pages that hold the same bytes, by the numbers of the two pages images: that of the pages that
+/// are inherited, that of those that are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlikePages {
+    /// Sorted by where they are wanted.
+    runs: BTreeMap<(u32, u32), Vec<AlikeRun>>,
+}
+
+/// Offsets in the two images, and the length, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct AlikeRun {
+    held: u64,
+    wanted: u64,
+    len: u64,
+}
+
+impl AlikePages {
+    /// Adds what a child was found to have in common with its parent.
+    pub fn add(&mut self, of_parent: u32, of_child: u32, runs: &[Run]) {
+        let all = self.runs.entry((of_parent, of_child)).or_default();
+        all.extend(runs.iter().map(|run| AlikeRun {
+            held: run.of_parent,
+            wanted: run.of_child,
+            len: run.len,
+        }));
+        all.sort_unstable_by_key(|run| run.wanted);
+    }
+
+    fn knows(&self, held: (u32, u64), wanted: (u32, u64), len: u64) -> bool {
+        let Some(runs) = self.runs.get(&(held.0, wanted.0)) else { return false };
+        let behind = runs.partition_point(|run| run.wanted <= wanted.1);
+        let Some(run) = behind.checked_sub(1).map(|at| runs[at]) else { return false };
+        let by = wanted.1 - run.wanted;
+        run.held.checked_add(by) == Some(held.1) && by.checked_add(len).is_some_and(|end| end <= run.len)
+    }
+
+    /// Compares them all; gives the first that is not alike, or cannot be read, as the two images and the two
+    /// offsets.
+    pub fn first_difference(&self, dir: &Path) -> Option<((u32, u64), (u32, u64))> {
+        let path = |id: u32| dir.join(Image::Pages(id).to_string()).as_os_str().as_bytes().to_vec();
+        let none = AlikePages::default();
+        let mut reader = Reader::of(dir.as_os_str().as_bytes(), &none);
+        for ((of_held, of_wanted), runs) in &self.runs {
+            let (held, wanted) = (path(*of_held), path(*of_wanted));
+            for run in runs {
+                let alike = Alike { held: (&held, run.held), wanted: (&wanted, run.wanted), len: run.len };
+                if !reader.is_alike(&alike) {
+                    return Some(((*of_held, run.held), (*of_wanted, run.wanted)));
+                }
+            }
+        }
+        None
+    }
+}
+
 /// Looks into the pages of an image directory.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     /// The directory, without a slash at its end.
     dir: &'a [u8],
+    known: &'a AlikePages,
     files: BTreeMap<Vec<u8>, File>,
 }
 
-impl Reader<'_> {
-    pub(super) fn of(dir: &[u8]) -> Reader<'_> {
-        Reader { dir, files: BTreeMap::new() }
+impl<'a> Reader<'a> {
+    pub(super) fn of(dir: &'a [u8], known: &'a AlikePages) -> Reader<'a> {
+        Reader { dir, known, files: BTreeMap::new() }
     }
 
     /// Whether two stretches of stored pages hold the same bytes; not so where they cannot be read.
     pub(super) fn is_alike(&mut self, alike: &Alike<'_>) -> bool {
+        let number = |(path, from): (&[u8], u64)| Some((self.number(path)?, from));
+        if let (Some(held), Some(wanted)) = (number(alike.held), number(alike.wanted))
+            && self.known.knows(held, wanted, alike.len)
+        {
+            return true;
+        }
         self.compare(alike).unwrap_or(false)
+    }
+
+    /// The number of a pages image of the directory.
+    fn number(&self, path: &[u8]) -> Option<u32> {
+        let name = path.strip_prefix(self.dir)?.strip_prefix(b"/pages-")?.strip_suffix(b".img")?;
+        let number: u32 = std::str::from_utf8(name).ok()?.parse().ok()?;
+        // `pages-07.img` is another file.
+        (number.to_string().as_bytes() == name).then_some(number)
     }
 
     fn compare(&mut self, alike: &Alike<'_>) -> io::Result<bool> {
@@ -166,8 +240,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::image::read_model;
 
@@ -186,7 +258,8 @@ mod tests {
             (path.as_slice(), bytes)
         });
         let is_alike = |held: (&[u8], u64), wanted: (&[u8], u64), len: u64| {
-            Reader::of(model.dir.as_os_str().as_bytes()).is_alike(&Alike { held, wanted, len })
+            let known = AlikePages::default();
+            Reader::of(model.dir.as_os_str().as_bytes(), &known).is_alike(&Alike { held, wanted, len })
         };
         let len = first.1.len() as u64;
         assert!(is_alike((first.0, 0), (first.0, 0), len));

@@ -41,6 +41,8 @@ impl Lowering<'_> {
     pub(super) fn step(&mut self, kind: &StepKind, fds: &[Fd]) {
         match kind {
             StepKind::Bare => self.bare(),
+            StepKind::Vacate => self.vacate(),
+            StepKind::Unmap { start, len } => self.unmap(*start, *len),
             StepKind::SigAction { signal, action } => {
                 let buffer = self.asm.words(&[action.handler, action.flags, action.restorer, action.mask]);
                 self.tape.call(libc::SYS_rt_sigaction, &[u64::from(*signal), buffer, 0, SIGSET_SIZE], 0);

@@ -13,15 +13,24 @@ const NO_FD: u64 = u64::MAX;
 const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
 
 impl Lowering<'_> {
+    /// Everything but the window.
+    pub(super) fn vacate(&mut self) {
+        let end = self.window.base + self.window.len;
+        self.unmap(0, self.window.base);
+        self.unmap(end, TASK_SIZE - end);
+    }
+
+    pub(super) fn unmap(&mut self, start: u64, len: u64) {
+        self.tape.call(libc::SYS_munmap, &[start, len], 0);
+    }
+
     /// Everything that the launcher left, but for the window.
     pub(super) fn bare(&mut self) {
-        let end = self.window.base + self.window.len;
         // The launcher's C library keeps two signals for itself and never blocks them (nptl(7)); a
         // timer or a pending signal of the images may be one of them.
         let all = self.asm.words(&[u64::MAX]);
         self.tape.call(libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, all, 0, 8], 0);
-        self.tape.call(libc::SYS_munmap, &[0, self.window.base], 0);
-        self.tape.call(libc::SYS_munmap, &[end, TASK_SIZE - end], 0);
+        self.vacate();
         self.tape.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0], 0);
     }
 

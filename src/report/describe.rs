@@ -138,6 +138,8 @@ pub(super) fn step_name(step: &StepKind) -> String {
     let range = |start: u64, len: u64| format!("{start:#x}-{:#x}", start.saturating_add(len));
     match step {
         StepKind::Bare => "drop all that the launcher left".to_owned(),
+        StepKind::Vacate => "drop the parent's address space".to_owned(),
+        StepKind::Unmap { start, len } => format!("unmap {}", range(*start, *len)),
         StepKind::SigAction { signal, .. } => format!("handler of {}", words::signal(*signal)),
         StepKind::Umask(mask) => format!("umask {mask:03o}"),
         StepKind::Chdir(path) => format!("working directory {path}"),

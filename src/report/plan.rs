@@ -366,7 +366,7 @@ fn resources(prepared: &Prepared) -> Vec<PlanResource> {
                 users[resource.index()].entry(TaskId::new(index)).or_default().push(slot.fd);
             }
         }
-        for step in task.birth.iter().chain(&task.steps).chain(&task.tail) {
+        for step in task.birth.iter().chain(&task.before_forks).chain(&task.steps).chain(&task.tail) {
             for resource in forest.steps[step.index()].needs.iter().filter_map(|ofd| of_ofd[ofd.index()]) {
                 users[resource.index()].entry(TaskId::new(index)).or_default();
             }

@@ -13,6 +13,7 @@ use crate::resolve::recipe::StepKind;
 /// Steps that are told together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
+    Unmap,
     Map,
     MapShared,
     Protect,
@@ -32,6 +33,7 @@ fn step(prepared: &Prepared, op: OpId) -> Option<&StepKind> {
 /// Of what sort a step is; a step of no sort stands in a line of its own.
 fn sort(step: &StepKind) -> Option<Sort> {
     match step {
+        StepKind::Unmap { .. } => Some(Sort::Unmap),
         StepKind::Mmap { .. } => Some(Sort::Map),
         StepKind::MapShared { .. } => Some(Sort::MapShared),
         StepKind::Mprotect { .. } => Some(Sort::Protect),
@@ -73,6 +75,7 @@ fn summary(sort: Sort, steps: &[&StepKind]) -> String {
     let span = format!("{}, {first:#x}-{last:#x}", words::bytes(size));
     let count = words::count(ranges.len(), "range");
     match sort {
+        Sort::Unmap => format!("unmap {count}, {span}"),
         Sort::Map => format!("map {count}, {span}"),
         Sort::MapShared => format!("map {count} of shared memory, {span}"),
         Sort::Protect => format!("protect {count}, {span}"),
@@ -120,7 +123,8 @@ fn summary(sort: Sort, steps: &[&StepKind]) -> String {
 /// Address and length of what the step is about.
 fn ranges_of(step: &StepKind) -> Vec<(u64, u64)> {
     match step {
-        StepKind::Mmap { start, len, .. }
+        StepKind::Unmap { start, len }
+        | StepKind::Mmap { start, len, .. }
         | StepKind::MapShared { start, len, .. }
         | StepKind::Mprotect { start, len, .. }
         | StepKind::Madvise { start, len, .. } => vec![(*start, *len)],

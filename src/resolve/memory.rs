@@ -1,8 +1,8 @@
 //! Address spaces: mappings and pages into steps, shared memory into carriers.
 //!
-//! A task maps and fills after its forks, while it has nothing but the window: first all mappings
-//! in the order of their addresses, then the pages, then the final protections and advice, last
-//! what the kernel keeps of the layout (`PR_SET_MM_MAP`).
+//! A task has nothing but the window, or what its parent had at the fork ([`super::space`] says which). It maps what it
+//! has not in the order of the addresses, then fills the pages that are not there, sets the final protections and
+//! advice, and last tells the kernel what it keeps of the layout (`PR_SET_MM_MAP`).
 //!
 //! A segment of shared anonymous memory is mapped once, as a *carrier* in the window of the lowest
 //! common ancestor of its users, and inherited; a user makes each of its views by `mremap` with old
@@ -18,7 +18,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver, vdso};
+use super::{Recipes, Resolver, space, vdso};
 use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, Task, Vma, VmaKind};
 
 /// A shared memory segment and where it is carried: at `at` from the start of the carriers.
@@ -166,10 +166,19 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window) {
 }
 
 /// The steps of one task's address space, in order.
-pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepId> {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive) -> Vec<StepId> {
     let mm = &alive.mm;
     let pid = task.pid;
     let mut steps = Vec::new();
+    let inherited = if resolver.spaces.is_heir(id) { space::difference(resolver, id, alive) } else { None };
+    // What is to be filled.
+    let extents = inherited.as_ref().map_or(mm.pages.extents.as_slice(), |difference| &difference.filled);
+    let is_kept =
+        |vma: &Vma| inherited.as_ref().is_some_and(|difference| difference.kept.contains(&vma.start));
+    for (start, end) in inherited.iter().flat_map(|difference| &difference.unmapped) {
+        let kind = StepKind::Unmap { start: *start, len: end - start };
+        steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
+    }
     let mut protections = Vec::new();
     let mut advice = Vec::new();
     let mut dumpless = Vec::new();
@@ -179,12 +188,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
     if mm.aio_rings != 0 {
         resolver.problems.unsupported(Some(pid), Some(mm.origin), "AIO rings are not restored yet");
     }
-    for kind in special_steps(&way) {
+    for kind in special_steps(&way).into_iter().filter(|_| inherited.is_none()) {
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
     }
     for vma in &mm.vmas {
         let len = vma.end - vma.start;
-        let is_filled = has_pages(&mm.pages.extents, vma.start, vma.end);
+        let is_filled = has_pages(extents, vma.start, vma.end);
         // Filling writes; what is read-only at the end is writable until then.
         let prot = if is_filled { vma.prot | libc::PROT_WRITE as u32 } else { vma.prot };
         let kept = vma.flags & MAP_KNOWN;
@@ -207,6 +216,14 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
                 vma.madvise & !MADV_KEPT
             );
             resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
+        }
+        if is_kept(vma) {
+            if prot != vma.prot && !matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso) {
+                let kind = StepKind::Mprotect { start: vma.start, len, prot };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                protections.push(vma);
+            }
+            continue;
         }
         match vma.kind {
             VmaKind::AnonPrivate => {
@@ -314,7 +331,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
         }
     }
     check_pages(resolver, pid, alive, provided);
-    let filled = fills(&mm.pages.extents, provided);
+    for (start, end) in inherited.iter().flat_map(|difference| &difference.emptied) {
+        // What is there without a stored page is zeros, or what the mapped file holds (madvise(2)).
+        let kind = StepKind::Madvise { start: *start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
+        steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
+    }
+    let filled = fills(extents, provided);
     if !filled.is_empty() {
         let file = pages_file(resolver, mm.pages.pages_id, Origin::new(Image::Pagemap(pid.0), 0));
         for (pieces, offset) in filled {
@@ -348,6 +370,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -
             let kind = StepKind::Madvise { start: vma.start, len: vma.end - vma.start, advice: bit };
             steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
         }
+    }
+    if inherited.is_some() && space::is_laid_out_alike(resolver, id, alive) {
+        return steps;
     }
     if let Some(exe) = mapped_file(resolver, pid, mm.exe_file_id, libc::O_RDONLY as u32, mm.origin) {
         let map = MmMap {

@@ -17,6 +17,7 @@ mod files;
 mod host;
 mod numbers;
 mod seccomp;
+pub mod space;
 mod task;
 mod threads;
 mod tree;
@@ -32,6 +33,7 @@ use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::host::HostFacts;
+use crate::image::alike::Alike;
 use crate::image::vdso::Dumped;
 use crate::image::{Model, NsPid, Origin, TaskState};
 use problem::{Problem, Problems};
@@ -77,6 +79,8 @@ pub struct Payloads {
     pub packets: Vec<Vec<u8>>,
     /// vDSOs of tasks that are not the running kernel's.
     pub vdsos: Arc<BTreeMap<NsPid, Dumped>>,
+    /// Pages that children have in common with their parents.
+    pub alike: Arc<Alike>,
 }
 
 /// What `resolve` hands on.
@@ -90,6 +94,8 @@ pub struct Resolved {
     pub recipes: Recipes,
     /// Where the tapes and the carriers can be in every task.
     pub window: Window,
+    /// Tasks that start with the address space of who forks them, and keep it but for what differs.
+    pub heirs: BTreeSet<TaskId>,
 }
 
 /// What the operations of a plan do.
@@ -157,6 +163,7 @@ pub struct Resolution {
 pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &Options) -> Resolution {
     let mut resolver = Resolver::new(model, facts, options);
     resolver.vdsos = Arc::clone(&payloads.vdsos);
+    resolver.alike = Arc::clone(&payloads.alike);
     host::find_problems(&mut resolver);
     clocks::resolve(&mut resolver);
     tree::resolve(&mut resolver);
@@ -164,6 +171,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     memory::resolve_shared(&mut resolver);
     let cradle = tree::cradle(&mut resolver);
     tree::raise(&mut resolver, &cradle);
+    resolver.spaces = space::decide(&resolver);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
     }
@@ -171,10 +179,10 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
         threads::resolve(&mut resolver, TaskId::new(index));
     }
     let window = window::find(&mut resolver, payloads);
-    let Resolver { forest, mut recipes, problems, .. } = resolver;
+    let Resolver { forest, mut recipes, problems, spaces, .. } = resolver;
     let resolved = window.map(|window| {
         memory::place_carriers(&mut recipes, &window);
-        Resolved { forest, cradle, recipes, window }
+        Resolved { forest, cradle, recipes, window, heirs: spaces.into_heirs() }
     });
     Resolution { resolved, problems: problems.into_vec() }
 }
@@ -207,6 +215,10 @@ struct Resolver<'a> {
     inode_views: BTreeMap<(files::ghost::InodeKey, usize, u32), OfdId>,
     /// vDSOs of tasks that are not the running kernel's.
     vdsos: Arc<BTreeMap<NsPid, Dumped>>,
+    /// Pages that children have in common with their parents.
+    alike: Arc<Alike>,
+    /// Who inherits an address space.
+    spaces: space::Spaces,
     /// Where the running kernel's is mapped in tasks that have another one: first address, and behind the last.
     placed_vdsos: Vec<(u64, u64)>,
 }
@@ -266,6 +278,8 @@ impl<'a> Resolver<'a> {
             inodes: BTreeMap::new(),
             inode_views: BTreeMap::new(),
             vdsos: Arc::default(),
+            alike: Arc::default(),
+            spaces: space::Spaces::default(),
             placed_vdsos: Vec::new(),
         }
     }

@@ -23,6 +23,15 @@ pub struct StepRecipe {
 pub enum StepKind {
     /// Drop everything that the launcher left: all mappings but the window, all descriptors.
     Bare,
+    /// Drop the address space of the parent: all mappings but the window.
+    Vacate,
+    /// `munmap(2)`.
+    Unmap {
+        /// First address.
+        start: u64,
+        /// Length.
+        len: u64,
+    },
     /// `rt_sigaction(2)`.
     SigAction {
         /// Signal number.

@@ -29,7 +29,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     };
     refuse(resolver, task, alive);
     threads::refuse(resolver, task, alive, leader);
-    let mut steps = memory::resolve(resolver, task, alive);
+    let memory = memory::resolve(resolver, id, task, alive);
+    let (early, mut steps) =
+        if resolver.spaces.is_early(id) { (memory, Vec::new()) } else { (Vec::new(), memory) };
+    resolver.forest.tasks[id.index()].before_forks = early;
     steps.extend(own(resolver, id, task, alive, leader));
     let placed = std::mem::take(&mut resolver.placed[id.index()]);
     resolver.forest.tasks[id.index()].steps = [placed.steps, steps].concat();
@@ -147,6 +150,9 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     let parent = resolver.forest.tasks[id.index()].parent;
     if parent.is_none() {
         steps.push(resolver.add_step(StepKind::Bare, task.origin, Vec::new()));
+    }
+    if resolver.spaces.is_stranger(id) {
+        steps.push(resolver.add_step(StepKind::Vacate, task.origin, Vec::new()));
     }
     let from = parent.and_then(|parent| {
         let parent = tree::inherits_from(resolver, parent);

@@ -24,7 +24,7 @@ use thiserror::Error;
 /// The first bytes of a stored plan.
 pub const MAGIC: [u8; 8] = *b"regrowpl";
 /// Of the format as it is written. There is no other yet.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;
 const FIXED: usize = 24;

@@ -1,0 +1,460 @@
+//! Which tasks inherit their address space, and what then is different.
+//!
+//! A task with children that are much like it sets its whole address space up *before* it forks. A child that is like
+//! it starts with a copy, and only does what differs: it unmaps, maps, protects, empties and fills. Pages that both
+//! have are then shared copy-on-write, as they were. A child that is not like it drops all that it was born with.
+//! Where no child is, or not enough of them, a task forks while it has nothing but the window, and everybody maps and
+//! fills for himself: then nobody waits for anybody.
+//!
+//! Worked example: a server with pages `A B`, and two workers with `A B'` and `A B''`. The server maps and fills both
+//! pages, then forks; each worker fills one page. All three share the page `A`.
+//!
+//! The choice is one of time only. What it costs to fork a mapping, or a page, and to map or fill it anew is in
+//! [`Prices`]; wrong ones make a restore slower, not wrong.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use regrow_graph::forest::Life;
+use regrow_graph::ids::TaskId;
+
+use super::Resolver;
+use super::files::ghost;
+use crate::image::alike::{Pair, Run};
+use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Vma, VmaKind};
+
+const PAGE: u64 = 4096;
+/// From this many forks above each other on, address spaces are made anew: each further fork of a page costs more,
+/// for the kernel keeps a chain of all that share it (`anon_vma_chain`, mm/rmap.c).
+const DEEPEST: u32 = 4;
+/// Flags and advice of mappings that fork does not simply copy (madvise(2), mlock(2)), or that are checked by page.
+const NOT_COPIED: u64 = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_WIPEONFORK | 1 << libc::MADV_MERGEABLE;
+/// uapi/linux/mman.h, since Linux 6.11: empty after a fork.
+const MAP_DROPPABLE: u32 = 8;
+
+/// What an address space costs, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+struct Prices {
+    /// Map something.
+    map: i64,
+    /// Copy a mapping at a fork.
+    fork_mapping: i64,
+    /// Unmap something.
+    unmap: i64,
+    /// Fill a page that is not there yet.
+    fill: i64,
+    /// Copy the entry of a page at a fork.
+    fork_page: i64,
+    /// Fill a page that is shared: it is copied first.
+    replace: i64,
+    /// Drop an entry of a page.
+    drop_page: i64,
+}
+
+/// Measured on two cores of a virtual machine (Linux 6.18).
+const PRICES: Prices = Prices {
+    map: 1500,
+    fork_mapping: 500,
+    unmap: 1200,
+    fill: 900,
+    fork_page: 40,
+    replace: 1200,
+    drop_page: 40,
+};
+
+/// Who inherits.
+#[derive(Debug, Default)]
+pub(super) struct Spaces {
+    /// Tasks that set their address space up before they fork.
+    early: BTreeSet<TaskId>,
+    /// Tasks that keep what they are born with.
+    heirs: BTreeSet<TaskId>,
+    /// Tasks that are born with something that they must drop.
+    strangers: BTreeSet<TaskId>,
+}
+
+impl Spaces {
+    pub(super) fn is_early(&self, task: TaskId) -> bool {
+        self.early.contains(&task)
+    }
+
+    pub(super) fn is_heir(&self, task: TaskId) -> bool {
+        self.heirs.contains(&task)
+    }
+
+    pub(super) fn into_heirs(self) -> BTreeSet<TaskId> {
+        self.heirs
+    }
+
+    pub(super) fn is_stranger(&self, task: TaskId) -> bool {
+        self.strangers.contains(&task)
+    }
+}
+
+/// The pairs of child and parent whose pages are worth a comparison: even if all were alike, nothing else would
+/// speak against it.
+pub fn candidates(model: &Model) -> Vec<Pair> {
+    let by_pid: BTreeMap<_, _> =
+        model.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
+    let path = |ofd: &'_ Ofd| match &ofd.kind {
+        OfdKind::Reg(file) => Some(file.path.clone()),
+        _ => None,
+    };
+    let paths: HashMap<u32, String> =
+        model.ofds.iter().filter_map(|ofd| Some((ofd.id, path(ofd)?))).collect();
+    let mut pairs = Vec::new();
+    for (child, task) in model.tasks.iter().enumerate() {
+        let Some(parent) = by_pid.get(&task.ppid).copied() else { continue };
+        let (Some(own), Some(other)) = (task.alive(), model.tasks[parent].alive()) else { continue };
+        let same = |a: u32, b: u32| a == b || paths.get(&a).is_some_and(|path| paths.get(&b) == Some(path));
+        let like = Likeness::at_best(own, other, &same);
+        if like.is_possible && like.gain() > 0 {
+            pairs.push(Pair { child, parent });
+        }
+    }
+    pairs
+}
+
+/// How much of a child's address space its parent has.
+#[derive(Debug, Clone, Copy, Default)]
+struct Likeness {
+    /// Mappings of the parent that the child keeps, and those that it drops.
+    kept: i64,
+    dropped: i64,
+    /// Pages of both that are alike, that are not, and pages that only the parent has.
+    alike: i64,
+    other: i64,
+    only_parent: i64,
+    /// Nothing is in the way.
+    is_possible: bool,
+}
+
+impl Likeness {
+    /// As if all pages were alike.
+    fn at_best(child: &Alive, parent: &Alive, same: &impl Fn(u32, u32) -> bool) -> Likeness {
+        let kept = kept(child, parent, same);
+        let both: u64 = kept
+            .iter()
+            .map(|vma| pages(&child.mm.pages.extents, vma).min(pages(&parent.mm.pages.extents, vma)))
+            .sum();
+        Likeness::new(child, parent, &kept, both)
+    }
+
+    fn of(child: &Alive, parent: &Alive, kept: &[&Vma], runs: &[Run]) -> Likeness {
+        let alike = kept
+            .iter()
+            .map(|vma| within(runs, vma).map(|(start, end)| (end - start) / PAGE).sum::<u64>())
+            .sum();
+        Likeness::new(child, parent, kept, alike)
+    }
+
+    fn new(child: &Alive, parent: &Alive, kept: &[&Vma], alike: u64) -> Likeness {
+        let count = |alive: &Alive, vma: &Vma| pages(&alive.mm.pages.extents, vma);
+        let of_parent: u64 = parent.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
+        let in_both: u64 = kept.iter().map(|vma| count(child, vma).min(count(parent, vma))).sum();
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX / 1_000_000);
+        Likeness {
+            kept: kept.len() as i64,
+            dropped: (parent.mm.vmas.len() - kept.len()) as i64,
+            alike: signed(alike),
+            other: signed(in_both.saturating_sub(alike)),
+            only_parent: signed(of_parent.saturating_sub(in_both)),
+            is_possible: same_vdso(child, parent),
+        }
+    }
+
+    /// What is saved by inheriting, in nanoseconds; below 0 it costs.
+    fn gain(&self) -> i64 {
+        let prices = &PRICES;
+        let product = |count: i64, price: i64| count.saturating_mul(price);
+        product(self.kept, prices.map - prices.fork_mapping)
+            .saturating_add(product(self.alike, prices.fill - prices.fork_page))
+            .saturating_sub(product(self.dropped, prices.fork_mapping + prices.unmap))
+            .saturating_sub(product(self.other, prices.fork_page + prices.replace - prices.fill))
+            .saturating_sub(product(self.only_parent, prices.fork_page + prices.drop_page))
+    }
+}
+
+/// What it takes to set an address space up.
+fn setup(alive: &Alive) -> i64 {
+    let pages: u64 = alive.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    signed(alive.mm.vmas.len() as u64)
+        .saturating_mul(PRICES.map)
+        .saturating_add(signed(pages).saturating_mul(PRICES.fill))
+}
+
+/// What it costs a child to be born with an address space that is of no use to it.
+fn burden(alive: &Alive) -> i64 {
+    let pages: u64 = alive.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    signed(alive.mm.vmas.len() as u64)
+        .saturating_mul(PRICES.fork_mapping + PRICES.unmap)
+        .saturating_add(signed(pages).saturating_mul(PRICES.fork_page + PRICES.drop_page))
+}
+
+/// Decides for all tasks, when it is known who forks whom.
+pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
+    let model = resolver.model;
+    let forest = &resolver.forest;
+    let count = forest.tasks.len();
+    let mut spaces = Spaces::default();
+    let mut depth = vec![0u32; count];
+    // Whether a task has more than the window when it forks.
+    let mut is_full = vec![false; count];
+    let alive = |task: TaskId| model.tasks.get(task.index()).and_then(|task| task.alive());
+    let own_vdso = |task: TaskId| resolver.vdsos.contains_key(&model.tasks[task.index()].pid);
+    let children = forest.children();
+    for parent in forest.birth_order() {
+        if forest.tasks[parent.index()].life == Life::Thread {
+            continue;
+        }
+        let mut heirs = BTreeSet::new();
+        if let Some(above) =
+            alive(parent).filter(|_| !own_vdso(parent) && depth[parent.index()] + 1 < DEEPEST)
+        {
+            let mut gain = 0i64;
+            for child in &children[parent.index()] {
+                let likeness = alive(*child).filter(|_| !own_vdso(*child)).and_then(|below| {
+                    let runs = resolver.alike.of(child.index(), parent.index())?;
+                    let same = |a, b| is_same_file(resolver, a, b);
+                    Some(Likeness::of(below, above, &kept(below, above, &same), runs))
+                });
+                match likeness.filter(|likeness| likeness.is_possible && likeness.gain() > 0) {
+                    Some(likeness) => {
+                        gain = gain.saturating_add(likeness.gain());
+                        heirs.insert(*child);
+                    }
+                    None => gain = gain.saturating_sub(burden(above)),
+                }
+            }
+            // While it sets itself up, its children wait.
+            if gain > setup(above) {
+                spaces.early.insert(parent);
+            } else {
+                heirs.clear();
+            }
+        }
+        is_full[parent.index()] |= spaces.is_early(parent);
+        for child in &children[parent.index()] {
+            if heirs.contains(child) {
+                spaces.heirs.insert(*child);
+                depth[child.index()] = depth[parent.index()] + 1;
+                is_full[child.index()] = true;
+            } else if is_full[parent.index()] {
+                match forest.tasks[child.index()].life {
+                    Life::Lives => drop(spaces.strangers.insert(*child)),
+                    // They go as they came; what they fork is theirs to drop.
+                    Life::Zombie | Life::Helper => is_full[child.index()] = true,
+                    Life::Thread => {}
+                }
+            }
+        }
+    }
+    spaces
+}
+
+/// How an heir's address space differs from that of its parent.
+#[derive(Debug, Default)]
+pub(super) struct Difference {
+    /// Ranges to be unmapped.
+    pub(super) unmapped: Vec<(u64, u64)>,
+    /// First addresses of mappings that are there.
+    pub(super) kept: BTreeSet<u64>,
+    /// Ranges whose pages must go.
+    pub(super) emptied: Vec<(u64, u64)>,
+    /// Pages to be filled.
+    pub(super) filled: Vec<Extent>,
+}
+
+pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> Option<Difference> {
+    let parent = resolver.forest.tasks[child.index()].parent?;
+    let other = resolver.model.tasks.get(parent.index())?.alive()?;
+    let runs = resolver.alike.of(child.index(), parent.index())?;
+    let kept = kept(own, other, &|a, b| is_same_file(resolver, a, b));
+    let starts: BTreeSet<u64> = kept.iter().map(|vma| vma.start).collect();
+    let mut difference = Difference::default();
+    for vma in other.mm.vmas.iter().filter(|vma| {
+        !starts.contains(&vma.start)
+            && vma.kind != VmaKind::Vsyscall
+            && vma.madvise >> libc::MADV_DONTFORK & 1 == 0
+    }) {
+        match difference.unmapped.last_mut() {
+            Some((_, end)) if *end == vma.start => *end = vma.end,
+            _ => difference.unmapped.push((vma.start, vma.end)),
+        }
+    }
+    for vma in kept.iter().filter(|vma| !matches!(vma.kind, VmaKind::Vdso | VmaKind::Vvar)) {
+        let of = |alive: &Alive| -> Vec<(u64, u64)> {
+            let extents = alive.mm.pages.extents.iter();
+            extents
+                .filter_map(|extent| extent.within(vma.start, vma.end))
+                .map(|extent| range(&extent))
+                .collect()
+        };
+        difference.emptied.extend(without(&of(other), &of(own)));
+    }
+    let alike: Vec<(u64, u64)> = kept.iter().flat_map(|vma| within(runs, vma)).collect();
+    for extent in &own.mm.pages.extents {
+        for (start, end) in without(&[range(extent)], &alike) {
+            difference.filled.extend(extent.within(start, end));
+        }
+    }
+    difference.kept = starts;
+    Some(difference)
+}
+
+/// Whether the kernel knows of an heir's layout and executable what it is to know: it has them from the parent.
+pub(super) fn is_laid_out_alike(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> bool {
+    let parent = resolver.forest.tasks[child.index()].parent;
+    let other = parent.and_then(|parent| resolver.model.tasks.get(parent.index())?.alive());
+    other.is_some_and(|other| {
+        let layout = |mm: &Mm| {
+            [
+                [mm.start_code, mm.end_code, mm.start_data, mm.end_data],
+                [mm.start_brk, mm.brk, mm.start_stack, 0],
+                [mm.arg_start, mm.arg_end, mm.env_start, mm.env_end],
+            ]
+        };
+        layout(&own.mm) == layout(&other.mm)
+            && own.mm.auxv == other.mm.auxv
+            && is_same_file(resolver, own.mm.exe_file_id, other.mm.exe_file_id)
+    })
+}
+
+/// The mappings of the child that are its parent's, by address. Both have them from the same address to the same
+/// address, so that the kernel neither joins nor cuts what was not.
+fn kept<'a>(child: &'a Alive, parent: &Alive, same: &impl Fn(u32, u32) -> bool) -> Vec<&'a Vma> {
+    let theirs = &parent.mm.vmas;
+    let is_guarded = |alive: &Alive, vma: &Vma| {
+        alive.mm.guards.iter().any(|(start, end)| *start < vma.end && vma.start < *end)
+    };
+    child
+        .mm
+        .vmas
+        .iter()
+        .filter(|vma| {
+            let at = theirs.partition_point(|other| other.start < vma.start);
+            let Some(other) = theirs.get(at) else { return false };
+            is_alike(vma, other, same) && !is_guarded(child, vma) && !is_guarded(parent, other)
+        })
+        .collect()
+}
+
+fn is_alike(a: &Vma, b: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
+    let modes = |vma: &Vma| (vma.start, vma.end, vma.prot, vma.flags, vma.madvise);
+    let is_copied = a.madvise & NOT_COPIED == 0
+        && a.flags & libc::MAP_LOCKED as u32 == 0
+        && a.flags & super::numbers::MAP_TYPE != MAP_DROPPABLE;
+    if modes(a) != modes(b) || !is_copied {
+        return false;
+    }
+    match (a.kind, b.kind) {
+        (VmaKind::AnonPrivate, VmaKind::AnonPrivate)
+        | (VmaKind::Vvar, VmaKind::Vvar)
+        | (VmaKind::Vdso, VmaKind::Vdso) => true,
+        (
+            VmaKind::FilePrivate { ofd_id, offset_bytes, .. },
+            VmaKind::FilePrivate { ofd_id: other, offset_bytes: from, .. },
+        ) => offset_bytes == from && same(ofd_id, other),
+        (
+            VmaKind::FileShared { ofd_id, offset_bytes, file_flags },
+            VmaKind::FileShared { ofd_id: other, offset_bytes: from, file_flags: flags },
+        ) => offset_bytes == from && file_flags == flags && same(ofd_id, other),
+        (VmaKind::AnonShared { .. }, VmaKind::AnonShared { .. })
+        | (VmaKind::Memfd { .. }, VmaKind::Memfd { .. }) => a.kind == b.kind,
+        (
+            VmaKind::AnonPrivate
+            | VmaKind::FilePrivate { .. }
+            | VmaKind::FileShared { .. }
+            | VmaKind::AnonShared { .. }
+            | VmaKind::Memfd { .. }
+            | VmaKind::Vvar
+            | VmaKind::Vdso
+            | VmaKind::Vsyscall
+            | VmaKind::Other,
+            _,
+        ) => false,
+    }
+}
+
+/// Whether two descriptions that are mapped are one file.
+fn is_same_file(resolver: &Resolver<'_>, a: u32, b: u32) -> bool {
+    let path = |ofd_id: u32| {
+        let ofd = &resolver.model.ofds[resolver.ofd_of_id.get(&ofd_id)?.index()];
+        match &ofd.kind {
+            OfdKind::Reg(file) if ghost::remap_of(resolver, ofd_id).is_none() => Some(file.path.as_str()),
+            _ => None,
+        }
+    };
+    a == b || path(a).is_some_and(|a| path(b) == Some(a))
+}
+
+/// The kernel's mappings come and go together.
+fn same_vdso(a: &Alive, b: &Alive) -> bool {
+    let special = |alive: &Alive| -> Vec<(u64, u64, VmaKind)> {
+        let vmas = alive.mm.vmas.iter().filter(|vma| matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso));
+        vmas.map(|vma| (vma.start, vma.end, vma.kind)).collect()
+    };
+    special(a) == special(b)
+}
+
+fn range(extent: &Extent) -> (u64, u64) {
+    (extent.start, extent.start + extent.len_pages * PAGE)
+}
+
+/// How many pages of a mapping are stored.
+fn pages(extents: &[Extent], vma: &Vma) -> u64 {
+    let first = extents.partition_point(|extent| range(extent).1 <= vma.start);
+    extents[first..]
+        .iter()
+        .map_while(|extent| extent.within(vma.start, vma.end))
+        .map(|extent| extent.len_pages)
+        .sum()
+}
+
+/// The parts of runs that are in a mapping.
+fn within<'a>(runs: &'a [Run], vma: &Vma) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    let (start, end) = (vma.start, vma.end);
+    let first = runs.partition_point(|run| run.at + run.len <= start);
+    runs[first..]
+        .iter()
+        .take_while(move |run| run.at < end)
+        .map(move |run| (run.at.max(start), (run.at + run.len).min(end)))
+}
+
+/// Ranges without other ranges; both sorted and without overlaps.
+fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    for (start, end) in ranges {
+        let mut at = *start;
+        let first = others.partition_point(|(_, behind)| *behind <= at);
+        for (from, to) in others[first..].iter().take_while(|(from, _)| from < end) {
+            if at < *from {
+                left.push((at, *from));
+            }
+            at = at.max(*to);
+        }
+        if at < *end {
+            left.push((at, *end));
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ranges: &[(u64, u64)], others: &[(u64, u64)], expected: &[(u64, u64)]) {
+        assert_eq!(without(ranges, others), expected);
+    }
+
+    #[test]
+    fn ranges_without_others() {
+        check(&[(0, 10)], &[], &[(0, 10)]);
+        check(&[(0, 10)], &[(0, 10)], &[]);
+        check(&[(0, 10)], &[(2, 4), (6, 20)], &[(0, 2), (4, 6)]);
+        check(&[(0, 3), (5, 9)], &[(1, 6), (8, 9)], &[(0, 1), (6, 8)]);
+        check(&[(5, 6)], &[(0, 5), (6, 7)], &[(5, 6)]);
+    }
+}
