@@ -159,7 +159,7 @@ pub fn try_prepare_on(
     let mut timings = Timings::default();
     let model = timed(&mut timings.read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
-    let alike = timed(&mut timings.alike, || Alike::find(&model, &space::candidates(&model)));
+    let alike = timed(&mut timings.alike, || Alike::find(&model, &space::candidates(&model, options)));
     payloads.alike = Arc::new(alike);
     let facts = timed(&mut timings.facts, || gather(&model));
     payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, facts.vdso.as_ref()))?);

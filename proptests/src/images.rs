@@ -9,10 +9,11 @@ use std::sync::{Mutex, OnceLock};
 
 use regrow::certify::{self, Certificate, Counterexample};
 use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
+use regrow::image::alike::Alike;
 use regrow::image::{self, Model, NsPid};
 use regrow::lower;
 use regrow::resolve::problem::{Problem, ProblemKind};
-use regrow::resolve::{self, Options, Payloads};
+use regrow::resolve::{self, Options, Payloads, Sharing, space};
 use regrow::synth::Forest;
 use regrow::synth::model::{Ground, Synthetic, synthesise};
 use regrow::tape::Tapes;
@@ -128,21 +129,29 @@ pub enum Refused {
     Defect(String),
 }
 
-/// Reads, resolves, plans and lowers a directory on this host, whose pids are all free.
+/// Reads, resolves, plans and lowers a directory on this host, whose pids are all free. Every other tree inherits its
+/// address spaces where that costs less, the others wherever they can.
 ///
 /// # Errors
 /// See [`Refused`].
 pub fn plan(dir: &Path) -> Result<Planned, Refused> {
     let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
+    let is_odd =
+        model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.mm.vmas.len()).sum::<usize>()
+            % 2
+            == 1;
+    let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
+    let options = &Options { sharing, ..Options::default() };
     let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         vdsos: Default::default(),
+        alike: Alike::find(&model, &space::candidates(&model, options)).into(),
     };
     let facts = facts(&model);
-    let resolution = resolve::resolve(&model, &payloads, &facts, &Options::default());
+    let resolution = resolve::resolve(&model, &payloads, &facts, options);
     let problems = resolution.problems;
     let refused = |more: Vec<String>| {
         let unsupported = problems.iter().filter(|problem| problem.kind == ProblemKind::Unsupported);

@@ -207,6 +207,7 @@ fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
         fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
         vdsos: Default::default(),
+        alike: Default::default(),
     };
     let resolution = resolve::resolve(&model, &payloads, facts, &Options::default());
     let resolved = resolution.resolved.expect("there is room for the tapes");

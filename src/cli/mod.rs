@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use regrow::resolve::Options;
 use regrow::resolve::problem::{Problem, ProblemKind};
+use regrow::resolve::{Options, Sharing};
 
 /// Regrows process trees from CRIU checkpoints.
 #[derive(Debug, Parser)]
@@ -166,6 +166,9 @@ pub(crate) struct Features {
     /// How to treat cgroups
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "soft", value_name = "MODE")]
     manage_cgroups: Option<String>,
+    /// Which children inherit the address space of their parent, and with it pages that are alike
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
+    sharing: Sharing,
 }
 
 impl Features {
@@ -181,6 +184,7 @@ impl Features {
             root: self.root.clone(),
             external: self.external.clone(),
             manage_cgroups: self.manage_cgroups.clone(),
+            sharing: self.sharing,
             restoring: false,
         }
     }

@@ -62,9 +62,23 @@ pub struct Options {
     pub external: Vec<String>,
     /// `--manage-cgroups`: `None` is not given.
     pub manage_cgroups: Option<String>,
+    /// `--sharing`.
+    pub sharing: Sharing,
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
     /// them.
     pub restoring: bool,
+}
+
+/// Which address spaces are inherited, where they can be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Sharing {
+    /// Where a child has any page of its parent.
+    Keep,
+    /// Where it costs less than to map and fill anew.
+    #[default]
+    Fast,
+    /// None: every task maps and fills for itself.
+    None,
 }
 
 /// Bytes that wait in pipes and sockets, loaded: parallel to [`Model::pipe_data`] and

@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use regrow_graph::forest::Life;
 use regrow_graph::ids::TaskId;
 
-use super::Resolver;
 use super::files::ghost;
+use super::{Options, Resolver, Sharing};
 use crate::image::alike::{Pair, Run};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Vma, VmaKind};
 
@@ -90,9 +90,9 @@ impl Spaces {
     }
 }
 
-/// The pairs of child and parent whose pages are worth a comparison: even if all were alike, nothing else would
+/// The pairs of child and parent whose pages are worth a comparison: if all were alike, nothing else would
 /// speak against it.
-pub fn candidates(model: &Model) -> Vec<Pair> {
+pub fn candidates(model: &Model, options: &Options) -> Vec<Pair> {
     let by_pid: BTreeMap<_, _> =
         model.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
     let path = |ofd: &'_ Ofd| match &ofd.kind {
@@ -107,7 +107,7 @@ pub fn candidates(model: &Model) -> Vec<Pair> {
         let (Some(own), Some(other)) = (task.alive(), model.tasks[parent].alive()) else { continue };
         let same = |a: u32, b: u32| a == b || paths.get(&a).is_some_and(|path| paths.get(&b) == Some(path));
         let like = Likeness::at_best(own, other, &same);
-        if like.is_possible && like.gain() > 0 {
+        if like.pays(options.sharing) {
             pairs.push(Pair { child, parent });
         }
     }
@@ -162,6 +162,16 @@ impl Likeness {
         }
     }
 
+    /// Whether a child is to inherit.
+    fn pays(&self, sharing: Sharing) -> bool {
+        self.is_possible
+            && match sharing {
+                Sharing::Keep => self.alike > 0,
+                Sharing::Fast => self.gain() > 0,
+                Sharing::None => false,
+            }
+    }
+
     /// What is saved by inheriting, in nanoseconds; below 0 it costs.
     fn gain(&self) -> i64 {
         let prices = &PRICES;
@@ -203,14 +213,15 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     let mut is_full = vec![false; count];
     let alive = |task: TaskId| model.tasks.get(task.index()).and_then(|task| task.alive());
     let own_vdso = |task: TaskId| resolver.vdsos.contains_key(&model.tasks[task.index()].pid);
+    let sharing = resolver.options.sharing;
+    let is_shallow = |depth: u32| sharing == Sharing::Keep || depth + 1 < DEEPEST;
     let children = forest.children();
     for parent in forest.birth_order() {
         if forest.tasks[parent.index()].life == Life::Thread {
             continue;
         }
         let mut heirs = BTreeSet::new();
-        if let Some(above) =
-            alive(parent).filter(|_| !own_vdso(parent) && depth[parent.index()] + 1 < DEEPEST)
+        if let Some(above) = alive(parent).filter(|_| !own_vdso(parent) && is_shallow(depth[parent.index()]))
         {
             let mut gain = 0i64;
             for child in &children[parent.index()] {
@@ -219,7 +230,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
                     let same = |a, b| is_same_file(resolver, a, b);
                     Some(Likeness::of(below, above, &kept(below, above, &same), runs))
                 });
-                match likeness.filter(|likeness| likeness.is_possible && likeness.gain() > 0) {
+                match likeness.filter(|likeness| likeness.pays(sharing)) {
                     Some(likeness) => {
                         gain = gain.saturating_add(likeness.gain());
                         heirs.insert(*child);
@@ -228,7 +239,8 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
                 }
             }
             // While it sets itself up, its children wait.
-            if gain > setup(above) {
+            let is_worth_it = gain > setup(above) || sharing == Sharing::Keep;
+            if !heirs.is_empty() && is_worth_it {
                 spaces.early.insert(parent);
             } else {
                 heirs.clear();
