@@ -498,8 +498,9 @@ impl Run<'_> {
         call: &'static str,
         effect: &MemoryEffect,
     ) -> Result<(), Wrong> {
-        for (start, len) in replaced(effect) {
-            self.spare_vdso(at, call, start, len)?;
+        let drops = matches!(effect, MemoryEffect::Unmap { .. });
+        for range in replaced(effect) {
+            self.spare_vdso(at, call, range, drops)?;
         }
         match effect {
             MemoryEffect::Map { at: start, len, prot, flags, file } => {

@@ -1484,6 +1484,15 @@ fn demand_3_a_vdso_leads_to_the_running_kernels() {
         |s| s.push(Effect::Memory(MemoryEffect::Unmap { at: 0x10000, len: 0x21000 })),
         "munmap of 0x10000..0x31000: over the vDSO",
     );
+    // What leads to it would stay.
+    refuse(
+        |s| s.push(Effect::Memory(MemoryEffect::Unmap { at: 0x30000, len: 0x3000 })),
+        "munmap of 0x30000..0x33000: over the vDSO",
+    );
+    refuse(
+        |s| s.push(Effect::Memory(MemoryEffect::Unmap { at: 0x20000, len: 0x13000 })),
+        "arrives without the vDSO",
+    );
     refuse(|s| s.swap(0, 5), "before the vDSO is mapped");
     refuse(|s| drop(s.remove(1)), "the vDSO's code is not writable");
     refuse(|s| drop(s.remove(3)), "the vDSO's code stays writable");
@@ -1505,10 +1514,15 @@ fn demand_3_the_vdso_of_the_running_kernel() {
         }
     };
     assert_eq!(passes(with(vec![map_at(0x30000)])).vdso_jumps, 0);
+    // All of it may go, and come again: it was inherited, perhaps.
+    let unmap = |at, len| Effect::Memory(MemoryEffect::Unmap { at, len });
+    passes(with(vec![map_at(0x30000), unmap(0x30000, 0x3000), map_at(0x30000)]));
     let refuse = |steps: Vec<Effect>, words: &str| {
         let change = with(steps);
         check_all(|t, _, e| change(t, e), 3, words);
     };
+    refuse(vec![map_at(0x30000), unmap(0x2f000, 0x5000)], "arrives without the vDSO");
+    refuse(vec![map_at(0x30000), unmap(0x30000, 0x2000), map_at(0x30000)], "over the vDSO");
     refuse(vec![map_at(0x40000)], "not where the vDSO may be");
     refuse(vec![map_at(0x30000), poke(&[(0x32000, b"x")])], "a vDSO that needs nothing");
     let protect = Effect::Memory(MemoryEffect::Protect { at: 0x32000, len: 0x1000, prot: 3 });

@@ -108,19 +108,25 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// That a change of a range leaves the vDSO as it is.
+    /// That a change of a range leaves the vDSO as it is, or drops all of it: then the task has none, as if it had
+    /// been born without.
     pub(super) fn spare_vdso(
         &mut self,
         at: At,
         call: &'static str,
-        start: u64,
-        len: u64,
+        (start, len): (u64, u64),
+        drops: bool,
     ) -> Result<(), Wrong> {
         let space = self.space_of(at.task);
         let progress = &self.tasks[space].vdso;
         let (Some(place), Some(want)) = (progress.at, self.vdso_of(space)) else { return Ok(()) };
         let end = start.saturating_add(len);
         let code = want.led.as_ref().filter(|_| !progress.led.is_empty()).map(|led| led.code);
+        let covers = |range: (u64, u64)| start <= range.0 && range.1 <= end;
+        if drops && covers((place, place.saturating_add(want.len))) && code.is_none_or(covers) {
+            self.tasks[space].vdso = Progress::default();
+            return Ok(());
+        }
         if overlap(start, len, (place, place.saturating_add(want.len))) {
             return Err(Wrong::BadRange { call, at: start, end, why: "over the vDSO" });
         }
