@@ -110,7 +110,8 @@ impl<T: Cut> Intervals<T> {
 
     /// Whether nothing lies between two addresses.
     pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
-        start >= end || self.over(start, end).next().is_none()
+        let last = end.checked_sub(1).filter(|last| start <= *last).and_then(|last| self.ranges.floor(last));
+        last.is_none_or(|(_, Range(until, _))| *until <= start)
     }
 
     /// The first address from `start` on, before `end`, where nothing lies.
