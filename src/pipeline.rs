@@ -163,6 +163,21 @@ pub fn try_prepare_on(
     payloads.alike = Arc::new(alike);
     let facts = timed(&mut timings.facts, || gather(&model));
     payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, facts.vdso.as_ref()))?);
+    try_prepare_model(model, payloads, facts, options, timings)
+}
+
+/// As [`try_prepare`], of what has been read: nothing but memory is touched, where no pages must be compared. `timings`
+/// are those so far.
+///
+/// # Errors
+/// The plan has no certificate, or what the checker has to read of the images cannot be read.
+pub fn try_prepare_model(
+    model: Model,
+    payloads: Payloads,
+    facts: HostFacts,
+    options: &Options,
+    mut timings: Timings,
+) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
     let threads = timed(&mut timings.lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));

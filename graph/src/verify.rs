@@ -20,6 +20,7 @@
 //! | `descriptor`, `space` | calls on descriptors; on address spaces |
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
+//! | `ordered`, `work` | maps that are cheap to copy; how much is done, for tests |
 //! | `privilege` | which privileges a task still has |
 //! | `seccomp` | strict mode and filters |
 //! | [`attribute`] | the table of all other attributes; how records move them by it |
@@ -62,8 +63,11 @@ mod descriptor;
 mod effect;
 mod expected;
 mod family;
+#[cfg(test)]
+mod growth;
 mod name;
 mod object;
+mod ordered;
 mod outcome;
 mod privilege;
 mod run;
@@ -74,6 +78,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod vdso;
+mod work;
 
 pub use attribute::{AttributeKind, Value};
 pub use effect::{

@@ -4,7 +4,7 @@
 //! Worked example: a task of one thread with the umask 077 has `(Umask, Number(0o077))` among those of
 //! its own pid; that the launcher's nice value is 5 is `(Nice, Number(5))` among what is inherited.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use regrow_graph::ids::OfdId;
@@ -89,8 +89,10 @@ impl Inherited {
 /// What is looked up for the attributes of a task.
 pub(super) struct Images<'a> {
     pub(super) model: &'a Model,
-    pub(super) index_of: &'a BTreeMap<u32, OfdId>,
+    pub(super) index_of: &'a HashMap<u32, OfdId>,
     pub(super) ghost_of: &'a BTreeMap<u32, InodeId>,
+    /// Files whose names lead elsewhere now.
+    pub(super) remapped: &'a BTreeSet<u32>,
     pub(super) inherited: &'a Inherited,
 }
 
@@ -293,7 +295,7 @@ impl Images<'_> {
         let ofd =
             self.index_of.get(&id).and_then(|ofd| self.model.ofds.get(ofd.index())).ok_or_else(missing)?;
         match &ofd.kind {
-            OfdKind::Reg(_) if self.model.remaps.iter().any(|remap| remap.orig_id == id) => {
+            OfdKind::Reg(_) if self.remapped.contains(&id) => {
                 Err(format!("the name of its {what} was replaced, or its process is gone"))
             }
             OfdKind::Reg(file) => Ok(Value::bytes(file.path.as_bytes())),

@@ -1,7 +1,7 @@
 //! Whether tapes do what is expected of them: what is lifted goes to [`regrow_graph::verify`], and what the
 //! records do not show (notes for the launcher, clocks, names to be removed) is compared here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::verify::{Certificate, Counterexample, Expected, Facts, InodeKind, Wrong, verify_with};
 
@@ -72,7 +72,11 @@ pub fn check(
 /// flags are set just before, just after, and when the name is gone. Those of sockets are
 /// [`verify_with`]'s: their names are not in the records alone.
 fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> {
-    let mut free: Vec<&Undo> = tapes.undo.iter().collect();
+    // By the word that says that the name is about to be made.
+    let mut free: BTreeMap<u64, Vec<&Undo>> = BTreeMap::new();
+    for undo in &tapes.undo {
+        free.entry(undo.intent).or_default().push(undo);
+    }
     for task in &tapes.tasks {
         let records: Vec<Record> = tapes.records(task).map(|(_, record)| record).collect();
         let posts = |at: Option<usize>, word: u64| {
@@ -86,7 +90,7 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
             record: Some(at as u32),
             wrong: Wrong::NotUnderstood { what: format!("{}: {what}", path.escape_ascii()) },
         };
-        let mut open: Vec<(&[u8], &Undo)> = Vec::new();
+        let mut open: BTreeMap<&[u8], Vec<&Undo>> = BTreeMap::new();
         for (at, record) in
             records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall))
         {
@@ -103,14 +107,14 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
                 let is_plain = nr == libc::SYS_unlinkat && record.args[2] == 0;
                 if is_plain
                     && expected.socket_paths.contains(path)
-                    && !open.iter().any(|(name, _)| *name == path)
+                    && open.get(path).is_none_or(Vec::is_empty)
                 {
                     continue;
                 }
-                let Some(index) = open.iter().rposition(|(name, _)| *name == path) else {
+                let Some(undo) = open.get_mut(path).and_then(Vec::pop) else {
                     return Err(wrong(at, path, "is removed, and nothing says that it was made"));
                 };
-                if !posts(Some(at + 1), open.remove(index).1.gone) {
+                if !posts(Some(at + 1), undo.gone) {
                     return Err(wrong(at, path, "is removed, and the launcher is not told"));
                 }
                 continue;
@@ -127,10 +131,17 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
                 };
                 named && posts(at.checked_sub(1), undo.intent) && posts(Some(at + 1), undo.made)
             };
-            let Some(index) = free.iter().position(is_this) else {
+            let before = at.checked_sub(1).and_then(|before| records.get(before));
+            let word = before.and_then(|record| record.args[0].checked_sub(tapes.base));
+            let notes = word.and_then(|word| free.get_mut(&word));
+            let note = notes.and_then(|notes| {
+                let index = notes.iter().position(is_this)?;
+                Some(notes.remove(index))
+            });
+            let Some(note) = note else {
                 return Err(wrong(at, path, "is made, and the launcher would not remove it after a failure"));
             };
-            open.push((path, free.remove(index)));
+            open.entry(path).or_default().push(note);
         }
     }
     Ok(())

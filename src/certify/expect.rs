@@ -3,9 +3,10 @@
 mod socket;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
+use rayon::prelude::*;
 use regrow_graph::ids::OfdId;
 use regrow_graph::verify::{
     Content, Counterexample, Cradle as Birthplace, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd,
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::commit::{self, ExpectedThread};
 use super::{AlikePages, Ground, attributes, space, vdso};
 use crate::image::{
-    Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, TaskState, Timerfd, UnixSocket, open_blob,
+    Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Task, TaskState, Timerfd, UnixSocket,
+    open_blob,
 };
 use socket::{inet_socket, socket, unix_path};
 
@@ -134,10 +136,9 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
     let moved = |id: u32, to: &[Option<(u32, u32)>]| {
         to.iter().flatten().find(|(old, _)| *old == id).map_or(id, |(_, new)| *new)
     };
-    let index_of: BTreeMap<u32, OfdId> =
+    let index_of: HashMap<u32, OfdId> =
         model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect();
-    let mut tasks = Vec::with_capacity(model.tasks.len());
-    for task in &model.tasks {
+    let wanted_of = |task: &Task| {
         let life = match &task.state {
             TaskState::Alive(_) | TaskState::Stopped(_) => Life::Alive,
             TaskState::Zombie { exit_code, .. } => Life::Zombie { status: *exit_code },
@@ -169,8 +170,11 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             }
             wanted.table.sort_by_key(|slot| slot.fd);
         }
-        tasks.push(wanted);
-    }
+        Ok(wanted)
+    };
+    // All are made, on all processors; of several errors the first counts.
+    let tasks: Vec<Result<ExpectedTask, Counterexample>> = model.tasks.par_iter().map(wanted_of).collect();
+    let mut tasks = tasks.into_iter().collect::<Result<Vec<ExpectedTask>, Counterexample>>()?;
     let root = tasks.first().map_or(0, |task| task.pid);
     let read = |blob: &Blob| open_blob(&model.dir, blob).map_err(|error| unusable(root, error.to_string()));
 
@@ -207,9 +211,17 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         }
     }
     let inodes = inodes(model, &ghost_of);
-    let images = attributes::Images { model, index_of: &index_of, ghost_of: &ghost_of, inherited };
-    for (wanted, task) in tasks.iter_mut().zip(&model.tasks) {
-        wanted.attributes = images.attributes(task).map_err(|what| unusable(task.pid.0, what))?;
+    let remapped: BTreeSet<u32> = model.remaps.iter().map(|remap| remap.orig_id).collect();
+    let images = attributes::Images {
+        model,
+        index_of: &index_of,
+        ghost_of: &ghost_of,
+        remapped: &remapped,
+        inherited,
+    };
+    let attributes: Vec<_> = model.tasks.par_iter().map(|task| images.attributes(task)).collect();
+    for ((wanted, task), attributes) in tasks.iter_mut().zip(&model.tasks).zip(attributes) {
+        wanted.attributes = attributes.map_err(|what| unusable(task.pid.0, what))?;
     }
 
     let sockets: BTreeMap<u32, (OfdId, &UnixSocket)> = model
@@ -221,7 +233,13 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             _ => None,
         })
         .collect();
-    let context = Context { model, index_of: &index_of, tasks: &tasks, sockets: &sockets };
+    let context = Context {
+        model,
+        index_of: &index_of,
+        tasks: &tasks,
+        sockets: &sockets,
+        flights: Flights::of(model, &index_of, &tasks),
+    };
     let ofds = model
         .ofds
         .iter()
@@ -251,9 +269,10 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         })
         .collect();
     let paths = model.ofds.iter().filter_map(|ofd| match &ofd.kind {
-        OfdKind::Reg(file) => Some(file.path.as_bytes().to_vec()),
+        OfdKind::Reg(file) => Some(file.path.as_bytes()),
         _ => None,
     });
+    let paths: HashSet<&[u8]> = paths.collect();
     Ok(Expected {
         tasks,
         ofds,
@@ -263,7 +282,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             sid: cradle.sid.map_or(0, |(_, new)| new),
             pgid: cradle.pgid.map_or(0, |(_, new)| new),
         },
-        paths: paths.collect(),
+        paths: paths.into_iter().map(<[u8]>::to_vec).collect(),
         socket_paths: sockets.values().filter_map(|(_, socket)| unix_path(socket)).collect::<BTreeSet<_>>(),
         images: model.dir.as_os_str().as_bytes().to_vec(),
         facts,
@@ -354,9 +373,13 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
         };
         inodes.insert(id, inode);
     }
+    let mut stored: BTreeMap<u64, Vec<&Shm>> = BTreeMap::new();
+    for shm in &model.shm {
+        stored.entry(shm.shmid).or_default().push(shm);
+    }
     for memfd in &model.memfds {
         let mut content = Content::default();
-        for shm in model.shm.iter().filter(|shm| shm.shmid == memfd.shmid) {
+        for shm in stored.get(&memfd.shmid).into_iter().flatten() {
             let source = image(Image::Pages(shm.pages.pages_id));
             for extent in &shm.pages.extents {
                 let rest = memfd.size_bytes.saturating_sub(extent.start);
@@ -401,9 +424,53 @@ fn unusable(task: u32, what: String) -> Counterexample {
 /// What is looked up for a description.
 struct Context<'a> {
     model: &'a Model,
-    index_of: &'a BTreeMap<u32, OfdId>,
+    index_of: &'a HashMap<u32, OfdId>,
     tasks: &'a [ExpectedTask],
     sockets: &'a BTreeMap<u32, (OfdId, &'a UnixSocket)>,
+    flights: Flights,
+}
+
+/// Who has the epoll files and what they may be in flight in, and in which packet each description is.
+#[derive(Default)]
+struct Flights {
+    /// By their indices, in order.
+    holders: BTreeMap<OfdId, Vec<usize>>,
+    /// The socket that it is in flight to. Of several the last in the image counts, as it does for who sends.
+    carriers: BTreeMap<OfdId, Option<OfdId>>,
+}
+
+impl Flights {
+    fn of(model: &Model, index_of: &HashMap<u32, OfdId>, tasks: &[ExpectedTask]) -> Flights {
+        let mut flights = Flights::default();
+        for (index, ofd) in model.ofds.iter().enumerate() {
+            if matches!(ofd.kind, OfdKind::Epoll(_)) {
+                flights.holders.insert(OfdId::new(index), Vec::new());
+            }
+        }
+        if flights.holders.is_empty() {
+            return flights;
+        }
+        for packet in &model.packets {
+            let socket = index_of.get(&packet.id_for).copied();
+            flights.holders.extend(socket.map(|socket| (socket, Vec::new())));
+            let rights = packet.rights.iter().filter_map(|right| index_of.get(right).copied());
+            flights.carriers.extend(rights.map(|right| (right, socket)));
+        }
+        for (index, task) in tasks.iter().enumerate() {
+            for slot in &task.table {
+                if let Some(holders) = flights.holders.get_mut(&slot.ofd)
+                    && holders.last() != Some(&index)
+                {
+                    holders.push(index);
+                }
+            }
+        }
+        flights
+    }
+
+    fn holders(&self, ofd: OfdId) -> &[usize] {
+        self.holders.get(&ofd).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Context<'_> {
@@ -503,24 +570,17 @@ impl Context<'_> {
             return OfdSpec::Unmodelled("an epoll file without an id".to_owned());
         };
         // Where nobody has it open, what it is in flight in counts, and so on.
-        let is_open =
-            |ofd: &OfdId| self.tasks.iter().any(|task| task.table.iter().any(|slot| slot.ofd == *ofd));
         let mut through = *own;
         for _ in 0..self.model.packets.len() {
-            let carries = |packet: &&crate::image::Packet| {
-                packet.rights.iter().any(|right| self.index_of.get(right) == Some(&through))
-            };
-            if is_open(&through) {
+            if !self.flights.holders(through).is_empty() {
                 break;
             }
-            // Of several the last in the image counts, as it does for who sends.
-            let carrier = self.model.packets.iter().rfind(carries);
-            match carrier.and_then(|packet| self.index_of.get(&packet.id_for)) {
-                Some(next) => through = *next,
+            match self.flights.carriers.get(&through).copied().flatten() {
+                Some(next) => through = next,
                 None => break,
             }
         }
-        let mut holders = self.tasks.iter().filter(|task| task.table.iter().any(|slot| slot.ofd == through));
+        let mut holders = self.flights.holders(through).iter().map(|task| &self.tasks[*task]);
         let targets = |task: &ExpectedTask| -> Option<Vec<Interest>> {
             let slot = |fd: u32| {
                 let at = task.table.binary_search_by_key(&fd, |slot| slot.fd).ok()?;

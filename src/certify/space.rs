@@ -1,6 +1,6 @@
 //! What the images say of address spaces and of shared memory without a name, for the checker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -27,7 +27,7 @@ const PAGE: u64 = 4096;
 pub(super) fn expected(
     model: &Model,
     alive: &Alive,
-    index_of: &BTreeMap<u32, OfdId>,
+    index_of: &HashMap<u32, OfdId>,
 ) -> Result<ExpectedSpace, String> {
     let mut mappings = Vec::with_capacity(alive.mm.vmas.len());
     for vma in &alive.mm.vmas {
@@ -46,7 +46,7 @@ pub(super) fn expected(
 }
 
 /// What a mapping shows; `None`: every task has it, and none can change it.
-fn shown(vma: &Vma, index_of: &BTreeMap<u32, OfdId>) -> Result<Option<Shown>, String> {
+fn shown(vma: &Vma, index_of: &HashMap<u32, OfdId>) -> Result<Option<Shown>, String> {
     let file = |ofd_id: u32, offset: u64, shared: Option<bool>| match index_of.get(&ofd_id) {
         Some(ofd) => Ok(Some(Shown::File { ofd: *ofd, offset, shared })),
         None => Err(format!("mapping {:#x}: file {ofd_id:#x} is not in files.img", vma.start)),

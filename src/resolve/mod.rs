@@ -23,7 +23,7 @@ mod threads;
 mod tree;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use regrow_graph::family::Cradle;
@@ -214,7 +214,7 @@ struct Resolver<'a> {
     /// Tasks that the kernel gives orphans to.
     adopters: BTreeSet<TaskId>,
     /// The description of each image id.
-    ofd_of_id: BTreeMap<u32, OfdId>,
+    ofd_of_id: HashMap<u32, OfdId>,
     /// Files that are opened for mapping only, by path and access mode.
     mapped_files: BTreeMap<(String, u32), OfdId>,
     /// Pages images, by number.

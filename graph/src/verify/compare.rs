@@ -4,7 +4,7 @@
 //! and those of the images, and one between their pipes and sockets. Names are not enough: two
 //! numbers share a description, and two descriptions a pipe, if and only if the images say so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::attribute::compare::{Seen, task as compare_attributes};
 use super::expected::{
@@ -13,8 +13,8 @@ use super::expected::{
 };
 use super::family::check_parent;
 use super::object::{
-    Inode, NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, ObjectKind, SOCK_DGRAM, SOCK_STREAM, Socket,
-    end_name,
+    Inode, NOT_COMPARED, O_ACCMODE, O_DSYNC, O_SYNC_BIT, O_WRONLY, ObjectKind, SOCK_DGRAM, SOCK_STREAM,
+    Socket, end_name,
 };
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::run::{Phase, Role, Run};
@@ -42,8 +42,8 @@ struct Compare<'a, 'b> {
     run: &'b Run<'a>,
     expected: &'a Expected,
     /// The one-to-one relation of descriptions, both ways.
-    of_desc: BTreeMap<Desc, (OfdId, Place)>,
-    of_ofd: BTreeMap<OfdId, (Desc, Place)>,
+    of_desc: Vec<Option<(OfdId, Place)>>,
+    of_ofd: Vec<Option<(Desc, Place)>>,
     /// That of pipes and sockets.
     of_object: BTreeMap<usize, Key>,
     of_key: BTreeMap<Key, usize>,
@@ -52,9 +52,11 @@ struct Compare<'a, 'b> {
     of_table_id: BTreeMap<u32, usize>,
     /// Descriptions in flight, still to be compared, with where they were met.
     in_flight: Vec<(Desc, OfdId, Place)>,
-    /// What is open anywhere at the end: descriptions and what they show.
-    survivors: BTreeSet<Desc>,
-    open_objects: BTreeSet<usize>,
+    /// What is open anywhere at the end, of descriptions and of what they show.
+    survivors: Vec<bool>,
+    open_objects: Vec<bool>,
+    /// At which open listener each connection waits.
+    listener_of: BTreeMap<usize, usize>,
     seen: Seen,
     seen_memory: space::Seen,
     certificate: Certificate,
@@ -66,20 +68,29 @@ pub(super) fn compare(
     is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
 ) -> Result<Certificate, Counterexample> {
     let expected = run.expected;
-    let mut survivors = BTreeSet::new();
+    let mut survivors = vec![false; run.objects.descriptions.len()];
+    // What many tables have in common is looked at once.
+    let mut seen = HashSet::new();
     for task in run.tasks.iter().filter(|task| task.phase == Phase::Parked) {
-        survivors.extend(run.tables[task.table].iter().map(|(_, entry)| entry.desc));
+        run.tables[task.table].visit_new(&mut seen, &mut |desc| survivors[desc.0 as usize] = true);
     }
     run.objects.close_over_flight(&mut survivors);
-    let open_objects = survivors.iter().map(|desc| run.objects.description(*desc).object).collect();
-    let readable: BTreeSet<usize> = survivors
-        .iter()
-        .map(|desc| (*desc, run.objects.description(*desc).object))
-        .filter(|(desc, object)| run.objects.reads(*desc, *object))
-        .map(|(_, object)| object)
-        .collect();
+    let mut open_objects = vec![false; run.objects.objects.len()];
+    let mut readable = open_objects.clone();
+    for (description, _) in run.objects.descriptions.iter().zip(&survivors).filter(|(_, is_open)| **is_open) {
+        open_objects[description.object] = true;
+        readable[description.object] |= description.flags & O_ACCMODE != O_WRONLY;
+    }
+    let mut listener_of = BTreeMap::new();
+    for (object, _) in open_objects.iter().enumerate().filter(|(_, is_open)| **is_open) {
+        if let ObjectKind::Socket(listener) = &run.objects.objects[object].kind {
+            for connection in &listener.waiting {
+                listener_of.entry(*connection).or_insert(object);
+            }
+        }
+    }
     for (at, call, object) in &run.needs_reader {
-        if !readable.contains(object) {
+        if !readable[*object] {
             let what = match run.objects.objects[*object].kind {
                 ObjectKind::Pipe(_) => "a pipe",
                 ObjectKind::Socket(_) => "a socket",
@@ -97,8 +108,8 @@ pub(super) fn compare(
     let mut compare = Compare {
         run: &run,
         expected,
-        of_desc: BTreeMap::new(),
-        of_ofd: BTreeMap::new(),
+        of_desc: vec![None; run.objects.descriptions.len()],
+        of_ofd: vec![None; expected.ofds.len()],
         of_object: BTreeMap::new(),
         of_key: BTreeMap::new(),
         of_table: BTreeMap::new(),
@@ -106,6 +117,7 @@ pub(super) fn compare(
         in_flight: Vec::new(),
         survivors,
         open_objects,
+        listener_of,
         seen: Seen::default(),
         seen_memory: space::Seen::default(),
         certificate: run.certificate.clone(),
@@ -141,7 +153,7 @@ pub(super) fn compare(
     }
     compare.certificate.attributes = compare.seen.compared;
     compare.certificate.host_facts = compare.seen.facts();
-    compare.certificate.descriptions = compare.of_desc.len() as u64;
+    compare.certificate.descriptions = compare.of_desc.iter().flatten().count() as u64;
     compare.certificate.objects = compare.of_object.len() as u64;
     Ok(compare.certificate)
 }
@@ -281,8 +293,9 @@ impl<'a> Compare<'a, '_> {
     fn description(&mut self, place: Place, desc: Desc, ofd: OfdId) -> Result<(), Wrong> {
         let want = self.ofd(ofd)?;
         let fd = place.fd;
-        match (self.of_desc.get(&desc), self.of_ofd.get(&ofd)) {
-            (Some((matched, _)), _) if *matched == ofd => return Ok(()),
+        // That it is described has just been seen.
+        match (self.of_desc[desc.0 as usize], self.of_ofd[ofd.index()]) {
+            (Some((matched, _)), _) if matched == ofd => return Ok(()),
             (Some(_), _) if !self.is_kind(desc, want) => {
                 return Err(Wrong::WrongDescription {
                     fd,
@@ -303,7 +316,7 @@ impl<'a> Compare<'a, '_> {
             (None, Some((other_desc, other))) => {
                 let (is, wanted) = (self.describe(desc), want.name.clone());
                 // Either the same thing opened a second time, or something else.
-                let is_alike = self.run.objects.description(*other_desc).object
+                let is_alike = self.run.objects.description(other_desc).object
                     == self.run.objects.description(desc).object
                     || self.is_kind(desc, want);
                 return Err(if is_alike {
@@ -321,8 +334,8 @@ impl<'a> Compare<'a, '_> {
             return Err(Wrong::WrongDescription { fd, is: self.describe(desc), wanted: want.name.clone() });
         }
         self.attributes(place, desc, want)?;
-        self.of_desc.insert(desc, (ofd, place));
-        self.of_ofd.insert(ofd, (desc, place));
+        self.of_desc[desc.0 as usize] = Some((ofd, place));
+        self.of_ofd[ofd.index()] = Some((desc, place));
         Ok(())
     }
 
@@ -544,15 +557,18 @@ impl<'a> Compare<'a, '_> {
                 wanted,
             })
         };
-        let open: Vec<_> = watched.iter().filter(|((desc, _), _)| self.survivors.contains(desc)).collect();
+        let is_open = |desc: Desc| self.survivors[desc.0 as usize];
+        let open: Vec<_> = watched.iter().filter(|((desc, _), _)| is_open(*desc)).collect();
         if open.len() != interests.len() {
             return differs(open.len().to_string(), interests.len().to_string());
         }
+        let mut said: BTreeMap<(Fd, u32, u64), OfdId> = BTreeMap::new();
+        for interest in interests {
+            said.entry((interest.fd, interest.events, interest.data)).or_insert(interest.ofd);
+        }
         for ((desc, fd), (events, data)) in open {
-            let said =
-                |interest: &&Interest| (interest.fd, interest.events, interest.data) == (*fd, *events, *data);
-            match interests.iter().find(said) {
-                Some(interest) => self.in_flight.push((*desc, interest.ofd, place)),
+            match said.get(&(*fd, *events, *data)) {
+                Some(ofd) => self.in_flight.push((*desc, *ofd, place)),
                 None => {
                     return differs(
                         format!("descriptor {fd} for {events:#x}, data {data:#x}"),
@@ -592,23 +608,11 @@ impl<'a> Compare<'a, '_> {
             Err(Wrong::WrongAttribute { fd: place.fd, what: want.name.clone(), attribute, is, wanted })
         };
         // What a listener has not accepted yet is open as long as the listener is.
-        let waits_at = |peer: &usize| {
-            self.open_objects.iter().copied().find(|open| match &self.run.objects.objects[*open].kind {
-                ObjectKind::Socket(listener) => listener.waiting.contains(peer),
-                ObjectKind::File { .. }
-                | ObjectKind::Pipe(_)
-                | ObjectKind::Eventfd { .. }
-                | ObjectKind::Epoll { .. }
-                | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. }
-                | ObjectKind::Inode(_) => false,
-            })
-        };
         let listener = match spec.peer {
-            SocketPeer::Listener(_) => socket.peer.as_ref().and_then(waits_at),
+            SocketPeer::Listener(_) => socket.peer.and_then(|peer| self.listener_of.get(&peer).copied()),
             SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) | SocketPeer::Address(_) => None,
         };
-        let peer = listener.or(socket.peer.filter(|peer| self.open_objects.contains(peer)));
+        let peer = listener.or(socket.peer.filter(|peer| self.open_objects[*peer]));
         let shown = |bytes: &Option<Vec<u8>>| match bytes {
             Some(bytes) => bytes.escape_ascii().to_string(),
             None => "nothing".to_owned(),
@@ -759,9 +763,8 @@ impl<'a> Compare<'a, '_> {
 }
 
 /// The path of a FIFO.
-fn run_fifo<'a>(run: &'a Run<'_>, desc: Desc) -> Option<&'a [u8]> {
-    let object = run.objects.description(desc).object;
-    run.fifos.iter().find(|(_, of)| **of == object).map(|(path, _)| path.as_slice())
+fn run_fifo<'a>(run: &Run<'a>, desc: Desc) -> Option<&'a [u8]> {
+    run.path_of_fifo.get(&run.objects.description(desc).object).copied()
 }
 
 /// How two contents differ, in words.

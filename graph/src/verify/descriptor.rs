@@ -11,13 +11,14 @@ use super::expected::{InodeKind, TimerSpec};
 use super::family::{SIGKILL, SIGSTOP};
 use super::name::ASIDE;
 use super::object::{
-    Full, Inode, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL, O_NOCTTY,
-    O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
+    Description, Full, Inode, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL,
+    O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC_BIT, O_TMPFILE_BIT, O_TRUNC, O_WRONLY,
     ObjectKind, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
 use super::outcome::Wrong;
 use super::run::{Phase, Role, Run};
 use super::table::{Desc, Table};
+use super::work;
 use crate::ids::Fd;
 
 /// uapi/linux/eventpoll.h: the kernel adds both to every interest.
@@ -31,7 +32,7 @@ const NUMBERS_END: Fd = 1 << 30;
 const ATTRIBUTE_FILES: [&[u8]; 6] =
     [b"oom_score_adj", b"loginuid", b"comm", b"coredump_filter", b"attr/current", b"attr/sockcreate"];
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// Orders an access to the task's table with those of tasks that share it.
     pub(super) fn order_table(&mut self, at: At, call: &'static str) -> Result<(), Wrong> {
         let index = self.tasks[at.task].table;
@@ -61,6 +62,17 @@ impl Run<'_> {
         call: &'static str,
         what: impl FnOnce() -> String,
     ) -> Result<(), Wrong> {
+        self.order_of(last, at, call, |_| what())
+    }
+
+    /// As [`Run::order`], of what is described by this model.
+    fn order_of(
+        &mut self,
+        last: At,
+        at: At,
+        call: &'static str,
+        what: impl FnOnce(&Self) -> String,
+    ) -> Result<(), Wrong> {
         if last.task == at.task {
             return Ok(());
         }
@@ -68,10 +80,62 @@ impl Run<'_> {
         let is_behind = self.tasks[at.task].phase == Phase::Tail
             && self.tasks[last.task].arrived.is_some_and(|arrival| last.record < arrival);
         if !is_behind && !self.before.holds(last, at) {
-            return Err(Wrong::Unordered { call, what: what(), by: self.pid(last.task), at: last.record });
+            return Err(Wrong::Unordered {
+                call,
+                what: what(self),
+                by: self.pid(last.task),
+                at: last.record,
+            });
         }
         self.certificate.orders_proved += 1;
         Ok(())
+    }
+
+    /// Opens a description at the lowest free number of the task that is not below `least`.
+    pub(super) fn place_lowest(
+        &mut self,
+        at: At,
+        call: &'static str,
+        least: Fd,
+        desc: Desc,
+        cloexec: bool,
+    ) -> Result<Fd, Wrong> {
+        let fd = self.use_table(at, call)?.open(least, desc, cloexec);
+        self.objects.note_place(desc, fd);
+        Ok(fd)
+    }
+
+    /// Puts a description at a number of the task.
+    fn place_at(
+        &mut self,
+        at: At,
+        call: &'static str,
+        fd: Fd,
+        desc: Desc,
+        cloexec: bool,
+    ) -> Result<(), Wrong> {
+        self.use_table(at, call)?.place(fd, desc, cloexec);
+        self.objects.note_place(desc, fd);
+        Ok(())
+    }
+
+    /// Whether the task has a description of an object open, of those that are `wanted`. They are looked for
+    /// where they have ever been, the last place first, and not in the whole of its table.
+    fn has_open(&self, task: usize, object: usize, wanted: impl Fn(&Description) -> bool) -> bool {
+        let table = &self.tables[self.tasks[task].table];
+        self.objects.objects[object].shown_by.iter().rev().any(|desc| {
+            let description = self.objects.description(*desc);
+            wanted(description)
+                && description.places.iter().rev().any(|fd| {
+                    work::count(1);
+                    table.get(*fd).is_some_and(|entry| entry.desc == *desc)
+                })
+        })
+    }
+
+    /// Whether the task could read itself what is put into an object.
+    fn has_reader(&self, task: usize, object: usize) -> bool {
+        self.has_open(task, object, |description| description.flags & O_ACCMODE != O_WRONLY)
     }
 
     pub(super) fn descriptor(&mut self, at: At, call: &'static str, fd: Fd) -> Result<Desc, Wrong> {
@@ -98,7 +162,7 @@ impl Run<'_> {
             FdEffect::Open { path, flags, fd } => {
                 self.use_table(at, call)?;
                 let desc = self.open(at, call, path, *flags)?;
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
+                as_expected(self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)?, *fd)?;
             }
             FdEffect::Pipe { flags } => {
                 let unknown = flags & !(O_CLOEXEC | O_NONBLOCK | O_DIRECT);
@@ -108,7 +172,7 @@ impl Run<'_> {
                 let facts = self.expected.facts;
                 self.use_table(at, call)?;
                 for desc in self.objects.add_pipe(*flags, &facts, at) {
-                    self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0);
+                    self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)?;
                 }
             }
             FdEffect::SocketPair { sock_type, flags } => {
@@ -123,17 +187,17 @@ impl Run<'_> {
                 let facts = self.expected.facts;
                 self.use_table(at, call)?;
                 for desc in self.objects.add_socket_pair(*sock_type, *flags, &facts, at) {
-                    self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0);
+                    self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)?;
                 }
             }
             FdEffect::Socket { family, sock_type, protocol, flags, fd } => {
                 self.use_table(at, call)?;
                 let desc = self.socket(at, call, [*family, *sock_type, *protocol, *flags])?;
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
+                as_expected(self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)?, *fd)?;
             }
             FdEffect::Accept { listener, flags, fd } => {
                 let desc = self.accept(at, call, *listener, *flags)?;
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
+                as_expected(self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)?, *fd)?;
             }
             FdEffect::Eventfd { counter, flags, fd } => {
                 if flags & !(O_CLOEXEC | O_NONBLOCK | 1) != 0 {
@@ -143,7 +207,7 @@ impl Run<'_> {
                 let kind = ObjectKind::Eventfd { counter: u64::from(*counter), semaphore: flags & 1 != 0 };
                 let object = self.objects.add_object(kind, at);
                 let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0), *fd)?;
+                as_expected(self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)?, *fd)?;
             }
             FdEffect::Epoll { flags, fd } => {
                 let kind = ObjectKind::Epoll { watched: BTreeMap::new() };
@@ -172,7 +236,7 @@ impl Run<'_> {
                 let inode = Inode { kind: InodeKind::Memfd, name: name.clone(), seals, ..Inode::default() };
                 let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
                 let desc = self.objects.add_description(object, O_RDWR, at);
-                as_expected(self.use_table(at, call)?.open(0, desc, flags & 1 != 0), *fd)?;
+                as_expected(self.place_lowest(at, call, 0, desc, flags & 1 != 0)?, *fd)?;
             }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
@@ -180,12 +244,12 @@ impl Run<'_> {
                 if from == to {
                     return Err(Wrong::Refused { call, what: format!("descriptor {from} onto itself") });
                 }
-                self.use_table(at, call)?.place(*to, desc, *cloexec);
+                self.place_at(at, call, *to, desc, *cloexec)?;
             }
             FdEffect::DupLowest { from, least, to, cloexec } => {
                 in_reach(*least)?;
                 let desc = self.descriptor(at, call, *from)?;
-                as_expected(self.use_table(at, call)?.open(*least, desc, *cloexec), *to)?;
+                as_expected(self.place_lowest(at, call, *least, desc, *cloexec)?, *to)?;
             }
             FdEffect::SetCloexec { fd, cloexec } => {
                 self.descriptor(at, call, *fd)?;
@@ -210,12 +274,10 @@ impl Run<'_> {
                     self.tables[self.tasks[at.task].table].unknown = false;
                 }
                 let table = self.use_table(at, call)?;
-                for fd in table.within(*first, *last) {
-                    if *only_mark {
-                        table.set_cloexec(fd, true);
-                    } else {
-                        table.close(fd);
-                    }
+                if *only_mark {
+                    table.mark_range(*first, *last);
+                } else {
+                    table.close_range(*first, *last);
                 }
             }
         }
@@ -237,26 +299,23 @@ impl Run<'_> {
         self.use_table(at, call)?;
         let object = self.objects.add_object(kind, at);
         let desc = self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at);
-        Ok(self.use_table(at, call)?.open(0, desc, flags & O_CLOEXEC != 0))
+        self.place_lowest(at, call, 0, desc, flags & O_CLOEXEC != 0)
     }
 
     /// A description of a FIFO. All of one are made by one task, while it has one of them open: else
     /// it would not be certain that they show the same pipe, or that nobody waits for an other end.
-    fn open_fifo(&mut self, at: At, call: &'static str, path: &[u8], status: u32) -> Result<Desc, Wrong> {
+    fn open_fifo(&mut self, at: At, call: &'static str, path: &'a [u8], status: u32) -> Result<Desc, Wrong> {
         let access = status & O_ACCMODE;
         let object = match self.fifos.get(path).copied() {
             None if access == O_RDWR => {
                 let object = self.objects.add_fifo(&self.expected.facts, None, at);
-                self.fifos.insert(path.to_vec(), object);
+                self.fifos.insert(path, object);
+                self.path_of_fifo.insert(object, path);
                 object
             }
             Some(object) if self.objects.objects[object].made.task == at.task => {
-                let table = &self.tables[self.tasks[at.task].table];
-                let has = |wanted: u32| {
-                    table.holds(|desc| {
-                        let description = self.objects.description(desc);
-                        description.object == object && description.flags & O_ACCMODE != wanted
-                    })
+                let has = |not: u32| {
+                    self.has_open(at.task, object, |description| description.flags & O_ACCMODE != not)
                 };
                 // For reading alone a writer must be there, for writing alone a reader.
                 let other_end = match access {
@@ -281,12 +340,8 @@ impl Run<'_> {
     fn open(&mut self, at: At, call: &'static str, path: &[u8], flags: u32) -> Result<Desc, Wrong> {
         let shown = || path.escape_ascii().to_string();
         let made = flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE_BIT) == O_CREAT | O_EXCL;
-        if made
-            && self.expected.inodes.values().any(|inode| {
-                inode.kind == InodeKind::File
-                    && (inode.name == path || path.strip_prefix(inode.name.as_slice()) == Some(ASIDE))
-            })
-        {
+        let is_file = |name: &[u8]| self.wanted.named(name).any(|inode| inode.kind == InodeKind::File);
+        if made && (is_file(path) || path.strip_suffix(ASIDE).is_some_and(is_file)) {
             let inode = Inode { kind: InodeKind::File, name: path.to_vec(), ..Inode::default() };
             let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
             self.make_name(at, call, path, false, Some(object))?;
@@ -393,7 +448,7 @@ impl Run<'_> {
         if !may {
             return Err(Wrong::OpensOther { path: shown() });
         }
-        if self.fifo_paths.contains(path) && flags & O_PATH == 0 {
+        if let Some(path) = self.fifo_paths.get(path).copied().filter(|_| flags & O_PATH == 0) {
             return self.open_fifo(at, call, path, status);
         }
         let object = self.objects.add_object(ObjectKind::File { path: path.to_vec() }, at);
@@ -403,10 +458,7 @@ impl Run<'_> {
     /// Orders a change of a description.
     pub(super) fn touch(&mut self, at: At, call: &'static str, desc: Desc) -> Result<(), Wrong> {
         let last = self.objects.description(desc).last;
-        if last.task != at.task {
-            let what = self.describe(desc);
-            self.order(last, at, call, || what)?;
-        }
+        self.order_of(last, at, call, |run| run.describe(desc))?;
         self.objects.description_mut(desc).last = at;
         Ok(())
     }
@@ -420,10 +472,7 @@ impl Run<'_> {
         desc: Desc,
     ) -> Result<(), Wrong> {
         let last = self.objects.objects[object].last;
-        if last.task != at.task {
-            let what = self.describe(desc);
-            self.order(last, at, call, || what)?;
-        }
+        self.order_of(last, at, call, |run| run.describe(desc))?;
         self.objects.objects[object].last = at;
         Ok(())
     }
@@ -475,7 +524,6 @@ impl Run<'_> {
             Change::Watch { target, events, data } => {
                 let target_desc = self.descriptor(at, call, *target)?;
                 self.touch_object(at, call, object, desc)?;
-                let what = self.describe(desc);
                 let pollable = !matches!(self.objects.object_of(target_desc).kind, ObjectKind::File { .. })
                     || self.objects.description(target_desc).flags & O_PATH == 0;
                 let ObjectKind::Epoll { watched } = &mut self.objects.objects[object].kind else {
@@ -484,7 +532,8 @@ impl Run<'_> {
                 let is_new =
                     watched.insert((target_desc, *target), (*events | EPOLLERR | EPOLLHUP, *data)).is_none();
                 if !is_new || !pollable || target_desc == desc {
-                    return Err(Wrong::Refused { call, what: format!("{what}: descriptor {target}") });
+                    let what = format!("{}: descriptor {target}", self.describe(desc));
+                    return Err(Wrong::Refused { call, what });
                 }
             }
             Change::SetTimer { flags: set, interval_ns, value_ns } => {
@@ -666,7 +715,7 @@ impl Run<'_> {
             return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds, capacity });
         }
         let is_pipe = matches!(self.objects.objects[object].kind, ObjectKind::Pipe(_));
-        if is_pipe && !self.tables[self.tasks[at.task].table].holds(|desc| self.objects.reads(desc, object)) {
+        if is_pipe && !self.has_reader(at.task, object) {
             self.needs_reader.push((at, call, object));
         }
         Ok(())
@@ -707,7 +756,7 @@ impl Run<'_> {
             return Err(refused(self));
         }
         receiver.queue.push(Packet { data: data.to_vec(), rights });
-        if !self.tables[self.tasks[at.task].table].holds(|desc| self.objects.reads(desc, peer)) {
+        if !self.has_reader(at.task, peer) {
             self.needs_reader.push((at, call, peer));
         }
         Ok(())

@@ -10,6 +10,7 @@ use super::effect::Birth;
 use super::expected::{ExpectedTask, Life};
 use super::outcome::Wrong;
 use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD, Subreaper};
+use super::work;
 
 const CLONE_FILES: u64 = 0x400;
 /// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
@@ -68,6 +69,11 @@ impl Run<'_> {
         state.exit_signal = exit_signal;
         state.phase = Phase::Running;
         self.ready.push_back(task);
+        if !matches!(self.roles[task], Role::Thread(_))
+            && let Some(parent) = self.by_pid.get(&parent)
+        {
+            self.children[*parent].push(task);
+        }
         self.certificate.births += 1;
         Ok(())
     }
@@ -204,13 +210,9 @@ impl Run<'_> {
     /// Gives the children of a task that has died to the nearest subreaper above it.
     fn reparent(&mut self, at: At) -> Result<(), Wrong> {
         let pid = self.pid(at.task);
-        let orphans: Vec<usize> = (0..self.tasks.len())
-            .filter(|child| {
-                self.tasks[*child].parent == pid
-                    && !matches!(self.roles[*child], Role::Thread(_))
-                    && !matches!(self.tasks[*child].phase, Phase::Unborn | Phase::Reaped)
-            })
-            .collect();
+        let mut orphans = std::mem::take(&mut self.children[at.task]);
+        work::count(orphans.len());
+        orphans.retain(|child| self.tasks[*child].parent == pid && self.tasks[*child].phase != Phase::Reaped);
         if orphans.is_empty() {
             return Ok(());
         }
@@ -226,6 +228,9 @@ impl Run<'_> {
             }
             self.tasks[above].passed.push(at);
             parent = self.tasks[above].parent;
+        }
+        if let Some(above) = self.by_pid.get(&parent) {
+            self.children[*above].extend(&orphans);
         }
         for orphan in orphans {
             let state = &mut self.tasks[orphan];

@@ -3,10 +3,12 @@
 //! # Sources
 //! `mkdir(2)`, `unlink(2)`, `rename(2)`, `sendfile(2)`, `fcntl(2)` (F_ADD_SEALS).
 
+use std::collections::BTreeMap;
+
 use super::before::At;
 use super::effect::NameEffect;
-use super::expected::{ExpectedInode, InodeKind};
-use super::object::{Inode, O_ACCMODE, O_APPEND, O_PATH, O_RDONLY, O_WRONLY, Object, ObjectKind, Pipe};
+use super::expected::{Expected, ExpectedInode, InodeKind};
+use super::object::{Inode, O_ACCMODE, O_APPEND, O_PATH, O_RDONLY, O_WRONLY, ObjectKind, Pipe};
 use super::outcome::Wrong;
 use super::run::Run;
 use super::table::Desc;
@@ -14,6 +16,45 @@ use crate::ids::Fd;
 
 /// What a name may have behind it for a moment.
 pub(super) const ASIDE: &[u8] = b".regrow";
+
+/// The inodes of the images, by what they are called.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted<'a> {
+    by_name: BTreeMap<&'a [u8], Vec<&'a ExpectedInode>>,
+    /// Those of [`InodeKind::Linked`], by the name that they have still.
+    by_source: BTreeMap<&'a [u8], Vec<&'a ExpectedInode>>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(super) fn of(expected: &'a Expected) -> Wanted<'a> {
+        let mut wanted = Wanted::default();
+        for inode in expected.inodes.values() {
+            wanted.by_name.entry(&inode.name).or_default().push(inode);
+            if inode.kind == InodeKind::Linked {
+                wanted.by_source.entry(&inode.source).or_default().push(inode);
+            }
+        }
+        wanted
+    }
+
+    /// Those that were called `name`.
+    pub(super) fn named(&self, name: &[u8]) -> impl Iterator<Item = &'a ExpectedInode> {
+        self.by_name.get(name).into_iter().flatten().copied()
+    }
+
+    /// Those that are called `source` still.
+    fn linked_to(&self, source: &[u8]) -> impl Iterator<Item = &'a ExpectedInode> {
+        self.by_source.get(source).into_iter().flatten().copied()
+    }
+
+    /// Whether any was in a directory, or further below. Names of memfds are no paths.
+    fn is_above(&self, directory: &[u8]) -> bool {
+        let below = [directory, b"/"].concat();
+        let mut named =
+            self.by_name.range(below.as_slice()..).take_while(|(name, _)| name.starts_with(&below));
+        named.any(|(_, inodes)| inodes.iter().any(|inode| inode.kind != InodeKind::Memfd))
+    }
+}
 
 /// A name in the file system that a tape has made.
 #[derive(Debug, Clone, Copy)]
@@ -35,18 +76,8 @@ impl Run<'_> {
     ) -> Result<(), Wrong> {
         match effect {
             NameEffect::MakeDirectory { path } => {
-                let inodes = self.expected.inodes.values();
-                let mut named =
-                    inodes.filter(|inode| inode.kind != InodeKind::Memfd).map(|inode| inode.name.as_slice());
-                let is_above = |name: &[u8]| {
-                    name.strip_prefix(path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
-                };
-                let is_wanted = self
-                    .expected
-                    .inodes
-                    .values()
-                    .any(|inode| inode.kind == InodeKind::Directory && inode.name == *path);
-                if !is_wanted && !named.any(is_above) {
+                let is_wanted = self.wanted.named(path).any(|inode| inode.kind == InodeKind::Directory);
+                if !is_wanted && !self.wanted.is_above(path) {
                     let path = path.escape_ascii().to_string();
                     return Err(Wrong::BadName { call, path, why: "no unlinked file of the images needs" });
                 }
@@ -57,8 +88,7 @@ impl Run<'_> {
                 self.make_name(at, call, path, true, object)
             }
             NameEffect::MakeFifo { path } => {
-                let is_wanted = |inode: &ExpectedInode| inode.kind == InodeKind::Fifo && inode.name == *path;
-                if !self.expected.inodes.values().any(is_wanted) {
+                if !self.wanted.named(path).any(|inode| inode.kind == InodeKind::Fifo) {
                     let path = path.escape_ascii().to_string();
                     return Err(Wrong::BadName { call, path, why: "no unlinked FIFO of the images had" });
                 }
@@ -126,30 +156,20 @@ impl Run<'_> {
                 let ObjectKind::Inode(inode) = &self.objects.objects[object].kind else {
                     return bad(from, "is no file of the tapes");
                 };
-                let may = |wanted: &ExpectedInode| {
-                    wanted.kind == inode.kind && wanted.name == inode.name && wanted.further.contains(to)
-                };
-                if !self.expected.inodes.values().any(may) {
+                let may = |wanted: &ExpectedInode| wanted.kind == inode.kind && wanted.further.contains(to);
+                if !self.wanted.named(&inode.name).any(may) {
                     return bad(to, "no unlinked file of the images had");
                 }
                 object
             }
             Some(_) => return bad(from, "is no file of the tapes"),
             None => {
-                let is_source = |wanted: &&ExpectedInode| {
-                    wanted.kind == InodeKind::Linked
-                        && wanted.source == from
-                        && (wanted.name == to || wanted.further.contains(to))
-                };
-                let Some(wanted) = self.expected.inodes.values().find(is_source) else {
+                let is_called = |wanted: &&ExpectedInode| wanted.name == to || wanted.further.contains(to);
+                let Some(wanted) = self.wanted.linked_to(from).find(is_called) else {
                     return bad(from, "is not what the images say that the file is called now");
                 };
                 // All names of one lead to the same object.
-                let is_it = |object: &Object| {
-                    matches!(&object.kind, ObjectKind::Inode(inode)
-                        if inode.kind == InodeKind::Linked && inode.source == from)
-                };
-                match self.objects.objects.iter().position(is_it) {
+                match self.linked.get(from).copied() {
                     Some(object) => {
                         let made = self.objects.objects[object].made;
                         self.order(made, at, call, || from.escape_ascii().to_string())?;
@@ -162,7 +182,9 @@ impl Run<'_> {
                             source: from.to_vec(),
                             ..Inode::default()
                         };
-                        self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at)
+                        let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
+                        self.linked.insert(from.to_vec(), object);
+                        object
                     }
                 }
             }
@@ -189,8 +211,7 @@ impl Run<'_> {
                 return bad(to, "is the tapes' own");
             }
         }
-        let is_wanted =
-            self.expected.inodes.values().any(|inode| inode.kind == InodeKind::File && inode.name == to);
+        let is_wanted = self.wanted.named(to).any(|inode| inode.kind == InodeKind::File);
         let ObjectKind::Inode(inode) = &mut self.objects.objects[object].kind else {
             return bad(from, "is no file of the tapes");
         };
@@ -284,9 +305,10 @@ impl Run<'_> {
         len: u64,
     ) -> Result<(), Wrong> {
         let source = self.descriptor(at, call, from)?;
-        let ObjectKind::File { path } = self.objects.object_of(source).kind.clone() else {
+        let ObjectKind::File { path } = &self.objects.object_of(source).kind else {
             return Err(Wrong::NotModelled { call, what: format!("copying from {}", self.describe(source)) });
         };
+        let path = path.clone();
         let source_flags = self.objects.description(source).flags;
         if source_flags & O_PATH != 0 || source_flags & O_ACCMODE == O_WRONLY {
             return Err(Wrong::Refused { call, what: self.describe(source) });

@@ -7,7 +7,7 @@
 //! `open(2)`, `pipe(7)`, `unix(7)`, `socket(7)`; fs/pipe.c (`pipe_write`, `create_pipe_files`),
 //! fs/fcntl.c (`setfl`), net/core/sock.c, net/unix/af_unix.c.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::before::At;
 use super::effect::SocketOption;
@@ -61,6 +61,8 @@ pub(super) struct Description {
     pub(super) last: At,
     /// The name under which it was opened, if the file that the tapes made has several.
     pub(super) alias: Option<Box<[u8]>>,
+    /// The numbers at which it has been put into any table.
+    pub(super) places: Vec<Fd>,
 }
 
 /// What a description shows.
@@ -69,6 +71,8 @@ pub(super) struct Object {
     pub(super) kind: ObjectKind,
     pub(super) made: At,
     pub(super) last: At,
+    /// Its descriptions.
+    pub(super) shown_by: Vec<Desc>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,7 +81,7 @@ pub(super) enum ObjectKind {
         path: Vec<u8>,
     },
     Pipe(Pipe),
-    Socket(Socket),
+    Socket(Box<Socket>),
     Eventfd {
         counter: u64,
         semaphore: bool,
@@ -192,7 +196,7 @@ impl Objects {
     }
 
     pub(super) fn add_object(&mut self, kind: ObjectKind, made: At) -> usize {
-        self.objects.push(Object { kind, made, last: made });
+        self.objects.push(Object { kind, made, last: made, shown_by: Vec::new() });
         self.objects.len() - 1
     }
 
@@ -205,8 +209,18 @@ impl Objects {
             owner: Owner::default(),
             last: made,
             alias: None,
+            places: Vec::new(),
         });
+        self.objects[object].shown_by.push(desc);
         desc
+    }
+
+    /// A description has been put at a number.
+    pub(super) fn note_place(&mut self, desc: Desc, fd: Fd) {
+        let places = &mut self.description_mut(desc).places;
+        if places.last() != Some(&fd) {
+            places.push(fd);
+        }
     }
 
     /// A pipe with its reading and its writing end.
@@ -233,19 +247,20 @@ impl Objects {
         [first + 1, first].map(|peer| {
             let mut socket = Socket::new(super::socket::AF_UNIX, sock_type, 0, Some(peer));
             socket.set_defaults(facts);
-            let object = self.add_object(ObjectKind::Socket(socket), made);
+            let object = self.add_object(ObjectKind::Socket(Box::new(socket)), made);
             self.add_description(object, O_RDWR | flags & O_NONBLOCK, made)
         })
     }
 
-    /// The objects that `open`, the descriptions of some, keep in being, with those in flight in
-    /// their queues.
-    pub(super) fn close_over_flight(&self, open: &mut BTreeSet<Desc>) {
-        let mut todo: Vec<Desc> = open.iter().copied().collect();
+    /// Adds to `open`, which says of each description whether somebody has it, those in flight in their
+    /// queues.
+    pub(super) fn close_over_flight(&self, open: &mut [bool]) {
+        let of_descs = (0..).map(Desc).zip(open.iter());
+        let mut todo: Vec<Desc> = of_descs.filter(|(_, is_open)| **is_open).map(|(desc, _)| desc).collect();
         while let Some(desc) = todo.pop() {
             if let ObjectKind::Socket(socket) = &self.object_of(desc).kind {
                 for right in socket.queue.iter().flat_map(|packet| &packet.rights) {
-                    if open.insert(*right) {
+                    if !std::mem::replace(&mut open[right.0 as usize], true) {
                         todo.push(*right);
                     }
                 }
@@ -453,13 +468,5 @@ impl Socket {
 
     fn lock_buffer(&mut self, bit: u64) {
         *self.options.entry(SocketOption::BufferLock).or_default() |= bit;
-    }
-}
-
-impl Objects {
-    /// Whether what is put into `object` can be read by `desc`.
-    pub(super) fn reads(&self, desc: Desc, object: usize) -> bool {
-        let description = self.description(desc);
-        description.object == object && description.flags & O_ACCMODE != O_WRONLY
     }
 }

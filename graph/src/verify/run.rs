@@ -13,11 +13,11 @@ use super::attribute::value::Value;
 use super::before::{At, Before};
 use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect, PrivilegeEffect};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
-use super::name::Name;
+use super::name::{Name, Wanted};
 use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::privilege::{Privileges, TooLate};
-use super::seccomp::Seccomp;
+use super::seccomp::{Filters, Seccomp};
 use super::socket::Names;
 use super::space::{Carrier, Segment, Space};
 use super::table::Table;
@@ -134,14 +134,21 @@ pub(super) struct Run<'a> {
     pub(super) tasks: Vec<Task>,
     /// Tapes by pid.
     pub(super) by_pid: BTreeMap<u32, usize>,
+    /// The children that each task has or has had, but for its threads.
+    pub(super) children: Vec<Vec<usize>>,
     /// What each tape is for.
     pub(super) roles: Vec<Role<'a>>,
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
     /// seccomp of each task.
     pub(super) seccomp: Vec<Seccomp>,
+    pub(super) filters: Filters,
     /// Names of sockets.
     pub(super) names: Names,
+    /// The inodes of the images by name.
+    pub(super) wanted: Wanted<'a>,
+    /// The object for the file that is called so still.
+    pub(super) linked: BTreeMap<Vec<u8>, usize>,
     /// Names that the tapes make and remove again, by path.
     pub(super) made_names: BTreeMap<Vec<u8>, Name>,
     pub(super) groups: BTreeMap<u32, Group>,
@@ -162,7 +169,9 @@ pub(super) struct Run<'a> {
     pub(super) carriers: BTreeMap<u64, Carrier>,
     /// Paths of FIFOs, and those that are open.
     pub(super) fifo_paths: BTreeSet<&'a [u8]>,
-    pub(super) fifos: BTreeMap<Vec<u8>, usize>,
+    pub(super) fifos: BTreeMap<&'a [u8], usize>,
+    /// The path of each that is open.
+    pub(super) path_of_fifo: BTreeMap<usize, &'a [u8]>,
     /// Writes whose readers must survive: the object that is to be read from.
     pub(super) needs_reader: Vec<(At, &'static str, usize)>,
     pub(super) certificate: Certificate,
@@ -293,11 +302,15 @@ impl<'a> Run<'a> {
                 .iter()
                 .map(|task| wanted.get(&task.pid).copied().unwrap_or(Role::Helper))
                 .collect(),
+            children: vec![Vec::new(); count],
             by_pid,
             tables: vec![Table::unknown()],
             objects: Objects::default(),
             seccomp: vec![Seccomp::default(); count],
+            filters: Filters::of(tree),
             names: Names::default(),
+            wanted: Wanted::of(expected),
+            linked: BTreeMap::new(),
             made_names: BTreeMap::new(),
             groups: BTreeMap::new(),
             before: Before::new(count),
@@ -319,6 +332,7 @@ impl<'a> Run<'a> {
                 })
                 .collect(),
             fifos: BTreeMap::new(),
+            path_of_fifo: BTreeMap::new(),
             needs_reader: Vec::new(),
             certificate: Certificate::default(),
         };
@@ -353,6 +367,9 @@ impl<'a> Run<'a> {
     fn drain(&mut self) -> Result<(), Counterexample> {
         while let Some(task) = self.ready.pop_front() {
             let effects = &self.tree.tasks[task].effects;
+            if let Some(next) = effects.get(self.tasks[task].pc) {
+                self.before.resume(At { task, record: next.record });
+            }
             loop {
                 let Some(lifted) = effects.get(self.tasks[task].pc) else {
                     if !matches!(self.tasks[task].phase, Phase::Parked | Phase::Dead { .. } | Phase::Reaped) {

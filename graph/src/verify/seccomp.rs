@@ -9,14 +9,17 @@
 //! `seccomp(2)`, `ptrace(2)`; `seccomp_may_assign_mode`, `seccomp_can_sync_threads`,
 //! `seccomp_sync_threads` in kernel/seccomp.c.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::attribute::AttributeKind;
 use super::before::At;
-use super::effect::{Effect, PrivilegeEffect, SeccompEffect};
+use super::effect::{Effect, Lifted, LiftedTree, PrivilegeEffect, SeccompEffect};
 use super::expected::{ExpectedFilter, ExpectedSeccomp, ExpectedTask};
 use super::outcome::Wrong;
 use super::run::{Phase, Role, Run};
+use super::work;
 
 /// SECCOMP_FILTER_FLAG_TSYNC and SECCOMP_FILTER_FLAG_LOG (linux/seccomp.h).
 const TSYNC: u64 = 1;
@@ -26,16 +29,49 @@ const LOG: u64 = 2;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seccomp {
     strict: bool,
-    /// The oldest first.
-    chain: Vec<Filter>,
+    /// The newest.
+    last: Option<Rc<Filter>>,
 }
 
-/// An installed filter: `at` says which it is.
-#[derive(Debug, Clone)]
+/// An installed filter. Threads share it with all that were installed before it.
+#[derive(Debug)]
 struct Filter {
-    at: At,
     program: Arc<[u8]>,
     logs: bool,
+    before: Option<Rc<Filter>>,
+    /// How many there are up to this one.
+    count: usize,
+}
+
+/// Who is given filters, and what has been found out about those that are compared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filters {
+    /// The first filter that each thread installs itself, by tape.
+    own: BTreeMap<usize, u32>,
+}
+
+impl Filters {
+    pub(super) fn of(tree: &LiftedTree) -> Filters {
+        let own = tree.tasks.iter().enumerate().filter_map(|(task, lifted)| {
+            let is_filter =
+                |lifted: &&Lifted| matches!(lifted.effect, Effect::Privilege(PrivilegeEffect::Seccomp(_)));
+            Some((task, lifted.effects.iter().find(is_filter)?.record))
+        });
+        Filters { own: own.collect() }
+    }
+}
+
+impl Drop for Filter {
+    /// Long chains go link by link, and not one within another.
+    fn drop(&mut self) {
+        let mut next = self.before.take();
+        while let Some(filter) = next {
+            match Rc::try_unwrap(filter) {
+                Ok(mut filter) => next = filter.before.take(),
+                Err(_) => break,
+            }
+        }
+    }
 }
 
 impl Run<'_> {
@@ -47,7 +83,7 @@ impl Run<'_> {
         let refused = |what: &str| Err(Wrong::Refused { call: "seccomp", what: what.to_owned() });
         let now = &mut self.seccomp[at.task];
         let (program, flags) = match effect {
-            SeccompEffect::Strict if !now.chain.is_empty() => return refused("a thread with filters"),
+            SeccompEffect::Strict if now.last.is_some() => return refused("a thread with filters"),
             SeccompEffect::Strict => {
                 now.strict = true;
                 return Ok(());
@@ -58,7 +94,9 @@ impl Run<'_> {
         if flags & !(TSYNC | LOG) != 0 {
             return Err(Wrong::NotModelled { call: "seccomp", what: format!("flags {flags:#x}") });
         }
-        now.chain.push(Filter { at, program: program.clone(), logs: flags & LOG != 0 });
+        let before = now.last.take();
+        let count = before.as_ref().map_or(0, |before| before.count) + 1;
+        now.last = Some(Rc::new(Filter { program: program.clone(), logs: flags & LOG != 0, before, count }));
         self.certificate.filters += 1;
         if flags & TSYNC != 0 { self.give_to_all(at) } else { Ok(()) }
     }
@@ -74,33 +112,26 @@ impl Run<'_> {
             let what = "TSYNC of a thread with no_new_privs, which all threads would get".to_owned();
             return Err(Wrong::NotModelled { call: "seccomp", what });
         }
-        let whole = self.whole_of(at.task);
-        let others: Vec<usize> =
-            (0..self.tasks.len()).filter(|task| *task != at.task && self.whole_of(*task) == whole).collect();
+        let (Role::Task(whole) | Role::Thread(whole)) = self.roles[at.task] else { return Ok(()) };
+        let mut others: Vec<usize> = std::iter::once(&whole.pid)
+            .chain(&whole.threads)
+            .filter_map(|tid| self.by_pid.get(tid).copied())
+            .filter(|task| *task != at.task)
+            .collect();
+        others.sort_unstable();
+        work::count(others.len());
         for task in others {
             self.must_be_suspended(task)?;
             // It would race with this one.
-            let own = self.tree.tasks[task]
-                .effects
-                .iter()
-                .find(|lifted| matches!(lifted.effect, Effect::Privilege(PrivilegeEffect::Seccomp(_))));
-            if let Some(own) = own {
+            if let Some(own) = self.filters.own.get(&task) {
                 let what = format!("the filters of thread {}", self.pid(task));
-                return Err(Wrong::Unordered { call: "seccomp", what, by: self.pid(task), at: own.record });
+                return Err(Wrong::Unordered { call: "seccomp", what, by: self.pid(task), at: *own });
             }
-            self.seccomp[task].chain = self.seccomp[at.task].chain.clone();
+            self.seccomp[task].last = self.seccomp[at.task].last.clone();
             let mode = self.tasks[at.task].attributes.value(AttributeKind::Seccomp).clone();
             self.tasks[task].attributes.set(AttributeKind::Seccomp, mode);
         }
         Ok(())
-    }
-
-    /// The pid of the task that a thread belongs to.
-    fn whole_of(&self, task: usize) -> u32 {
-        match self.roles[task] {
-            Role::Thread(of) => of.pid,
-            Role::Task(_) | Role::Helper => self.pid(task),
-        }
     }
 
     /// Compares what the threads of a task end with.
@@ -111,11 +142,11 @@ impl Run<'_> {
             let Some(is) = of(tid) else { continue };
             let wanted = self.expected.seccomp.get(&tid);
             let is_right = match wanted {
-                None => !is.strict && is.chain.is_empty(),
+                None => !is.strict && is.last.is_none(),
                 Some(ExpectedSeccomp::Strict) => is.strict,
-                Some(ExpectedSeccomp::Filters(filters)) => !is.strict && equal(&is.chain, filters),
+                Some(ExpectedSeccomp::Filters(filters)) => !is.strict && equal(is, filters),
                 Some(ExpectedSeccomp::OfFirst) => {
-                    first.is_some_and(|first| !is.strict && same(&is.chain, &first.chain))
+                    first.is_some_and(|first| !is.strict && same(is.last.as_ref(), first.last.as_ref()))
                 }
             };
             if !is_right {
@@ -126,13 +157,17 @@ impl Run<'_> {
     }
 }
 
-fn equal(chain: &[Filter], filters: &[ExpectedFilter]) -> bool {
-    chain.len() == filters.len() && chain.iter().zip(filters).all(|(is, wanted)| is.equals(wanted))
+fn equal(is: &Seccomp, filters: &[ExpectedFilter]) -> bool {
+    is.count() == filters.len() && is.chain().zip(filters.iter().rev()).all(|(is, wanted)| is.equals(wanted))
 }
 
 /// Not only alike.
-fn same(chain: &[Filter], other: &[Filter]) -> bool {
-    chain.iter().map(|filter| filter.at).eq(other.iter().map(|filter| filter.at))
+fn same(one: Option<&Rc<Filter>>, other: Option<&Rc<Filter>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
 }
 
 impl Filter {
@@ -142,17 +177,28 @@ impl Filter {
 }
 
 impl Seccomp {
+    /// The filters, the newest first.
+    fn chain(&self) -> impl Iterator<Item = &Filter> {
+        std::iter::successors(self.last.as_deref(), |filter| filter.before.as_deref())
+    }
+
+    fn count(&self) -> usize {
+        self.last.as_ref().map_or(0, |last| last.count)
+    }
+
     fn describe(&self, wanted: Option<&ExpectedSeccomp>) -> String {
         if self.strict {
             return "strict mode".to_owned();
         }
-        let count = filters(self.chain.len());
+        let count = filters(self.count());
         match wanted {
-            Some(ExpectedSeccomp::Filters(filters)) if filters.len() == self.chain.len() => {
-                let other = self.chain.iter().zip(filters).position(|(is, wanted)| !is.equals(wanted));
-                format!("{count}, number {} another one", other.map_or(0, |at| at + 1))
+            Some(ExpectedSeccomp::Filters(filters)) if filters.len() == self.count() => {
+                let chain = self.chain().zip(filters.iter().rev()).zip((1..=filters.len()).rev());
+                let others = chain.filter(|((is, wanted), _)| !is.equals(wanted));
+                let number = others.map(|(_, number)| number).min();
+                format!("{count}, number {} another one", number.unwrap_or(0))
             }
-            Some(ExpectedSeccomp::OfFirst) if !self.chain.is_empty() => format!("{count} of its own"),
+            Some(ExpectedSeccomp::OfFirst) if self.last.is_some() => format!("{count} of its own"),
             Some(ExpectedSeccomp::Strict | ExpectedSeccomp::Filters(_) | ExpectedSeccomp::OfFirst) | None => {
                 count
             }

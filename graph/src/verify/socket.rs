@@ -98,22 +98,18 @@ impl Run<'_> {
         if family == AF_UNIX {
             socket.set_defaults(&self.expected.facts);
         }
-        let object = self.objects.add_object(ObjectKind::Socket(socket), at);
+        let object = self.objects.add_object(ObjectKind::Socket(Box::new(socket)), at);
         Ok(self.objects.add_description(object, O_RDWR | flags & O_NONBLOCK, at))
     }
 
     fn socket_mut(&mut self, call: &'static str, desc: Desc) -> Result<(usize, &mut Socket), Wrong> {
         let object = self.objects.description(desc).object;
-        let what = self.describe(desc);
+        if !matches!(self.objects.objects[object].kind, ObjectKind::Socket(_)) {
+            return Err(Wrong::Refused { call, what: self.describe(desc) });
+        }
         match &mut self.objects.objects[object].kind {
             ObjectKind::Socket(socket) => Ok((object, socket)),
-            ObjectKind::File { .. }
-            | ObjectKind::Pipe(_)
-            | ObjectKind::Eventfd { .. }
-            | ObjectKind::Epoll { .. }
-            | ObjectKind::Timerfd { .. }
-            | ObjectKind::Signalfd { .. }
-            | ObjectKind::Inode(_) => Err(Wrong::Refused { call, what }),
+            _ => unreachable!("it has just been found to be one"),
         }
     }
 
@@ -274,7 +270,7 @@ impl Run<'_> {
         accepted.set_defaults(&self.expected.facts);
         accepted.name = name;
         accepted.name_dir = name_dir;
-        let accepted = self.objects.add_object(ObjectKind::Socket(accepted), at);
+        let accepted = self.objects.add_object(ObjectKind::Socket(Box::new(accepted)), at);
         if let ObjectKind::Socket(listener) = &mut self.objects.objects[peer].kind {
             listener.waiting.push_back(accepted);
         }

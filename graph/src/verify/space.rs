@@ -90,7 +90,7 @@ impl Run<'_> {
     pub(super) fn launcher_space(&self) -> Space {
         let mut space = Space::default();
         space.unknown.insert(0, USER_END, ());
-        space.unknown.take(self.tree.region.start, self.tree.region.window_end);
+        space.unknown.clear(self.tree.region.start, self.tree.region.window_end);
         space
     }
 
@@ -427,12 +427,12 @@ impl Run<'_> {
         let space = self.use_space(at, call)?;
         match advice {
             MADV_DONTNEED | MADV_GUARD_INSTALL => {
-                space.fills.take(start, end);
+                space.fills.clear(start, end);
                 if advice == MADV_GUARD_INSTALL {
                     space.guards.insert(start, end, ());
                 }
             }
-            MADV_GUARD_REMOVE => drop(space.guards.take(start, end)),
+            MADV_GUARD_REMOVE => space.guards.clear(start, end),
             _ => {
                 if advised(0, advice).is_none() {
                     return Err(Wrong::NotModelled { call, what: format!("advice {advice}") });

@@ -1,8 +1,9 @@
 //! Descriptor tables as the kernel keeps them: numbers, close-on-exec, the lowest free number.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use super::before::At;
+use super::ordered::{Item, Ordered};
 use crate::ids::Fd;
 
 /// An open file description in the model: an index into [`super::object::Objects`].
@@ -16,12 +17,12 @@ pub(super) struct Entry {
     pub(super) cloexec: bool,
 }
 
-/// One table.
+impl Item for Entry {}
+
+/// One table. A copy of it is cheap, however long it is.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
-    slots: BTreeMap<Fd, Entry>,
-    /// No number below this is free.
-    hint: Fd,
+    slots: Ordered<Entry>,
     /// Whether descriptors that nobody knows may be open: those of the launcher.
     pub(super) unknown: bool,
     /// Whether more than one task has ever used it at a time.
@@ -37,66 +38,50 @@ impl Table {
     }
 
     pub(super) fn get(&self, fd: Fd) -> Option<Entry> {
-        self.slots.get(&fd).copied()
+        self.slots.get(fd.into()).copied()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Fd, Entry)> + '_ {
-        self.slots.iter().map(|(fd, entry)| (*fd, *entry))
-    }
-
-    /// The lowest free number not below `least`.
-    fn lowest_free(&self, least: Fd) -> Fd {
-        let mut free = least.max(self.hint);
-        for used in self.slots.range(free..).map(|(fd, _)| *fd) {
-            if used != free {
-                break;
-            }
-            free += 1;
-        }
-        free
+        self.slots.iter().map(|(fd, entry)| (fd as Fd, *entry))
     }
 
     /// Opens `desc` at the lowest free number not below `least`.
     pub(super) fn open(&mut self, least: Fd, desc: Desc, cloexec: bool) -> Fd {
-        let fd = self.lowest_free(least);
-        if least <= self.hint {
-            self.hint = fd + 1;
-        }
+        let fd = self.slots.lowest_absent(least.into());
         self.slots.insert(fd, Entry { desc, cloexec });
-        fd
+        fd as Fd
     }
 
     /// Puts `desc` at `fd`; says what was there.
     pub(super) fn place(&mut self, fd: Fd, desc: Desc, cloexec: bool) -> Option<Entry> {
-        self.slots.insert(fd, Entry { desc, cloexec })
+        self.slots.insert(fd.into(), Entry { desc, cloexec })
     }
 
     pub(super) fn set_cloexec(&mut self, fd: Fd, cloexec: bool) {
-        if let Some(entry) = self.slots.get_mut(&fd) {
-            entry.cloexec = cloexec;
-        }
+        self.slots.change(fd.into(), |entry| entry.cloexec = cloexec);
     }
 
     pub(super) fn close(&mut self, fd: Fd) -> Option<Entry> {
-        let entry = self.slots.remove(&fd)?;
-        self.hint = self.hint.min(fd);
-        Some(entry)
+        self.slots.remove(fd.into())
     }
 
-    /// The numbers from `first` to `last` that are open.
-    pub(super) fn within(&self, first: Fd, last: Fd) -> Vec<Fd> {
-        if first > last {
-            return Vec::new();
-        }
-        self.slots.range(first..=last).map(|(fd, _)| *fd).collect()
+    /// Closes all numbers from `first` to `last`: those that are in nodes of their own go with them.
+    pub(super) fn close_range(&mut self, first: Fd, last: Fd) {
+        self.slots.remove_range(first.into(), u64::from(last) + 1);
     }
 
-    pub(super) fn holds(&self, mut wanted: impl FnMut(Desc) -> bool) -> bool {
-        self.slots.values().any(|entry| wanted(entry.desc))
+    /// Marks all numbers from `first` to `last` as close-on-exec, one by one.
+    pub(super) fn mark_range(&mut self, first: Fd, last: Fd) {
+        self.slots.change_range(first.into(), u64::from(last) + 1, &mut |entry| entry.cloexec = true);
+    }
+
+    /// Goes through the descriptions in nodes that have not been `seen` in other tables.
+    pub(super) fn visit_new(&self, seen: &mut HashSet<usize>, visit: &mut impl FnMut(Desc)) {
+        self.slots.visit_new(seen, &mut |entry| visit(entry.desc));
     }
 
     /// A copy for a task of its own.
     pub(super) fn copy(&self) -> Table {
-        Table { slots: self.slots.clone(), hint: self.hint, unknown: self.unknown, shared: false, last: None }
+        Table { slots: self.slots.clone(), unknown: self.unknown, shared: false, last: None }
     }
 }

@@ -245,15 +245,18 @@ fn target(code: &[u8]) -> Option<u64> {
 }
 
 /// The ranges that a change of the address space replaces or drops.
-pub(super) fn replaced(effect: &MemoryEffect) -> Vec<(u64, u64)> {
-    match effect {
-        MemoryEffect::Map { at, len, .. } | MemoryEffect::Unmap { at, len } => vec![(*at, *len)],
-        MemoryEffect::Remap { from, old_len, to, new_len, .. } => vec![(*from, *old_len), (*to, *new_len)],
+pub(super) fn replaced(effect: &MemoryEffect) -> impl Iterator<Item = (u64, u64)> {
+    let ranges = match effect {
+        MemoryEffect::Map { at, len, .. } | MemoryEffect::Unmap { at, len } => [Some((*at, *len)), None],
+        MemoryEffect::Remap { from, old_len, to, new_len, .. } => {
+            [Some((*from, *old_len)), Some((*to, *new_len))]
+        }
         MemoryEffect::Protect { .. }
         | MemoryEffect::Advise { .. }
         | MemoryEffect::Lock { .. }
         | MemoryEffect::SetMm { .. }
         | MemoryEffect::MapVdso { .. }
-        | MemoryEffect::Write { .. } => Vec::new(),
-    }
+        | MemoryEffect::Write { .. } => [None, None],
+    };
+    ranges.into_iter().flatten()
 }

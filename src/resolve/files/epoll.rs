@@ -50,9 +50,11 @@ pub(super) fn resolve(
     }
     let mut missing = None;
     let mut adds = None;
-    let is_held = holders.contains_key(&ofd);
+    let is_held = holders.get(ofd).is_some();
     let carrier = if is_held { None } else { flight::sender(resolver, holders, ofd) };
-    for (index, task) in resolver.forest.tasks.iter().enumerate() {
+    // Nobody before the first has it.
+    let first = holders.get(ofd).map(|(task, _)| task).or(carrier).map_or(0, TaskId::index);
+    for (index, task) in resolver.forest.tasks.iter().enumerate().skip(first) {
         let own = task.table.iter().find(|slot| slot.ofd == ofd).map(|slot| slot.fd);
         if own.is_none() && carrier != Some(TaskId::new(index)) {
             continue;

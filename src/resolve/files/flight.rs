@@ -43,6 +43,9 @@ pub(super) fn has_rights(queue: Option<&Queue>) -> bool {
 
 /// The task that has the description, or else the socket that it is in flight in.
 pub(super) fn sender(resolver: &Resolver<'_>, holders: &Holders, ofd: OfdId) -> Option<TaskId> {
+    if let Some((task, _)) = holders.get(ofd) {
+        return Some(task);
+    }
     let mut carriers: BTreeMap<OfdId, OfdId> = BTreeMap::new();
     for packet in &resolver.model.packets {
         if let Some(by) = resolver.ofd_of_id.get(&packet.id_for) {
@@ -54,8 +57,8 @@ pub(super) fn sender(resolver: &Resolver<'_>, holders: &Holders, ofd: OfdId) -> 
     let mut seen = BTreeSet::new();
     let mut at = ofd;
     while seen.insert(at) {
-        if let Some((task, _)) = holders.get(&at) {
-            return Some(*task);
+        if let Some((task, _)) = holders.get(at) {
+            return Some(task);
         }
         at = *carriers.get(&at)?;
     }

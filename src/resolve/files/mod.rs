@@ -64,22 +64,28 @@ impl<T> Groups<T> {
 
 /// The first task, in the order of the images, that has each description in its table, and the
 /// lowest number there.
-type Holders = BTreeMap<OfdId, (TaskId, Fd)>;
+struct Holders(Vec<Option<(TaskId, Fd)>>);
 
-fn holders(resolver: &Resolver<'_>) -> Holders {
-    let mut holders = Holders::new();
-    for (index, task) in resolver.forest.tasks.iter().enumerate() {
-        for slot in &task.table {
-            holders.entry(slot.ofd).or_insert((TaskId::new(index), slot.fd));
+impl Holders {
+    fn of(resolver: &Resolver<'_>) -> Holders {
+        let mut holders = vec![None; resolver.model.ofds.len()];
+        for (index, task) in resolver.forest.tasks.iter().enumerate() {
+            for slot in &task.table {
+                holders[slot.ofd.index()].get_or_insert((TaskId::new(index), slot.fd));
+            }
         }
+        Holders(holders)
     }
-    holders
+
+    fn get(&self, ofd: OfdId) -> Option<(TaskId, Fd)> {
+        self.0.get(ofd.index()).copied().flatten()
+    }
 }
 
 /// Resolves all tables and every description that is in one.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
     let model = resolver.model;
-    let mut used = BTreeSet::new();
+    let mut is_used = vec![false; model.ofds.len()];
     for (index, task) in model.tasks.iter().enumerate() {
         let Some(alive) = task.alive() else { continue };
         let mut table = Vec::with_capacity(alive.fds.len());
@@ -94,12 +100,14 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                 );
                 continue;
             };
-            used.insert(ofd);
+            is_used[ofd.index()] = true;
             table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
         }
         resolver.forest.tasks[index].table = table;
     }
-    let holders = holders(resolver);
+    let holders = Holders::of(resolver);
+    let used = is_used.iter().enumerate().filter(|(_, is_used)| **is_used);
+    let mut used: BTreeSet<OfdId> = used.map(|(index, _)| OfdId::new(index)).collect();
     flight::add(resolver, &mut used);
     let remapped: BTreeMap<u32, Remap> = model.remaps.iter().map(|remap| (remap.orig_id, *remap)).collect();
     ghost::make(resolver);

@@ -49,7 +49,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, ofd: OfdId
         resolver.problems.unsupported(None, Some(entry.origin), text);
         return;
     }
-    let Some((task, fd)) = holders.get(&ofd).copied() else {
+    let Some((task, fd)) = holders.get(ofd) else {
         let text =
             format!("{said}: not restored yet while the description is in flight in a unix socket only");
         resolver.problems.unsupported(None, Some(entry.origin), text);

@@ -44,7 +44,7 @@ pub(super) fn resolve(
     if (value_ns, timerfd.interval_ns, timerfd.ticks, timerfd.settime_flags) == (0, 0, 0, 0) {
         return;
     }
-    let Some((task, fd)) = holders.get(&ofd).copied() else {
+    let Some((task, fd)) = holders.get(ofd) else {
         let text = format!("{}: not restored yet while it is in flight in a unix socket only", name(entry));
         resolver.problems.unsupported(None, Some(entry.origin), text);
         return;

@@ -93,6 +93,8 @@ type Programs = BTreeMap<(u64, u64), Arc<[u8]>>;
 
 struct Lifter<'a> {
     tapes: &'a Tapes,
+    /// Notes of files of sockets, by the offsets of their first and second words.
+    socket_notes: BTreeMap<u64, &'a Undo>,
     /// Where each pid's tape starts.
     tape_of: BTreeMap<u32, u64>,
     /// Behind the last event word that any tape names.
@@ -165,8 +167,15 @@ impl<'a> Lifter<'a> {
         if !is_clean {
             return Err("control words or events that do not start as 0".to_owned());
         }
+        let mut socket_notes = BTreeMap::new();
+        for undo in tapes.undo.iter().filter(|undo| undo.kind == UndoKind::Socket) {
+            for word in [undo.intent, undo.made] {
+                socket_notes.entry(word).or_insert(undo);
+            }
+        }
         Ok(Lifter {
             tapes,
+            socket_notes,
             tape_of,
             events_end,
             end,
@@ -268,8 +277,7 @@ impl<'a> Lifter<'a> {
     /// second. What is noted of other files [`crate::certify`] compares with the records around.
     fn socket_note(&self, address: u64) -> Option<(&Undo, bool)> {
         let offset = address.checked_sub(self.tapes.base)?;
-        let mut sockets = self.tapes.undo.iter().filter(|undo| undo.kind == UndoKind::Socket);
-        let undo = sockets.find(|undo| undo.intent == offset || undo.made == offset)?;
+        let undo = *self.socket_notes.get(&offset)?;
         Some((undo, undo.made == offset))
     }
 

@@ -1,38 +1,44 @@
 //! The end of every attribute against the images.
 
-use std::collections::BTreeSet;
-
 use super::value::{Value, shown_action, shown_kind, shown_limit};
-use super::{AttributeKind as Kind, Scope};
+use super::{ATTRIBUTES, AttributeKind as Kind, Row, Scope, TABLE};
 use crate::verify::expected::{Expected, ExpectedTask, InodeId};
 use crate::verify::object::ObjectKind;
 use crate::verify::outcome::Wrong;
 use crate::verify::run::Run;
 
 /// What the comparison has seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::verify) struct Seen {
     /// Values compared.
     pub(in crate::verify) compared: u64,
-    /// What is right only because the launcher has it so: the attribute, and the limit's number.
-    pub(in crate::verify) relied_on: BTreeSet<(Kind, usize)>,
+    /// What is right only because the launcher has it so: of each attribute, bit 0; of limits, a bit for each.
+    relied_on: [u16; ATTRIBUTES],
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen { compared: 0, relied_on: [0; ATTRIBUTES] }
+    }
 }
 
 impl Seen {
     fn count(&mut self, is_inherited: bool, kind: Kind, index: usize) {
         self.compared += 1;
         if is_inherited {
-            self.relied_on.insert((kind, index));
+            self.relied_on[kind as usize] |= 1 << index;
         }
     }
 
     /// The names of what was relied on.
     pub(in crate::verify) fn facts(&self) -> Vec<String> {
-        let name = |(kind, index): &(Kind, usize)| match kind {
+        let bits = |row: &'static Row| (0..u16::BITS).map(move |index| (row, index));
+        let all = TABLE.iter().flat_map(bits);
+        let name = |(row, index): (&Row, u32)| match row.kind {
             Kind::Limits => format!("resource limit {index}"),
-            kind => kind.row().name.to_owned(),
+            _ => row.name.to_owned(),
         };
-        self.relied_on.iter().map(name).collect()
+        all.filter(|(row, index)| self.relied_on[row.kind as usize] >> index & 1 != 0).map(name).collect()
     }
 }
 

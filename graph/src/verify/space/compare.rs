@@ -354,6 +354,9 @@ fn flags(wanted: &ExpectedMapping) -> u32 {
 /// The advice that a mapping of the images keeps when all has been given.
 fn folded(wanted: &ExpectedMapping) -> u64 {
     let own = if wanted.shows == Shown::Droppable { bit(MADV_WIPEONFORK) | bit(MADV_DONTDUMP) } else { 0 };
+    if wanted.advice == 0 {
+        return own;
+    }
     let given = (0..u64::BITS).filter(|advice| wanted.advice & bit(*advice) != 0);
     // What is not known is kept as it is, and no mapping has it.
     given.fold(own, |kept, advice| advised(kept, advice).unwrap_or(kept | bit(advice)))

@@ -1,83 +1,117 @@
 //! Ranges of addresses or offsets with a value each, none over another.
 //!
-//! Every change costs as much as the ranges that it meets, whatever their lengths. Worked example:
+//! Every change costs as much as the ranges that it meets, whatever their lengths; what is dropped or
+//! copied as a whole costs no more than a search. Worked example:
 //! `10..30: a`, of which `15..20` is taken, leaves `10..15: a` and `20..30: a` with what `a` shows
 //! ten bytes further on.
 
-use std::collections::BTreeMap;
 use std::iter::Peekable;
+
+use super::super::ordered::{Item, Ordered};
 
 /// A value that can be cut.
 pub(super) trait Cut: Clone {
     /// What is left of it behind the first `by` bytes.
     fn rest(&self, by: u64) -> Self;
+
+    /// Whether a fork makes something else of it.
+    fn changes_at_fork(&self) -> bool {
+        false
+    }
 }
 
 impl Cut for () {
     fn rest(&self, _: u64) {}
 }
 
-/// By first address: the address behind the last, and the value.
+/// The address behind the last, and the value.
+#[derive(Debug, Clone)]
+struct Range<T>(u64, T);
+
+impl<T: Cut> Item for Range<T> {
+    fn is_marked(&self) -> bool {
+        self.1.changes_at_fork()
+    }
+}
+
+/// By first address. A copy is cheap, however many there are.
 #[derive(Debug, Clone)]
 pub(super) struct Intervals<T> {
-    ranges: BTreeMap<u64, (u64, T)>,
+    ranges: Ordered<Range<T>>,
 }
 
 impl<T> Default for Intervals<T> {
     fn default() -> Intervals<T> {
-        Intervals { ranges: BTreeMap::new() }
+        Intervals { ranges: Ordered::default() }
     }
 }
 
 impl<T: Cut> Intervals<T> {
     /// Puts a range in, in the place of whatever was there.
     pub(super) fn insert(&mut self, start: u64, end: u64, value: T) {
-        self.take(start, end);
+        self.clear(start, end);
         if start < end {
-            self.ranges.insert(start, (end, value));
+            self.ranges.insert(start, Range(end, value));
         }
     }
 
     /// Takes out what lies between two addresses.
     pub(super) fn take(&mut self, start: u64, end: u64) -> Vec<(u64, u64, T)> {
-        if start >= end || self.over(start, end).next().is_none() {
+        if self.is_free(start, end) {
             return Vec::new();
         }
         self.split(start);
         self.split(end);
-        let starts: Vec<u64> = self.ranges.range(start..end).map(|(at, _)| *at).collect();
-        starts
-            .into_iter()
-            .filter_map(|at| self.ranges.remove(&at).map(|(end, value)| (at, end, value)))
-            .collect()
+        let taken =
+            self.ranges.range(start, end).map(|(at, Range(end, value))| (at, *end, value.clone())).collect();
+        self.ranges.remove_range(start, end);
+        taken
+    }
+
+    /// Drops what lies between two addresses.
+    pub(super) fn clear(&mut self, start: u64, end: u64) {
+        if !self.is_free(start, end) {
+            self.split(start);
+            self.split(end);
+            self.ranges.remove_range(start, end);
+        }
     }
 
     /// Changes what lies between two addresses.
     pub(super) fn change(&mut self, start: u64, end: u64, mut by: impl FnMut(&mut T)) {
         self.split(start);
         self.split(end);
-        for (_, (_, value)) in self.ranges.range_mut(start..end.max(start)) {
-            by(value);
-        }
+        self.ranges.change_range(start, end, &mut |Range(_, value)| by(value));
     }
 
     /// The ranges that reach between two addresses, as far as they go.
     pub(super) fn over(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64, &T)> {
-        let first = self.ranges.range(..=start).next_back().map_or(start, |(at, _)| *at);
+        let first = self.ranges.floor(start).map_or(start, |(at, _)| at);
         self.ranges
-            .range(first..end.max(first))
-            .filter(move |(_, (until, _))| *until > start)
-            .map(|(at, (end, value))| (*at, *end, value))
+            .range(first, end)
+            .filter(move |(_, Range(until, _))| *until > start)
+            .map(|(at, Range(end, value))| (at, *end, value))
     }
 
     /// All ranges in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, &T)> {
-        self.ranges.iter().map(|(at, (end, value))| (*at, *end, value))
+        self.ranges.iter().map(|(at, Range(end, value))| (at, *end, value))
+    }
+
+    /// Those of which a fork makes something else.
+    pub(super) fn changed_at_fork(&self) -> Vec<(u64, u64, T)> {
+        self.ranges.marked().into_iter().map(|(at, Range(end, value))| (at, end, value)).collect()
+    }
+
+    /// Whether both are copies of one that have not been changed since.
+    pub(super) fn is_same(&self, other: &Intervals<T>) -> bool {
+        self.ranges.is_same(&other.ranges)
     }
 
     /// Whether nothing lies between two addresses.
     pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
-        start >= end || self.over(start, end).next().is_none()
+        let last = end.checked_sub(1).filter(|last| start <= *last).and_then(|last| self.ranges.floor(last));
+        last.is_none_or(|(_, Range(until, _))| *until <= start)
     }
 
     /// The first address from `start` on, before `end`, where nothing lies.
@@ -93,10 +127,12 @@ impl<T: Cut> Intervals<T> {
     }
 
     fn split(&mut self, at: u64) {
-        let Some((start, (end, value))) = self.ranges.range_mut(..at).next_back() else { return };
+        let Some((start, Range(end, value))) = at.checked_sub(1).and_then(|at| self.ranges.floor(at)) else {
+            return;
+        };
         if *end > at {
-            let rest = (*end, value.rest(at - *start));
-            *end = at;
+            let rest = Range(*end, value.rest(at - start));
+            self.ranges.change(start, |range| range.0 = at);
             self.ranges.insert(at, rest);
         }
     }

@@ -167,6 +167,10 @@ impl Cut for Mapping {
         }
         rest
     }
+
+    fn changes_at_fork(&self) -> bool {
+        self.advice & (bit(MADV_DONTFORK) | bit(MADV_WIPEONFORK)) != 0 || self.flags & MAP_LOCKED != 0
+    }
 }
 
 /// Bytes that were read from a file.
@@ -216,32 +220,61 @@ pub(in super::super) struct Space {
     pub(super) guards: Intervals<()>,
     /// The last record that had to do with it.
     pub(super) last: Option<At>,
+    /// This one as it was at the last fork, and what the child got, where that was not the same.
+    forked: Option<Box<[Space; 2]>>,
 }
 
 impl Space {
-    /// That of a child that is forked now.
-    pub(in super::super) fn child(&self) -> Space {
-        let mut child = Space { last: None, ..self.clone() };
-        for (start, end, mapping) in self.mappings.iter() {
+    /// That of a child that is forked now. Costs as much as there are mappings of which a fork makes
+    /// something else, unless nothing has changed since the last fork: a task that changes its own between
+    /// forks, and keeps many such mappings, pays for them at each.
+    pub(in super::super) fn child(&mut self) -> Space {
+        let now = Space {
+            unknown: self.unknown.clone(),
+            mappings: self.mappings.clone(),
+            fills: self.fills.clone(),
+            guards: self.guards.clone(),
+            last: None,
+            forked: None,
+        };
+        if let Some(forked) = &self.forked
+            && forked[0].is_same(&now)
+        {
+            return forked[1].clone();
+        }
+        let special = self.mappings.changed_at_fork();
+        if special.is_empty() {
+            return now;
+        }
+        let mut child = now.clone();
+        for (start, end, mapping) in special {
             if mapping.advice & bit(MADV_DONTFORK) != 0 {
                 child.unmap(start, end);
             } else if mapping.advice & bit(MADV_WIPEONFORK) != 0 {
-                child.fills.take(start, end);
-                child.guards.take(start, end);
+                child.fills.clear(start, end);
+                child.guards.clear(start, end);
             }
             if mapping.flags & MAP_LOCKED != 0 {
                 child.mappings.change(start, end, |mapping| mapping.flags &= !MAP_LOCKED);
             }
         }
+        self.forked = Some(Box::new([now, child.clone()]));
         child
+    }
+
+    fn is_same(&self, other: &Space) -> bool {
+        self.unknown.is_same(&other.unknown)
+            && self.mappings.is_same(&other.mappings)
+            && self.fills.is_same(&other.fills)
+            && self.guards.is_same(&other.guards)
     }
 
     /// Takes away what is there, known or not.
     pub(super) fn unmap(&mut self, start: u64, end: u64) {
-        self.unknown.take(start, end);
-        self.mappings.take(start, end);
-        self.fills.take(start, end);
-        self.guards.take(start, end);
+        self.unknown.clear(start, end);
+        self.mappings.clear(start, end);
+        self.fills.clear(start, end);
+        self.guards.clear(start, end);
     }
 
     pub(super) fn map(&mut self, start: u64, end: u64, mapping: Mapping) {
