@@ -1,6 +1,8 @@
 //! Subcommands, one file each, and the exit codes that all share.
 
+mod calibrate;
 mod check;
+mod costs;
 mod demo;
 mod inspect;
 mod log;
@@ -36,6 +38,8 @@ enum Command {
     Tape(tape::Tape),
     /// Check a stored plan: print its certificate, or the step at which it goes wrong
     Verify(verify::Verify),
+    /// Measure on this host what things cost
+    Calibrate(calibrate::Calibrate),
     /// Restore a process tree
     Restore(restore::Restore),
     /// Make up a tree, restore it in namespaces of its own, and verify it
@@ -50,6 +54,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Tape(tape) => tape.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Calibrate(calibrate) => calibrate.run(),
         Command::Restore(restore) => return restore.run(),
         Command::Demo(demo) => demo.run(),
     };

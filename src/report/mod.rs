@@ -8,9 +8,11 @@
 //! | `inspect` | a model: what an image directory holds |
 //! | `plan` | a dry run: who makes what, each task's program, who waits for whom |
 //! | `dot` | the graph of a plan, for graphviz |
+//! | `calibration` | what things cost |
 //! | `tape` | the records that run |
 //! | `describe` | one operation, reason or resource in words |
 
+pub mod calibration;
 pub mod dot;
 pub mod inspect;
 pub mod plan;
