@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use regrow::cost::file::CostsError;
 use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::resolve::{Options, Sharing};
 
@@ -174,12 +175,14 @@ pub(crate) struct Features {
     /// Which children inherit the address space of their parent, and with it pages that are alike
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     sharing: Sharing,
+    #[command(flatten)]
+    costs: costs::CostsOption,
 }
 
 impl Features {
     /// As the planner takes them.
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> Result<Options, CostsError> {
+        Ok(Options {
             shell_job: self.shell_job,
             file_locks: self.file_locks,
             tcp_established: self.tcp_established,
@@ -191,7 +194,8 @@ impl Features {
             manage_cgroups: self.manage_cgroups.clone(),
             sharing: self.sharing,
             restoring: false,
-        }
+            costs: self.costs.load()?,
+        })
     }
 }
 

@@ -28,6 +28,8 @@ const TIMES: u32 = 16;
 const FORK_FDS: u32 = 400;
 const FORK_VMAS: u32 = 400;
 const FORK_PAGES: u64 = 1024;
+/// Those of them that a child replaces.
+const REPLACED: u64 = 64;
 /// Descriptors of one message.
 const MESSAGE_FDS: u32 = 64;
 /// Pages of a mapping that is filled: one, then another, then the others.
@@ -102,6 +104,8 @@ pub(super) const ALL: &[Measurement] = &[
             "fork_vma_ns",
             "fork_page_ns",
             "close_many_ns",
+            "drop_page_ns",
+            "replace_page_ns",
             "birth_ns",
             "exit_ns",
             "reap_ns",
@@ -142,8 +146,9 @@ fn calls(ground: &Ground<'_>) -> Outcome {
     for _ in 0..ground.samples {
         nothing(&mut bench, &mut root);
         many(&mut bench, &mut root, "call_ns", |tape, _| tape.call_ok(libc::SYS_umask, &[0]));
-        many(&mut bench, &mut root, "credentials_ns", |tape, _| {
-            tape.call(libc::SYS_setresuid, &[u64::MAX; 3], 0);
+        // setresuid(2) to the same ids is nothing to the kernel; this makes new credentials each time.
+        many(&mut bench, &mut root, "credentials_ns", |tape, at| {
+            tape.call(libc::SYS_prctl, &[libc::PR_SET_KEEPCAPS as u64, (at + 1) % 2, 0, 0, 0], 0);
         });
         many(&mut bench, &mut root, "path_ns", |tape, _| tape.call(libc::SYS_chdir, &[directory], 0));
         many(&mut bench, &mut root, "open_ns", |tape, at| {
@@ -288,16 +293,20 @@ fn slope(without: Median, with: Median, count: f64) -> Median {
     with.map(|time| ((time - without.middle) / count).max(0.0))
 }
 
+/// A memfd with so many pages that are no zeroes, as descriptor 0.
+fn file(bench: &mut Bench, tape: &mut Tape, pages: u64) {
+    let content: Vec<u8> = (0..16 * PAGE).map(|at| (at % 251) as u8).collect();
+    let (name, content) = (bench.asm.text(b"regrow"), bench.asm.data(&content, PAGE));
+    tape.call(libc::SYS_memfd_create, &[name, 0], 0);
+    for at in 0..pages.div_ceil(16) {
+        tape.call(libc::SYS_pwrite64, &[0, content, 16 * PAGE, at * 16 * PAGE], 16 * PAGE);
+    }
+}
+
 fn memory(ground: &Ground<'_>) -> Outcome {
     let mut bench = Bench::new(ground.cpu, 0, ground.samples as usize * 16);
     let mut root = bench.root();
-    // 64 KiB that are no zeroes, written until the file is as long as the longest read.
-    let content: Vec<u8> = (0..16 * PAGE).map(|at| (at % 251) as u8).collect();
-    let (name, content) = (bench.asm.text(b"regrow"), bench.asm.data(&content, PAGE));
-    root.call(libc::SYS_memfd_create, &[name, 0], 0);
-    for at in 0..FILL_PAGES / 16 {
-        root.call(libc::SYS_pwrite64, &[0, content, 16 * PAGE, at * 16 * PAGE], 16 * PAGE);
-    }
+    file(&mut bench, &mut root, FILL_PAGES);
     let map = |tape: &mut Tape, at: u64, len: u64, prot: u64, flags: u64, fd: u64| {
         tape.call(libc::SYS_mmap, &[at, len, prot, flags, fd, 0], at);
     };
@@ -366,7 +375,7 @@ enum Load {
 
 /// Forks children one after another, by a task with a load.
 fn forks_with(ground: &Ground<'_>, samples: u32, load: Load) -> Result<Times, String> {
-    let mut bench = Bench::new(ground.cpu, 0, samples as usize * 12);
+    let mut bench = Bench::new(ground.cpu, 0, samples as usize * 14);
     let mut root = bench.root();
     match load {
         Load::Nothing => {}
@@ -384,6 +393,7 @@ fn forks_with(ground: &Ground<'_>, samples: u32, load: Load) -> Result<Times, St
         Load::Pages => {
             let flags = PRIVATE | libc::MAP_POPULATE as u64;
             root.call(libc::SYS_mmap, &[ROOM, FORK_PAGES * PAGE, READ_WRITE, flags, NO_FD, 0], ROOM);
+            file(&mut bench, &mut root, REPLACED);
         }
     }
     for sample in 0..samples {
@@ -400,7 +410,17 @@ fn forks_with(ground: &Ground<'_>, samples: u32, load: Load) -> Result<Times, St
             Load::Descriptors => bench.timed(&mut child, "close many", 1, |_, tape| {
                 tape.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0], 0);
             }),
-            Load::Mappings | Load::Pages => {}
+            Load::Pages => {
+                bench.timed(&mut child, "replace", REPLACED as u32, |_, tape| {
+                    tape.call(libc::SYS_pread64, &[0, ROOM, REPLACED * PAGE, 0], REPLACED * PAGE);
+                });
+                // These are shared still.
+                let (from, len) = (ROOM + REPLACED * PAGE, (FORK_PAGES - REPLACED) * PAGE);
+                bench.timed(&mut child, "drop", 1, |_, tape| {
+                    tape.call(libc::SYS_munmap, &[from, len], 0);
+                });
+            }
+            Load::Mappings => {}
         }
         nothing(&mut bench, &mut child);
         exit(&mut child);
@@ -441,6 +461,8 @@ fn forks(ground: &Ground<'_>) -> Outcome {
         ("fork_vma_ns", added(mappings, f64::from(FORK_VMAS))?),
         ("fork_page_ns", added(pages, FORK_PAGES as f64)?),
         ("close_many_ns", closing.map(|time| time / f64::from(FORK_FDS))),
+        ("replace_page_ns", median(pages, "replace", REPLACED as u32)?),
+        ("drop_page_ns", median(pages, "drop", 1)?.map(|time| time / (FORK_PAGES - REPLACED) as f64)),
         ("birth_ns", birth),
         ("reap_ns", median(bare, "reap", 1)?),
         ("setsid_ns", median(bare, "setsid_ns", 1)?),

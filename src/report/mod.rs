@@ -9,6 +9,7 @@
 //! | `plan` | a dry run: who makes what, each task's program, who waits for whom |
 //! | `dot` | the graph of a plan, for graphviz |
 //! | `calibration` | what things cost |
+//! | `summary` | a plan in numbers, beside another |
 //! | `tape` | the records that run |
 //! | `describe` | one operation, reason or resource in words |
 
@@ -16,6 +17,7 @@ pub mod calibration;
 pub mod dot;
 pub mod inspect;
 pub mod plan;
+pub mod summary;
 
 mod describe;
 mod run;

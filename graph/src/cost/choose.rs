@@ -20,30 +20,19 @@ pub enum Forking {
     },
 }
 
-/// How a child gets the memory that it has in common with its parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemoryBy {
-    /// It is forked when its parent has the memory, and changes what differs.
-    Inheriting,
-    /// It is forked while its parent is tiny, and maps and fills.
-    Rebuilding,
-}
-
-/// Memory that a task has in common with tasks below it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// Mappings in common.
-    pub vmas: u64,
-    /// Pages in common that are there.
-    pub pages: u64,
-    /// Mappings that a task below has otherwise: to unmap what was inherited, or to map anew.
-    pub changed_vmas: u64,
-    /// Pages that a task below has otherwise: they are read either way, and inherited for nothing.
-    pub changed_pages: u64,
-    /// Tasks below that have it, at all depths.
-    pub tasks: u64,
-    /// How many forks lie between the task and the deepest of them: 1 if all are its children.
-    pub depth: u64,
+/// How a task's address space compares with that of the parent that it is forked by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Likeness {
+    /// Mappings of the parent that the task has, too.
+    pub kept: u64,
+    /// Mappings of the parent that it has not.
+    pub dropped: u64,
+    /// Pages of both, in mappings of both, that hold the same.
+    pub alike: u64,
+    /// Those that do not.
+    pub other: u64,
+    /// Pages that only the parent has.
+    pub only_parent: u64,
 }
 
 impl CostModel {
@@ -145,46 +134,33 @@ impl CostModel {
         (0..=cores.min(children)).min_by_key(|helpers| time(*helpers)).unwrap_or(0)
     }
 
-    /// Whether memory in common is better inherited or rebuilt, on `cores` cores.
+    /// What a task saves, in work, if it inherits the address space of its parent and changes what differs,
+    /// instead of being forked by a tiny parent and mapping and filling all; below 0 it costs.
     ///
-    /// Work: a task that *inherits* pays for each mapping and page at its fork, and for what differs: an
-    /// unmap or a map, and the page that was inherited in vain. One that *rebuilds* maps and reads all.
-    /// Time is what is longer, the work shared by the cores or the longest chain; who inherits comes after
-    /// its parent's memory is there, so that a deep chain builds one memory after another, while those who
-    /// rebuild all fork first and fill at the same time. Rebuilding wins where both cost the same: it adds
-    /// no order.
-    pub fn memory(&self, memory: &Memory, cores: u64) -> MemoryBy {
-        if self.memory_time(memory, MemoryBy::Inheriting, cores)
-            < self.memory_time(memory, MemoryBy::Rebuilding, cores)
-        {
-            MemoryBy::Inheriting
-        } else {
-            MemoryBy::Rebuilding
-        }
+    /// A mapping in common is copied instead of mapped, a page in common is an entry of a page table instead of a
+    /// read. Against that stand the mappings and pages that are copied in vain: they are unmapped or dropped,
+    /// or, where the page is another, copied once more when it is read.
+    pub fn saved_by_inheriting(&self, like: &Likeness) -> i64 {
+        let parts = [
+            (like.kept, self.map_ns - self.fork_vma_ns),
+            (like.alike, self.fill_page_ns - self.fork_page_ns),
+            (like.dropped, -(self.fork_vma_ns + self.unmap_ns)),
+            (like.other, self.fill_page_ns - self.fork_page_ns - self.replace_page_ns),
+            (like.only_parent, -(self.fork_page_ns + self.drop_page_ns)),
+        ];
+        parts.iter().map(|(times, each_ns)| *times as f64 * each_ns).sum::<f64>().round() as i64
     }
 
-    /// The time until all tasks have the memory, in one of the two ways.
-    pub fn memory_time(&self, memory: &Memory, by: MemoryBy, cores: u64) -> u64 {
-        let Memory { vmas, pages, changed_vmas, changed_pages, tasks, depth } = *memory;
-        let reads = vmas.min(pages);
-        let build = sum(&[(vmas, self.map_ns), (reads, self.fill_ns), (pages, self.fill_page_ns)]);
-        let tiny = sum(&[(1, self.fork_ns)]);
-        let (each, path) = match by {
-            MemoryBy::Inheriting => {
-                let each = sum(&[
-                    (1, self.fork_ns),
-                    (vmas, self.fork_vma_ns),
-                    (pages, self.fork_page_ns),
-                    (changed_vmas, self.unmap_ns + self.map_ns),
-                    (changed_pages, self.fill_page_ns),
-                ]);
-                (each, build.saturating_add(each.saturating_mul(depth)))
-            }
-            MemoryBy::Rebuilding => {
-                (tiny.saturating_add(build), build.saturating_add(tiny.saturating_mul(depth)))
-            }
-        };
-        let work = build.saturating_add(each.saturating_mul(tasks));
-        path.max(work / cores.max(1))
+    /// What it takes to set up an address space of so many mappings and pages.
+    ///
+    /// A parent that lets its children inherit does so before it forks them, and all of them wait for it:
+    /// where they save less than this together, everybody rebuilds at the same time.
+    pub fn set_up(&self, vmas: u64, pages: u64) -> u64 {
+        sum(&[(vmas, self.map_ns), (pages, self.fill_page_ns)])
+    }
+
+    /// What it costs a task to be born with so many mappings and pages that are of no use to it.
+    pub fn burden(&self, vmas: u64, pages: u64) -> u64 {
+        sum(&[(vmas, self.fork_vma_ns + self.unmap_ns), (pages, self.fork_page_ns + self.drop_page_ns)])
     }
 }

@@ -340,7 +340,18 @@ impl Holdings {
                 self.vmas = self.vmas.saturating_add(2);
                 one(costs.map_file_ns)
             }
-            MemoryEffect::Unmap { .. } => one(costs.unmap_ns),
+            // All below the window: with it the address space that a task was born with is gone.
+            MemoryEffect::Unmap { at: 0, .. } => {
+                let bare = Holdings::of_root();
+                let vmas = std::mem::replace(&mut self.vmas, bare.vmas);
+                let pages = std::mem::replace(&mut self.pages, bare.pages);
+                let dropped = vmas.saturating_sub(bare.vmas).max(1);
+                sum(&[(dropped, costs.unmap_ns), (pages, costs.drop_page_ns)])
+            }
+            MemoryEffect::Unmap { .. } => {
+                self.vmas = self.vmas.saturating_sub(1);
+                one(costs.unmap_ns)
+            }
             MemoryEffect::Protect { .. } | MemoryEffect::Advise { .. } => one(costs.protect_ns),
             MemoryEffect::Lock { len, .. } => {
                 // mlock(2) makes all pages be there.

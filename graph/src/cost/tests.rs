@@ -141,25 +141,38 @@ fn several_forkers() {
 #[test]
 fn memory_that_is_in_common() {
     let costs = only(&[
-        ("fork_ns", 20_000.0),
         ("fork_vma_ns", 500.0),
         ("fork_page_ns", 80.0),
         ("map_ns", 2_500.0),
         ("unmap_ns", 5_000.0),
-        ("fill_ns", 1_000.0),
         ("fill_page_ns", 3_000.0),
+        ("drop_page_ns", 20.0),
+        ("replace_page_ns", 4_000.0),
     ]);
-    let pool = Memory { vmas: 100, pages: 2_000, changed_vmas: 2, changed_pages: 20, tasks: 100, depth: 1 };
-    // A pool of workers alike: the page tables are cheaper than the pages.
-    assert_eq!(costs.memory(&pool, 2), MemoryBy::Inheriting);
-    // All is otherwise: inherited for nothing.
-    let otherwise = Memory { changed_vmas: 100, changed_pages: 2_000, ..pool };
-    assert_eq!(costs.memory(&otherwise, 2), MemoryBy::Rebuilding);
-    // A chain with cores to spare, where half is otherwise: one after another, or all at once.
-    let chain = Memory { changed_pages: 1_000, tasks: 60, depth: 60, ..pool };
-    assert_eq!(costs.memory(&chain, 64), MemoryBy::Rebuilding);
-    assert_eq!(costs.memory(&chain, 1), MemoryBy::Inheriting);
-    assert_eq!(costs.memory(&Memory { tasks: 0, ..pool }, 2), MemoryBy::Rebuilding);
+    let check = |like: Likeness, expected| assert_eq!(costs.saved_by_inheriting(&like), expected, "{like:?}");
+    check(Likeness::default(), 0);
+    check(Likeness { kept: 3, ..Likeness::default() }, 6_000);
+    check(Likeness { alike: 3, ..Likeness::default() }, 3 * 2_920);
+    check(Likeness { dropped: 3, ..Likeness::default() }, -3 * 5_500);
+    check(Likeness { other: 3, ..Likeness::default() }, -3 * 1_080);
+    check(Likeness { only_parent: 3, ..Likeness::default() }, -300);
+    check(Likeness { kept: 10, dropped: 1, alike: 100, other: 50, only_parent: 20 }, 250_500);
+    check(Likeness { alike: u64::MAX, ..Likeness::default() }, i64::MAX);
+    assert_eq!(costs.set_up(2, 10), 35_000);
+    assert_eq!(costs.burden(2, 10), 12_000);
+}
+
+/// Who drops all that it was born with forks as cheaply as the root.
+#[test]
+fn what_is_dropped_is_not_forked() {
+    let costs =
+        only(&[("fork_vma_ns", 100.0), ("fork_page_ns", 1.0), ("unmap_ns", 10.0), ("drop_page_ns", 2.0)]);
+    let map = Effect::Memory(MemoryEffect::Map { at: 8192, len: 4096, prot: 3, flags: 0, file: None });
+    let fill = Effect::Object { fd: 0, change: Change::Read { into: vec![(0, 8 * 4096)], offset: Some(0) } };
+    let unmap = |at| Effect::Memory(MemoryEffect::Unmap { at, len: 4096 });
+    let tapes =
+        [(1, vec![map.clone(), map, fill, birth(2, 0), unmap(4096), birth(3, 0), unmap(0), birth(4, 0)])];
+    check_prices(&costs, &tapes, &[0, 0, 0, 408, 10, 308, 10 + 16, 200]);
 }
 
 #[test]
@@ -171,15 +184,11 @@ fn absurd_costs_are_sums_all_the_same() {
             costs.is_passing_cheaper(number, number, number);
             costs.prefork(number, number, Forking::Itself);
             costs.prefork(number, number, Forking::Batches { size: number });
-            let memory = Memory {
-                vmas: number,
-                pages: number,
-                changed_vmas: number,
-                changed_pages: number,
-                tasks: number,
-                depth: number,
-            };
-            costs.memory(&memory, number);
+            let like =
+                Likeness { kept: number, dropped: number, alike: number, other: number, only_parent: number };
+            costs.saved_by_inheriting(&like);
+            costs.set_up(number, number);
+            costs.burden(number, number);
         }
         costs.forking(50, u64::MAX);
         costs.forkers(u64::MAX, 4);
