@@ -4,6 +4,7 @@ mod calibrate;
 mod check;
 mod costs;
 mod demo;
+mod explain;
 mod inspect;
 mod log;
 mod plan;
@@ -35,6 +36,8 @@ enum Command {
     Check(check::Check),
     /// Dry run: each task's program, who makes what, who waits for whom, the certificate
     Plan(plan::Plan),
+    /// Explain a plan: who makes something, how it travels and why, what it waits for, what it costs
+    Explain(explain::Explain),
     /// Print the system calls that a restore would make, one tape a task
     Tape(tape::Tape),
     /// Check a stored plan: print its certificate, or the step at which it goes wrong
@@ -53,6 +56,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Inspect(inspect) => inspect.run(),
         Command::Check(check) => check.run(),
         Command::Plan(plan) => plan.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Tape(tape) => tape.run(),
         Command::Verify(verify) => verify.run(),
         Command::Calibrate(calibrate) => calibrate.run(),

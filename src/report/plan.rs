@@ -370,7 +370,7 @@ fn event(prepared: &Prepared, id: EventId) -> PlanEvent {
 
 /// All resources with their users, found as placement finds them: by descriptor tables, by the needs of
 /// steps, and where a resource names its users itself.
-fn resources(prepared: &Prepared) -> Vec<PlanResource> {
+pub(super) fn resources(prepared: &Prepared) -> Vec<PlanResource> {
     let forest = &prepared.resolved.forest;
     let of_ofd = forest.resource_of_ofd();
     let mut users: Vec<BTreeMap<TaskId, Vec<u32>>> = vec![BTreeMap::new(); forest.resources.len()];
