@@ -28,6 +28,7 @@
 
 pub mod certify;
 pub mod coordinator;
+pub mod cost;
 pub mod host;
 pub mod image;
 pub mod lower;

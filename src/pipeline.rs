@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use regrow_graph::cost::CostModel;
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::OpId;
 use regrow_graph::order::{self, Plan, PlanError};
@@ -16,6 +17,7 @@ use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
 use crate::certify::{self, CertifiedTapes, Demands, Ground};
+use crate::cost;
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
 use crate::image::alike::Alike;
 use crate::image::vdso::Dumped;
@@ -50,6 +52,10 @@ pub struct Prepared {
     pub threads: Vec<ThreadState>,
     /// How long each stage took.
     pub timings: Timings,
+    /// What it was planned with.
+    pub costs: CostModel,
+    /// Cores that are assumed where times are predicted.
+    pub cores: u32,
 }
 
 /// Time a stage took.
@@ -214,8 +220,20 @@ pub fn try_prepare_model(
         }
         Err(error) => return Err(PrepareError::Refuted(Box::new(error))),
     };
-    let prepared =
-        Prepared { model, facts, resolved, plan, tapes, ground, demands, certificate, threads, timings };
+    let prepared = Prepared {
+        model,
+        facts,
+        resolved,
+        plan,
+        tapes,
+        ground,
+        demands,
+        certificate,
+        threads,
+        timings,
+        costs: options.costs,
+        cores: cost::cores(),
+    };
     Ok((Some(prepared), problems))
 }
 

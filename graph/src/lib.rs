@@ -18,12 +18,14 @@
 //! | [`family`] | when sessions and process groups can be entered, and who waits for whom |
 //! | [`graph`] | operations and edges, each with its [`graph::Reason`] |
 //! | [`order`] | one topological order; a program a task, with waits and posts |
+//! | [`cost`] | what everything costs, the cheaper of two ways, and how long tapes take |
 //! | [`verify`] | symbolic execution of what the tapes really do, and the certificate |
 //!
 //! Architecture invariant: nothing here knows system calls, protobuf, files or time; there is no
 //! I/O and no `unsafe`. The same forest gives the same programs, byte for byte.
 #![forbid(unsafe_code)]
 
+pub mod cost;
 pub mod family;
 pub mod forest;
 pub mod graph;

@@ -17,6 +17,7 @@ use regrow::resolve::{self, Options, Payloads, Sharing, space};
 use regrow::synth::Forest;
 use regrow::synth::model::{Ground, Synthetic, synthesise};
 use regrow::tape::Tapes;
+use regrow_graph::cost::CostModel;
 use regrow_graph::order::{self, PlanError};
 
 use crate::descriptions::{FILE_BYTES, FILES};
@@ -135,13 +136,21 @@ pub enum Refused {
 /// # Errors
 /// See [`Refused`].
 pub fn plan(dir: &Path) -> Result<Planned, Refused> {
+    plan_with(dir, CostModel::default())
+}
+
+/// As [`plan`], where things cost something else.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn plan_with(dir: &Path, costs: CostModel) -> Result<Planned, Refused> {
     let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
     let is_odd =
         model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.mm.vmas.len()).sum::<usize>()
             % 2
             == 1;
     let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
-    let options = &Options { sharing, ..Options::default() };
+    let options = &Options { sharing, costs, ..Options::default() };
     let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,

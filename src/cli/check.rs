@@ -21,7 +21,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let result = pipeline::prepare(&self.images.dir(), &self.features.options());
+        let result = pipeline::prepare(&self.images.dir(), &self.features.options()?);
         let problems = result.as_ref().err().map(pipeline::PrepareError::problems).unwrap_or_default();
         if self.json {
             let mut text = serde_json::to_string_pretty(&problems)?;

@@ -5,7 +5,7 @@
 //! the launcher's in `regrow restore`. When the init ends, the kernel ends everything in the namespaces.
 
 mod inside;
-mod namespaces;
+pub(super) mod namespaces;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,7 +1,10 @@
 //! Subcommands, one file each, and the exit codes that all share.
 
+mod calibrate;
 mod check;
+mod costs;
 mod demo;
+mod explain;
 mod inspect;
 mod log;
 mod plan;
@@ -13,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use regrow::cost::file::CostsError;
 use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::resolve::{Options, Sharing};
 
@@ -32,10 +36,14 @@ enum Command {
     Check(check::Check),
     /// Dry run: each task's program, who makes what, who waits for whom, the certificate
     Plan(plan::Plan),
+    /// Explain a plan: who makes something, how it travels and why, what it waits for, what it costs
+    Explain(explain::Explain),
     /// Print the system calls that a restore would make, one tape a task
     Tape(tape::Tape),
     /// Check a stored plan: print its certificate, or the step at which it goes wrong
     Verify(verify::Verify),
+    /// Measure on this host what things cost
+    Calibrate(calibrate::Calibrate),
     /// Restore a process tree
     Restore(restore::Restore),
     /// Make up a tree, restore it in namespaces of its own, and verify it
@@ -48,8 +56,10 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Inspect(inspect) => inspect.run(),
         Command::Check(check) => check.run(),
         Command::Plan(plan) => plan.run(),
+        Command::Explain(explain) => explain.run(),
         Command::Tape(tape) => tape.run(),
         Command::Verify(verify) => verify.run(),
+        Command::Calibrate(calibrate) => calibrate.run(),
         Command::Restore(restore) => return restore.run(),
         Command::Demo(demo) => demo.run(),
     };
@@ -169,12 +179,14 @@ pub(crate) struct Features {
     /// Which children inherit the address space of their parent, and with it pages that are alike
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     sharing: Sharing,
+    #[command(flatten)]
+    costs: costs::CostsOption,
 }
 
 impl Features {
     /// As the planner takes them.
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> Result<Options, CostsError> {
+        Ok(Options {
             shell_job: self.shell_job,
             file_locks: self.file_locks,
             tcp_established: self.tcp_established,
@@ -186,7 +198,8 @@ impl Features {
             manage_cgroups: self.manage_cgroups.clone(),
             sharing: self.sharing,
             restoring: false,
-        }
+            costs: self.costs.load()?,
+        })
     }
 }
 

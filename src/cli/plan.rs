@@ -52,7 +52,8 @@ impl Plan {
         if let Some(out) = &self.out {
             return self.store(out);
         }
-        let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &self.features.options()) {
+        let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &self.features.options()?)
+        {
             Ok(outcome) => outcome,
             Err(error) => return super::refuse(&error),
         };
@@ -66,7 +67,7 @@ impl Plan {
     /// Stores the plan. That a pid is in use is no reason not to: it is asked again when the tree is restored,
     /// and a tree may be planned while it still runs.
     fn store(&self, out: &Path) -> anyhow::Result<ExitCode> {
-        let (dir, options) = (self.images.dir(), self.features.options());
+        let (dir, options) = (self.images.dir(), self.features.options()?);
         let is_image = out.extension().is_some_and(|extension| extension == "img");
         anyhow::ensure!(!is_image, "{}: that is a name for an image", out.display());
         let images = Identity::of(&dir, self.hash_pages).with_context(|| dir.display().to_string())?;

@@ -89,6 +89,10 @@ impl Restore {
             Ok(about) => about,
             Err(error) => return give_up(&anyhow::Error::new(error)),
         };
+        let options = match self.features.options() {
+            Ok(options) => Options { restoring: true, ..options },
+            Err(error) => return give_up(&anyhow::Error::new(error)),
+        };
         let images_dir = match (&self.images_dir, &about) {
             (Some(dir), _) => dir.clone(),
             (None, Some(about)) => about.dir.clone(),
@@ -117,7 +121,7 @@ impl Restore {
         match regrow::sys::process::fork() {
             Ok(None) => {
                 drop(for_launcher);
-                ExitCode::from(self.coordinate(&images_dir, pidfile, &for_coordinator))
+                ExitCode::from(self.coordinate(&images_dir, &options, pidfile, &for_coordinator))
             }
             Ok(Some(coordinator)) => {
                 drop(for_coordinator);
@@ -167,14 +171,13 @@ impl Restore {
     }
 
     /// Reads and plans, or takes a stored plan.
-    fn prepare(&self, images_dir: &Path) -> Result<Runnable, Vec<Problem>> {
-        let options = Options { restoring: true, ..self.features.options() };
+    fn prepare(&self, images_dir: &Path, options: &Options) -> Result<Runnable, Vec<Problem>> {
         match &self.plan {
-            None => match pipeline::prepare(images_dir, &options) {
+            None => match pipeline::prepare(images_dir, options) {
                 Ok(prepared) => Ok(Runnable::Planned(Box::new(prepared))),
                 Err(error) => Err(error.problems()),
             },
-            Some(path) => match store::ready::prepare(path, self.images_dir.as_deref(), &options) {
+            Some(path) => match store::ready::prepare(path, self.images_dir.as_deref(), options) {
                 Ok(ready) => Ok(Runnable::Stored(Box::new(ready))),
                 Err(error) => Err(error.problems()),
             },
@@ -182,8 +185,14 @@ impl Restore {
     }
 
     /// The coordinator: prepares, runs, reports. Its exit code becomes that of the whole.
-    fn coordinate(&self, images_dir: &Path, pidfile: Option<PathBuf>, channel: &Channel) -> u8 {
-        let mut runnable = match self.prepare(images_dir) {
+    fn coordinate(
+        &self,
+        images_dir: &Path,
+        options: &Options,
+        pidfile: Option<PathBuf>,
+        channel: &Channel,
+    ) -> u8 {
+        let mut runnable = match self.prepare(images_dir, options) {
             Ok(runnable) => runnable,
             Err(problems) => return refuse(&problems),
         };

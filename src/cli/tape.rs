@@ -40,7 +40,7 @@ impl Tape {
             return Ok(ExitCode::SUCCESS);
         }
         let dir = self.dir.as_ref().or(self.images_dir.as_ref()).context("no image directory")?;
-        let prepared = match pipeline::prepare(dir, &self.features.options()) {
+        let prepared = match pipeline::prepare(dir, &self.features.options()?) {
             Ok(prepared) => prepared,
             Err(error) => return super::refuse(&error),
         };

@@ -8,12 +8,18 @@
 //! | `inspect` | a model: what an image directory holds |
 //! | `plan` | a dry run: who makes what, each task's program, who waits for whom |
 //! | `dot` | the graph of a plan, for graphviz |
+//! | `calibration` | what things cost |
+//! | `summary` | a plan in numbers, beside another |
+//! | `explain` | why it is so, seen from one task, descriptor, description or segment |
 //! | `tape` | the records that run |
 //! | `describe` | one operation, reason or resource in words |
 
+pub mod calibration;
 pub mod dot;
+pub mod explain;
 pub mod inspect;
 pub mod plan;
+pub mod summary;
 
 mod describe;
 mod run;

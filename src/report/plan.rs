@@ -14,11 +14,13 @@ use regrow_graph::ids::{EventId, OpId, ResourceId, TaskId};
 use regrow_graph::order::Item;
 use serde::Serialize;
 
+use super::summary::{self, Summary};
 use super::{describe, run, words};
 use crate::image::Origin;
 use crate::pipeline::{Prepared, Timings};
 use crate::resolve::Role;
 use crate::resolve::recipe::{FilePurpose, InodeKind, ResourceKind};
+use crate::tape::lift::LiftError;
 
 /// Name and version of the JSON.
 pub const FORMAT: &str = "regrow-plan/1";
@@ -37,6 +39,9 @@ pub struct PlanView {
     pub directory: PathBuf,
     /// Sums over the whole plan, whatever tasks are shown.
     pub totals: PlanTotals,
+    /// The plan in numbers that can be compared, and its times by the cost model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
     /// What CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from, in nanoseconds, in a time namespace of the tree's
     /// own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,6 +250,7 @@ pub fn view(prepared: &Prepared, only: Option<u32>) -> Result<PlanView, serde_js
         format: FORMAT,
         directory: prepared.model.dir.clone(),
         totals: totals(prepared, &resources),
+        summary: summarize(prepared).ok(),
         clocks_ns: prepared.tapes.clocks_ns,
         timings: timings(&prepared.timings),
         tasks: shown_tasks(prepared, only).map(|task| plan_task(prepared, task)).collect(),
@@ -276,6 +282,14 @@ pub fn view(prepared: &Prepared, only: Option<u32>) -> Result<PlanView, serde_js
         certificate: serde_json::to_value(&prepared.certificate)?,
         resources,
     })
+}
+
+/// The plan in numbers.
+///
+/// # Errors
+/// The tapes are not understood; those with a certificate are.
+pub fn summarize(prepared: &Prepared) -> Result<Summary, LiftError> {
+    Summary::of(prepared, totals(prepared, &resources(prepared)).descriptors_inherited)
 }
 
 fn shown_tasks(prepared: &Prepared, only: Option<u32>) -> impl Iterator<Item = TaskId> + '_ {
@@ -356,7 +370,7 @@ fn event(prepared: &Prepared, id: EventId) -> PlanEvent {
 
 /// All resources with their users, found as placement finds them: by descriptor tables, by the needs of
 /// steps, and where a resource names its users itself.
-fn resources(prepared: &Prepared) -> Vec<PlanResource> {
+pub(super) fn resources(prepared: &Prepared) -> Vec<PlanResource> {
     let forest = &prepared.resolved.forest;
     let of_ofd = forest.resource_of_ofd();
     let mut users: Vec<BTreeMap<TaskId, Vec<u32>>> = vec![BTreeMap::new(); forest.resources.len()];
@@ -462,6 +476,10 @@ fn totals(prepared: &Prepared, resources: &[PlanResource]) -> PlanTotals {
 pub fn text(prepared: &Prepared, only: Option<u32>, verbose: bool) -> String {
     let resources = resources(prepared);
     let mut text = head(prepared, &totals(prepared, &resources));
+    if let Ok(numbers) = summarize(prepared) {
+        text.push_str("\nin numbers\n");
+        text.push_str(&summary::text(&[numbers]));
+    }
     text.push_str(&resources_text(&resources, verbose));
     for task in shown_tasks(prepared, only) {
         text.push('\n');

@@ -103,6 +103,8 @@ fn prepare(mut model: Model) -> Prepared {
         certificate: Default::default(),
         threads: Vec::new(),
         timings: Timings::default(),
+        costs: Default::default(),
+        cores: 2,
     }
 }
 

@@ -160,6 +160,16 @@ pub(super) fn duration(time: Duration) -> String {
     }
 }
 
+/// A time of so many nanoseconds, with two digits that count.
+pub(super) fn time_ns(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.2} s", ns as f64 / 1e9),
+    }
+}
+
 /// Ascending numbers, runs of three and more as `4-9`, and how many more there are behind `most` items.
 pub(super) fn numbers(numbers: &[u32], most: usize) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
@@ -234,6 +244,16 @@ mod tests {
         check(1 << 20, "1 MiB");
         check((1 << 20) + (1 << 19), "1.5 MiB");
         check(u64::MAX, "17179869184.0 GiB");
+    }
+
+    #[test]
+    fn times() {
+        let check = |ns, expected| assert_eq!(time_ns(ns), expected);
+        check(0, "0 ns");
+        check(999, "999 ns");
+        check(1_000, "1.0 µs");
+        check(12_345_678, "12.3 ms");
+        check(2_500_000_000, "2.50 s");
     }
 
     #[test]

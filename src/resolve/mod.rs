@@ -26,6 +26,7 @@ mod window;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use regrow_graph::cost::CostModel;
 use regrow_graph::family::Cradle;
 use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
@@ -42,7 +43,7 @@ use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 pub use window::Window;
 
 /// What the user allows or asks for (`criu restore`'s options of the same names).
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct Options {
     /// `--shell-job`: the root belongs to the session of the caller.
     pub shell_job: bool,
@@ -67,6 +68,9 @@ pub struct Options {
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
     /// them.
     pub restoring: bool,
+    /// What things cost: it chooses between ways that lead to the same tree, and no plan stores it.
+    #[serde(skip)]
+    pub costs: CostModel,
 }
 
 /// Which address spaces are inherited, where they can be.

@@ -10,10 +10,11 @@
 //! pages, then forks; each worker fills one page. All three share the page `A`.
 //!
 //! The choice is one of time only. What it costs to fork a mapping, or a page, and to map or fill it anew is in
-//! [`Prices`]; wrong ones make a restore slower, not wrong.
+//! the [`CostModel`]; wrong ones make a restore slower, not wrong.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use regrow_graph::cost::{self, CostModel};
 use regrow_graph::forest::Life;
 use regrow_graph::ids::TaskId;
 
@@ -30,36 +31,6 @@ const DEEPEST: u32 = 4;
 const NOT_COPIED: u64 = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_WIPEONFORK | 1 << libc::MADV_MERGEABLE;
 /// uapi/linux/mman.h, since Linux 6.11: empty after a fork.
 const MAP_DROPPABLE: u32 = 8;
-
-/// What an address space costs, in nanoseconds.
-#[derive(Debug, Clone, Copy)]
-struct Prices {
-    /// Map something.
-    map: i64,
-    /// Copy a mapping at a fork.
-    fork_mapping: i64,
-    /// Unmap something.
-    unmap: i64,
-    /// Fill a page that is not there yet.
-    fill: i64,
-    /// Copy the entry of a page at a fork.
-    fork_page: i64,
-    /// Fill a page that is shared: it is copied first.
-    replace: i64,
-    /// Drop an entry of a page.
-    drop_page: i64,
-}
-
-/// Measured on two cores of a virtual machine (Linux 6.18).
-const PRICES: Prices = Prices {
-    map: 1500,
-    fork_mapping: 500,
-    unmap: 1200,
-    fill: 900,
-    fork_page: 40,
-    replace: 1200,
-    drop_page: 40,
-};
 
 /// Who inherits.
 #[derive(Debug, Default)]
@@ -107,7 +78,7 @@ pub fn candidates(model: &Model, options: &Options) -> Vec<Pair> {
         let (Some(own), Some(other)) = (task.alive(), model.tasks[parent].alive()) else { continue };
         let same = |a: u32, b: u32| a == b || paths.get(&a).is_some_and(|path| paths.get(&b) == Some(path));
         let like = Likeness::at_best(own, other, &same);
-        if like.pays(options.sharing) {
+        if like.pays(options) {
             pairs.push(Pair { child, parent });
         }
     }
@@ -117,13 +88,8 @@ pub fn candidates(model: &Model, options: &Options) -> Vec<Pair> {
 /// How much of a child's address space its parent has.
 #[derive(Debug, Clone, Copy, Default)]
 struct Likeness {
-    /// Mappings of the parent that the child keeps, and those that it drops.
-    kept: i64,
-    dropped: i64,
-    /// Pages of both that are alike, that are not, and pages that only the parent has.
-    alike: i64,
-    other: i64,
-    only_parent: i64,
+    /// Mappings and pages in common, and those that are not.
+    counts: cost::Likeness,
     /// Nothing is in the way.
     is_possible: bool,
 }
@@ -151,60 +117,55 @@ impl Likeness {
         let count = |alive: &Alive, vma: &Vma| pages(&alive.mm.pages.extents, vma);
         let of_parent: u64 = parent.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
         let in_both: u64 = kept.iter().map(|vma| count(child, vma).min(count(parent, vma))).sum();
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX / 1_000_000);
         Likeness {
-            kept: kept.len() as i64,
-            dropped: (parent.mm.vmas.len() - kept.len()) as i64,
-            alike: signed(alike),
-            other: signed(in_both.saturating_sub(alike)),
-            only_parent: signed(of_parent.saturating_sub(in_both)),
+            counts: cost::Likeness {
+                kept: kept.len() as u64,
+                dropped: parent.mm.vmas.len().saturating_sub(kept.len()) as u64,
+                alike,
+                other: in_both.saturating_sub(alike),
+                only_parent: of_parent.saturating_sub(in_both),
+            },
             is_possible: same_vdso(child, parent),
         }
     }
 
     /// Whether a child is to inherit.
-    fn pays(&self, sharing: Sharing) -> bool {
+    fn pays(&self, options: &Options) -> bool {
         self.is_possible
-            && match sharing {
-                Sharing::Keep => self.alike > 0,
-                Sharing::Fast => self.gain() > 0,
+            && match options.sharing {
+                Sharing::Keep => self.counts.alike > 0,
+                Sharing::Fast => self.gain(&options.costs) > 0,
                 Sharing::None => false,
             }
     }
 
     /// What is saved by inheriting, in nanoseconds; below 0 it costs.
-    fn gain(&self) -> i64 {
-        let prices = &PRICES;
-        let product = |count: i64, price: i64| count.saturating_mul(price);
-        product(self.kept, prices.map - prices.fork_mapping)
-            .saturating_add(product(self.alike, prices.fill - prices.fork_page))
-            .saturating_sub(product(self.dropped, prices.fork_mapping + prices.unmap))
-            .saturating_sub(product(self.other, prices.fork_page + prices.replace - prices.fill))
-            .saturating_sub(product(self.only_parent, prices.fork_page + prices.drop_page))
+    fn gain(&self, costs: &CostModel) -> i64 {
+        costs.saved_by_inheriting(&self.counts)
     }
 }
 
+/// Mappings and pages of an address space.
+fn size(alive: &Alive) -> (u64, u64) {
+    (alive.mm.vmas.len() as u64, alive.mm.pages.extents.iter().map(|extent| extent.len_pages).sum())
+}
+
 /// What it takes to set an address space up.
-fn setup(alive: &Alive) -> i64 {
-    let pages: u64 = alive.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    signed(alive.mm.vmas.len() as u64)
-        .saturating_mul(PRICES.map)
-        .saturating_add(signed(pages).saturating_mul(PRICES.fill))
+fn setup(alive: &Alive, costs: &CostModel) -> i64 {
+    let (vmas, pages) = size(alive);
+    i64::try_from(costs.set_up(vmas, pages)).unwrap_or(i64::MAX)
 }
 
 /// What it costs a child to be born with an address space that is of no use to it.
-fn burden(alive: &Alive) -> i64 {
-    let pages: u64 = alive.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    signed(alive.mm.vmas.len() as u64)
-        .saturating_mul(PRICES.fork_mapping + PRICES.unmap)
-        .saturating_add(signed(pages).saturating_mul(PRICES.fork_page + PRICES.drop_page))
+fn burden(alive: &Alive, costs: &CostModel) -> i64 {
+    let (vmas, pages) = size(alive);
+    i64::try_from(costs.burden(vmas, pages)).unwrap_or(i64::MAX)
 }
 
 /// Decides for all tasks, when it is known who forks whom.
 pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     let model = resolver.model;
+    let costs = &resolver.options.costs;
     let forest = &resolver.forest;
     let count = forest.tasks.len();
     let mut spaces = Spaces::default();
@@ -230,16 +191,16 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
                     let same = |a, b| is_same_file(resolver, a, b);
                     Some(Likeness::of(below, above, &kept(below, above, &same), runs))
                 });
-                match likeness.filter(|likeness| likeness.pays(sharing)) {
+                match likeness.filter(|likeness| likeness.pays(resolver.options)) {
                     Some(likeness) => {
-                        gain = gain.saturating_add(likeness.gain());
+                        gain = gain.saturating_add(likeness.gain(costs));
                         heirs.insert(*child);
                     }
-                    None => gain = gain.saturating_sub(burden(above)),
+                    None => gain = gain.saturating_sub(burden(above, costs)),
                 }
             }
             // While it sets itself up, its children wait.
-            let is_worth_it = gain > setup(above) || sharing == Sharing::Keep;
+            let is_worth_it = gain > setup(above, costs) || sharing == Sharing::Keep;
             if !heirs.is_empty() && is_worth_it {
                 spaces.early.insert(parent);
             } else {

@@ -34,6 +34,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use regrow_graph::cost::CostModel;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -70,7 +71,7 @@ pub struct StoredPlan {
 }
 
 /// What a plan is a plan of.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// The image directory, as an absolute path. It is also in the tapes.
     pub dir: PathBuf,
@@ -137,7 +138,7 @@ impl StoredPlan {
                 dir: prepared.model.dir.clone(),
                 planned: (now.as_secs() as i64, now.subsec_nanos().into()),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                options: Options { restoring: false, ..options.clone() },
+                options: Options { restoring: false, costs: CostModel::default(), ..options.clone() },
                 highest_pid: pids.max().unwrap_or(0),
                 tasks: prepared.model.tasks.len() as u32,
             },

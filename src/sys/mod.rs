@@ -5,6 +5,7 @@
 
 pub mod futex;
 pub mod kcmp;
+pub mod play;
 pub mod process;
 pub mod ptrace;
 pub mod region;

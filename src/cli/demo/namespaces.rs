@@ -27,7 +27,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 pub(super) fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
     let directory = Directory::new()?;
     let mut demo = demo.clone();
-    match enter() {
+    match enter(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS) {
         Ok(Privilege::Root) => {}
         // SO_SNDBUFFORCE and SO_RCVBUFFORCE (socket(7)) take CAP_NET_ADMIN in the first user namespace.
         Ok(Privilege::UserNamespace) => demo.without_pairs = true,
@@ -76,20 +76,19 @@ impl Drop for Directory {
 }
 
 /// Where the privileges come from.
-enum Privilege {
+pub(in crate::cli) enum Privilege {
     /// They were there.
     Root,
     /// They are those of a user namespace.
     UserNamespace,
 }
 
-/// Makes the namespaces; the next child is their init.
-fn enter() -> Result<Privilege, String> {
-    let own = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
+/// Makes namespaces, of pids among them; the next child is their init.
+pub(in crate::cli) fn enter(own: CloneFlags) -> Result<Privilege, String> {
     if host::gather_own().caps.has_effective(CAP_SYS_ADMIN) {
         return unshare(own)
             .map(|()| Privilege::Root)
-            .map_err(|errno| format!("unshare (namespaces of pids and mounts): {}", errno.desc()));
+            .map_err(|errno| format!("unshare (namespaces): {}", errno.desc()));
     }
     let (uid, gid) = (getuid(), getgid());
     unshare(own | CloneFlags::CLONE_NEWUSER).map_err(|errno| {

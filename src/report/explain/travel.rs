@@ -1,0 +1,182 @@
+//! Where a description is while the programs run: read off the operations, task by task.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use regrow_graph::graph::OpKind;
+use regrow_graph::ids::{Fd, OfdId, OpId, TaskId};
+
+use super::{Explainer, Holder, Making, OfdCosts, Stay, Table};
+
+/// A task on the way of a description.
+#[derive(Debug, Default)]
+struct Visit {
+    born_with: BTreeSet<Fd>,
+    acts: Vec<OpId>,
+    hands_to: Vec<(TaskId, BTreeSet<Fd>)>,
+    ends_with: BTreeSet<Fd>,
+}
+
+/// The way of a description through all tasks that ever have it.
+#[derive(Debug, Default)]
+pub(super) struct Travel {
+    /// In the order of births.
+    visits: Vec<(TaskId, Visit)>,
+}
+
+impl Travel {
+    pub(super) fn of(explainer: &Explainer<'_>, ofd: OfdId) -> Travel {
+        let prepared = explainer.prepared;
+        let forest = &prepared.resolved.forest;
+        let Some(resource) = forest.resource_of_ofd()[ofd.index()] else { return Travel::default() };
+        let Some(owner) = prepared.plan.owner(resource) else { return Travel::default() };
+        let yields = &forest.resources[resource.index()].yields;
+        let mut travel = Travel::default();
+        let mut to_come = std::collections::VecDeque::from([(owner, BTreeSet::new())]);
+        while let Some((task, born_with)) = to_come.pop_front() {
+            let mut visit = Visit { born_with: born_with.clone(), ..Visit::default() };
+            let mut at: BTreeSet<Fd> = born_with;
+            for (op, kind) in explainer.ops(task) {
+                let before = at.clone();
+                let mut concerns = false;
+                match kind {
+                    OpKind::Create { resource: made, at: fds, .. } if *made == resource => {
+                        let own = yields.iter().zip(fds).filter(|(yielded, _)| **yielded == Some(ofd));
+                        at.extend(own.map(|(_, fd)| *fd));
+                        concerns = true;
+                    }
+                    OpKind::Dup { from, to, .. } => {
+                        if before.contains(from) {
+                            at.insert(*to);
+                            concerns = true;
+                        } else {
+                            at.remove(to);
+                        }
+                    }
+                    OpKind::Close { first, last } => at.retain(|fd| !(first..=last).contains(&fd)),
+                    OpKind::Step { step, .. } => {
+                        concerns = forest.steps[step.index()].needs.contains(&ofd);
+                    }
+                    OpKind::Fork { child } if !at.is_empty() => {
+                        visit.hands_to.push((*child, at.clone()));
+                        to_come.push_back((*child, at.clone()));
+                    }
+                    OpKind::Create { .. }
+                    | OpKind::Fork { .. }
+                    | OpKind::StartThread { .. }
+                    | OpKind::SetCloexec { .. }
+                    | OpKind::SetSid
+                    | OpKind::SetPgid { .. }
+                    | OpKind::BecomeSubreaper
+                    | OpKind::AwaitExit { .. }
+                    | OpKind::EatSigchld
+                    | OpKind::Exit
+                    | OpKind::Arrive
+                    | OpKind::Park => {}
+                }
+                if concerns || at != before {
+                    visit.acts.push(op);
+                }
+            }
+            visit.ends_with = at;
+            travel.visits.push((task, visit));
+        }
+        travel
+    }
+
+    /// All operations that concern it.
+    pub(super) fn ops(&self) -> impl Iterator<Item = OpId> + '_ {
+        self.visits.iter().flat_map(|(_, visit)| visit.acts.iter().copied())
+    }
+
+    /// The way in pids and words: to one task, or to all that have it.
+    pub(super) fn way(&self, explainer: &Explainer<'_>, to: Option<TaskId>) -> Vec<Stay> {
+        let on_the_way = to.map(|task| above(explainer, task));
+        let is_shown = |task: &TaskId| on_the_way.as_ref().is_none_or(|tasks| tasks.contains(task));
+        let holder =
+            |(task, fds): &(TaskId, BTreeSet<Fd>)| Holder { pid: explainer.pid(*task), fds: list(fds) };
+        self.visits
+            .iter()
+            .filter(|(task, _)| is_shown(task))
+            .map(|(task, visit)| Stay {
+                pid: explainer.pid(*task),
+                born_with: list(&visit.born_with),
+                acts: visit.acts.iter().map(|op| explainer.act(*op)).collect(),
+                hands_to: visit.hands_to.iter().filter(|(task, _)| is_shown(task)).map(holder).collect(),
+                ends_with: list(&visit.ends_with),
+            })
+            .collect()
+    }
+
+    pub(super) fn costs(&self, explainer: &Explainer<'_>, making: Option<&Making>) -> OfdCosts {
+        let mut costs = OfdCosts {
+            making_ns: making.and_then(|making| making.made.as_ref()).map_or(0, |act| act.cost_ns),
+            ..OfdCosts::default()
+        };
+        for (_, visit) in &self.visits {
+            for op in &visit.acts {
+                let cost_ns = explainer.priced.op_ns(*op);
+                let sum = match explainer.prepared.plan.graph.op(*op).kind {
+                    OpKind::Dup { .. } => &mut costs.moving_ns,
+                    OpKind::Close { .. } => &mut costs.closing_ns,
+                    _ => continue,
+                };
+                *sum = sum.saturating_add(cost_ns);
+            }
+            let copies = visit.born_with.len() as u64;
+            costs.copies += copies;
+            if visit.ends_with.is_empty() {
+                costs.only_passed_through += copies;
+            }
+        }
+        costs.copying_ns = explainer.prepared.costs.inherit(1, costs.copies);
+        costs
+    }
+}
+
+/// A task and all those above it that fork one another.
+fn above(explainer: &Explainer<'_>, task: TaskId) -> BTreeSet<TaskId> {
+    let forest = &explainer.prepared.resolved.forest;
+    std::iter::successors(Some(task), |task| forest.tasks[task.index()].parent)
+        .take(forest.tasks.len())
+        .collect()
+}
+
+fn list(fds: &BTreeSet<Fd>) -> Vec<Fd> {
+    fds.iter().copied().collect()
+}
+
+/// What is open in a task at its birth.
+pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
+    let forest = &explainer.prepared.resolved.forest;
+    let mut chain: Vec<TaskId> = above(explainer, task).into_iter().collect();
+    let depth: BTreeMap<TaskId, usize> =
+        chain.iter().map(|task| (*task, above(explainer, *task).len())).collect();
+    chain.sort_by_key(|task| depth[task]);
+    let mut table = Table::new();
+    for (forker, child) in chain.iter().zip(chain.iter().skip(1)) {
+        for (_, kind) in explainer.ops(*forker) {
+            match kind {
+                OpKind::Fork { child: born } if born == child => break,
+                OpKind::Create { resource, at, .. } => {
+                    let yields = &forest.resources[resource.index()].yields;
+                    table.extend(at.iter().copied().zip(yields.iter().copied()));
+                }
+                OpKind::Dup { ofd, to, .. } => drop(table.insert(*to, *ofd)),
+                OpKind::Close { first, last } => table.retain(|fd, _| !(first..=last).contains(&fd)),
+                OpKind::Fork { .. }
+                | OpKind::StartThread { .. }
+                | OpKind::SetCloexec { .. }
+                | OpKind::SetSid
+                | OpKind::SetPgid { .. }
+                | OpKind::BecomeSubreaper
+                | OpKind::Step { .. }
+                | OpKind::AwaitExit { .. }
+                | OpKind::EatSigchld
+                | OpKind::Exit
+                | OpKind::Arrive
+                | OpKind::Park => {}
+            }
+        }
+    }
+    table
+}

@@ -1,0 +1,138 @@
+//! A plan in a few numbers, to compare it with another plan of the same tree.
+//!
+//! The numbers are counts of the plan's operations and of the tapes' records, and times by the cost model. One
+//! column a policy: `regrow plan` shows one, and each further policy is a column more.
+
+use regrow_graph::graph::OpKind;
+use regrow_graph::order::Item;
+use serde::Serialize;
+
+use super::words;
+use crate::cost::Priced;
+use crate::pipeline::Prepared;
+use crate::tape::lift::LiftError;
+
+/// The numbers of one plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// By which policy it was made.
+    pub policy: &'static str,
+    /// Resources that are made.
+    pub creates: u64,
+    /// Descriptors at the end that came with the fork.
+    pub inherited: u64,
+    /// Resources that a helper makes for others.
+    pub made_aside: u64,
+    /// Descriptors that are passed over sockets.
+    pub passed: u64,
+    /// Messages that they are passed in.
+    pub messages: u64,
+    /// Waits of one task for another.
+    pub waits: u64,
+    /// What is waited for.
+    pub posts: u64,
+    /// Barriers of all tasks.
+    pub barriers: u64,
+    /// Copies of descriptors to other numbers.
+    pub moves: u64,
+    /// Calls that close descriptors.
+    pub closes: u64,
+    /// Records of all tapes.
+    pub records: u64,
+    /// All work, by the cost model.
+    pub work_ns: u64,
+    /// The longest chain up to the barrier.
+    pub critical_path_ns: u64,
+    /// Predicted time up to the barrier, on [`Summary::cores`] cores.
+    pub play_ns: u64,
+    /// Predicted time from there to the end.
+    pub commit_ns: u64,
+    /// How many cores the prediction is for.
+    pub cores: u32,
+}
+
+impl Summary {
+    /// The numbers of a plan, of which `inherited` descriptors come with the fork.
+    ///
+    /// # Errors
+    /// The tapes are not understood; those with a certificate are.
+    pub(super) fn of(prepared: &Prepared, inherited: u64) -> Result<Summary, LiftError> {
+        let plan = &prepared.plan;
+        let prediction = Priced::of(&prepared.tapes, &prepared.costs)?.predict(prepared.cores);
+        let mut summary = Summary {
+            policy: "inherit",
+            creates: 0,
+            inherited,
+            made_aside: 0,
+            passed: 0,
+            messages: 0,
+            waits: 0,
+            posts: 0,
+            barriers: 0,
+            moves: 0,
+            closes: 0,
+            records: prepared.tapes.tasks.iter().map(|tape| u64::from(tape.records)).sum(),
+            work_ns: prediction.work_ns,
+            critical_path_ns: prediction.critical_path_ns,
+            play_ns: prediction.play_ns,
+            commit_ns: prediction.commit_ns,
+            cores: prediction.cores,
+        };
+        for (_, op) in plan.graph.ops() {
+            match op.kind {
+                OpKind::Create { .. } => summary.creates += 1,
+                OpKind::Dup { .. } => summary.moves += 1,
+                OpKind::Close { .. } => summary.closes += 1,
+                OpKind::Arrive => summary.barriers = 1,
+                OpKind::Fork { .. }
+                | OpKind::StartThread { .. }
+                | OpKind::SetCloexec { .. }
+                | OpKind::SetSid
+                | OpKind::SetPgid { .. }
+                | OpKind::BecomeSubreaper
+                | OpKind::Step { .. }
+                | OpKind::AwaitExit { .. }
+                | OpKind::EatSigchld
+                | OpKind::Exit
+                | OpKind::Park => {}
+            }
+        }
+        for item in plan.programs.iter().flatten() {
+            match item {
+                Item::Wait(_) => summary.waits += 1,
+                Item::Post(_) => summary.posts += 1,
+                Item::Op(_) => {}
+            }
+        }
+        Ok(summary)
+    }
+}
+
+/// Plans beside one another, the numbers in rows.
+pub fn text(summaries: &[Summary]) -> String {
+    let row = |name: &str, value: &dyn Fn(&Summary) -> String| -> Vec<String> {
+        std::iter::once(name.to_owned()).chain(summaries.iter().map(value)).collect()
+    };
+    let count = |name: &str, value: fn(&Summary) -> u64| row(name, &|summary| value(summary).to_string());
+    let time = |name: &str, value: fn(&Summary) -> u64| row(name, &|summary| words::time_ns(value(summary)));
+    let cores = summaries.first().map_or(1, |summary| summary.cores);
+    let rows = [
+        row("policy", &|summary| summary.policy.to_owned()),
+        count("creates", |summary| summary.creates),
+        count("inherited", |summary| summary.inherited),
+        count("made aside", |summary| summary.made_aside),
+        count("passed", |summary| summary.passed),
+        count("messages", |summary| summary.messages),
+        count("waits", |summary| summary.waits),
+        count("posts", |summary| summary.posts),
+        count("barriers", |summary| summary.barriers),
+        count("moves", |summary| summary.moves),
+        count("closes", |summary| summary.closes),
+        count("records", |summary| summary.records),
+        time("work", |summary| summary.work_ns),
+        time("critical path", |summary| summary.critical_path_ns),
+        time(&format!("up to the barrier on {}", words::count(cores, "core")), |summary| summary.play_ns),
+        time("and from there", |summary| summary.commit_ns),
+    ];
+    words::table(&rows, 2)
+}
