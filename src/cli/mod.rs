@@ -182,6 +182,7 @@ impl Features {
             external: self.external.clone(),
             manage_cgroups: self.manage_cgroups.clone(),
             restoring: false,
+            tracing: false,
         }
     }
 }

@@ -7,13 +7,19 @@
 //! |---|---|
 //! | `inspect` | a model: what an image directory holds |
 //! | `plan` | a dry run: who makes what, each task's program, who waits for whom |
+//! | `html` | all of that as one page, with the times of a run |
 //! | `dot` | the graph of a plan, for graphviz |
 //! | `tape` | the records that run |
+//! | `trace` | the times of a run, for Chrome's and Perfetto's viewers |
+//! | `sort` | what is coloured how |
 //! | `describe` | one operation, reason or resource in words |
 
 pub mod dot;
+pub mod html;
 pub mod inspect;
 pub mod plan;
+pub mod sort;
+pub mod trace;
 
 mod describe;
 mod run;
@@ -22,5 +28,6 @@ mod tape;
 mod tests;
 mod words;
 
+pub use describe::words_of;
 pub use describe::{origin, pid, purpose, resource_name, what, why};
 pub use tape::{stored_tapes, tapes};

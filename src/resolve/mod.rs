@@ -63,6 +63,9 @@ pub struct Options {
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
     /// them.
     pub restoring: bool,
+    /// The run is to note its times.
+    #[serde(skip)]
+    pub tracing: bool,
 }
 
 /// Bytes that wait in pipes and sockets, loaded: parallel to [`Model::pipe_data`] and

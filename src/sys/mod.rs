@@ -9,3 +9,4 @@ pub mod process;
 pub mod ptrace;
 pub mod region;
 pub mod robust;
+pub mod tsc;

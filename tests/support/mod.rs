@@ -25,6 +25,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
 
+pub(crate) mod browser;
 pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod guest;
