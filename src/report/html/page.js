@@ -683,7 +683,7 @@ function search(text) {
   for (const [title, all, total] of groups) {
     found.append(el("h3", {}, total > all.length ? `${title}, ${all.length} of ${number(total)}` : title));
     for (const { href, first, then } of all) {
-      const row = el("a", { href, onclick: () => close() }, span("mono", first), span("", then));
+      const row = el("a", { href, onclick: () => (close(), ($("search").value = "")) }, span("mono", first), span("", then));
       hits.push(row);
       found.append(row);
     }
@@ -713,6 +713,7 @@ $("search").addEventListener("keydown", (event) => {
   else if (event.key === "Enter" && hits[hit]) {
     location.hash = hits[hit].getAttribute("href");
     close();
+    $("search").value = "";
   } else if (event.key === "Escape") close();
   else return;
   event.preventDefault();
