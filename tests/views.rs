@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use support::browser::Browser;
 use support::dumped::Dumped;
+use support::schema;
 
 /// A real tree with threads, a zombie, sessions and stopped tasks.
 fn motley() -> Option<Dumped> {
@@ -162,6 +163,51 @@ fn a_failed_restore_leaves_its_trace() {
     let trace = read_json(&file);
     assert!(trace["otherData"]["outcome"].as_str().unwrap().contains("pstree.img"), "{trace}");
     assert!(trace["traceEvents"].as_array().unwrap().iter().any(|event| event["name"] == "prepare"));
+}
+
+fn plan_schema() -> Value {
+    read_json(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/plan.schema.json"))
+}
+
+/// What is printed of plans is as the schema says, and the schema names all of it.
+#[test]
+fn plans_are_as_their_schema_says() {
+    let schema = plan_schema();
+    let check = |tree: &mut Dumped, images: &Path, what: &str| {
+        let printed = tree.regrow(&["plan", images.to_str().unwrap(), "--format", "json"]);
+        assert_eq!(printed.code, Some(0), "{what}: {}", printed.text);
+        let plan: Value = serde_json::from_str(&printed.text).unwrap();
+        let faults = schema::faults(&schema, &plan);
+        assert!(faults.is_empty(), "{what}: {faults:#?}");
+        plan
+    };
+    let Some(mut tree) = motley() else { return };
+    let images = tree.images_dir();
+    let plan = check(&mut tree, &images, "motley");
+    let ops: Vec<&Value> = plan["operations"].as_array().unwrap().iter().map(|op| &op["op"]).collect();
+    for op in
+        ["fork", "start_thread", "create", "dup", "close", "step", "exit", "await_exit", "arrive", "park"]
+    {
+        assert!(ops.contains(&&json!(op)), "{op}");
+    }
+    // One whose tasks wait for one another, with helpers and adoptions.
+    let made = tree.file("made");
+    let write =
+        ["demo", "--tasks", "60", "--seed", "3", "--first-pid", "3000", "--write", made.to_str().unwrap()];
+    assert_eq!(tree.regrow(&write).code, Some(0));
+    check(&mut tree, &made.join("images"), "made up");
+
+    // The check can fail.
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut plan = plan.clone();
+        change(&mut plan);
+        schema::faults(&schema, &plan)
+    };
+    assert_eq!(with(&|plan| plan["tasks"][0]["pid"] = json!("1")).len(), 2);
+    assert_eq!(with(&|plan| plan["new"] = json!(1)), [": new is not in the schema"]);
+    assert_eq!(with(&|plan| drop(plan.as_object_mut().unwrap().remove("edges"))), [": without edges"]);
+    assert_eq!(with(&|plan| plan["operations"][3]["why"]["reason"] = json!("whim")).len(), 1);
+    assert!(with(&|_| ()).is_empty());
 }
 
 /// The page of a tree, drawn with the trace of its restore. The tree lives when this returns.

@@ -31,6 +31,7 @@ pub(crate) mod dumped;
 pub(crate) mod guest;
 pub(crate) mod namespace;
 pub(crate) mod opened;
+pub(crate) mod schema;
 pub(crate) mod service;
 
 use std::fmt::Write as _;
