@@ -59,7 +59,7 @@ pub struct Prepared {
 }
 
 /// Time a stage took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
 pub struct Timings {
     pub read: Duration,
@@ -69,6 +69,48 @@ pub struct Timings {
     pub plan: Duration,
     pub lower: Duration,
     pub certify: Duration,
+    /// When each ran; one that reads again has several.
+    pub spans: Vec<Span>,
+}
+
+/// A time in which a stage ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The stage.
+    pub stage: &'static str,
+    /// From
+    pub start: Instant,
+    /// to.
+    pub end: Instant,
+}
+
+/// A stage that is timed.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Read,
+    Alike,
+    Facts,
+    Resolve,
+    Plan,
+    Lower,
+    Certify,
+}
+
+impl Timings {
+    fn add(&mut self, stage: Stage, start: Instant) {
+        let end = Instant::now();
+        let (name, sum) = match stage {
+            Stage::Read => ("read", &mut self.read),
+            Stage::Alike => ("compare", &mut self.alike),
+            Stage::Facts => ("facts", &mut self.facts),
+            Stage::Resolve => ("resolve", &mut self.resolve),
+            Stage::Plan => ("plan", &mut self.plan),
+            Stage::Lower => ("lower", &mut self.lower),
+            Stage::Certify => ("certify", &mut self.certify),
+        };
+        *sum += end - start;
+        self.spans.push(Span { stage: name, start, end });
+    }
 }
 
 /// Why there is nothing to run.
@@ -86,6 +128,9 @@ pub enum PrepareError {
     /// The tapes do not fit.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
+    /// There is no room to note times.
+    #[error("no room to trace: {0}")]
+    NoRoomToTrace(TooLarge),
     /// The tapes do not do what they should: a defect of regrow. Nothing has been run.
     #[error("the plan has no certificate, so it is not run: {0}")]
     Refuted(Box<Counterexample>),
@@ -116,13 +161,8 @@ impl PrepareError {
                 })
                 .collect(),
             PrepareError::Image(error) => vec![bad(error.to_string())],
-            PrepareError::TooLarge(error) => {
-                vec![Problem {
-                    kind: ProblemKind::Lacking,
-                    task: None,
-                    text: error.to_string(),
-                    origin: None,
-                }]
+            PrepareError::TooLarge(_) | PrepareError::NoRoomToTrace(_) => {
+                vec![Problem { kind: ProblemKind::Lacking, task: None, text: self.to_string(), origin: None }]
             }
             PrepareError::Refuted(counterexample) => {
                 let text = format!("the plan has no certificate: {counterexample}");
@@ -163,12 +203,13 @@ pub fn try_prepare_on(
     gather: impl FnOnce(&Model) -> HostFacts,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
-    let model = timed(&mut timings.read, || image::read_model(dir))?;
-    let mut payloads = timed(&mut timings.read, || read_payloads(&model))?;
-    let alike = timed(&mut timings.alike, || Alike::find(&model, &space::candidates(&model, options)));
+    let model = timed(&mut timings, Stage::Read, || image::read_model(dir))?;
+    let mut payloads = timed(&mut timings, Stage::Read, || read_payloads(&model))?;
+    let alike =
+        timed(&mut timings, Stage::Alike, || Alike::find(&model, &space::candidates(&model, options)));
     payloads.alike = Arc::new(alike);
-    let facts = timed(&mut timings.facts, || gather(&model));
-    payloads.vdsos = Arc::new(timed(&mut timings.read, || read_vdsos(&model, facts.vdso.as_ref()))?);
+    let facts = timed(&mut timings, Stage::Facts, || gather(&model));
+    payloads.vdsos = Arc::new(timed(&mut timings, Stage::Read, || read_vdsos(&model, facts.vdso.as_ref()))?);
     try_prepare_model(model, payloads, facts, options, timings)
 }
 
@@ -184,11 +225,13 @@ pub fn try_prepare_model(
     options: &Options,
     mut timings: Timings,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
-    let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
+    let resolution =
+        timed(&mut timings, Stage::Resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
-    let threads = timed(&mut timings.lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));
+    let threads =
+        timed(&mut timings, Stage::Lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));
     let Some(resolved) = resolution.resolved else { return Ok((None, problems)) };
-    let plan = match timed(&mut timings.plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
+    let plan = match timed(&mut timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
         Ok(plan) => plan,
         Err(error) => {
             // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
@@ -202,11 +245,15 @@ pub fn try_prepare_model(
         // A plan that leaves something out cannot have a certificate.
         return Ok((None, problems));
     }
-    let tapes = timed(&mut timings.lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
+    let mut tapes =
+        timed(&mut timings, Stage::Lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
+    if options.tracing {
+        tapes.set_traced().map_err(PrepareError::NoRoomToTrace)?;
+    }
     let cradle = cradle_of(&model, resolved.cradle);
     let ground = Ground { vdsos: payloads.vdsos, ..Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
-    let certified = timed(&mut timings.certify, || {
+    let certified = timed(&mut timings, Stage::Certify, || {
         let mut demands = Demands::of(&model, &ground)?;
         demands.alike = known_alike(&model, &resolved, &payloads.alike);
         let (tapes, certificate) = certify::certify_tapes(&demands, tapes, commit)?;
@@ -251,10 +298,10 @@ fn cradle_of(model: &Model, cradle: regrow_graph::family::Cradle) -> certify::Cr
     }
 }
 
-fn timed<T>(sum: &mut Duration, stage: impl FnOnce() -> T) -> T {
+fn timed<T>(timings: &mut Timings, stage: Stage, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
-    let result = stage();
-    *sum += start.elapsed();
+    let result = run();
+    timings.add(stage, start);
     result
 }
 

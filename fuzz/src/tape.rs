@@ -105,6 +105,7 @@ pub fn read(input: &[u8]) -> Option<Input> {
         undo,
         clocks_ns,
         spent,
+        is_traced: false,
     };
     Some(Input { seed, tapes })
 }
@@ -125,6 +126,7 @@ pub fn write(Input { seed, tapes }: &Input) -> Vec<u8> {
         undo,
         clocks_ns,
         spent,
+        is_traced: _,
     } = tapes;
     let [monotonic, boottime] = clocks_ns.unwrap_or_default();
     for long in [*base, *window_len, *code, *sigchld_set, *no_time, monotonic, boottime] {
@@ -194,6 +196,7 @@ mod tests {
             undo: vec![Undo { intent: 1, made: 2, gone: 3, kind: UndoKind::Link, path: b"/a".to_vec() }],
             clocks_ns: Some([5, 6]),
             spent: vec![b"/b".to_vec()],
+            is_traced: false,
         };
         let input = Input { seed: 3, tapes };
         let bytes = write(&input);

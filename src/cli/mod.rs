@@ -199,6 +199,7 @@ impl Features {
             sharing: self.sharing,
             restoring: false,
             costs: self.costs.load()?,
+            tracing: false,
         })
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use regrow::pipeline::{self, PrepareError, Prepared};
 use regrow::report;
+use regrow::report::trace::Trace;
 use regrow::resolve::problem::ProblemKind;
 use regrow::store::StoredPlan;
 use regrow::store::identity::Identity;
@@ -19,14 +20,18 @@ pub(crate) struct Plan {
     #[command(flatten)]
     images: Images,
     /// How to print it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Only the program of this task
     #[arg(long, value_name = "PID")]
     task: Option<u32>,
-    /// Store the plan in this file, for `regrow restore --plan`, and print nothing else but where
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "task", "verbose"])]
+    /// Store the plan in this file, for `regrow restore --plan`, and print nothing else but where; with --format
+    /// html: write the page to it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "verbose"])]
     out: Option<PathBuf>,
+    /// With --format html: draw the times of this run, too (`regrow restore --trace`)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// With --out: store what the pages are too, so that content decides whether they are the same
     #[arg(long, requires = "out")]
     hash_pages: bool,
@@ -45,20 +50,31 @@ enum Format {
     Json,
     /// For graphviz
     Dot,
+    /// One page to look at and to search
+    Html,
 }
 
 impl Plan {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        if let Some(out) = &self.out {
+        let is_page = self.format == Some(Format::Html);
+        anyhow::ensure!(is_page || self.trace.is_none(), "--trace is for --format html");
+        if let Some(out) = self.out.as_ref().filter(|_| !is_page) {
+            anyhow::ensure!(
+                self.format.is_none(),
+                "--out is for a plan that is stored, or for --format html"
+            );
             return self.store(out);
         }
+        anyhow::ensure!(!(is_page && self.task.is_some()), "--format html shows all tasks");
+        // Before anything else: a run takes long.
+        let trace = self.trace.as_deref().map(read_trace).transpose()?;
         let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &self.features.options()?)
         {
             Ok(outcome) => outcome,
             Err(error) => return super::refuse(&error),
         };
         if let Some(prepared) = prepared {
-            self.show(&prepared)?;
+            self.show(&prepared, trace.as_ref())?;
         }
         // A plan for a host on which a pid is taken or a file missing is shown, and is no success.
         super::refuse(&PrepareError::Problems(problems))
@@ -96,17 +112,26 @@ impl Plan {
         super::refuse(&PrepareError::Problems(problems))
     }
 
-    fn show(&self, prepared: &Prepared) -> anyhow::Result<()> {
+    fn show(&self, prepared: &Prepared, trace: Option<&Trace>) -> anyhow::Result<()> {
         if let Some(pid) = self.task
             && !prepared.model.tasks.iter().any(|task| task.pid.0 == pid)
         {
             anyhow::bail!("no task {pid} in {}", prepared.model.dir.display());
         }
-        let text = match self.format {
+        let text = match self.format.unwrap_or(Format::Text) {
             Format::Text => report::plan::text(prepared, self.task, self.verbose),
             Format::Json => serde_json::to_string_pretty(&report::plan::view(prepared, self.task)?)? + "\n",
             Format::Dot => report::dot::dot(prepared, self.task),
+            Format::Html => report::html::html(prepared, trace)?,
         };
+        if let Some(out) = &self.out {
+            return std::fs::write(out, text).with_context(|| out.display().to_string());
+        }
         print(&text)
     }
+}
+
+fn read_trace(path: &Path) -> anyhow::Result<Trace> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Trace::from_json(&text).with_context(|| path.display().to_string())
 }

@@ -1,8 +1,12 @@
 //! `regrow restore`: spelled as `criu restore`, so that a script that calls one can call the other.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
+use anyhow::Context;
 use clap::{ArgAction, Args};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::Pid;
@@ -10,8 +14,11 @@ use regrow::certify::{Certificate, CertifiedTapes};
 use regrow::coordinator::channel::Channel;
 use regrow::coordinator::launcher::{self, End};
 use regrow::coordinator::seam::{Seam, StepFault};
+use regrow::coordinator::trace::Recorder;
 use regrow::coordinator::{Run, RunError};
 use regrow::pipeline::{self, Prepared};
+use regrow::report;
+use regrow::report::trace::{About, FORMAT, Ran, Trace, Words};
 use regrow::resolve::Options;
 use regrow::resolve::problem::Problem;
 use regrow::store;
@@ -52,6 +59,10 @@ pub(crate) struct Restore {
     /// Leave the tasks stopped
     #[arg(short = 's', long)]
     leave_stopped: bool,
+    /// Note how long everything takes, and write it here for Chrome's and Perfetto's viewers, and for
+    /// `regrow plan --format html --trace`
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Read no configuration files (there are none)
     #[arg(long)]
     no_default_config: bool,
@@ -85,12 +96,13 @@ impl Restore {
     /// Splits into launcher and coordinator before anything else happens: the launcher must be small
     /// and have one thread.
     pub(crate) fn run(&self) -> ExitCode {
+        let epoch = Instant::now();
         let about = match self.plan.as_deref().map(store::read_about).transpose() {
             Ok(about) => about,
             Err(error) => return give_up(&anyhow::Error::new(error)),
         };
         let options = match self.features.options() {
-            Ok(options) => Options { restoring: true, ..options },
+            Ok(options) => Options { restoring: true, tracing: self.trace.is_some(), ..options },
             Err(error) => return give_up(&anyhow::Error::new(error)),
         };
         let images_dir = match (&self.images_dir, &about) {
@@ -121,7 +133,7 @@ impl Restore {
         match regrow::sys::process::fork() {
             Ok(None) => {
                 drop(for_launcher);
-                ExitCode::from(self.coordinate(&images_dir, &options, pidfile, &for_coordinator))
+                ExitCode::from(self.coordinate(&images_dir, &options, pidfile, &for_coordinator, epoch))
             }
             Ok(Some(coordinator)) => {
                 drop(for_coordinator);
@@ -191,10 +203,27 @@ impl Restore {
         options: &Options,
         pidfile: Option<PathBuf>,
         channel: &Channel,
+        epoch: Instant,
     ) -> u8 {
+        // Before anything is done: where a trace is wanted and cannot be had, that is said first.
+        let traced = match self.trace.as_deref().map(|path| Traced::start(path, epoch)).transpose() {
+            Ok(traced) => traced,
+            Err(error) => {
+                super::report_error(&error);
+                return exit::FAILED;
+            }
+        };
         let mut runnable = match self.prepare(images_dir, options) {
             Ok(runnable) => runnable,
-            Err(problems) => return refuse(&problems),
+            Err(problems) => {
+                if let Some(traced) = traced {
+                    traced.write_nothing(
+                        images_dir,
+                        problems.first().map_or(String::new(), ToString::to_string),
+                    );
+                }
+                return refuse(&problems);
+            }
         };
         let step_fault = match self.inject_fault {
             Some(Fault::Step(fault)) => Some(fault),
@@ -206,18 +235,21 @@ impl Restore {
             say(&format!("regrow: --inject-fault: task {pid} has no record {record}"));
             return exit::FAILED;
         }
-        let (tapes, threads) = match &runnable {
+        let (tapes, threads, spans) = match &runnable {
             Runnable::Planned(prepared) => {
                 tracing::info!(timings = ?prepared.timings, "planned");
-                (&prepared.tapes, &prepared.threads)
+                (&prepared.tapes, &prepared.threads, &prepared.timings.spans)
             }
             Runnable::Stored(ready) => {
                 tracing::info!(timings = ?ready.timings, "planned before");
-                (&ready.tapes, &ready.threads)
+                (&ready.tapes, &ready.threads, &ready.timings.spans)
             }
         };
         for line in runnable.certificate().to_string().lines() {
             tracing::info!("{line}");
+        }
+        if let Some(traced) = &traced {
+            traced.recorder.add(spans);
         }
         let run = Run {
             tapes,
@@ -226,18 +258,83 @@ impl Restore {
             leave_stopped: self.leave_stopped,
             pidfile,
             seam: Seam::new(step_fault),
+            trace: traced.as_ref().map(|traced| &traced.recorder),
         };
-        match regrow::coordinator::run(&run, channel) {
+        let result = regrow::coordinator::run(&run, channel).map_err(|error| match error {
+            RunError::Record(mut failed) => {
+                failed.purpose = runnable.purpose(failed.op);
+                RunError::Record(failed)
+            }
+            error => error,
+        });
+        if let Some(traced) = traced {
+            let outcome = result.as_ref().map_or_else(ToString::to_string, |_| "restored".to_owned());
+            traced.write(images_dir, &runnable, &outcome);
+        }
+        match result {
             Ok(outcome) => {
                 tracing::info!(?outcome, "Restore finished successfully. Tasks resumed.");
                 0
             }
-            Err(RunError::Record(mut failed)) => {
-                failed.purpose = runnable.purpose(failed.op);
-                fail(&RunError::Record(failed))
-            }
             Err(error) => fail(&error),
         }
+    }
+}
+
+/// A trace that is to be written.
+struct Traced {
+    path: PathBuf,
+    file: File,
+    recorder: Recorder,
+}
+
+impl Traced {
+    fn start(path: &Path, epoch: Instant) -> anyhow::Result<Traced> {
+        anyhow::ensure!(
+            regrow::sys::tsc::is_enabled(),
+            "--trace: the time-stamp counter is disabled here (PR_SET_TSC)"
+        );
+        let file = File::create(path).with_context(|| path.display().to_string())?;
+        let recorder = Recorder::start(epoch);
+        recorder.enter("prepare");
+        Ok(Traced { path: path.to_owned(), file, recorder })
+    }
+
+    /// Of a run. That it cannot be written is said, and changes nothing else.
+    fn write(self, images_dir: &Path, runnable: &Runnable, outcome: &str) {
+        let directory = std::path::absolute(images_dir).unwrap_or_else(|_| images_dir.to_owned());
+        let (tapes, threads) = match runnable {
+            Runnable::Planned(prepared) => (&prepared.tapes, &prepared.threads),
+            Runnable::Stored(ready) => (&ready.tapes, &ready.threads),
+        };
+        let recording = self.recorder.finish();
+        let ran = Ran { tapes, threads, directory: &directory, outcome };
+        let trace = Trace::of(&recording, &ran, runnable.words(), runnable.names());
+        write_trace(&self.path, self.file, &trace);
+    }
+
+    /// Of a run that was none.
+    fn write_nothing(self, images_dir: &Path, outcome: String) {
+        let directory = std::path::absolute(images_dir).unwrap_or_else(|_| images_dir.to_owned());
+        let phases = self.recorder.finish().phases;
+        let about = About {
+            format: FORMAT.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            directory,
+            plan: String::new(),
+            regrow: std::process::id(),
+            outcome,
+        };
+        write_trace(&self.path, self.file, &Trace { about, phases, lanes: Vec::new() });
+    }
+}
+
+fn write_trace(path: &Path, mut file: File, trace: &Trace) {
+    use std::io::Write;
+    let written = trace.to_json().map_err(Into::into).and_then(|text| file.write_all(text.as_bytes()));
+    if let Err(error) = written {
+        tracing::error!("{}: {error}", path.display());
+        say(&format!("regrow: {}: {error}", path.display()));
     }
 }
 
@@ -267,6 +364,35 @@ impl Runnable {
             Runnable::Planned(prepared) => prepared.purpose(op),
             Runnable::Stored(ready) => ready.purpose(op),
         }
+    }
+
+    /// What operations are, in words.
+    fn words(&self) -> impl Fn(u32) -> Words + '_ {
+        let stored = match self {
+            Runnable::Planned(_) => BTreeMap::new(),
+            Runnable::Stored(ready) => ready.purposes(),
+        };
+        move |op| match self {
+            Runnable::Planned(prepared) => report::words_of(prepared, op),
+            Runnable::Stored(_) => {
+                let text = stored.get(&op).map_or("an unknown operation", String::as_str);
+                let (what, image) = text.rsplit_once(" [").unwrap_or((text, ""));
+                let image = image.trim_end_matches(']').to_owned();
+                Words { what: what.to_owned(), purpose: String::new(), image }
+            }
+        }
+    }
+
+    /// What tasks are called. A stored plan does not say.
+    fn names(&self) -> impl Fn(u32) -> String + '_ {
+        let names: BTreeMap<u32, &str> = match self {
+            Runnable::Planned(prepared) => {
+                let recipes = &prepared.resolved.recipes.tasks;
+                recipes.iter().map(|recipe| (recipe.pid.0, recipe.comm.as_str())).collect()
+            }
+            Runnable::Stored(_) => BTreeMap::new(),
+        };
+        move |pid| names.get(&pid).map_or_else(|| format!("task {pid}"), |name| (*name).to_owned())
     }
 }
 

@@ -56,7 +56,7 @@ pub enum Reply {
 }
 
 /// Words of a message.
-pub const WORDS: usize = 13;
+pub const WORDS: usize = 14;
 type Words = [u64; WORDS];
 
 impl Order {
@@ -67,6 +67,7 @@ impl Order {
                 place.base,
                 place.rw_len,
                 place.ro_len,
+                place.trace_len,
                 birth.clone_args,
                 birth.tape,
                 birth.control,
@@ -78,7 +79,7 @@ impl Order {
                 fault,
             ],
             Order::Tasks(pids) => std::array::from_fn(|i| if i == 0 { 3 } else { pids[i - 1] }),
-            Order::Committed => [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            Order::Committed => std::array::from_fn(|i| if i == 0 { 2 } else { 0 }),
         }
     }
 
@@ -88,6 +89,7 @@ impl Order {
             base,
             rw_len,
             ro_len,
+            trace_len,
             clone_args,
             tape,
             control,
@@ -100,7 +102,7 @@ impl Order {
         ] = words;
         match kind {
             1 => Some(Order::Start {
-                place: Place { base, rw_len, ro_len },
+                place: Place { base, rw_len, ro_len, trace_len },
                 birth: Birth { clone_args, tape, control, code },
                 sibling: sibling != 0,
                 clocks_ns: (has_clocks != 0).then_some([monotonic, boottime]),
@@ -123,7 +125,11 @@ impl Reply {
             Reply::Interrupted(signal) => (5, signal),
             Reply::ClocksFailed(errno) => (6, errno),
         };
-        [kind, value as u64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        std::array::from_fn(|i| match i {
+            0 => kind,
+            1 => value as u64,
+            _ => 0,
+        })
     }
 
     fn from_words(words: Words) -> Option<Reply> {
@@ -257,7 +263,7 @@ mod tests {
         ] {
             assert_eq!(Reply::from_words(reply.to_words()), Some(reply));
         }
-        let place = Place { base: 1, rw_len: 2, ro_len: 3 };
+        let place = Place { base: 1, rw_len: 2, ro_len: 3, trace_len: 12 };
         let birth = Birth { clone_args: 4, tape: 5, control: 6, code: 7 };
         for clocks_ns in [None, Some([8, 9])] {
             let words = Order::Start { place, birth, sibling: true, clocks_ns, fault: 10 }.to_words();

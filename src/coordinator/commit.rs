@@ -47,9 +47,11 @@ pub fn commit(
             .and_then(|()| ptrace::seize(pid, suspends_seccomp))
             .map_err(failed(thread, "PTRACE_SEIZE"))?;
     }
+    run.enter("tail");
     shared.release().store(1, Ordering::SeqCst);
     let _ = futex::wake_all(shared.release());
     supervise::until(tapes, channel, shared, wake::PARKED)?;
+    run.enter("commit");
 
     for (thread, pid) in all() {
         let done = seam.at(Step::Interrupt).and_then(|()| ptrace::interrupt(pid));

@@ -12,6 +12,7 @@
 //! | [`launcher`] | the launcher's life |
 //! | [`channel`] | what the two say to each other |
 //! | [`supervise`] | waits until all have arrived, or something fails |
+//! | [`trace`] | notes how long everything took, where somebody asks |
 //! | [`undo`] | takes away files that killed tasks have left |
 //! | `spent` | takes away names that the tree needs no more |
 //! | `clocks` | makes the time namespace that the root is born in |
@@ -29,6 +30,7 @@ mod rollback;
 pub mod seam;
 mod spent;
 pub mod supervise;
+pub mod trace;
 pub mod undo;
 
 use std::os::fd::AsFd;
@@ -156,6 +158,17 @@ pub struct Run<'a> {
     pub pidfile: Option<PathBuf>,
     /// Where a test lets it fail.
     pub seam: seam::Seam,
+    /// Who notes how long everything takes. The tapes are then traced ones.
+    pub trace: Option<&'a trace::Recorder>,
+}
+
+impl Run<'_> {
+    /// Something new begins, for the trace.
+    fn enter(&self, phase: &'static str) {
+        if let Some(recorder) = self.trace {
+            recorder.enter(phase);
+        }
+    }
 }
 
 /// What was run.
@@ -174,6 +187,7 @@ pub struct Outcome {
 /// the commit had seized, and the launcher then reaps.
 pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     let tapes = run.tapes;
+    run.enter("launch");
     run.seam.at(Step::Memfd).map_err(|errno| RunError::Region(errno.into()))?;
     let region = sys::region::create(tapes).map_err(RunError::Region)?;
     // For good: the kernel still marks a word in it when we are dead.
@@ -184,8 +198,13 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
     let root = tapes.tasks[0];
     let start = std::time::Instant::now();
     let order = Order::Start {
-        place: Place { base: tapes.base, rw_len: tapes.rw.len() as u64, ro_len: tapes.ro.len() as u64 },
-        birth: Birth { clone_args: root.clone_args, tape: root.tape, control: tapes.base, code: tapes.code },
+        place: Place::of(tapes),
+        birth: Birth {
+            clone_args: root.clone_args,
+            tape: root.tape,
+            control: tapes.base,
+            code: tapes.trace().map_or(tapes.code, |area| area.code),
+        },
         sibling: run.sibling,
         clocks_ns: tapes.clocks_ns,
         fault: run.seam.for_launcher(),
@@ -200,6 +219,10 @@ pub fn run(run: &Run<'_>, channel: &Channel) -> Result<Outcome, RunError> {
         shared.abort().store(1, std::sync::atomic::Ordering::SeqCst);
         // The launcher would do it, but it may be dead, or die before it has.
         players.kill_players();
+    }
+    if let Some(recorder) = run.trace {
+        recorder.leave();
+        recorder.collect(tapes, region.as_fd());
     }
     result
 }
@@ -221,6 +244,7 @@ fn watch_and_commit(
         Reply::Interrupted(signal) => return Err(RunError::Interrupted(signal)),
         Reply::RootDied => return Err(RunError::Died { pid: root }),
     }
+    run.enter("play");
     if run.sibling {
         // Of a tree that is not below it the launcher could not find orphans.
         for pids in run.tapes.tasks.chunks(channel::WORDS - 1) {
@@ -229,6 +253,7 @@ fn watch_and_commit(
         }
     }
     supervise::until(run.tapes, channel, shared, crate::tape::abi::wake::ARRIVED)?;
+    run.enter("barrier");
     let play_ns = start.elapsed().as_nanos() as u64;
     let barrier = std::time::Instant::now();
     let pidfile = run.pidfile.as_deref();

@@ -54,7 +54,7 @@ impl Remains {
         // By the clock that gives files their times.
         let now = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME_COARSE)?);
         let started = SystemTime::UNIX_EPOCH + now;
-        Ok(Remains { region: region.into(), table: place.rw_len + place.ro_len, started })
+        Ok(Remains { region: region.into(), table: place.rw_len + place.ro_len + place.trace_len, started })
     }
 
     /// Removes what has been left. All tasks must be dead. Gives what could not be removed.
@@ -191,7 +191,7 @@ mod tests {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         file.write_all(&bytes).expect("write");
         file.write_all(&undo_table(list)).expect("write");
-        let place = Place { base: 0, rw_len: bytes.len() as u64, ro_len: 0 };
+        let place = Place { base: 0, rw_len: bytes.len() as u64, ro_len: 0, trace_len: 0 };
         Remains::keep(file.as_fd(), place).expect("a copy")
     }
 
@@ -299,8 +299,8 @@ mod tests {
         for end in 0..bytes.len() {
             let mut file = tempfile::tempfile().expect("a file");
             file.write_all(&bytes[..end]).expect("write");
-            let remains =
-                Remains::keep(file.as_fd(), Place { base: 0, rw_len: 0, ro_len: 0 }).expect("a copy");
+            let remains = Remains::keep(file.as_fd(), Place { base: 0, rw_len: 0, ro_len: 0, trace_len: 0 })
+                .expect("a copy");
             assert!(remains.list().is_empty());
         }
     }

@@ -250,3 +250,16 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
 pub fn purpose(prepared: &Prepared, op: OpId) -> String {
     format!("{} [{}]", what(prepared, op), origin(prepared, op))
 }
+
+/// An operation in words, for a trace.
+pub fn words_of(prepared: &Prepared, op: u32) -> super::trace::Words {
+    if op as usize >= prepared.plan.graph.len() {
+        return super::trace::Words { what: "an unknown operation".to_owned(), ..Default::default() };
+    }
+    let op = OpId(op);
+    super::trace::Words {
+        what: what(prepared, op),
+        purpose: why(prepared, prepared.plan.graph.op(op).why),
+        image: origin(prepared, op).to_string(),
+    }
+}

@@ -1,7 +1,8 @@
 //! The graph of a plan for graphviz: one cluster a task, one node an operation or a run of them.
 //!
-//! Drawn are program order (grey) and the edges from one task to another, each with its reason.
-//! A run never spans the end of such an edge, so what the picture shows as waiting does wait.
+//! Each task's program runs down one straight column, in grey and without words: one thing after another. Drawn
+//! with its reason is what leads from one task to another. A run never spans the end of such an edge, so what
+//! the picture shows as waiting does wait. All arrive at the barrier on one line.
 //!
 //! ```text
 //! regrow plan DIR --format dot | dot -Tsvg > plan.svg
@@ -41,10 +42,11 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
         }
     }
     let mut text = String::from(
-        "digraph plan {\n  rankdir=TB; ranksep=0.25; nodesep=0.3; fontname=\"sans-serif\"; fontsize=11;\n  \
+        "digraph plan {\n  rankdir=TB; newrank=true; ranksep=0.22; nodesep=0.3; fontname=\"sans-serif\"; fontsize=11;\n  \
          node [shape=box, style=\"filled,rounded\", fillcolor=white, color=\"#808080\", fontname=\"sans-serif\", fontsize=9, margin=\"0.08,0.04\", height=0.2];\n  \
-         edge [fontname=\"sans-serif\", fontsize=8, arrowsize=0.6, color=\"#b0b0b0\"];\n",
+         edge [fontname=\"sans-serif\", fontsize=8, arrowsize=0.6, color=\"#b8b8b8\"];\n",
     );
+    let mut arrivals: Vec<OpId> = Vec::new();
     let mut node_of: BTreeMap<OpId, OpId> = BTreeMap::new();
     for (task, ops) in &ops {
         let recipe = &prepared.resolved.recipes.tasks[task.index()];
@@ -65,19 +67,27 @@ pub fn dot(prepared: &Prepared, only: Option<u32>) -> String {
         for run in &runs {
             let Some(first) = run.first() else { continue };
             node_of.extend(run.iter().map(|op| (*op, *first)));
+            if graph.op(*first).kind == OpKind::Arrive {
+                arrivals.push(*first);
+            }
             let _ = writeln!(
                 text,
-                "    {first} [label=\"{}\"{}];",
+                "    {first} [group={}, label=\"{}\"{}];",
+                task.0,
                 label_of(prepared, run),
-                looks(&graph.op(*first).kind)
+                looks(&graph.op(*run.last().unwrap_or(first)).kind)
             );
         }
         for pair in runs.windows(2) {
             if let (Some(before), Some(after)) = (pair[0].first(), pair[1].first()) {
-                let _ = writeln!(text, "    {before} -> {after};");
+                let _ = writeln!(text, "    {before} -> {after} [weight=20, arrowhead=none];");
             }
         }
         text.push_str("  }\n");
+    }
+    if arrivals.len() > 1 {
+        let line: Vec<String> = arrivals.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "  {{ rank=same; {} }}", line.join("; "));
     }
     for (before, after, why) in crossing {
         if let (Some(from), Some(to)) = (node_of.get(&before), node_of.get(&after)) {
@@ -118,6 +128,8 @@ fn is_told_together(prepared: &Prepared, a: OpId, b: OpId) -> bool {
         (Sort::Steps | Sort::Close, Sort::Steps | Sort::Close) => true,
         (Sort::Place | Sort::Close, Sort::Place | Sort::Close) => true,
         (Sort::Create, Sort::Create) => graph.op(a).why == graph.op(b).why,
+        // The tail, with its end.
+        (Sort::Steps, Sort::Other) => graph.op(b).kind == OpKind::Park,
         _ => false,
     }
 }
@@ -138,7 +150,11 @@ fn label_of(prepared: &Prepared, run: &[OpId]) -> String {
     {
         lines.push(format!("({})", describe::why(prepared, why(first))));
     }
-    lines.iter().map(|line| escape(&shortened(line))).collect::<Vec<_>>().join("\\n")
+    match lines.as_slice() {
+        [one] => escape(&shortened(one)),
+        // To the left.
+        lines => lines.iter().map(|line| escape(&shortened(line)) + "\\l").collect(),
+    }
 }
 
 /// Without its middle, where it is too long: a path is known by its end.

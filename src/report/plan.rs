@@ -14,6 +14,7 @@ use regrow_graph::ids::{EventId, OpId, ResourceId, TaskId};
 use regrow_graph::order::Item;
 use serde::Serialize;
 
+use super::sort::Sort;
 use super::summary::{self, Summary};
 use super::{describe, run, words};
 use crate::image::Origin;
@@ -120,12 +121,31 @@ pub struct PlanTask {
     pub parent: Option<u32>,
     /// Whether it is a further thread of its parent.
     pub is_thread: bool,
+    /// What it is for.
+    pub role: PlanRole,
+    /// Pid of who is its parent in the end, where that is not who forks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted_by: Option<u32>,
     /// Exit status of a zombie, as `wait4(2)` gives it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<u32>,
     /// Records of its tape.
     pub records: u32,
     pub program: Vec<PlanItem>,
+}
+
+/// What a task is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanRole {
+    /// It is restored, forked by its parent.
+    Task,
+    /// It is restored, forked by a sibling.
+    Sibling,
+    /// A further thread of its parent.
+    Thread,
+    /// It helps others into the world, and dies.
+    Helper,
 }
 
 /// One element of a program.
@@ -188,6 +208,8 @@ pub struct PlanOp {
     /// What is done, by whom and why, in ids.
     #[serde(flatten)]
     pub op: Op,
+    /// Of what sort it is.
+    pub sort: Sort,
     /// What is done, in words.
     pub what: String,
     /// Why it stands where it stands, in words; empty: it just follows.
@@ -332,6 +354,16 @@ fn plan_task(prepared: &Prepared, task: TaskId) -> PlanTask {
             .parent
             .map(|parent| describe::pid(prepared, parent)),
         is_thread: recipe.role == Role::Thread,
+        role: match recipe.role {
+            Role::Task => PlanRole::Task,
+            Role::Sibling => PlanRole::Sibling,
+            Role::Thread => PlanRole::Thread,
+            Role::Helper { .. } => PlanRole::Helper,
+        },
+        adopted_by: match prepared.resolved.forest.tasks[task.index()].descent {
+            Descent::Adopted { by } => Some(describe::pid(prepared, by)),
+            Descent::Own | Descent::Sibling => None,
+        },
         exit_status: recipe.exit_code,
         records: prepared.tapes.tasks.get(task.index()).map_or(0, |tape| tape.records),
         program: prepared.plan.programs[task.index()].iter().map(item).collect(),
@@ -344,6 +376,7 @@ fn operation(prepared: &Prepared, id: OpId) -> PlanOp {
         id,
         pid: describe::pid(prepared, op.task),
         op: op.clone(),
+        sort: Sort::of_op(prepared, id),
         what: describe::what(prepared, id),
         because: describe::why(prepared, op.why),
         origin: describe::origin(prepared, id),

@@ -68,6 +68,9 @@ pub struct Options {
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
     /// them.
     pub restoring: bool,
+    /// The run is to note its times.
+    #[serde(skip)]
+    pub tracing: bool,
     /// What things cost: it chooses between ways that lead to the same tree, and no plan stores it.
     #[serde(skip)]
     pub costs: CostModel,

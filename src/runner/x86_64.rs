@@ -9,198 +9,242 @@ use std::mem::offset_of;
 use crate::tape::abi::{Control, FUTEX_OWNER_DIED, wake};
 
 // rbx: the record; r13: the control block; r12: where to go on after a wait. The offsets in records are
-// those of `abi::Record`, which asserts them.
-std::arch::global_asm!(
-    ".pushsection .text.regrow_runner, \"ax\", @progbits",
-    ".balign 64",
-    ".hidden regrow_runner_start",
-    ".globl regrow_runner_start",
-    "regrow_runner_start:",
-    "19:", // dispatch
-    "movzx eax, byte ptr [rbx]",
-    "test eax, eax",
-    "jz 20f",
-    "cmp eax, 1",
-    "je 30f",
-    "cmp eax, 2",
-    "je 40f",
-    "cmp eax, 3",
-    "je 50f",
-    "cmp eax, 4",
-    "je 60f",
-    "cmp eax, 5",
-    "je 70f",
-    "mov rax, [rbx + 56]", // No such verb: a failure that was put there.
-    "jmp 90f",
-    // A system call.
-    "20:",
-    "movzx eax, word ptr [rbx + 2]",
-    "mov rdi, [rbx + 8]",
-    "mov rsi, [rbx + 16]",
-    "mov rdx, [rbx + 24]",
-    "mov r10, [rbx + 32]",
-    "mov r8, [rbx + 40]",
-    "mov r9, [rbx + 48]",
-    "syscall",
-    "movzx ecx, byte ptr [rbx + 1]",
-    "cmp ecx, 1",
-    "ja 25f",
-    "je 24f",
-    "cmp rax, [rbx + 56]",
-    "jne 90f",
-    "25:",
-    "add rbx, 64",
-    "jmp 19b",
-    "24:",
-    "cmp rax, -4096",
-    "ja 90f",
-    "jmp 25b",
-    // Fork.
-    "30:",
-    "cmp dword ptr [r13 + {abort}], 0",
-    "jne 80f",
-    "mov eax, 435", // clone3
-    "mov rdi, [rbx + 8]",
-    "mov rsi, [rbx + 16]",
-    "syscall",
-    "test rax, rax",
-    "jz 31f",
-    "cmp rax, [rbx + 56]",
-    "jne 90f",
-    "jmp 25b",
-    "31:",
-    "mov rbx, [rbx + 24]",
-    "cmp dword ptr [r13 + {abort}], 0",
-    "jne 81f",
-    "jmp 19b",
-    // Post an event.
-    "40:",
-    "mov rdi, [rbx + 8]",
-    "lock inc dword ptr [rdi]",
-    "mov eax, 202", // futex
-    "mov esi, 1",   // FUTEX_WAKE
-    "mov edx, 0x7fffffff",
-    "syscall",
-    "jmp 25b",
-    // Wait for an event.
-    "50:",
-    "mov rdi, [rbx + 8]",
-    "cmp dword ptr [rdi], 0",
-    "jne 25b",
-    "lea r12, [rip + 50b]",
-    "jmp 85f",
-    // Arrive at the barrier.
-    "60:",
-    "mov eax, 1",
-    "lock xadd [r13 + {arrived}], eax",
-    "inc eax",
-    "cmp eax, [r13 + {total}]",
-    "jne 61f",
-    "lock or dword ptr [r13 + {wake}], {ARRIVED}",
-    "lea rdi, [r13 + {wake}]",
-    "mov eax, 202",
-    "mov esi, 1",
-    "mov edx, 0x7fffffff",
-    "syscall",
-    "61:",
-    "cmp dword ptr [r13 + {release}], 0",
-    "jne 25b",
-    "lea rdi, [r13 + {release}]",
-    "lea r12, [rip + 61b]",
-    "jmp 85f",
-    // Park.
-    "70:",
-    "mov eax, 1",
-    "lock xadd [r13 + {parked}], eax",
-    "inc eax",
-    "cmp eax, [r13 + {total}]",
-    "jne 80f",
-    "lock or dword ptr [r13 + {wake}], {PARKED}",
-    "lea rdi, [r13 + {wake}]",
-    "mov eax, 202",
-    "mov esi, 1",
-    "mov edx, 0x7fffffff",
-    "syscall",
-    // Wait for ever.
-    "80:",
-    "lea rdi, [r13 + {never}]",
-    "lea r12, [rip + 80b]",
-    // Wait for the word at rdi, which is 0, and go on at r12.
-    "85:",
-    "mov eax, 202",
-    "xor esi, esi", // FUTEX_WAIT
-    "xor edx, edx",
-    "lea r10, [r13 + {patience}]",
-    "syscall",
-    "cmp eax, -110", // ETIMEDOUT
-    "jne 86f",
-    // As long as one of them lives, it lets us go on or kills us.
-    "test dword ptr [r13 + {launcher}], {DIED}",
-    "jz 86f",
-    "test dword ptr [r13 + {coordinator}], {DIED}",
-    "jnz 81f",
-    "86:",
-    "jmp r12",
-    // Born after an abort, or alone: die.
-    "81:",
-    "mov edi, 1",
-    "mov eax, 231", // exit_group
-    "syscall",
-    "jmp 81b",
-    // A failure: the first one is kept. rax is the result.
-    "90:",
-    "mov r8, rax",
-    "xor eax, eax",
-    "mov ecx, 1",
-    "lock cmpxchg [r13 + {failed}], ecx",
-    "jne 80b",
-    "mov [r13 + {failed_record}], rbx",
-    "mov [r13 + {failed_result}], r8",
-    "mov eax, 39", // getpid
-    "syscall",
-    "mov [r13 + {failed_pid}], rax",
-    "lock or dword ptr [r13 + {wake}], {FAILED}",
-    "lea rdi, [r13 + {wake}]",
-    "mov eax, 202",
-    "mov esi, 1",
-    "mov edx, 0x7fffffff",
-    "syscall",
-    "jmp 80b",
-    // A lone system call, for the commit to borrow.
-    ".balign 16",
-    ".hidden regrow_runner_syscall",
-    ".globl regrow_runner_syscall",
-    "regrow_runner_syscall:",
-    "syscall",
-    "ud2",
-    ".hidden regrow_runner_end",
-    ".globl regrow_runner_end",
-    "regrow_runner_end:",
-    ".popsection",
-    arrived = const offset_of!(Control, arrived),
-    total = const offset_of!(Control, total),
-    release = const offset_of!(Control, release),
-    abort = const offset_of!(Control, abort),
-    failed = const offset_of!(Control, failed),
-    parked = const offset_of!(Control, parked),
-    wake = const offset_of!(Control, wake),
-    never = const offset_of!(Control, never),
-    failed_record = const offset_of!(Control, failed_record),
-    failed_result = const offset_of!(Control, failed_result),
-    failed_pid = const offset_of!(Control, failed_pid),
-    launcher = const offset_of!(Control, launcher),
-    coordinator = const offset_of!(Control, coordinator),
-    patience = const offset_of!(Control, patience),
-    DIED = const FUTEX_OWNER_DIED,
-    ARRIVED = const wake::ARRIVED,
-    FAILED = const wake::FAILED,
-    PARKED = const wake::PARKED,
+// those of `abi::Record`, which asserts them. The two runners differ in what they do when a record starts and
+// when it ends: the one that is not traced does nothing.
+macro_rules! runner {
+    ($name:literal, start: [$($start:tt)*], end: [$($end:tt)*] $(, $constant:ident = $value:expr)*) => {
+        std::arch::global_asm!(
+            ".pushsection .text.regrow_runner, \"ax\", @progbits",
+            ".balign 64",
+            concat!(".hidden ", $name, "_start"),
+            concat!(".globl ", $name, "_start"),
+            concat!($name, "_start:"),
+            "19:", // dispatch
+            $($start)*
+            "movzx eax, byte ptr [rbx]",
+            "test eax, eax",
+            "jz 20f",
+            "cmp eax, 1",
+            "je 30f",
+            "cmp eax, 2",
+            "je 40f",
+            "cmp eax, 3",
+            "je 50f",
+            "cmp eax, 4",
+            "je 60f",
+            "cmp eax, 5",
+            "je 70f",
+            "mov rax, [rbx + 56]", // No such verb: a failure that was put there.
+            "jmp 90f",
+            // A system call.
+            "20:",
+            "movzx eax, word ptr [rbx + 2]",
+            "mov rdi, [rbx + 8]",
+            "mov rsi, [rbx + 16]",
+            "mov rdx, [rbx + 24]",
+            "mov r10, [rbx + 32]",
+            "mov r8, [rbx + 40]",
+            "mov r9, [rbx + 48]",
+            "syscall",
+            "movzx ecx, byte ptr [rbx + 1]",
+            "cmp ecx, 1",
+            "ja 25f",
+            "je 24f",
+            "cmp rax, [rbx + 56]",
+            "jne 90f",
+            "25:",
+            $($end)*
+            "add rbx, 64",
+            "jmp 19b",
+            "24:",
+            "cmp rax, -4096",
+            "ja 90f",
+            "jmp 25b",
+            // Fork.
+            "30:",
+            "cmp dword ptr [r13 + {abort}], 0",
+            "jne 80f",
+            "mov eax, 435", // clone3
+            "mov rdi, [rbx + 8]",
+            "mov rsi, [rbx + 16]",
+            "syscall",
+            "test rax, rax",
+            "jz 31f",
+            "cmp rax, [rbx + 56]",
+            "jne 90f",
+            "jmp 25b",
+            "31:",
+            "mov rbx, [rbx + 24]",
+            "cmp dword ptr [r13 + {abort}], 0",
+            "jne 81f",
+            "jmp 19b",
+            // Post an event.
+            "40:",
+            "mov rdi, [rbx + 8]",
+            "lock inc dword ptr [rdi]",
+            "mov eax, 202", // futex
+            "mov esi, 1",   // FUTEX_WAKE
+            "mov edx, 0x7fffffff",
+            "syscall",
+            "jmp 25b",
+            // Wait for an event.
+            "50:",
+            "mov rdi, [rbx + 8]",
+            "cmp dword ptr [rdi], 0",
+            "jne 25b",
+            "lea r12, [rip + 50b]",
+            "jmp 85f",
+            // Arrive at the barrier.
+            "60:",
+            "mov eax, 1",
+            "lock xadd [r13 + {arrived}], eax",
+            "inc eax",
+            "cmp eax, [r13 + {total}]",
+            "jne 61f",
+            "lock or dword ptr [r13 + {wake}], {ARRIVED}",
+            "lea rdi, [r13 + {wake}]",
+            "mov eax, 202",
+            "mov esi, 1",
+            "mov edx, 0x7fffffff",
+            "syscall",
+            "61:",
+            "cmp dword ptr [r13 + {release}], 0",
+            "jne 25b",
+            "lea rdi, [r13 + {release}]",
+            "lea r12, [rip + 61b]",
+            "jmp 85f",
+            // Park.
+            "70:",
+            "mov eax, 1",
+            "lock xadd [r13 + {parked}], eax",
+            "inc eax",
+            "cmp eax, [r13 + {total}]",
+            "jne 80f",
+            "lock or dword ptr [r13 + {wake}], {PARKED}",
+            "lea rdi, [r13 + {wake}]",
+            "mov eax, 202",
+            "mov esi, 1",
+            "mov edx, 0x7fffffff",
+            "syscall",
+            // Wait for ever.
+            "80:",
+            "lea rdi, [r13 + {never}]",
+            "lea r12, [rip + 80b]",
+            // Wait for the word at rdi, which is 0, and go on at r12.
+            "85:",
+            "mov eax, 202",
+            "xor esi, esi", // FUTEX_WAIT
+            "xor edx, edx",
+            "lea r10, [r13 + {patience}]",
+            "syscall",
+            "cmp eax, -110", // ETIMEDOUT
+            "jne 86f",
+            // As long as one of them lives, it lets us go on or kills us.
+            "test dword ptr [r13 + {launcher}], {DIED}",
+            "jz 86f",
+            "test dword ptr [r13 + {coordinator}], {DIED}",
+            "jnz 81f",
+            "86:",
+            "jmp r12",
+            // Born after an abort, or alone: die.
+            "81:",
+            "mov edi, 1",
+            "mov eax, 231", // exit_group
+            "syscall",
+            "jmp 81b",
+            // A failure: the first one is kept. rax is the result.
+            "90:",
+            "mov r8, rax",
+            $($end)*
+            "xor eax, eax",
+            "mov ecx, 1",
+            "lock cmpxchg [r13 + {failed}], ecx",
+            "jne 80b",
+            "mov [r13 + {failed_record}], rbx",
+            "mov [r13 + {failed_result}], r8",
+            "mov eax, 39", // getpid
+            "syscall",
+            "mov [r13 + {failed_pid}], rax",
+            "lock or dword ptr [r13 + {wake}], {FAILED}",
+            "lea rdi, [r13 + {wake}]",
+            "mov eax, 202",
+            "mov esi, 1",
+            "mov edx, 0x7fffffff",
+            "syscall",
+            "jmp 80b",
+            // A lone system call, for the commit to borrow.
+            ".balign 16",
+            concat!(".hidden ", $name, "_syscall"),
+            concat!(".globl ", $name, "_syscall"),
+            concat!($name, "_syscall:"),
+            "syscall",
+            "ud2",
+            concat!(".hidden ", $name, "_end"),
+            concat!(".globl ", $name, "_end"),
+            concat!($name, "_end:"),
+            ".popsection",
+            arrived = const offset_of!(Control, arrived),
+            total = const offset_of!(Control, total),
+            release = const offset_of!(Control, release),
+            abort = const offset_of!(Control, abort),
+            failed = const offset_of!(Control, failed),
+            parked = const offset_of!(Control, parked),
+            wake = const offset_of!(Control, wake),
+            never = const offset_of!(Control, never),
+            failed_record = const offset_of!(Control, failed_record),
+            failed_result = const offset_of!(Control, failed_result),
+            failed_pid = const offset_of!(Control, failed_pid),
+            launcher = const offset_of!(Control, launcher),
+            coordinator = const offset_of!(Control, coordinator),
+            patience = const offset_of!(Control, patience),
+            DIED = const FUTEX_OWNER_DIED,
+            ARRIVED = const wake::ARRIVED,
+            FAILED = const wake::FAILED,
+            PARKED = const wake::PARKED,
+            $($constant = const $value,)*
+        );
+    };
+}
+
+runner!("regrow_runner", start: [], end: []);
+
+// The slot of a record is found from its address (`tape::trace`). One whose second word is not 0 is left
+// alone: it is behind something that makes `rdtsc` fail. rdtsc(Intel SDM, volume 2) gives edx:eax.
+runner!(
+    "regrow_traced_runner",
+    start: [
+        "mov rcx, rbx",
+        "shr rcx, 2",
+        "add rcx, [r13 + {trace}]",
+        "cmp qword ptr [rcx + 8], 0",
+        "jne 18f",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rcx], rax",
+        "18:",
+    ],
+    end: [
+        "mov rcx, rbx",
+        "shr rcx, 2",
+        "add rcx, [r13 + {trace}]",
+        "cmp qword ptr [rcx + 8], 0",
+        "jne 17f",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rcx + 8], rax",
+        "17:",
+    ],
+    trace = offset_of!(Control, trace)
 );
 
 unsafe extern "C" {
     static regrow_runner_start: u8;
     static regrow_runner_syscall: u8;
     static regrow_runner_end: u8;
+    static regrow_traced_runner_start: u8;
+    static regrow_traced_runner_end: u8;
 }
 
 /// The runner's code, to be copied to a 64-byte aligned address.
@@ -209,6 +253,15 @@ pub fn code() -> &'static [u8] {
     let end = &raw const regrow_runner_end;
     // SAFETY: both symbols are defined by the assembly above, in one section and in this order, and
     // what lies between them is read-only for the life of the program.
+    unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
+}
+
+/// The code of the runner that notes when each record started and ended, to be copied to a 64-byte aligned
+/// address.
+pub fn traced_code() -> &'static [u8] {
+    let start = &raw const regrow_traced_runner_start;
+    let end = &raw const regrow_traced_runner_end;
+    // SAFETY: as in `code`.
     unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
@@ -259,8 +312,18 @@ mod tests {
     /// addresses in code need either a relocation or a 64-bit immediate (`movabs`).
     #[test]
     fn small_and_position_independent() {
-        let code = code();
-        assert!(code.len() <= 640, "{} bytes", code.len());
+        check(code(), 640);
+        // The other end of the budget: without tracing there is none of it.
+        assert!(!code().windows(2).any(|w| w == RDTSC));
+        assert_eq!(&code()[syscall_offset() as usize..][..2], &[0x0f, 0x05]);
+        check(traced_code(), 768);
+        assert_eq!(traced_code().windows(2).filter(|w| *w == RDTSC).count(), 3);
+    }
+
+    const RDTSC: [u8; 2] = [0x0f, 0x31];
+
+    fn check(code: &[u8], most: usize) {
+        assert!(code.len() <= most, "{} bytes", code.len());
         assert!(!code.windows(2).any(|w| w[0] == 0x48 && (0xb8..=0xbf).contains(&w[1])), "movabs");
         // Copied elsewhere it must not refer to where it was: no 8-byte word is an address of ours.
         let here = code.as_ptr().addr();
@@ -268,6 +331,5 @@ mod tests {
             let value = usize::from_ne_bytes(std::array::from_fn(|i| word[i]));
             assert!(value.abs_diff(here) > 1 << 20, "an absolute address in the runner");
         }
-        assert_eq!(&code[syscall_offset() as usize..][..2], &[0x0f, 0x05]);
     }
 }

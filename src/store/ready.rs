@@ -12,9 +12,10 @@ use super::{StoreError, StoredPlan, host};
 use crate::certify::{self, CertifiedTapes, Demands, Ground};
 use crate::host::HostFacts;
 use crate::image::Model;
-use crate::pipeline::{self, PrepareError};
+use crate::pipeline::{self, PrepareError, Span};
 use crate::resolve::Options;
 use crate::resolve::problem::{Problem, ProblemKind};
+use crate::tape::assemble::TooLarge;
 use crate::tape::{Tapes, ThreadState};
 
 /// A stored plan that can be played here and now.
@@ -32,13 +33,15 @@ pub struct Ready {
 }
 
 /// Time that a part took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
 pub struct Timings {
     pub read: Duration,
     pub images: Duration,
     pub host: Duration,
     pub certify: Duration,
+    /// When each ran.
+    pub spans: Vec<Span>,
 }
 
 /// Why a stored plan cannot be played here.
@@ -50,6 +53,9 @@ pub enum ReadyError {
     /// The images or the host are not those that it was made for.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Stale(Vec<Problem>),
+    /// There is no room to note times.
+    #[error("no room to trace: {0}")]
+    NoRoomToTrace(TooLarge),
     /// Its tapes do not do what they must.
     #[error("the stored plan has no certificate, so it is not run: {0}")]
     Refuted(Box<Counterexample>),
@@ -62,6 +68,7 @@ impl ReadyError {
         match self {
             ReadyError::Store(error) => one(ProblemKind::BadPlan, error.to_string()),
             ReadyError::Stale(problems) => problems.clone(),
+            ReadyError::NoRoomToTrace(_) => one(ProblemKind::Lacking, self.to_string()),
             ReadyError::Refuted(_) => one(ProblemKind::Defect, self.to_string()),
         }
     }
@@ -77,6 +84,7 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
     let start = Instant::now();
     let plan = StoredPlan::read(path)?;
     timings.read = start.elapsed();
+    timings.spans.push(Span { stage: "read", start, end: start + timings.read });
     let mut problems = differences_of_options(&plan.about.options, options);
     let start = Instant::now();
     match check_place(&plan, dir) {
@@ -84,10 +92,12 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
         Err(problem) => problems.push(problem),
     }
     timings.images = start.elapsed();
+    timings.spans.push(Span { stage: "images", start, end: start + timings.images });
     let start = Instant::now();
     let facts = crate::host::ask(&plan.host.relied.questions(&plan.tapes));
     problems.extend(differences_of_host(&plan, &facts));
     timings.host = start.elapsed();
+    timings.spans.push(Span { stage: "facts", start, end: start + timings.host });
     if !problems.is_empty() {
         return Err(ReadyError::Stale(problems));
     }
@@ -99,8 +109,12 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
     demands.expected.inherited = ground.inherited.0;
     let refuted = |counterexample| ReadyError::Refuted(Box::new(counterexample));
     set_deadlines(&mut tapes, &deadlines, &ground.facts);
+    if options.tracing {
+        tapes.set_traced().map_err(ReadyError::NoRoomToTrace)?;
+    }
     let (tapes, certificate) = certify::certify_tapes(&demands, tapes, Some(&threads)).map_err(refuted)?;
     timings.certify = start.elapsed();
+    timings.spans.push(Span { stage: "certify", start, end: start + timings.certify });
     Ok(Ready { tapes, threads, certificate, timings, purposes })
 }
 
@@ -108,6 +122,13 @@ impl Ready {
     /// What an operation is done for and the image entry it comes from, in words.
     pub fn purpose(&self, op: u32) -> String {
         self.purposes.all().remove(&op).unwrap_or_else(|| "an unknown operation".to_owned())
+    }
+}
+
+impl Ready {
+    /// All purposes, by operation.
+    pub fn purposes(&self) -> BTreeMap<u32, String> {
+        self.purposes.all()
     }
 }
 

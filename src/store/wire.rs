@@ -215,6 +215,7 @@ pub(super) fn read<R: Read>(mut sections: Sections<R>) -> Result<StoredPlan, For
             undo: head.undo,
             clocks_ns: head.clocks_ns,
             spent: head.spent,
+            is_traced: false,
         },
         deadlines: head.deadlines,
         purposes,

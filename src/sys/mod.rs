@@ -10,3 +10,4 @@ pub mod process;
 pub mod ptrace;
 pub mod region;
 pub mod robust;
+pub mod tsc;

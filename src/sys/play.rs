@@ -26,7 +26,7 @@ pub fn play(tapes: &Tapes, region: BorrowedFd<'_>) -> Result<Pid, Errno> {
         return Err(Errno::EINVAL);
     }
     let (rw_len, ro_len) = (tapes.rw.len() as u64, tapes.ro.len() as u64);
-    map_in_place(region, Place { base: tapes.base, rw_len, ro_len })?;
+    map_in_place(region, Place { base: tapes.base, rw_len, ro_len, trace_len: 0 })?;
     unregister_rseq();
     let birth = Birth { clone_args: root.clone_args, tape: root.tape, control: tapes.base, code: tapes.code };
     // SAFETY: the region has just been mapped at its place with these tapes in it; the flags have no

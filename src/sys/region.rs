@@ -1,8 +1,9 @@
 //! The memfd with the tapes, and its mappings.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
@@ -27,8 +28,19 @@ pub fn create(tapes: &Tapes) -> std::io::Result<OwnedFd> {
     let mut file = File::from(fd);
     file.write_all(&tapes.rw)?;
     file.write_all(&tapes.ro)?;
+    if let Some(area) = tapes.trace() {
+        file.write_all(crate::runner::traced_code())?;
+        let slots = area.slots - tapes.base;
+        for (at, words) in tapes.marked_slots() {
+            file.write_all_at(&words.map(u64::to_ne_bytes).concat(), slots + at)?;
+        }
+        file.seek(SeekFrom::Start(tapes.region_len()))?;
+    }
     // Behind what is mapped: for the launcher.
     file.write_all(&crate::tape::undo_table(&tapes.undo))?;
+    if file.metadata()?.len() < tapes.region_len() {
+        file.set_len(tapes.region_len())?;
+    }
     Ok(file.into())
 }
 
@@ -40,8 +52,30 @@ pub struct Place {
     pub base: u64,
     /// Length of the written part.
     pub rw_len: u64,
-    /// Length of the part that is only read and executed.
+    /// Length of the part that is only read and executed; that with a traced runner too.
     pub ro_len: u64,
+    /// Length of the part that the traced runner writes; 0 where nothing is traced.
+    pub trace_len: u64,
+}
+
+impl Place {
+    /// That of tapes.
+    pub fn of(tapes: &Tapes) -> Place {
+        let (code_len, trace_len) = tapes.trace().map_or((0, 0), |area| (area.code_len, area.slots_len));
+        let ro_len = tapes.ro.len() as u64 + code_len;
+        Place { base: tapes.base, rw_len: tapes.rw.len() as u64, ro_len, trace_len }
+    }
+}
+
+/// The slots of a traced run, as they are now: empty where nothing is traced.
+///
+/// # Errors
+/// The kernel's, of pread(2).
+pub fn read_slots(fd: BorrowedFd<'_>, tapes: &Tapes) -> std::io::Result<Vec<u8>> {
+    let Some(area) = tapes.trace() else { return Ok(Vec::new()) };
+    let mut slots = vec![0; area.slots_len as usize];
+    File::from(fd.try_clone_to_owned()?).read_exact_at(&mut slots, area.slots - tapes.base)?;
+    Ok(slots)
 }
 
 /// Maps the region where the tasks will have it. Nothing may be mapped there.
@@ -49,11 +83,13 @@ pub struct Place {
 /// # Errors
 /// The kernel's: EEXIST where something is in the way.
 pub fn map_in_place(fd: BorrowedFd<'_>, place: Place) -> Result<InPlace, Errno> {
+    let behind = place.rw_len + place.ro_len;
     let parts = [
         (place.base, place.rw_len, libc::PROT_READ | libc::PROT_WRITE, 0),
         (place.base + place.rw_len, place.ro_len, libc::PROT_READ | libc::PROT_EXEC, place.rw_len),
+        (place.base + behind, place.trace_len, libc::PROT_READ | libc::PROT_WRITE, behind),
     ];
-    for (address, len, prot, offset) in parts {
+    for (address, len, prot, offset) in parts.into_iter().filter(|(_, len, ..)| *len > 0) {
         // SAFETY: MAP_FIXED_NOREPLACE takes nothing away that this program uses.
         let at = unsafe {
             libc::mmap(

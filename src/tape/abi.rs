@@ -8,6 +8,8 @@
 //!  └──────── read, write ───────┘└──── read, execute ──────┘
 //! ```
 //!
+//! A traced run has two more parts behind them: [`super::trace`].
+//!
 //! All pointers in it are absolute. The *window* is the region and, behind it, the carriers of
 //! shared memory; one munmap at the commit takes all of it away.
 #![allow(unsafe_code)]
@@ -110,7 +112,7 @@ impl Record {
 }
 
 /// The head of the region: what tasks, launcher and coordinator tell each other. All words start as 0
-/// but `total` and `patience`.
+/// but `total` and `patience`, and `trace` where a run is traced.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Control {
@@ -147,6 +149,9 @@ pub struct Control {
     pub committed: u32,
     /// Unused.
     pub reserved: u32,
+    /// Where the traced runner notes times: a slot is at a quarter of its record's address and this
+    /// ([`super::trace`]). 0 where nothing is traced.
+    pub trace: u64,
 }
 
 /// How long a task waits at a time. Nobody waits longer for anything while all goes well, so the look
@@ -186,7 +191,8 @@ const _: () = {
     assert!(offset_of!(Record, op) == 4);
     assert!(offset_of!(Record, args) == 8);
     assert!(offset_of!(Record, expect) == 56);
-    assert!(size_of::<Control>() == 88);
+    assert!(size_of::<Control>() == 96);
+    assert!(offset_of!(Control, trace) == 88);
     assert!(offset_of!(Control, patience).is_multiple_of(8));
     assert!(size_of::<Control>() as u64 <= EVENTS_OFFSET);
     assert!(offset_of!(Control, failed_record) == 32);

@@ -191,6 +191,7 @@ impl Assembler {
             undo: self.undo,
             clocks_ns: None,
             spent: self.spent,
+            is_traced: false,
         })
     }
 }

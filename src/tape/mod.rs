@@ -9,6 +9,7 @@ pub mod assemble;
 pub mod disasm;
 pub mod lift;
 pub mod thread;
+pub mod trace;
 
 use std::collections::BTreeSet;
 
@@ -48,6 +49,8 @@ pub struct Tapes {
     pub clocks_ns: Option<[u64; 2]>,
     /// Names that are to be removed when the tree lives: absolute paths.
     pub spent: Vec<Vec<u8>>,
+    /// Whether a run notes its times, in parts of the region behind these two ([`trace`]).
+    pub is_traced: bool,
 }
 
 /// A name in the file system that a task makes, and in most cases removes again. Its task adds to three
@@ -200,6 +203,7 @@ mod tests {
                 undo: Vec::new(),
                 clocks_ns: None,
                 spent: Vec::new(),
+                is_traced: false,
             };
             assert!(tapes.records(&task).count() <= 1);
             let _ = (tapes.bytes(u64::MAX, 2), tapes.bytes(1, u64::MAX), tapes.c_string(u64::MAX));

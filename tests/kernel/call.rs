@@ -288,6 +288,7 @@ fn tapes(mut builder: Builder, pid: u32, records: &[Record], child: Option<TaskT
         undo: Vec::new(),
         clocks_ns: None,
         spent: Vec::new(),
+        is_traced: false,
     }
 }
 

@@ -25,11 +25,13 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
 
+pub(crate) mod browser;
 pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod guest;
 pub(crate) mod namespace;
 pub(crate) mod opened;
+pub(crate) mod schema;
 pub(crate) mod service;
 
 use std::fmt::Write as _;

@@ -581,7 +581,7 @@ impl<'a> Run<'a> {
                 }
                 for (start, len) in into {
                     self.check_range(call, *start, *len, 1)?;
-                    self.spare_vdso(at, call, *start, *len)?;
+                    self.spare_vdso(at, call, (*start, *len), false)?;
                 }
                 let from = offset.unwrap_or(self.objects.description(desc).position);
                 if offset.is_none() {

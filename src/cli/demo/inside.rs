@@ -79,6 +79,7 @@ fn coordinate(forest: &Forest, images: &Path, told: &Path, channel: &Channel) ->
         }
     };
     let run = Run {
+        trace: None,
         tapes: &prepared.tapes,
         threads: &prepared.threads,
         sibling: false,

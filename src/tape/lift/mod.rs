@@ -122,9 +122,10 @@ struct Call<'a, 'b> {
 
 impl<'a> Lifter<'a> {
     fn new(tapes: &'a Tapes) -> Lift<Lifter<'a>> {
-        let lengths = (tapes.rw.len() as u64).checked_add(tapes.ro.len() as u64);
-        let end = lengths
-            .and_then(|len| tapes.base.checked_add(len))
+        // What a traced runner brings along is part of it: nobody may touch that either.
+        let end = tapes
+            .base
+            .checked_add(tapes.region_len())
             .ok_or("the region does not fit into an address space")?;
         let window_end = tapes
             .base
@@ -161,8 +162,17 @@ impl<'a> Lifter<'a> {
         if head.get(patience_at..patience_at + 16) != Some(&[patience, [0; 8]].concat()) {
             return Err("a control block with another time to wait".to_owned());
         }
-        let is_set =
-            |at: &usize| (total_at..total_at + 4).contains(at) || (patience_at..patience_at + 8).contains(at);
+        let trace_at = offset_of!(Control, trace);
+        let bias = tapes.trace().map_or(0, |area| area.bias(tapes));
+        // With another one the runner would note times where it may not write.
+        if head.get(trace_at..trace_at + 8) != Some(&bias.to_ne_bytes()) {
+            return Err("a control block with another place for times".to_owned());
+        }
+        let is_set = |at: &usize| {
+            [(total_at, 4), (patience_at, 8), (trace_at, 8)]
+                .iter()
+                .any(|(from, len)| (*from..from + len).contains(at))
+        };
         let is_clean = head.iter().enumerate().all(|(at, byte)| *byte == 0 || is_set(&at));
         if !is_clean {
             return Err("control words or events that do not start as 0".to_owned());
