@@ -162,7 +162,8 @@ pub fn try_prepare_on(
     let resolution = timed(&mut timings.resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
     let threads = timed(&mut timings.lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));
-    let Some(resolved) = resolution.resolved else { return Ok((None, problems)) };
+    let Some(mut resolved) = resolution.resolved else { return Ok((None, problems)) };
+    timed(&mut timings.plan, || resolve::policy::apply(options.policy, &mut resolved));
     let plan = match timed(&mut timings.plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
         Ok(plan) => plan,
         Err(error) => {

@@ -18,6 +18,7 @@
 //! | `run` | all tasks at once on a model of the kernel |
 //! | `family` | births, deaths, sessions, groups |
 //! | `descriptor`, `space` | calls on descriptors; on address spaces |
+//! | `pass` | descriptions that travel in messages |
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
 //! | `privilege` | which privileges a task still has |
@@ -65,6 +66,7 @@ mod family;
 mod name;
 mod object;
 mod outcome;
+mod pass;
 mod privilege;
 mod run;
 mod seccomp;

@@ -11,6 +11,7 @@ use regrow::certify::{self, Certificate, Counterexample};
 use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
 use regrow::image::{self, Model, NsPid};
 use regrow::lower;
+use regrow::resolve::policy::{self, Policy};
 use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::resolve::{self, Options, Payloads};
 use regrow::synth::Forest;
@@ -133,6 +134,14 @@ pub enum Refused {
 /// # Errors
 /// See [`Refused`].
 pub fn plan(dir: &Path) -> Result<Planned, Refused> {
+    plan_by(Policy::Inherit, dir)
+}
+
+/// As [`plan`], by a rule who makes what.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn plan_by(policy: Policy, dir: &Path) -> Result<Planned, Refused> {
     let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
     let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
@@ -155,7 +164,10 @@ pub fn plan(dir: &Path) -> Result<Planned, Refused> {
     if problems.iter().any(|problem| problem.kind == ProblemKind::Unsupported) {
         return Err(refused(Vec::new()));
     }
-    let Some(resolved) = resolution.resolved else { return Err(Refused::Defect("no room".to_owned())) };
+    let Some(mut resolved) = resolution.resolved else {
+        return Err(Refused::Defect("no room".to_owned()));
+    };
+    policy::apply(policy, &mut resolved);
     let plan = match order::plan_in(&resolved.forest, resolved.cradle) {
         Ok(plan) => plan,
         Err(PlanError::Family(errors)) => {

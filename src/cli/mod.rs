@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use regrow::resolve::Options;
+use regrow::resolve::policy::Policy;
 use regrow::resolve::problem::{Problem, ProblemKind};
 
 /// Regrows process trees from CRIU checkpoints.
@@ -166,6 +167,20 @@ pub(crate) struct Features {
     /// How to treat cgroups
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "soft", value_name = "MODE")]
     manage_cgroups: Option<String>,
+    /// Who makes what tasks share: their lowest common ancestor, and they inherit it; or, as CRIU has it, who has the
+    /// lowest pid, and the others receive it
+    #[arg(long, value_enum, default_value_t = Rule::Inherit)]
+    policy: Rule,
+}
+
+/// [`Policy`], as the command line spells it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Rule {
+    /// Made by the lowest common ancestor, inherited by fork
+    #[default]
+    Inherit,
+    /// Made by the lowest pid, sent to all others, in stages
+    LowestPid,
 }
 
 impl Features {
@@ -182,6 +197,10 @@ impl Features {
             external: self.external.clone(),
             manage_cgroups: self.manage_cgroups.clone(),
             restoring: false,
+            policy: match self.policy {
+                Rule::Inherit => Policy::Inherit,
+                Rule::LowestPid => Policy::LowestPid,
+            },
         }
     }
 }

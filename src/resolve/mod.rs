@@ -9,6 +9,7 @@
 
 mod clocks;
 pub mod memory;
+pub mod policy;
 pub mod problem;
 pub mod recipe;
 pub mod vdso;
@@ -63,6 +64,8 @@ pub struct Options {
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
     /// them.
     pub restoring: bool,
+    /// `--policy`: who makes what.
+    pub policy: policy::Policy,
 }
 
 /// Bytes that wait in pipes and sockets, loaded: parallel to [`Model::pipe_data`] and

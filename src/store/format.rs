@@ -23,8 +23,8 @@ use thiserror::Error;
 
 /// The first bytes of a stored plan.
 pub const MAGIC: [u8; 8] = *b"regrowpl";
-/// Of the format as it is written. There is no other yet.
-pub const VERSION: u32 = 1;
+/// Of the format as it is written. Version 1 had no `--policy`.
+pub const VERSION: u32 = 2;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;
 const FIXED: usize = 24;

@@ -71,15 +71,19 @@ pub(super) fn compare(
         survivors.extend(run.tables[task.table].iter().map(|(_, entry)| entry.desc));
     }
     run.objects.close_over_flight(&mut survivors);
-    let open_objects = survivors.iter().map(|desc| run.objects.description(*desc).object).collect();
+    let open_objects: BTreeSet<usize> =
+        survivors.iter().map(|desc| run.objects.description(*desc).object).collect();
     let readable: BTreeSet<usize> = survivors
         .iter()
         .map(|desc| (*desc, run.objects.description(*desc).object))
         .filter(|(desc, object)| run.objects.reads(*desc, *object))
         .map(|(_, object)| object)
         .collect();
+    if let Some(lost) = run.lost_message(&open_objects) {
+        return Err(lost);
+    }
     for (at, call, object) in &run.needs_reader {
-        if !readable.contains(object) {
+        if !readable.contains(object) && !run.received.contains(at) {
             let what = match run.objects.objects[*object].kind {
                 ObjectKind::Pipe(_) => "a pipe",
                 ObjectKind::Socket(_) => "a socket",
