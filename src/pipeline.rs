@@ -230,7 +230,8 @@ pub fn try_prepare_model(
     let mut problems = resolution.problems;
     let threads =
         timed(&mut timings, Stage::Lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));
-    let Some(resolved) = resolution.resolved else { return Ok((None, problems)) };
+    let Some(mut resolved) = resolution.resolved else { return Ok((None, problems)) };
+    timed(&mut timings, Stage::Plan, || resolve::policy::apply(options.policy, &mut resolved));
     let plan = match timed(&mut timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
         Ok(plan) => plan,
         Err(error) => {

@@ -13,11 +13,12 @@ use regrow::certify::{self, Ground};
 use regrow::image::{self, Model};
 use regrow::pipeline::{self, Prepared};
 use regrow::resolve::Options;
+use regrow::resolve::policy::Policy;
 use regrow::synth::model::synthesise;
 use regrow::synth::random::Shape;
 use regrow::synth::{Forest, Kind, Slot, Task};
 use regrow::tape::lift::lift;
-use regrow_graph::verify::{AttributeKind, Change, Effect, Expected, LiftedTree, Value, verify};
+use regrow_graph::verify::{AttributeKind, Change, Effect, Expected, FdEffect, LiftedTree, Value, verify};
 use regrow_model::{Bounds, Found, Host, Schedule, World, everything, explore, play, wanted};
 use regrow_proptests::memory;
 
@@ -43,10 +44,28 @@ fn made_up(tasks: usize, depth: usize, shared_fds: usize, shared_maps: usize, se
     for (path, bytes) in shape.files(&forest) {
         fs::write(path, bytes).unwrap();
     }
-    planned(&forest, dir)
+    planned_by(Policy::Inherit, &forest, dir)
+}
+
+/// The same, planned by CRIU's rule.
+fn made_up_of_messages(tasks: usize, depth: usize, shared_fds: usize, seed: u64) -> Planned {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("files");
+    fs::create_dir(&directory).unwrap();
+    let (shared_maps, with_pairs, first_pid) = (0, true, ROOT);
+    let shape = Shape { tasks, depth, shared_fds, shared_maps, with_pairs, first_pid, directory, seed };
+    let forest = shape.forest();
+    for (path, bytes) in shape.files(&forest) {
+        fs::write(path, bytes).unwrap();
+    }
+    planned_by(Policy::LowestPid, &forest, dir)
 }
 
 fn planned(forest: &Forest, dir: tempfile::TempDir) -> Planned {
+    planned_by(Policy::Inherit, forest, dir)
+}
+
+fn planned_by(policy: Policy, forest: &Forest, dir: tempfile::TempDir) -> Planned {
     let images = dir.path().join("images");
     fs::create_dir(&images).unwrap();
     let executable = std::env::current_exe().unwrap();
@@ -55,7 +74,8 @@ fn planned(forest: &Forest, dir: tempfile::TempDir) -> Planned {
     let synthetic = synthesise(forest, &ground).unwrap();
     image::write_model(&synthetic.model, &synthetic.contents, &images).unwrap();
     // That pids are taken here keeps nobody from looking at the plan.
-    let (prepared, problems) = pipeline::try_prepare(&images, &Options::default()).unwrap();
+    let (prepared, problems) =
+        pipeline::try_prepare(&images, &Options { policy, ..Options::default() }).unwrap();
     let Some(Prepared { model, facts, tapes, .. }) = prepared else { panic!("{problems:?}") };
     let lifted = lift(&tapes).unwrap();
     let expected = certify::expected(&model, &Ground::of(&facts, certify::Cradle::default())).unwrap();
@@ -119,6 +139,54 @@ fn small_trees_in_every_interleaving() {
         let records = planned.records();
         eprintln!("{tasks} tasks, {records} records: {} runs, {} steps", found.runs, found.transitions);
     }
+}
+
+/// By CRIU's rule: stages end and begin behind events, messages are sent, taken in turns and looked at.
+#[test]
+fn messages_in_every_interleaving() {
+    for (tasks, depth, shared, seed) in [(2, 1, 4, 2), (3, 2, 8, 3), (4, 2, 12, 4), (5, 3, 16, 5)] {
+        let planned = made_up_of_messages(tasks, depth, shared, seed);
+        let received = |stays: bool| {
+            planned.count(
+                |effect| matches!(effect, Effect::Fd(FdEffect::Receive { stays: is, .. }) if *is == stays),
+            )
+        };
+        let (taken, looked) = (received(false), received(true));
+        assert!(taken + looked > 0);
+        let found = check_all(&planned);
+        let records = planned.records();
+        eprintln!(
+            "{tasks} tasks, {records} records, {taken} messages taken, {looked} looked at: {} runs, {} steps",
+            found.runs, found.transitions
+        );
+    }
+}
+
+/// Without one of its posts, waits or sendings such a plan comes to another end, or to none; and there is no
+/// certificate.
+#[test]
+fn messages_that_are_broken() {
+    let planned = made_up_of_messages(3, 2, 8, 3);
+    assert!(verify(&planned.lifted, &planned.expected).is_ok());
+    let good = planned.played(Schedule::Lowest).end();
+    let mut broken = 0;
+    for (task, tape) in planned.lifted.tasks.iter().enumerate() {
+        for (at, lifted) in tape.effects.iter().enumerate() {
+            let is_sent = matches!(&lifted.effect, Effect::Object { change: Change::Send { rights, .. }, .. } if !rights.is_empty());
+            let is_received = matches!(lifted.effect, Effect::Fd(FdEffect::Receive { .. }));
+            if !is_sent && !is_received && !matches!(lifted.effect, Effect::Post(_)) {
+                continue;
+            }
+            let mut tree = planned.lifted.clone();
+            tree.tasks[task].effects.remove(at);
+            broken += 1;
+            let found = explore(&World::new(&tree, planned.host.clone()).unwrap(), Bounds::default());
+            let is_good = found.deadlocks.is_empty() && found.ends.iter().all(|end| *end == good);
+            assert!(!is_good, "task {task}, record {at}: {:?}", lifted.effect);
+            assert!(verify(&tree, &planned.expected).is_err(), "task {task}, record {at}");
+        }
+    }
+    assert!(broken > 4, "{broken}");
 }
 
 /// A shell with a job of two in a group that the first of them leads, and one that has died: groups are joined

@@ -20,6 +20,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::ids::{Fd, OfdId, ResourceId, StepId, TaskId};
+use crate::passing::Passing;
 
 /// All tasks and all that they share.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +35,8 @@ pub struct Forest {
     pub steps: Vec<StepSpec>,
     /// Descriptor numbers must stay below this (`RLIMIT_NOFILE` while restoring). 0: no limit.
     pub fd_limit: Fd,
+    /// What goes over channels instead of being inherited; put there by [`crate::passing::arrange`].
+    pub passing: Passing,
 }
 
 /// How a task ends up.

@@ -53,6 +53,41 @@ pub enum OpKind {
         /// Last number.
         last: Fd,
     },
+    /// Send descriptions through a channel.
+    Send {
+        /// The channel.
+        channel: ResourceId,
+        /// The number of its sending end.
+        through: Fd,
+        /// The descriptions.
+        ofds: Vec<OfdId>,
+        /// Their numbers.
+        fds: Vec<Fd>,
+    },
+    /// Receive the descriptions of the next message of a channel. They appear at the numbers `at`,
+    /// which the kernel chooses as the lowest free ones.
+    Receive {
+        /// The channel.
+        channel: ResourceId,
+        /// The number of its receiving end.
+        through: Fd,
+        /// The descriptions.
+        ofds: Vec<OfdId>,
+        /// One number for each.
+        at: Vec<Fd>,
+        /// Close-on-exec of the new numbers.
+        cloexec: bool,
+        /// The message stays in the channel, for others.
+        stays: bool,
+    },
+    /// The end of a stage, or the beginning of the next, which nobody enters before all have come to the end
+    /// of the last. It takes no system call.
+    Stage {
+        /// The stage that ends or begins.
+        number: u8,
+        /// It begins.
+        begins: bool,
+    },
     /// Set the close-on-exec flag.
     SetCloexec {
         /// The number.
@@ -103,6 +138,8 @@ impl OpKind {
             OpKind::Create { .. } => 3,
             OpKind::Dup { .. } => 4,
             OpKind::Close { .. } => 5,
+            OpKind::Stage { .. } => 2,
+            OpKind::Send { .. } | OpKind::Receive { .. } => 5,
             OpKind::SetCloexec { .. } => 6,
             OpKind::Exit => 7,
             OpKind::AwaitExit { .. } => 8,
@@ -181,6 +218,21 @@ pub enum Reason {
         /// The child.
         child: TaskId,
     },
+    /// What is received must have been sent.
+    SentBy {
+        /// Who sends it.
+        giver: TaskId,
+    },
+    /// The message before in the channel must be gone.
+    TakenBy {
+        /// Who takes that.
+        taker: TaskId,
+    },
+    /// All must have come to the end of a stage.
+    StageOver {
+        /// The stage.
+        number: u8,
+    },
     /// All of the task must be in place.
     Complete,
     /// All tasks must have arrived.
@@ -206,6 +258,9 @@ impl fmt::Display for Reason {
             Reason::AdopterFirst { adopter } => write!(f, "{adopter} must be ready to adopt its children"),
             Reason::OrphansFirst { adopter } => write!(f, "orphans for {adopter} must have passed"),
             Reason::MustBeItsChild { child } => write!(f, "{child} must be its child"),
+            Reason::SentBy { giver } => write!(f, "{giver} must have sent it"),
+            Reason::TakenBy { taker } => write!(f, "{taker} must have taken the message before"),
+            Reason::StageOver { number } => write!(f, "all must have come to the end of stage {number}"),
             Reason::Complete => f.write_str("the task must be complete"),
             Reason::AllArrived => f.write_str("all must have arrived"),
         }

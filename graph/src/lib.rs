@@ -14,6 +14,7 @@
 //! | `needs` | who uses what, and so who owns it |
 //! | `numbers` | the numbers at which descriptions travel |
 //! | [`place`] | who creates what, and what each task's table is at each fork |
+//! | [`passing`] | who makes what and sends it to whom, where it is not inherited |
 //! | [`raise`] | who forks whom, and which helper tasks that takes |
 //! | [`family`] | when sessions and process groups can be entered, and who waits for whom |
 //! | [`graph`] | operations and edges, each with its [`graph::Reason`] |
@@ -33,6 +34,7 @@ pub mod ids;
 mod needs;
 mod numbers;
 pub mod order;
+pub mod passing;
 pub mod place;
 pub mod raise;
 pub mod table;

@@ -71,11 +71,16 @@ impl Needs {
             let mut direct = std::mem::take(&mut users[index]);
             direct.sort_unstable();
             direct.dedup();
-            let Some(owner) = direct.iter().copied().reduce(|a, b| common_ancestor(forest, &depth, a, b))
-            else {
-                continue;
-            };
             let resource = ResourceId::new(index);
+            let delivery = forest.passing.deliveries.get(&resource);
+            let owner = match delivery {
+                Some(delivery) => Some(delivery.creator),
+                None => direct.iter().copied().reduce(|a, b| common_ancestor(forest, &depth, a, b)),
+            };
+            let Some(owner) = owner else { continue };
+            if delivery.is_some() && direct.binary_search(&owner).is_err() {
+                needs.mark(resource, owner, None);
+            }
             needs.owners[index] = Some(owner);
             // The owner also needs what finishing the resource takes.
             for ofd in
@@ -89,8 +94,13 @@ impl Needs {
             for user in &direct {
                 needs.mark(resource, *user, None);
                 let mut below = *user;
-                while below != owner {
-                    let Some(above) = forest.tasks[below.index()].parent else { break };
+                while below != owner && !forest.passing.takes(below, resource) {
+                    let Some(above) = forest.tasks[below.index()].parent else {
+                        if delivery.is_some() {
+                            errors.push(PlaceError::NotBelow { task: *user, resource });
+                        }
+                        break;
+                    };
                     if !needs.mark(resource, above, Some(fork_rank[below.index()])) {
                         break;
                     }
@@ -126,7 +136,7 @@ impl Needs {
         }
     }
 
-    /// Whether somebody below the owner uses the resource.
+    /// Whether somebody below who makes the resource, and inherits it from there, uses it.
     pub(crate) fn is_carried(&self, resource: ResourceId) -> bool {
         self.owners[resource.index()].is_some_and(|owner| {
             let list = &self.through[owner.index()];

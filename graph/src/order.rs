@@ -129,6 +129,9 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             | Reason::AdopterFirst { .. }
             | Reason::OrphansFirst { .. }
             | Reason::MustBeItsChild { .. }
+            | Reason::SentBy { .. }
+            | Reason::TakenBy { .. }
+            | Reason::StageOver { .. }
             | Reason::Complete
             | Reason::AllArrived => true,
         })

@@ -15,6 +15,7 @@
 
 mod descents;
 mod desk;
+mod exchange;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use crate::numbers::Numbers;
 use crate::table::{Move, Table};
 use descents::Descents;
 use desk::Desk;
+use exchange::Exchange;
 
 /// Why a forest cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -53,6 +55,9 @@ pub enum PlaceError {
     /// orphans for another task, or has no parent itself.
     #[error("{task}: {parent} forks it, and cannot give it to its parent")]
     NoWay { task: TaskId, parent: TaskId },
+    /// It uses what another makes, neither above it nor sent to it or to somebody above it.
+    #[error("{task}: {resource} can neither be inherited nor is it sent")]
+    NotBelow { task: TaskId, resource: ResourceId },
     /// The table does not fit below the limit while it is built.
     #[error("{task}: descriptor {fd} is needed while restoring, and the limit is {limit}")]
     TableTooLarge { task: TaskId, fd: Fd, limit: Fd },
@@ -90,6 +95,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         awaits: vec![None; forest.tasks.len()],
         flags: vec![None; forest.tasks.len()],
         made: vec![false; forest.resources.len()],
+        exchange: Exchange::find(forest),
         errors: Vec::new(),
         needs,
     };
@@ -119,6 +125,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
             }
         }
     }
+    placer.order_messages();
     placer.order_deaths();
     if placer.errors.is_empty() {
         Ok(Placement { graph: placer.graph, owners: placer.needs.owners })
@@ -160,6 +167,7 @@ struct Placer<'a> {
     flags: Vec<Option<OpId>>,
     /// Which resources exist so far.
     made: Vec<bool>,
+    exchange: Exchange,
     errors: Vec<PlaceError>,
 }
 
@@ -212,7 +220,7 @@ impl Placer<'_> {
 
     /// A zombie or a helper. Most of them fork nobody.
     fn dying(&mut self, task: TaskId, table: Table) {
-        if self.children[task.index()].is_empty() {
+        if self.children[task.index()].is_empty() && !self.exchange.takes_part(task) {
             self.enter_session(task);
             self.found_group(task);
             self.join_group(task);
@@ -253,21 +261,36 @@ impl Placer<'_> {
             .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
             .collect();
         self.before_forks(&mut desk);
-        self.forks(&mut desk, &in_steps, &by_child);
+        let takes_part = self.exchange.takes_part(task);
+        let mut held = in_steps.clone();
+        held.extend(self.held_for_messages(task));
+        self.forks(&mut desk, &held, &by_child);
+        self.stage(task, 0);
 
-        // What only this task wants.
+        // What only this task wants, and what it gives.
         let own: Vec<ResourceId> = self
             .through(task)
             .filter(|(r, span)| span.is_none() && self.owns(task, *r) && !self.is_done_with(*r, &in_steps))
             .map(|(r, _)| r)
             .collect();
-        let (own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
+        let (given, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| self.forest.passing.is_passed(*r));
+        let (mut own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
             self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.wants(ofd))
         });
         let own_lasting = own_lasting.into_iter().filter(|r| !self.made[r.index()]).collect();
+        if takes_part {
+            let moves = desk.settle(&mut self.numbers, &held);
+            self.push_moves(task, moves, Reason::AfterForks);
+            own_temporary
+                .extend(self.through(task).map(|(r, _)| r).filter(|r| self.forest.passing.is_passed(*r)));
+        }
+        self.create_all(&mut desk, given, Reason::AfterForks);
+        self.send_all(&desk);
+        self.receive_all(&mut desk);
         self.create_all(&mut desk, own_lasting, Reason::AfterForks);
         let moves = desk.settle(&mut self.numbers, &in_steps);
         self.push_moves(task, moves, Reason::AfterForks);
+        self.stage(task, 1);
         if let Join::JoinLater { .. } = self.family.join[task.index()] {
             self.join_group(task);
         }
@@ -577,7 +600,7 @@ impl Placer<'_> {
         let mut by_child: BTreeMap<u32, Vec<ResourceId>> = BTreeMap::new();
         for (resource, span) in self.through(task) {
             if let Some((first, _)) = span
-                && self.owns(task, resource)
+                && (self.owns(task, resource) || self.forest.passing.takes(task, resource))
             {
                 by_child.entry(first).or_default().push(resource);
             }
@@ -599,6 +622,10 @@ impl Placer<'_> {
     }
 
     fn create(&mut self, desk: &mut Desk, resource: ResourceId, why: Reason) {
+        if self.forest.passing.takes(desk.task, resource) {
+            self.receive_resource(desk, resource, why);
+            return;
+        }
         self.made[resource.index()] = true;
         let yields = &self.forest.resources[resource.index()].yields;
         let mut at = Vec::with_capacity(yields.len());

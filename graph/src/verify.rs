@@ -18,6 +18,7 @@
 //! | `run` | all tasks at once on a model of the kernel |
 //! | `family` | births, deaths, sessions, groups |
 //! | `descriptor`, `space` | calls on descriptors; on address spaces |
+//! | `pass` | descriptions that travel in messages |
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
 //! | `ordered`, `work` | maps that are cheap to copy; how much is done, for tests |
@@ -69,6 +70,7 @@ mod name;
 mod object;
 mod ordered;
 mod outcome;
+mod pass;
 mod privilege;
 mod run;
 mod seccomp;

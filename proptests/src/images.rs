@@ -12,6 +12,7 @@ use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
 use regrow::image::alike::Alike;
 use regrow::image::{self, Model, NsPid};
 use regrow::lower;
+use regrow::resolve::policy::{self, Policy};
 use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::resolve::{self, Options, Payloads, Sharing, space};
 use regrow::synth::Forest;
@@ -136,21 +137,29 @@ pub enum Refused {
 /// # Errors
 /// See [`Refused`].
 pub fn plan(dir: &Path) -> Result<Planned, Refused> {
-    plan_with(dir, CostModel::default())
+    plan_with(dir, CostModel::default(), Policy::Inherit)
 }
 
-/// As [`plan`], where things cost something else.
+/// As [`plan`], by a rule who makes what.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn plan_with(dir: &Path, costs: CostModel) -> Result<Planned, Refused> {
+pub fn plan_by(policy: Policy, dir: &Path) -> Result<Planned, Refused> {
+    plan_with(dir, CostModel::default(), policy)
+}
+
+/// As [`plan_by`], where things cost something else.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn plan_with(dir: &Path, costs: CostModel, policy: Policy) -> Result<Planned, Refused> {
     let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
     let is_odd =
         model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.mm.vmas.len()).sum::<usize>()
             % 2
             == 1;
     let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
-    let options = &Options { sharing, costs, ..Options::default() };
+    let options = &Options { sharing, costs, policy, ..Options::default() };
     let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
@@ -173,7 +182,10 @@ pub fn plan_with(dir: &Path, costs: CostModel) -> Result<Planned, Refused> {
     if problems.iter().any(|problem| problem.kind == ProblemKind::Unsupported) {
         return Err(refused(Vec::new()));
     }
-    let Some(resolved) = resolution.resolved else { return Err(Refused::Defect("no room".to_owned())) };
+    let Some(mut resolved) = resolution.resolved else {
+        return Err(Refused::Defect("no room".to_owned()));
+    };
+    policy::apply(policy, &mut resolved);
     let plan = match order::plan_in(&resolved.forest, resolved.cradle) {
         Ok(plan) => plan,
         Err(PlanError::Family(errors)) => {

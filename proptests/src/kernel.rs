@@ -164,6 +164,25 @@ impl Kernel {
         Ok(made)
     }
 
+    /// Gives descriptions that are open somewhere the lowest free numbers, as recvmsg(2) does.
+    ///
+    /// # Errors
+    /// `MFile`, `Srch`.
+    pub fn receive(&mut self, pid: u32, what: &[Description], cloexec: bool) -> Result<Vec<u32>, Errno> {
+        let limit = self.fd_limit;
+        let table = &mut self.alive(pid)?.table;
+        let mut at = Vec::new();
+        for description in what {
+            let fd = (0..).find(|fd| !table.contains_key(fd)).ok_or(Errno::MFile)?;
+            if limit != 0 && fd >= limit {
+                return Err(Errno::MFile);
+            }
+            table.insert(fd, (*description, cloexec));
+            at.push(fd);
+        }
+        Ok(at)
+    }
+
     /// Maps something that children inherit.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ pub mod kernel;
 pub mod memory;
 pub mod mutate;
 pub mod oracle;
+pub mod passing;
 pub mod play;
 pub mod reorder;
 pub mod shuffle;

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use regrow_graph::forest::Forest;
-use regrow_graph::ids::{OfdId, TaskId};
+use regrow_graph::ids::{OfdId, ResourceId, TaskId};
 
 /// What a forest says of its resources.
 #[derive(Debug)]
 pub struct Oracle {
     /// Direct users of each resource.
     pub users: Vec<BTreeSet<TaskId>>,
-    /// The lowest common ancestor of the users.
+    /// The lowest common ancestor of the users, or who is said to make it.
     pub owners: Vec<Option<TaskId>>,
     /// Tasks that use the resource or have users below them.
     pub relevant: Vec<BTreeSet<TaskId>>,
@@ -58,6 +58,22 @@ impl Oracle {
         let mut owners = vec![None; count];
         let mut relevant = vec![BTreeSet::new(); count];
         for index in 0..count {
+            let resource = ResourceId::new(index);
+            if let Some(delivery) = forest.passing.deliveries.get(&resource) {
+                let is_source = |task: &TaskId| *task == delivery.creator || delivery.takers.contains(task);
+                users[index].insert(delivery.creator);
+                for user in &users[index] {
+                    let path = path(forest, *user);
+                    let from = path.iter().rposition(is_source).unwrap_or(0);
+                    relevant[index].extend(&path[from..]);
+                }
+                owners[index] = Some(delivery.creator);
+                let finish = &forest.resources[index].finish;
+                for ofd in finish.iter().flat_map(|step| &forest.steps[step.index()].needs) {
+                    uses(delivery.creator, *ofd, &mut users);
+                }
+                continue;
+            }
             let paths: Vec<Vec<TaskId>> = users[index].iter().map(|user| path(forest, *user)).collect();
             let Some(first) = paths.first() else { continue };
             let common = (0..first.len())

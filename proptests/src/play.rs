@@ -6,16 +6,20 @@
 //! needs; a child inherits nothing that is open for no reason; nothing is touched by a task that has
 //! nothing to do with it, beyond closing; helpers are gone in the end; somebody can always go on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use regrow_graph::forest::{Descent, Forest, Life};
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{OfdId, OpId, ResourceId, StepId, TaskId};
 use regrow_graph::order::{Item, Plan};
+use regrow_graph::passing::{MOST_IN_MESSAGE, Message};
 
 use crate::history::scramble;
 use crate::kernel::{Description, Errno, Kernel};
 use crate::oracle::Oracle;
+
+/// So many messages go into a channel before anybody has to wait.
+const ROOM: usize = 64;
 
 /// Who goes on when several can.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +69,20 @@ struct Player<'a> {
     /// What each description of the kernel is to the forest; `None`: an end that nobody has.
     is: BTreeMap<Description, Option<OfdId>>,
     made: BTreeSet<ResourceId>,
+    /// What waits in each channel.
+    channels: BTreeMap<ResourceId, VecDeque<Vec<Description>>>,
+    /// How many have received the first message of each channel, where it stays.
+    looked: BTreeMap<ResourceId, usize>,
+    /// How many have come to the end of each stage.
+    stages: BTreeMap<u8, usize>,
+}
+
+/// What an operation says that it receives.
+struct Received<'a> {
+    ofds: &'a [OfdId],
+    at: &'a [u32],
+    cloexec: bool,
+    stays: bool,
 }
 
 impl<'a> Player<'a> {
@@ -85,6 +103,9 @@ impl<'a> Player<'a> {
             forked: vec![0; count],
             is: BTreeMap::new(),
             made: BTreeSet::new(),
+            channels: BTreeMap::new(),
+            looked: BTreeMap::new(),
+            stages: BTreeMap::new(),
         }
     }
 
@@ -130,6 +151,9 @@ impl<'a> Player<'a> {
                 | OpKind::SetSid
                 | OpKind::SetPgid { .. }
                 | OpKind::BecomeSubreaper
+                | OpKind::Send { .. }
+                | OpKind::Receive { .. }
+                | OpKind::Stage { .. }
                 | OpKind::Step { .. }
                 | OpKind::EatSigchld
                 | OpKind::Exit
@@ -258,6 +282,16 @@ impl<'a> Player<'a> {
             }
             OpKind::SetSid => self.kernel.set_sid(pid).map_err(errno),
             OpKind::SetPgid { pgid } => self.kernel.set_pgid(pid, *pgid).map_err(errno),
+            OpKind::Send { channel, through, ofds, fds } => self.send(task, *channel, *through, ofds, fds),
+            OpKind::Receive { channel, through, ofds, at, cloexec, stays } => {
+                let expected = Received { ofds, at, cloexec: *cloexec, stays: *stays };
+                self.receive(task, *channel, *through, &expected)
+            }
+            OpKind::Stage { number, begins: false } => {
+                *self.stages.entry(*number).or_default() += 1;
+                Ok(())
+            }
+            OpKind::Stage { number, begins: true } => self.begin(number - 1),
             OpKind::BecomeSubreaper => self.kernel.become_subreaper(pid).map_err(errno),
             OpKind::Step { step, fds } => self.step(task, *step, fds),
             OpKind::AwaitExit { child, reap } => match (self.forest.tasks[child.index()].life, reap) {
@@ -355,6 +389,99 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
+    /// What a number of a task refers to.
+    fn at_number(&self, task: TaskId, fd: u32) -> Option<(Description, Option<OfdId>)> {
+        let (what, _) = self.kernel.processes.get(&self.pid(task))?.table.get(&fd)?;
+        Some((*what, self.is.get(what).copied().flatten()))
+    }
+
+    /// Sending blocks where more waits than there is room for: it never does.
+    fn send(
+        &mut self,
+        task: TaskId,
+        channel: ResourceId,
+        through: u32,
+        ofds: &[OfdId],
+        fds: &[u32],
+    ) -> Result<(), String> {
+        let end = self.forest.resources[channel.index()].yields[0];
+        if self.at_number(task, through).map(|(_, ofd)| ofd) != Some(end) {
+            return Err("not the sending end".to_owned());
+        }
+        let sent: Vec<(Description, Option<OfdId>)> =
+            fds.iter().filter_map(|fd| self.at_number(task, *fd)).collect();
+        if !sent.iter().map(|(_, ofd)| *ofd).eq(ofds.iter().map(|ofd| Some(*ofd))) {
+            return Err(format!("sends {sent:?} instead of {ofds:?}"));
+        }
+        let queue = self.channels.entry(channel).or_default();
+        if ofds.is_empty() || ofds.len() > MOST_IN_MESSAGE || queue.len() >= ROOM {
+            return Err(format!("{} descriptions, behind {} messages", ofds.len(), queue.len()));
+        }
+        queue.push_back(sent.into_iter().map(|(what, _)| what).collect());
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        task: TaskId,
+        channel: ResourceId,
+        through: u32,
+        expected: &Received<'_>,
+    ) -> Result<(), String> {
+        let end = self.forest.resources[channel.index()].yields[1];
+        if self.at_number(task, through).map(|(_, ofd)| ofd) != Some(end) {
+            return Err("not the receiving end".to_owned());
+        }
+        let queue = self.channels.entry(channel).or_default();
+        let Some(message) = queue.front().cloned() else { return Err("nothing has been sent".to_owned()) };
+        if expected.stays {
+            *self.looked.entry(channel).or_default() += 1;
+        } else {
+            queue.pop_front();
+        }
+        let is: Vec<Option<OfdId>> =
+            message.iter().map(|what| self.is.get(what).copied().flatten()).collect();
+        if !is.iter().copied().eq(expected.ofds.iter().map(|ofd| Some(*ofd))) {
+            return Err(format!("receives {is:?}"));
+        }
+        let at = self.kernel.receive(self.pid(task), &message, expected.cloexec);
+        match at {
+            Ok(at) if at == expected.at => Ok(()),
+            other => Err(format!("the numbers are {other:?}")),
+        }
+    }
+
+    /// A stage begins when all who have its end in their programs have come to it.
+    fn begin(&self, ended: u8) -> Result<(), String> {
+        let is_end =
+            |kind: &OpKind| matches!(kind, OpKind::Stage { number, begins: false } if *number == ended);
+        let all = self.plan.graph.ops().filter(|(_, op)| is_end(&op.kind)).count();
+        let here = self.stages.get(&ended).copied().unwrap_or_default();
+        if here == all {
+            Ok(())
+        } else {
+            Err(format!("{here} of {all} have come to the end of stage {ended}"))
+        }
+    }
+
+    /// Every message has been received by all whom it is for.
+    fn all_received(&self) -> Result<(), String> {
+        for (channel, queue) in &self.channels {
+            let messages: Vec<&Message> =
+                self.forest.passing.messages.iter().filter(|message| message.channel == *channel).collect();
+            let for_many: usize =
+                messages.iter().map(|message| message.takers.len()).filter(|n| *n > 1).sum();
+            let is_right = match self.looked.get(channel) {
+                Some(looked) => queue.len() == 1 && *looked == for_many,
+                None => queue.is_empty() && for_many == 0,
+            };
+            if !is_right {
+                return Err(format!("{channel}: {} messages are left", queue.len()));
+            }
+        }
+        Ok(())
+    }
+
     fn step(&mut self, task: TaskId, step: StepId, fds: &[u32]) -> Result<(), String> {
         let needs = &self.forest.steps[step.index()].needs;
         let table = &self.kernel.processes[&self.pid(task)].table;
@@ -411,6 +538,7 @@ impl<'a> Player<'a> {
         if !self.posted.iter().all(|posted| *posted) {
             return Err("an event was never posted".to_owned());
         }
+        self.all_received()?;
         for (index, owner) in self.oracle.owners.iter().enumerate() {
             if owner.is_some() != self.made.contains(&ResourceId::new(index)) {
                 return Err(format!("r{index} has the owner {owner:?} and was made: {}", owner.is_none()));

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use regrow::certify;
 use regrow::cost::Priced;
+use regrow::resolve::policy::Policy;
 use regrow::tape::lift::lift;
 use regrow_graph::cost::CostModel;
 use regrow_graph::verify::{AttributeKind, Value};
@@ -50,7 +51,7 @@ proptest! {
         prop_assert_eq!(costs.check(), Ok(()));
         let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
         let dir = ROOM.write("images", &synthetic).map_err(TestCaseError::fail)?;
-        let planned = match plan_with(&dir, costs) {
+        let planned = match plan_with(&dir, costs, Policy::Inherit) {
             Ok(planned) => planned,
             // Which refusals there may be is another property's.
             Err(Refused::Problems(_)) => return Ok(()),

@@ -8,11 +8,12 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use regrow::certify;
+use regrow::resolve::policy::Policy;
 use regrow::tape::lift::lift;
 use regrow_graph::verify::{AttributeKind, Value};
 use regrow_model::{Host, Schedule, World, play, wanted};
 use regrow_proptests::descriptions::descriptions;
-use regrow_proptests::images::{Refused, Room, model_of, plan};
+use regrow_proptests::images::{Refused, Room, model_of, plan_by};
 use regrow_proptests::memory;
 
 static ROOM: LazyLock<Room> = LazyLock::new(|| Room::new("played"));
@@ -32,10 +33,14 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn every_schedule_ends_as_the_images_say(forest in descriptions(&ROOM.files(), 16), seed in any::<u64>()) {
+    fn every_schedule_ends_as_the_images_say(
+        forest in descriptions(&ROOM.files(), 16),
+        policy in prop_oneof![2 => Just(Policy::Inherit), 1 => Just(Policy::LowestPid)],
+        seed in any::<u64>(),
+    ) {
         let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
         let dir = ROOM.write("images", &synthetic).map_err(TestCaseError::fail)?;
-        let planned = match plan(&dir) {
+        let planned = match plan_by(policy, &dir) {
             Ok(planned) => planned,
             // Which refusals there may be is another property's.
             Err(Refused::Problems(_)) => return Ok(()),

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use regrow::cost::file::CostsError;
+use regrow::resolve::policy::Policy;
 use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::resolve::{Options, Sharing};
 
@@ -181,6 +182,20 @@ pub(crate) struct Features {
     sharing: Sharing,
     #[command(flatten)]
     costs: costs::CostsOption,
+    /// Who makes what tasks share: their lowest common ancestor, and they inherit it; or, as CRIU has it, who has the
+    /// lowest pid, and the others receive it
+    #[arg(long, value_enum, default_value_t = Rule::Inherit)]
+    policy: Rule,
+}
+
+/// [`Policy`], as the command line spells it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Rule {
+    /// Made by the lowest common ancestor, inherited by fork
+    #[default]
+    Inherit,
+    /// Made by the lowest pid, sent to all others, in stages
+    LowestPid,
 }
 
 impl Features {
@@ -198,6 +213,10 @@ impl Features {
             manage_cgroups: self.manage_cgroups.clone(),
             sharing: self.sharing,
             restoring: false,
+            policy: match self.policy {
+                Rule::Inherit => Policy::Inherit,
+                Rule::LowestPid => Policy::LowestPid,
+            },
             costs: self.costs.load()?,
             tracing: false,
         })

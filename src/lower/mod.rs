@@ -12,6 +12,7 @@ mod inet;
 mod memory;
 mod nameless;
 mod owner;
+mod pass;
 mod pipe;
 mod poll;
 mod reg;
@@ -44,7 +45,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         window.base,
         plan.events.len(),
         names,
-        attributes::cells(recipes),
+        attributes::cells(recipes) + pass::cells(plan),
         runner::code(),
     );
     let mut tapes = vec![(0, 0); plan.programs.len()];
@@ -164,6 +165,7 @@ impl Lowering<'_> {
                     ResourceKind::UnixSockets(group) => self.unix_sockets(group, at, *cloexec),
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
+                    ResourceKind::Channel => self.channel(*cloexec),
                     ResourceKind::Carrier { address, len, is_unreserved } => {
                         self.carrier(*address, *len, *is_unreserved)
                     }
@@ -183,6 +185,11 @@ impl Lowering<'_> {
             OpKind::Close { first, last } => {
                 self.tape.call(libc::SYS_close_range, &[u64::from(*first), u64::from(*last), 0], 0);
             }
+            OpKind::Send { through, fds, .. } => self.send(*through, fds),
+            OpKind::Receive { through, at, cloexec, stays, .. } => {
+                self.receive(*through, at, *cloexec, *stays)
+            }
+            OpKind::Stage { .. } => {}
             OpKind::SetCloexec { fd, cloexec } => {
                 let flag = if *cloexec { libc::FD_CLOEXEC } else { 0 };
                 self.tape.call(libc::SYS_fcntl, &[u64::from(*fd), libc::F_SETFD as u64, flag as u64], 0);

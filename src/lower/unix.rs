@@ -179,7 +179,7 @@ impl Lowering<'_> {
     }
 
     /// A `struct msghdr` with one vector and one control message of descriptors (cmsg(3)).
-    fn message(&mut self, data: &[u8], rights: impl Iterator<Item = Fd>) -> u64 {
+    pub(super) fn message(&mut self, data: &[u8], rights: impl Iterator<Item = Fd>) -> u64 {
         let rights: Vec<u8> = rights.flat_map(u32::to_ne_bytes).collect();
         // struct cmsghdr: length with the head of 16 bytes; level and type; the numbers.
         let len = 16 + rights.len() as u64;

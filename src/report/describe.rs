@@ -36,6 +36,17 @@ pub fn what(prepared: &Prepared, op: OpId) -> String {
         OpKind::SetCloexec { fd, cloexec } => {
             format!("fd {fd}: close-on-exec {}", if *cloexec { "on" } else { "off" })
         }
+        OpKind::Send { channel, through, fds, .. } => {
+            let of = words::count(fds.len(), "descriptor");
+            format!("fd {through}: send {of} through {}", resource_name(prepared, *channel))
+        }
+        OpKind::Receive { channel, through, at, stays, .. } => {
+            let of = words::count(at.len(), "descriptor");
+            let verb = if *stays { "look at" } else { "receive" };
+            format!("fd {through}: {verb} {of} from {}", resource_name(prepared, *channel))
+        }
+        OpKind::Stage { number, begins: false } => format!("end stage {number}"),
+        OpKind::Stage { number, begins: true } => format!("begin stage {number}"),
         OpKind::SetSid => "lead a session".to_owned(),
         OpKind::SetPgid { pgid } => format!("process group {pgid}"),
         OpKind::BecomeSubreaper => "be a subreaper".to_owned(),
@@ -68,12 +79,17 @@ pub fn why(prepared: &Prepared, reason: Reason) -> String {
         Reason::OrphansFirst { adopter } => {
             format!("orphans for {} must have passed", pid(prepared, adopter))
         }
+        Reason::SentBy { giver } => format!("{} must have sent it", pid(prepared, giver)),
+        Reason::TakenBy { taker } => {
+            format!("{} must have taken the message before", pid(prepared, taker))
+        }
         Reason::MustBeItsChild { child } => format!("{} must be its child", pid(prepared, child)),
         Reason::AfterForks
         | Reason::NotWanted
         | Reason::NumberWanted { .. }
         | Reason::BeforeSetsid { .. }
         | Reason::LeaderFirst { .. }
+        | Reason::StageOver { .. }
         | Reason::Complete
         | Reason::AllArrived => reason.to_string(),
     }
@@ -129,6 +145,7 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
                 .collect();
             names.join(", ")
         }
+        ResourceKind::Channel => format!("channel {resource}"),
         ResourceKind::Carrier { len, .. } => format!("shared memory {resource} of {len} bytes"),
     }
 }
@@ -227,6 +244,9 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
             recipes.tasks[child.index()].origin
         }
         OpKind::Create { resource, .. } => recipes.resources[resource.index()].origin,
+        OpKind::Send { channel, .. } | OpKind::Receive { channel, .. } => {
+            recipes.resources[channel.index()].origin
+        }
         OpKind::Step { step, .. } => recipes.steps[step.index()].origin,
         OpKind::Dup { ofd: Some(ofd), .. } => prepared
             .model
@@ -240,6 +260,7 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
         | OpKind::SetSid
         | OpKind::SetPgid { .. }
         | OpKind::BecomeSubreaper
+        | OpKind::Stage { .. }
         | OpKind::EatSigchld
         | OpKind::Arrive
         | OpKind::Park => recipes.tasks[node.task.index()].origin,

@@ -171,6 +171,8 @@ fn looks(kind: &OpKind) -> &'static str {
     match kind {
         OpKind::Fork { .. } | OpKind::StartThread { .. } => ", fillcolor=\"#dcebff\"",
         OpKind::Create { .. } => ", fillcolor=\"#e2f5de\"",
+        OpKind::Send { .. } | OpKind::Receive { .. } => ", fillcolor=\"#e2f5de\"",
+        OpKind::Stage { .. } => ", fillcolor=\"#e8e0f5\"",
         OpKind::SetSid | OpKind::SetPgid { .. } | OpKind::BecomeSubreaper => ", fillcolor=\"#fff3cf\"",
         OpKind::Arrive => ", shape=octagon, style=filled, fillcolor=\"#e8e0f5\"",
         OpKind::Park => ", fillcolor=\"#e8e0f5\"",
@@ -187,6 +189,7 @@ fn colours(why: Reason) -> &'static str {
         | Reason::AdopterFirst { .. }
         | Reason::OrphansFirst { .. }
         | Reason::MustBeItsChild { .. } => ", color=\"#b03030\", fontcolor=\"#b03030\"",
+        Reason::SentBy { .. } | Reason::TakenBy { .. } => ", color=\"#208040\", fontcolor=\"#208040\"",
         Reason::LeaderFirst { .. } | Reason::BeforeSetsid { .. } => {
             ", color=\"#a07000\", fontcolor=\"#a07000\""
         }
@@ -196,6 +199,7 @@ fn colours(why: Reason) -> &'static str {
         | Reason::NotWanted
         | Reason::NumberWanted { .. }
         | Reason::NeededBy { .. }
+        | Reason::StageOver { .. }
         | Reason::Complete
         | Reason::AllArrived => ", color=\"#404040\", fontcolor=\"#404040\"",
     }

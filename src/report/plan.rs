@@ -85,6 +85,12 @@ pub struct PlanTotals {
     pub descriptors: u64,
     /// Those of them that come with the fork, whether at their number or not.
     pub descriptors_inherited: u64,
+    /// Those of them that come in messages.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub descriptors_received: u64,
+    /// Messages sent, of which some are received by several tasks.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub messages: u64,
     /// Operations.
     pub operations: u64,
     /// Events that are posted.
@@ -95,6 +101,12 @@ pub struct PlanTotals {
     pub records: u64,
     /// Length of the region: tapes, buffers, runner.
     pub region_bytes: u64,
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// [`Timings`] in nanoseconds.
@@ -194,6 +206,8 @@ pub struct PlanUser {
 pub enum How {
     /// It makes it.
     Makes,
+    /// In a message.
+    Receives,
     /// By fork.
     Inherits,
 }
@@ -438,7 +452,11 @@ pub(super) fn resources(prepared: &Prepared) -> Vec<PlanResource> {
         let recipe = &prepared.resolved.recipes.resources[index];
         let user = |(task, fds): (TaskId, Vec<u32>)| PlanUser {
             pid: describe::pid(prepared, task),
-            how: if owner == Some(task) { How::Makes } else { How::Inherits },
+            how: match owner {
+                Some(owner) if owner == task => How::Makes,
+                Some(_) if forest.passing.takes(task, id) => How::Receives,
+                Some(_) | None => How::Inherits,
+            },
             fds,
         };
         resources.push(PlanResource {
@@ -475,6 +493,7 @@ fn kind(kind: &ResourceKind) -> &'static str {
             Some(InodeKind::Linked { .. }) => "linked file",
             Some(InodeKind::File { .. } | InodeKind::Directory { .. }) | None => "unlinked file",
         },
+        ResourceKind::Channel => "channel",
         ResourceKind::Carrier { .. } => "shared memory",
     }
 }
@@ -494,8 +513,10 @@ fn totals(prepared: &Prepared, resources: &[PlanResource]) -> PlanTotals {
         shared_resources: resources.iter().filter(|resource| resource.users.len() > 1).count() as u64,
         uses_in_place: uses(How::Makes).count() as u64,
         uses_inherited: uses(How::Inherits).count() as u64,
-        descriptors: descriptors(How::Makes) + descriptors(How::Inherits),
+        descriptors: descriptors(How::Makes) + descriptors(How::Inherits) + descriptors(How::Receives),
         descriptors_inherited: descriptors(How::Inherits),
+        descriptors_received: descriptors(How::Receives),
+        messages: prepared.resolved.forest.passing.messages.len() as u64,
         operations: plan.graph.len() as u64,
         events: plan.events.len() as u64,
         waits: plan.events.iter().map(|event| event.waiters.len() as u64).sum(),
@@ -565,10 +586,18 @@ fn head(prepared: &Prepared, totals: &PlanTotals) -> String {
         row(
             "descriptors",
             format!(
-                "{}: {} made in place, {} inherited",
+                "{}: {} made in place, {} inherited{}",
                 totals.descriptors,
-                totals.descriptors - totals.descriptors_inherited,
-                totals.descriptors_inherited
+                totals.descriptors - totals.descriptors_inherited - totals.descriptors_received,
+                totals.descriptors_inherited,
+                match totals.messages {
+                    0 => String::new(),
+                    messages => format!(
+                        ", {} received from {}",
+                        totals.descriptors_received,
+                        words::count(messages, "message")
+                    ),
+                }
             ),
         ),
         row(
@@ -645,6 +674,8 @@ fn users(resource: &PlanResource) -> String {
     for ((how, fds), pids) in groups.into_iter().take(USERS_SHOWN) {
         let verb = match (how, pids.len()) {
             (How::Makes, _) => "makes it",
+            (How::Receives, 1) => "receives it",
+            (How::Receives, _) => "receive it",
             (How::Inherits, 1) => "inherits it",
             (How::Inherits, _) => "inherit it",
         };

@@ -50,7 +50,12 @@ impl Sort {
             OpKind::Fork { .. } | OpKind::StartThread { .. } => Sort::Birth,
             OpKind::Create { .. } if matches!(node.why, Reason::NeededBy { .. }) => Sort::Memory,
             OpKind::Create { .. } => Sort::Make,
-            OpKind::Dup { .. } | OpKind::Close { .. } | OpKind::SetCloexec { .. } => Sort::Descriptor,
+            OpKind::Dup { .. }
+            | OpKind::Close { .. }
+            | OpKind::SetCloexec { .. }
+            | OpKind::Send { .. }
+            | OpKind::Receive { .. } => Sort::Descriptor,
+            OpKind::Stage { .. } => Sort::Wait,
             OpKind::AwaitExit { .. } => Sort::Wait,
             OpKind::Exit => Sort::Death,
             OpKind::Arrive | OpKind::Park => Sort::Barrier,
@@ -58,7 +63,9 @@ impl Sort {
                 Sort::Attribute
             }
             OpKind::Step { step, .. } => match &prepared.resolved.recipes.steps[step.index()].kind {
-                StepKind::Mmap { .. }
+                StepKind::Vacate
+                | StepKind::Unmap { .. }
+                | StepKind::Mmap { .. }
                 | StepKind::MapShared { .. }
                 | StepKind::Mprotect { .. }
                 | StepKind::Madvise { .. }

@@ -79,7 +79,9 @@ impl Summary {
             cores: prediction.cores,
         };
         for (_, op) in plan.graph.ops() {
-            match op.kind {
+            match &op.kind {
+                OpKind::Receive { ofds, .. } => summary.passed += ofds.len() as u64,
+                OpKind::Send { .. } => summary.messages += 1,
                 OpKind::Create { .. } => summary.creates += 1,
                 OpKind::Dup { .. } => summary.moves += 1,
                 OpKind::Close { .. } => summary.closes += 1,
@@ -94,6 +96,7 @@ impl Summary {
                 | OpKind::AwaitExit { .. }
                 | OpKind::EatSigchld
                 | OpKind::Exit
+                | OpKind::Stage { .. }
                 | OpKind::Park => {}
             }
         }

@@ -9,6 +9,7 @@
 
 mod clocks;
 pub mod memory;
+pub mod policy;
 pub mod problem;
 pub mod recipe;
 pub mod vdso;
@@ -68,6 +69,8 @@ pub struct Options {
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
     /// them.
     pub restoring: bool,
+    /// `--policy`: who makes what.
+    pub policy: policy::Policy,
     /// The run is to note its times.
     #[serde(skip)]
     pub tracing: bool,

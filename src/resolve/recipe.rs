@@ -403,6 +403,9 @@ pub enum ResourceKind {
     /// which it is made, that of the image that fills it, if any, and one for each further name; then
     /// the descriptions.
     Nameless(Box<Nameless>),
+    /// `socketpair(2)` for messages between tasks while they are restored. Yields the sending and the
+    /// receiving end.
+    Channel,
     /// Shared anonymous memory, mapped at `address` in the window for everyone below.
     Carrier {
         /// Address.

@@ -19,6 +19,7 @@ use regrow_graph::forest::Life;
 use regrow_graph::ids::TaskId;
 
 use super::files::ghost;
+use super::policy::Policy;
 use super::{Options, Resolver, Sharing};
 use crate::image::alike::{Pair, Run};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Vma, VmaKind};
@@ -73,6 +74,9 @@ pub fn candidates(model: &Model, options: &Options) -> Vec<Pair> {
     let paths: HashMap<u32, String> =
         model.ofds.iter().filter_map(|ofd| Some((ofd.id, path(ofd)?))).collect();
     let mut pairs = Vec::new();
+    if !may_inherit(options) {
+        return pairs;
+    }
     for (child, task) in model.tasks.iter().enumerate() {
         let Some(parent) = by_pid.get(&task.ppid).copied() else { continue };
         let (Some(own), Some(other)) = (task.alive(), model.tasks[parent].alive()) else { continue };
@@ -83,6 +87,12 @@ pub fn candidates(model: &Model, options: &Options) -> Vec<Pair> {
         }
     }
     pairs
+}
+
+/// Whether any address space may be inherited: where files are sent and received after the forks, nothing can be
+/// mapped before them.
+fn may_inherit(options: &Options) -> bool {
+    options.sharing != Sharing::None && options.policy == Policy::Inherit
 }
 
 /// How much of a child's address space its parent has.
@@ -172,6 +182,9 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     let mut depth = vec![0u32; count];
     // Whether a task has more than the window when it forks.
     let mut is_full = vec![false; count];
+    if !may_inherit(resolver.options) {
+        return spaces;
+    }
     let alive = |task: TaskId| model.tasks.get(task.index()).and_then(|task| task.alive());
     let own_vdso = |task: TaskId| resolver.vdsos.contains_key(&model.tasks[task.index()].pid);
     let sharing = resolver.options.sharing;

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 /// The first bytes of a stored plan.
 pub const MAGIC: [u8; 8] = *b"regrowpl";
-/// Of the format as it is written. There is no other yet.
+/// Of the format as it is written. Version 1 had no `--policy`, and no pages that are alike.
 pub const VERSION: u32 = 2;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;

@@ -14,6 +14,7 @@ use crate::host::HostFacts;
 use crate::image::Model;
 use crate::pipeline::{self, PrepareError, Span};
 use crate::resolve::Options;
+use crate::resolve::policy::Policy;
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::tape::assemble::TooLarge;
 use crate::tape::{Tapes, ThreadState};
@@ -162,6 +163,7 @@ fn differences_of_options(was: &Options, now: &Options) -> Vec<Problem> {
         ("--link-remap", now.link_remap && !was.link_remap),
         ("--root", now.root.is_some() && now.root != was.root),
         ("--external", now.external.iter().any(|resource| !was.external.contains(resource))),
+        ("--policy", now.policy != Policy::Inherit && now.policy != was.policy),
         ("--manage-cgroups", now.manage_cgroups.is_some() && now.manage_cgroups != was.manage_cgroups),
     ] {
         if differs {

@@ -14,7 +14,10 @@ use super::{Tapes, TaskTape, Undo, UndoKind};
 
 const PAGE: u64 = 4096;
 /// Room behind the events where calls may write what nobody reads.
-const SCRATCH: u64 = 256;
+const SCRATCH: u64 = 2048;
+/// The most descriptors that one message carries (SCM_MAX_FD, include/net/scm.h). The control message that
+/// brings them fits into the scratch part.
+pub const PASSED_MAX: usize = 253;
 
 /// The region has grown out of its place.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -95,6 +95,7 @@ const ADVICE: &[(u64, &str)] = &[
     (102, "MADV_GUARD_INSTALL"),
 ];
 const FCNTL: &[(u64, &str)] = &[
+    (1, "F_GETFD"),
     (2, "F_SETFD"),
     (4, "F_SETFL"),
     (6, "F_SETLK"),
@@ -158,11 +159,13 @@ const SOCKET: &[(u64, &str)] = &[
 const ONE: &[(u64, &str)] = &[(1, "SOL_SOCKET")];
 const UNIX: &[(u64, &str)] = &[(1, "AF_UNIX")];
 const FAMILY: &[(u64, &str)] = &[(1, "AF_UNIX"), (2, "AF_INET"), (10, "AF_INET6")];
-const SOCK: &[(u64, &str)] = &[(1, "SOCK_STREAM"), (2, "SOCK_DGRAM"), (0x80000, "SOCK_CLOEXEC")];
+const SOCK: &[(u64, &str)] =
+    &[(1, "SOCK_STREAM"), (2, "SOCK_DGRAM"), (5, "SOCK_SEQPACKET"), (0x80000, "SOCK_CLOEXEC")];
 const WAIT: &[(u64, &str)] = &[(4, "WEXITED"), (0x100_0000, "WNOWAIT")];
 const P_PID: &[(u64, &str)] = &[(1, "P_PID")];
 const HOW: &[(u64, &str)] = &[(0, "SHUT_RD"), (1, "SHUT_WR"), (2, "SHUT_RDWR")];
-const MSG: &[(u64, &str)] = &[(0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL")];
+const MSG: &[(u64, &str)] =
+    &[(0x2, "MSG_PEEK"), (0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL"), (0x4000_0000, "MSG_CMSG_CLOEXEC")];
 const ARCH: &[(u64, &str)] = &[(0x2003, "ARCH_MAP_VDSO_64")];
 const EPOLL: &[(u64, &str)] = &[(1, "EPOLL_CTL_ADD")];
 const IOCTL: &[(u64, &str)] = &[(0x4008_5400, "TFD_IOC_SET_TICKS")];
@@ -209,6 +212,7 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_ioctl => ("ioctl", &[Fd, Name(IOCTL), Words(1)]),
         libc::SYS_signalfd4 => ("signalfd4", &[Fd, Words(1), Int, Flags(OPEN)]),
         libc::SYS_sendmsg => ("sendmsg", &[Fd, Words(7), Flags(MSG)]),
+        libc::SYS_recvmsg => ("recvmsg", &[Fd, Words(7), Flags(MSG)]),
         libc::SYS_write => ("write", &[Fd, Bytes(2), Int]),
         libc::SYS_sendto => ("sendto", &[Fd, Bytes(2), Int, Flags(MSG), Hex, Int]),
         libc::SYS_shutdown => ("shutdown", &[Fd, Name(HOW)]),

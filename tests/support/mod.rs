@@ -21,6 +21,7 @@
 //! | `REGROW_TEST_ROUNDS` | how often to dump and restore, for all tests; 0 only runs the programs |
 //! | `REGROW_TEST_STRICT=1` | compare also what no program can see (VM flag `ac`) |
 //! | `REGROW_TEST_BY_PLAN=1` | every restore is one by a stored plan, which opens no image but those that tasks copy from |
+//! | `REGROW_TEST_POLICY=lowest-pid` | every scenario is restored under this policy |
 //! | `REGROW_KEEP=1` | keep the directories of the tests, and say where they are |
 
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
@@ -96,6 +97,7 @@ pub(crate) struct Scenario {
     after_criu: bool,
     own_time: bool,
     by_plan: bool,
+    policy: Option<String>,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
 }
@@ -125,6 +127,7 @@ impl Scenario {
             after_criu: false,
             own_time: false,
             by_plan: std::env::var_os("REGROW_TEST_BY_PLAN").is_some(),
+            policy: std::env::var("REGROW_TEST_POLICY").ok(),
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -177,6 +180,13 @@ impl Scenario {
     #[must_use]
     pub(crate) fn by_plan(mut self) -> Scenario {
         self.by_plan = true;
+        self
+    }
+
+    /// Each restore is planned by CRIU's rule: what tasks share goes to them in messages.
+    #[must_use]
+    pub(crate) fn by_lowest_pid(mut self) -> Scenario {
+        self.policy = Some("lowest-pid".to_owned());
         self
     }
 
@@ -239,6 +249,7 @@ impl Scenario {
             root,
             dump_options: self.dump_options.clone(),
             by_plan: self.by_plan,
+            policy: self.policy.clone(),
             restorer: Restorer::chosen(),
         };
         let mut before = if self.moves_memory {
@@ -348,6 +359,7 @@ struct Stage<'a> {
     root: i64,
     dump_options: Vec<&'static str>,
     by_plan: bool,
+    policy: Option<String>,
     restorer: Restorer,
 }
 
@@ -449,6 +461,10 @@ impl Stage<'_> {
         Ok(())
     }
 
+    fn policy_option(&self) -> impl Iterator<Item = String> + use<> {
+        self.policy.clone().into_iter().flat_map(|policy| ["--policy".to_owned(), policy])
+    }
+
     fn restore(&mut self, round: u32) -> Outcome<()> {
         let images = self.images(round);
         let work = self.directory.join(format!("restore{round}"));
@@ -461,7 +477,9 @@ impl Stage<'_> {
         let plan = shown(&work.join("tree.plan"));
         let is_planned = self.by_plan && self.restorer == Restorer::Regrow;
         if is_planned {
-            let argv = [&shown(&program), "plan", "-D", &images, "--out", &plan].map(str::to_owned);
+            let mut argv =
+                [&shown(&program), "plan", "-D", &images, "--out", &plan].map(str::to_owned).to_vec();
+            argv.extend(self.policy_option());
             let output = self.directory.join(format!("plan{round}.out"));
             let status = self.namespace.run(&argv, &output, STEP)?;
             if status != 0 {
@@ -487,6 +505,8 @@ impl Stage<'_> {
         .to_vec();
         if is_planned {
             argv.extend(["--plan".to_owned(), plan]);
+        } else if self.restorer == Restorer::Regrow {
+            argv.extend(self.policy_option());
         }
         let output = self.directory.join(format!("restore{round}.out"));
         let status = self.namespace.run(&argv, &output, STEP)?;

@@ -82,6 +82,7 @@ impl Service {
             root,
             dump_options: Vec::new(),
             by_plan: scenario.by_plan,
+            policy: scenario.policy.clone(),
             restorer,
         };
         let rounds = scenario.rounds;

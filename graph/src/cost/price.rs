@@ -274,12 +274,18 @@ impl Holdings {
                 self.set(*fd, false);
                 one(costs.memfd_ns)
             }
+            FdEffect::Receive { rights, .. } => {
+                for _ in 0..*rights {
+                    self.set_lowest();
+                }
+                sum(&[(1, costs.receive_ns), (u64::from(*rights), costs.receive_fd_ns)])
+            }
             FdEffect::Dup { from, to, .. } | FdEffect::DupLowest { from, to, .. } => {
                 let closed = self.close(*to, *to);
                 self.copy(*from, *to);
                 sum(&[(1, costs.dup_ns)]).saturating_add(closing(closed, 0, costs))
             }
-            FdEffect::SetCloexec { .. } => one(costs.call_ns),
+            FdEffect::SetCloexec { .. } | FdEffect::Probe { .. } => one(costs.call_ns),
             FdEffect::Close { fd } => closing(self.close(*fd, *fd), 0, costs),
             FdEffect::CloseRange { only_mark: true, .. } => one(costs.call_ns),
             FdEffect::CloseRange { first, last, .. } => closing(self.close(*first, *last), 1, costs),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::family::{Cradle, arrange};
 use crate::forest::{ResourceSpec, Slot, StepSpec, TaskSpec};
+use crate::passing::{Assignment, Delivery, arrange as arrange_passing};
 
 /// A task: its parent, its session (0: that of the root, who leads it) and its table.
 type Plain<'a> = (Option<u32>, u32, &'a [(Fd, u32)]);
@@ -44,6 +45,12 @@ fn shown(kind: &OpKind) -> String {
         OpKind::Dup { from, to, .. } => format!("dup {from} {to}"),
         OpKind::Close { first, last } if first == last => format!("close {first}"),
         OpKind::Close { first, last } => format!("close {first}..{last}"),
+        OpKind::Send { through, fds, .. } => format!("send {fds:?} by {through}"),
+        OpKind::Receive { through, at, stays, .. } => {
+            format!("{} {at:?} by {through}", if *stays { "look" } else { "take" })
+        }
+        OpKind::Stage { number, begins: false } => format!("end {number}"),
+        OpKind::Stage { number, begins: true } => format!("begin {number}"),
         OpKind::SetCloexec { fd, .. } => format!("cloexec {fd}"),
         OpKind::SetSid => "setsid".to_owned(),
         OpKind::SetPgid { pgid } => format!("setpgid {pgid}"),
@@ -197,4 +204,113 @@ fn errors() {
     let needy = step(&mut forest, &[0]);
     forest.tasks[0].tail.push(needy);
     check_error(&forest, "t0: s0 needs descriptions where none are given");
+}
+
+/// Lets `creator` make a resource and `takers` receive it.
+fn deliver(assignment: &mut Assignment, resource: u32, creator: u32, takers: &[u32]) {
+    let takers = takers.iter().copied().map(TaskId).collect();
+    assignment.deliveries.insert(ResourceId(resource), Delivery { creator: TaskId(creator), takers });
+}
+
+#[test]
+fn one_message_for_many() {
+    let all: Vec<(Fd, u32)> = (0..8).map(|n| (n, n)).collect();
+    let mut forest = tree(&[(None, 0, &all), (Some(0), 0, &all), (Some(0), 0, &all)]);
+    for ofd in 0..8 {
+        makes(&mut forest, &[Some(ofd)]);
+    }
+    let mut assignment = Assignment::default();
+    for resource in 0..8 {
+        deliver(&mut assignment, resource, 1, &[0, 2]);
+    }
+    assert_eq!(arrange_passing(&mut forest, &assignment), 1);
+    let made = "r0 at [0], r1 at [1], r2 at [2], r3 at [3], r4 at [4], r5 at [5], r6 at [6], r7 at [7]";
+    check(
+        &forest,
+        &[
+            "setsid, r8 at [0, 1], dup 0 8, dup 1 9, close 0..1, fork t1, fork t2, close 8, \
+             look [0, 1, 2, 3, 4, 5, 6, 7] by 9, close 9",
+            &format!("close 9, {made}, send [0, 1, 2, 3, 4, 5, 6, 7] by 8, close 8"),
+            "close 8, look [0, 1, 2, 3, 4, 5, 6, 7] by 9, close 9",
+        ],
+    );
+}
+
+/// Each takes what is for it when the one before has taken its own.
+#[test]
+fn messages_for_one_each() {
+    let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[(0, 0)]), (Some(0), 0, &[(0, 1)])]);
+    makes(&mut forest, &[Some(0)]);
+    makes(&mut forest, &[Some(1)]);
+    let mut assignment = Assignment::default();
+    deliver(&mut assignment, 0, 0, &[1]);
+    deliver(&mut assignment, 1, 0, &[2]);
+    assert_eq!(arrange_passing(&mut forest, &assignment), 1);
+    check(
+        &forest,
+        &[
+            "setsid, r2 at [0, 1], dup 1 2, dup 0 1, close 0, fork t1, fork t2, close 2, r0 at [0], r1 at [2], \
+             send [0] by 1, send [2] by 1, close 0..2",
+            "close 1, take [0] by 2, close 2",
+            "close 1, take [0] by 2, close 2",
+        ],
+    );
+    let family = arrange(&forest, Cradle::default()).expect("possible sessions");
+    let placement = place(&forest, &family).expect("a placement");
+    let waits = placement.graph.edges().filter_map(|(_, _, why)| match why {
+        Reason::SentBy { .. } | Reason::TakenBy { .. } => Some(why.to_string()),
+        _ => None,
+    });
+    let waits: Vec<String> = waits.collect();
+    assert_eq!(
+        waits,
+        ["t0 must have sent it", "t0 must have sent it", "t1 must have taken the message before"]
+    );
+}
+
+/// A helper makes what a task above it is to have and what it forks is to inherit, sends the one, and dies.
+#[test]
+fn helpers_send_to_who_is_above() {
+    let mut forest = tree(&[(None, 0, &[(3, 0)]), (Some(0), 0, &[]), (Some(1), 0, &[(5, 1)])]);
+    forest.tasks[1].life = Life::Helper;
+    forest.tasks[2].descent = Descent::Sibling;
+    makes(&mut forest, &[Some(0), Some(1)]);
+    let mut assignment = Assignment::default();
+    deliver(&mut assignment, 0, 1, &[0]);
+    assert_eq!(arrange_passing(&mut forest, &assignment), 1);
+    check(
+        &forest,
+        &[
+            "setsid, r1 at [0, 1], fork t1, close 0, take [0] by 1, close 1, dup 0 3, close 0, await t1, sigchld",
+            "r0 at [2, 3], close 1, dup 3 5, dup 2 3, close 2, fork t2, close 5, send [3] by 0, close 0..3, exit",
+            "close 0..3",
+        ],
+    );
+}
+
+#[test]
+fn what_is_received_before_a_fork() {
+    let mut forest = tree(&[(None, 0, &[(0, 0)]), (Some(0), 0, &[]), (Some(1), 0, &[(0, 0)])]);
+    makes(&mut forest, &[Some(0)]);
+    let mut assignment = Assignment::default();
+    deliver(&mut assignment, 0, 0, &[1]);
+    assert_eq!(arrange_passing(&mut forest, &assignment), 1);
+    check(
+        &forest,
+        &[
+            "setsid, r1 at [0, 1], dup 1 2, dup 0 1, close 0, fork t1, close 2, r0 at [0], send [0] by 1, close 1",
+            "take [0] by 2, close 1, fork t2, close 0, close 2",
+            "close 2",
+        ],
+    );
+}
+
+#[test]
+fn who_cannot_get_it() {
+    let mut forest = tree(&[(None, 0, &[(0, 0)]), (Some(0), 0, &[(0, 0)])]);
+    makes(&mut forest, &[Some(0)]);
+    let mut assignment = Assignment::default();
+    deliver(&mut assignment, 0, 1, &[]);
+    arrange_passing(&mut forest, &assignment);
+    check_error(&forest, "t0: r0 can neither be inherited nor is it sent");
 }

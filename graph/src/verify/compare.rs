@@ -89,8 +89,11 @@ pub(super) fn compare(
             }
         }
     }
+    if let Some(lost) = run.lost_message(&open_objects) {
+        return Err(lost);
+    }
     for (at, call, object) in &run.needs_reader {
-        if !readable[*object] {
+        if !readable[*object] && !run.received.contains(at) {
             let what = match run.objects.objects[*object].kind {
                 ObjectKind::Pipe(_) => "a pipe",
                 ObjectKind::Socket(_) => "a socket",

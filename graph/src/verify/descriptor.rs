@@ -16,6 +16,7 @@ use super::object::{
     ObjectKind, Packet, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, set_status,
 };
 use super::outcome::Wrong;
+use super::pass::{MOST_RIGHTS, Receiving};
 use super::run::{Phase, Role, Run};
 use super::table::{Desc, Table};
 use super::work;
@@ -237,6 +238,15 @@ impl<'a> Run<'a> {
                 let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
                 let desc = self.objects.add_description(object, O_RDWR, at);
                 as_expected(self.place_lowest(at, call, 0, desc, flags & 1 != 0)?, *fd)?;
+            }
+            FdEffect::Receive { socket, bytes, rights, cloexec, stays, never_blocks: _ } => {
+                let (socket, bytes, rights) = (*socket, *bytes, *rights);
+                let wanted = Receiving { socket, bytes, rights, cloexec: *cloexec, stays: *stays };
+                let last = self.receive(at, call, wanted)?;
+                self.tasks[at.task].unprobed = last.map(|fd| (fd, *cloexec));
+            }
+            FdEffect::Probe { fd, cloexec } => {
+                self.probe(at, call, *fd, *cloexec)?;
             }
             FdEffect::Dup { from, to, cloexec } => {
                 in_reach(*to)?;
@@ -732,7 +742,11 @@ impl<'a> Run<'a> {
     ) -> Result<(), Wrong> {
         let object = self.objects.description(desc).object;
         let refused = |run: &Self| Wrong::Refused { call, what: run.describe(desc) };
+        if rights.len() > MOST_RIGHTS {
+            return Err(Wrong::TooManyRights { count: rights.len(), most: MOST_RIGHTS, why: "in a message" });
+        }
         self.touch_object(at, call, object, desc)?;
+        self.release_room(at, object);
         let never_blocks = never_blocks || self.objects.description(desc).flags & O_NONBLOCK != 0;
         let ObjectKind::Socket(socket) = &mut self.objects.objects[object].kind else {
             return Err(refused(self));
@@ -745,9 +759,13 @@ impl<'a> Run<'a> {
         if data.is_empty() && sock_type == SOCK_STREAM {
             return Ok(());
         }
-        if let Err(Full { holds, capacity }) = socket.charge(data.len(), never_blocks) {
-            return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds, capacity });
-        }
+        // Whoever waits for descriptors has no use for a sender that fails instead of waiting for room.
+        let charge = match socket.charge(data.len(), never_blocks && rights.is_empty()) {
+            Ok(charge) => charge,
+            Err(Full { holds, capacity }) => {
+                return Err(Wrong::WouldBlock { call, what: self.describe(desc), holds, capacity });
+            }
+        };
         self.touch_object(at, call, peer, desc)?;
         let ObjectKind::Socket(receiver) = &mut self.objects.objects[peer].kind else {
             return Err(refused(self));
@@ -755,7 +773,7 @@ impl<'a> Run<'a> {
         if receiver.shutdown & 1 != 0 {
             return Err(refused(self));
         }
-        receiver.queue.push(Packet { data: data.to_vec(), rights });
+        receiver.queue.push(Packet { data: data.to_vec(), rights, sent: Some(at), charge });
         if !self.has_reader(at.task, peer) {
             self.needs_reader.push((at, call, peer));
         }

@@ -272,6 +272,28 @@ pub enum FdEffect {
         /// The expected number.
         fd: Fd,
     },
+    /// `recvmsg(2)` of one message with descriptors, which get the lowest free numbers.
+    Receive {
+        /// The socket.
+        socket: Fd,
+        /// The expected number of bytes, for which there is room.
+        bytes: u64,
+        /// How many descriptors there is room for.
+        rights: u32,
+        /// MSG_CMSG_CLOEXEC: close-on-exec of the new numbers.
+        cloexec: bool,
+        /// MSG_PEEK: the message stays.
+        stays: bool,
+        /// MSG_DONTWAIT: fails instead of waiting for a message.
+        never_blocks: bool,
+    },
+    /// `F_GETFD`, which fails if the number is not open or its flag another.
+    Probe {
+        /// The number.
+        fd: Fd,
+        /// The expected flag.
+        cloexec: bool,
+    },
     /// Copies to a given number, closing what is there.
     Dup {
         /// From this number
@@ -831,6 +853,8 @@ impl Effect {
                 FdEffect::Socket { .. } => "socket",
                 FdEffect::Accept { .. } => "accept4",
                 FdEffect::Memfd { .. } => "memfd_create",
+                FdEffect::Receive { .. } => "recvmsg",
+                FdEffect::Probe { .. } => "fcntl(F_GETFD)",
                 FdEffect::Dup { .. } => "dup3",
                 FdEffect::DupLowest { .. } => "fcntl(F_DUPFD)",
                 FdEffect::SetCloexec { .. } => "fcntl(F_SETFD)",

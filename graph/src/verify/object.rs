@@ -160,12 +160,27 @@ pub(super) struct Socket {
     pub(super) bytes: BTreeMap<SocketOption, Vec<u8>>,
     /// At most this much memory is charged to it for what it sent and nobody received.
     charged: u64,
+    /// What has become of its messages.
+    pub(super) traffic: Box<Traffic>,
+}
+
+/// What tasks have received while they were restored.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Traffic {
+    /// How much of what the socket is charged for has been received, and where.
+    pub(super) released: Vec<(At, u64)>,
+    /// Where a message was last received from it, and whether it stayed.
+    pub(super) taken: Option<(At, bool)>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Packet {
     pub(super) data: Vec<u8>,
     pub(super) rights: Vec<Desc>,
+    /// Where it was sent.
+    pub(super) sent: Option<At>,
+    /// How much memory its sender is charged for it.
+    pub(super) charge: u64,
 }
 
 /// Why bytes cannot be put in.
@@ -367,6 +382,7 @@ impl Socket {
             options: BTreeMap::from([(SocketOption::ReceiveLowat, 1)]),
             bytes: BTreeMap::new(),
             charged: 0,
+            traffic: Box::default(),
         }
     }
 
@@ -381,12 +397,18 @@ impl Socket {
         self.family == super::socket::AF_UNIX || self.dest.is_some()
     }
 
-    /// Charges a message of `len` bytes as the kernel would at most.
-    pub(super) fn charge(&mut self, len: usize, never_blocks: bool) -> Result<(), Full> {
+    /// Messages of so much memory have been received.
+    pub(super) fn release(&mut self, bytes: u64) {
+        self.charged = self.charged.saturating_sub(bytes);
+    }
+
+    /// Charges a message of `len` bytes as the kernel would at most; says how much.
+    pub(super) fn charge(&mut self, len: usize, never_blocks: bool) -> Result<u64, Full> {
         /// SKB_MAX_HEAD(0) + UNIX_SKB_FRAGS_SZ, less what could be left out.
         const PIECE: u64 = 3600 + 32768;
         let limit = self.options.get(&SocketOption::SendBuffer).copied().unwrap_or(0);
         let full = Full { holds: self.charged, capacity: limit };
+        let before = self.charged;
         let mut rest = len as u64;
         loop {
             if self.charged >= limit && !never_blocks {
@@ -404,7 +426,7 @@ impl Socket {
             };
             rest -= piece;
             if rest == 0 {
-                return Ok(());
+                return Ok(self.charged - before);
             }
         }
     }

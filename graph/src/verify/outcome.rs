@@ -28,6 +28,8 @@ pub struct Certificate {
     pub deaths_awaited: u64,
     /// Demand 1: pairs of records of two tasks on one thing, whose order is certain.
     pub orders_proved: u64,
+    /// Demand 1: messages with descriptors received, each of which has certainly been sent before.
+    pub messages_received: u64,
     /// Demand 2: descriptors compared with the images.
     pub descriptors: u64,
     /// Demand 2: open file descriptions matched one to one with the images'.
@@ -71,8 +73,16 @@ impl fmt::Display for Certificate {
         )?;
         writeln!(
             f,
-            "  1 no deadlock: {} waits, {} posts, {} deaths awaited, {} orders proved",
-            self.waits, self.posts, self.deaths_awaited, self.orders_proved
+            "  1 no deadlock: {} waits, {} posts, {} deaths awaited, {} orders proved{}",
+            self.waits,
+            self.posts,
+            self.deaths_awaited,
+            self.orders_proved,
+            if self.messages_received > 0 {
+                format!(", {} messages received", self.messages_received)
+            } else {
+                String::new()
+            }
         )?;
         writeln!(
             f,
@@ -149,6 +159,16 @@ pub enum Wrong {
     Deadlock { chain: Vec<String> },
     #[error("{call} would block: {what} holds {holds} of {capacity} bytes and nobody is ordered to read it")]
     WouldBlock { call: &'static str, what: String, holds: u64, capacity: u64 },
+    #[error("receives from {what} what nobody has sent: it would wait for ever, or fail")]
+    NothingToReceive { what: String },
+    #[error("receives from {what} a message of {is}, and there is room for {wanted}")]
+    OtherMessage { what: String, is: String, wanted: String },
+    #[error("sends descriptors that nobody receives")]
+    MessageLeft,
+    #[error("sends {count} descriptors, {most} are the most {why}")]
+    TooManyRights { count: usize, most: usize, why: &'static str },
+    #[error("receives descriptors and does not look whether it has got them")]
+    NotProbed,
     #[error("opens the FIFO {path} where its other end is not certainly open: that would block")]
     OpenBlocks { path: String },
     #[error("{call} on {what} is not ordered with record {at} of task {by}, which changes it, too")]
@@ -332,6 +352,8 @@ impl Wrong {
             | Wrong::Deadlock { .. }
             | Wrong::WouldBlock { .. }
             | Wrong::OpenBlocks { .. }
+            | Wrong::NothingToReceive { .. }
+            | Wrong::TooManyRights { .. }
             | Wrong::Unordered { .. }
             | Wrong::InTail { .. }
             | Wrong::AwaitsNobody { .. } => 1,
@@ -346,6 +368,9 @@ impl Wrong {
             | Wrong::Refused { .. }
             | Wrong::ChangesFile { .. }
             | Wrong::NoReader { .. }
+            | Wrong::OtherMessage { .. }
+            | Wrong::MessageLeft
+            | Wrong::NotProbed
             | Wrong::Missing { .. }
             | Wrong::Leaked { .. }
             | Wrong::WrongCloexec { .. }

@@ -144,6 +144,8 @@ impl Privileges {
                 | FdEffect::Epoll { .. }
                 | FdEffect::Signalfd { .. }
                 | FdEffect::Memfd { .. }
+                | FdEffect::Receive { .. }
+                | FdEffect::Probe { .. }
                 | FdEffect::Dup { .. }
                 | FdEffect::DupLowest { .. }
                 | FdEffect::SetCloexec { .. }

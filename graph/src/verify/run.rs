@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::attribute::state::State;
 use super::attribute::value::Value;
 use super::before::{At, Before};
-use super::effect::{Attribute, Change, Effect, LiftedTree, MemoryEffect, PrivilegeEffect};
+use super::effect::{Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, PrivilegeEffect};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::name::{Name, Wanted};
 use super::object::Objects;
@@ -22,6 +22,7 @@ use super::socket::Names;
 use super::space::{Carrier, Segment, Space};
 use super::table::Table;
 use super::vdso::Progress;
+use crate::ids::Fd;
 
 pub(super) const CLONE_PARENT: u64 = 0x8000;
 pub(super) const SIGCHLD: u32 = 17;
@@ -100,6 +101,8 @@ pub(super) struct Task {
     /// The death of a child may have left a SIGCHLD behind.
     pub(super) has_sigchld: bool,
     pub(super) vdso: Progress,
+    /// The last number that it received, until it has looked whether that is there.
+    pub(super) unprobed: Option<(Fd, bool)>,
 }
 
 /// A task that orphans below come to.
@@ -174,6 +177,8 @@ pub(super) struct Run<'a> {
     pub(super) path_of_fifo: BTreeMap<usize, &'a [u8]>,
     /// Writes whose readers must survive: the object that is to be read from.
     pub(super) needs_reader: Vec<(At, &'static str, usize)>,
+    /// Where messages were sent that somebody has received.
+    pub(super) received: BTreeSet<At>,
     pub(super) certificate: Certificate,
 }
 
@@ -292,6 +297,7 @@ impl<'a> Run<'a> {
             has_threads: false,
             has_sigchld: false,
             vdso: Progress::default(),
+            unprobed: None,
         };
         let mut run = Run {
             tree,
@@ -334,6 +340,7 @@ impl<'a> Run<'a> {
             fifos: BTreeMap::new(),
             path_of_fifo: BTreeMap::new(),
             needs_reader: Vec::new(),
+            received: BTreeSet::new(),
             certificate: Certificate::default(),
         };
         let root = tree.root;
@@ -424,6 +431,11 @@ impl<'a> Run<'a> {
         self.tasks[task].privileges.step(at.record, effect).map_err(
             |TooLate { dropped_in, dropped_by }| Wrong::AfterDrop { call, dropped_by, dropped_in },
         )?;
+        if let Some((fd, cloexec)) = self.tasks[task].unprobed.take()
+            && *effect != Effect::Fd(FdEffect::Probe { fd, cloexec })
+        {
+            return Err(Wrong::NotProbed);
+        }
         let is_thread = matches!(self.roles[task], Role::Thread(_));
         if is_thread
             && matches!(

@@ -51,6 +51,13 @@ pub struct Message {
     pub charge: u64,
 }
 
+/// What there is room for in a message that is received.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) bytes: u64,
+    pub(super) rights: u32,
+}
+
 /// A socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Socket {
@@ -422,6 +429,55 @@ impl World {
             }
         }
         Ok(taken)
+    }
+
+    /// `recvmsg(2)` of one message of a socket that keeps messages apart: how many bytes, and the descriptors.
+    pub(super) fn receive_message(
+        &mut self,
+        tid: u32,
+        desc: DescId,
+        room: Room,
+        stays: bool,
+        never_blocks: bool,
+    ) -> Call<(i64, Vec<DescId>)> {
+        self.read(Thing::Description(desc));
+        let description = self.description(desc).clone();
+        if description.flags & super::object::O_PATH != 0 {
+            return fails(EBADF);
+        }
+        let id = description.object.clone();
+        let socket = self.socket(&id)?.clone();
+        if socket.family != AF_UNIX || socket.sock_type == SOCK_STREAM {
+            return not_modelled("a message from this socket");
+        }
+        let access = if stays { Access::Read } else { Access::Write };
+        self.note(Thing::Flight(id.clone()), access);
+        self.note(Thing::Object(id.clone()), access);
+        if socket.sock_type == SOCK_SEQPACKET && socket.peer.is_none() {
+            return fails(ENOTCONN);
+        }
+        let Some(first) = socket.queue.front() else {
+            if socket.shutdown & RECEIVE != 0 {
+                return Ok((0, Vec::new()));
+            }
+            if let Some(peer) = socket.peer.filter(|_| socket.sock_type == SOCK_SEQPACKET)
+                && !self.is_alive(tid, &peer)
+            {
+                return Ok((0, Vec::new()));
+            }
+            let waits = !never_blocks && description.flags & O_NONBLOCK == 0;
+            return if waits { Err(Stop::Blocked) } else { fails(EAGAIN) };
+        };
+        let len = (first.data.len() as u64).min(room.bytes) as i64;
+        let mut rights = first.rights.clone();
+        rights.truncate(room.rights as usize);
+        for right in &first.rights {
+            self.note(Thing::Open(*right), Access::Add);
+        }
+        if !stays {
+            self.socket_mut(&id)?.queue.pop_front();
+        }
+        Ok((len, rights))
     }
 
     pub(super) fn shutdown(&mut self, id: &ObjectId, bits: u32, connected: bool) -> Call<i64> {

@@ -11,7 +11,7 @@ use regrow_graph::ids::Fd;
 use regrow_graph::verify::FdEffect;
 
 use super::object::{Description, Object};
-use super::{Call, World, fails, gives};
+use super::{Call, Stop, Why, World, fails, gives};
 use crate::errno::{EBADF, EINVAL, EMFILE};
 use crate::footprint::{Access, Thing};
 use crate::ids::{DescId, Made, ObjectId, TableId};
@@ -197,6 +197,28 @@ impl World {
                 let desc = self.make_memfd(tid, name, *flags)?;
                 let is = self.install(tid, 0, desc, flags & 1 != 0)?;
                 gives(is.into(), (*fd).into())
+            }
+            FdEffect::Receive { socket, bytes, rights, cloexec, stays, never_blocks } => {
+                let desc = self.descriptor(tid, *socket)?;
+                let room = super::socket::Room { bytes: *bytes, rights: *rights };
+                let (len, received) = self.receive_message(tid, desc, room, *stays, *never_blocks)?;
+                for right in received {
+                    match self.install(tid, 0, right, *cloexec) {
+                        Ok(_) => {}
+                        // Those that there is no room for are dropped, and the call succeeds (MSG_CTRUNC).
+                        Err(Stop::Fails(Why::Errno(EMFILE))) => break,
+                        Err(stop) => return Err(stop),
+                    }
+                }
+                gives(len, *bytes as i64)
+            }
+            FdEffect::Probe { fd, cloexec } => {
+                self.descriptor(tid, *fd)?;
+                let is = self
+                    .table(tid)
+                    .and_then(|table| table.entries.get(fd))
+                    .is_some_and(|entry| entry.cloexec);
+                gives(is.into(), (*cloexec).into())
             }
             FdEffect::Dup { from, to, cloexec } => {
                 if from == to {

@@ -53,6 +53,12 @@ impl Travel {
                         }
                     }
                     OpKind::Close { first, last } => at.retain(|fd| !(first..=last).contains(&fd)),
+                    OpKind::Receive { ofds, at: fds, .. } => {
+                        let own = ofds.iter().zip(fds).filter(|(received, _)| **received == ofd);
+                        at.extend(own.map(|(_, fd)| *fd));
+                        concerns = at != before;
+                    }
+                    OpKind::Send { ofds, .. } => concerns = ofds.contains(&ofd),
                     OpKind::Step { step, .. } => {
                         concerns = forest.steps[step.index()].needs.contains(&ofd);
                     }
@@ -71,6 +77,7 @@ impl Travel {
                     | OpKind::EatSigchld
                     | OpKind::Exit
                     | OpKind::Arrive
+                    | OpKind::Stage { .. }
                     | OpKind::Park => {}
                 }
                 if concerns || at != before {
@@ -161,6 +168,9 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
                     let yields = &forest.resources[resource.index()].yields;
                     table.extend(at.iter().copied().zip(yields.iter().copied()));
                 }
+                OpKind::Receive { ofds, at, .. } => {
+                    table.extend(at.iter().copied().zip(ofds.iter().copied().map(Some)));
+                }
                 OpKind::Dup { ofd, to, .. } => drop(table.insert(*to, *ofd)),
                 OpKind::Close { first, last } => table.retain(|fd, _| !(first..=last).contains(&fd)),
                 OpKind::Fork { .. }
@@ -174,6 +184,8 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
                 | OpKind::EatSigchld
                 | OpKind::Exit
                 | OpKind::Arrive
+                | OpKind::Send { .. }
+                | OpKind::Stage { .. }
                 | OpKind::Park => {}
             }
         }

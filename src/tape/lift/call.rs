@@ -122,6 +122,7 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_write => "write",
         libc::SYS_sendto => "sendto",
         libc::SYS_sendmsg => "sendmsg",
+        libc::SYS_recvmsg => "recvmsg",
         libc::SYS_shutdown => "shutdown",
         libc::SYS_setsockopt => "setsockopt",
         libc::SYS_read => "read",

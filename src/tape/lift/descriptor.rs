@@ -177,6 +177,11 @@ impl Call<'_, '_> {
                     cloexec,
                 }));
             }
+            libc::F_GETFD => {
+                let cloexec = self.record.expect == libc::FD_CLOEXEC as u64;
+                self.gives_exactly(u64::from(cloexec))?;
+                return Ok(Effect::Fd(FdEffect::Probe { fd, cloexec }));
+            }
             libc::F_SETPIPE_SZ => {
                 self.gives_exactly(u64::from(value))?;
                 return self.object(Change::SetPipeSize { bytes: value });

@@ -349,12 +349,32 @@ impl<'a> Lifter<'a> {
         Ok(())
     }
 
+    /// Words that the call reads and writes, and no other call uses: what they are at first.
+    fn own_words<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
+        let len = 8 * N as u64;
+        self.own(address, len)?;
+        let bytes = self
+            .tapes
+            .bytes(address, len)
+            .ok_or_else(|| format!("reads {address:#x}, outside the region"))?;
+        self.spend(len)?;
+        let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[8 * at + i]));
+        Ok(std::array::from_fn(word))
+    }
+
+    /// Notes that one call alone reads and writes this.
+    fn own(&self, address: u64, len: u64) -> Lift<()> {
+        let range = self.scratch(address, len)?;
+        if self.cells.borrow_mut().insert(range) {
+            Ok(())
+        } else {
+            Err(format!("reads {address:#x}, which another call writes"))
+        }
+    }
+
     /// A word of four bytes that the call reads and writes, and no other call uses: its value.
     fn cell(&self, address: u64) -> Lift<u32> {
-        let range = self.scratch(address, 4)?;
-        if !self.cells.borrow_mut().insert(range) {
-            return Err(format!("reads {address:#x}, which another call writes"));
-        }
+        self.own(address, 4)?;
         let bytes = self.tapes.bytes(address, 4).and_then(|bytes| bytes.first_chunk::<4>());
         bytes
             .map(|bytes| u32::from_ne_bytes(*bytes))

@@ -1,6 +1,6 @@
 //! Calls on sockets: names, messages, options.
 
-use regrow_graph::verify::{Change, Effect, SocketOption};
+use regrow_graph::verify::{Change, Effect, FdEffect, SocketOption};
 
 use super::{Call, Check, IOV_MAX, Lift};
 
@@ -34,6 +34,7 @@ impl Call<'_, '_> {
                 self.object(Change::Send { data, rights: Vec::new(), never_blocks })
             }
             libc::SYS_sendmsg => self.sendmsg(),
+            libc::SYS_recvmsg => self.recvmsg(),
             libc::SYS_shutdown => {
                 let not_connected = u64::from(libc::ENOTCONN as u32).wrapping_neg();
                 let connected = self.check != Check::Equal || self.record.expect != not_connected;
@@ -88,6 +89,40 @@ impl Call<'_, '_> {
                 .collect();
         }
         self.object(Change::Send { data, rights, never_blocks })
+    }
+
+    /// One message, whose bytes and control message nobody reads. The header is the call's own, because the
+    /// kernel writes into it how much it has given (recvmsg(2)).
+    fn recvmsg(&self) -> Lift<Effect> {
+        let region = self.lifter;
+        let flags = self.low(2) as i32;
+        if flags & !(libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_CMSG_CLOEXEC) != 0 {
+            return Err(format!("flags {flags:#x}"));
+        }
+        let [name, name_len, iov, iov_len, control, control_len, out_flags] =
+            region.own_words::<7>(self.arg(1))?;
+        if name != 0 || name_len != 0 || iov_len != 1 || out_flags != 0 {
+            return Err("a name, flags, or not one vector".to_owned());
+        }
+        let [buffer, bytes] = region.array::<2>(iov)?;
+        if bytes == 0 {
+            return Err("no byte, so its result would say nothing".to_owned());
+        }
+        region.output(buffer, bytes)?;
+        self.gives_exactly(bytes)?;
+        // struct cmsghdr, then the numbers.
+        let rights = control_len.checked_sub(16).filter(|len| len % 4 == 0).map(|len| len / 4);
+        let rights = rights.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
+        let rights = rights.ok_or_else(|| format!("a control buffer of {control_len} bytes"))?;
+        region.output(control, control_len)?;
+        Ok(Effect::Fd(FdEffect::Receive {
+            socket: self.fd(0)?,
+            bytes,
+            rights,
+            cloexec: flags & libc::MSG_CMSG_CLOEXEC != 0,
+            stays: flags & libc::MSG_PEEK != 0,
+            never_blocks: flags & libc::MSG_DONTWAIT != 0,
+        }))
     }
 
     fn setsockopt(&self) -> Lift<Effect> {

@@ -446,3 +446,78 @@ fn seccomp() {
     );
     refuse(|b| b.call(libc::SYS_prctl, &[22, 2, RO, 0, 0], 0), "option 22");
 }
+
+/// A header of `recvmsg` at SCRATCH, in the written part, where the kernel writes it, too.
+fn received(words: [u64; 7], flags: u64, expect: u64) -> Result<Effect, String> {
+    let mut builder = Builder::new();
+    builder.call(libc::SYS_recvmsg, &[9, SCRATCH + 1536, flags], expect);
+    builder.verb(Verb::Wait as u8, &[BASE + EVENTS_OFFSET + 4]);
+    builder.verb(Verb::Park as u8, &[]);
+    let vector = builder.words(&[SCRATCH, 1]);
+    let mut tapes = builder.finish();
+    let mut header = words;
+    if header[2] == 0 {
+        header[2] = vector;
+    }
+    for (at, word) in header.iter().enumerate() {
+        let from = (SCRATCH + 1536 - BASE) as usize + 8 * at;
+        tapes.rw[from..from + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+    let tree = lift(&tapes).map_err(|error| error.to_string())?;
+    Ok(tree.tasks[0].effects[0].effect.clone())
+}
+
+#[test]
+fn messages_with_descriptors() {
+    let control = SCRATCH + 8;
+    let (wait_not, look, mark) = (0x40, 0x2, 0x4000_0000);
+    let effect = |rights, cloexec, stays, never_blocks| {
+        Ok(Effect::Fd(FdEffect::Receive { socket: 9, bytes: 1, rights, cloexec, stays, never_blocks }))
+    };
+    let header = |len| [0, 0, 0, 1, control, len, 0];
+    assert_eq!(received(header(24), wait_not, 1), effect(2, false, false, true));
+    assert_eq!(received(header(16 + 4 * 253), wait_not | look | mark, 1), effect(253, true, true, true));
+    assert_eq!(received(header(20), 0, 1), effect(1, false, false, false));
+    let check = |header: [u64; 7], flags, expect, words: &str| {
+        let text = received(header, flags, expect).expect_err(words);
+        assert!(text.contains(words), "{text}\nexpected: {words}");
+    };
+    check(header(24), 0x100, 1, "flags 0x100");
+    check(header(24), 0, 0, "gives 1, and 0 is expected");
+    check(header(16), 0, 1, "a control buffer of 16 bytes");
+    check(header(22), 0, 1, "a control buffer of 22 bytes");
+    check([0, 0, 0, 2, control, 24, 0], 0, 1, "not one vector");
+    check([control, 8, 0, 1, control, 24, 0], 0, 1, "a name, flags");
+    check([0, 0, 0, 1, RO, 24, 0], 0, 1, "not in the scratch part");
+    // The control message would overwrite the header.
+    check([0, 0, 0, 1, SCRATCH + 1540, 24, 0], 0, 1, "is written by another");
+    check([0, 0, 0, 1, BASE, 24, 0], 0, 1, "not in the scratch part");
+
+    let probe = |b: &mut Builder| b.call(libc::SYS_fcntl, &[4, libc::F_GETFD as u64], 1);
+    check_probe(probe);
+    refuse(|b| b.call(libc::SYS_fcntl, &[4, libc::F_GETFD as u64], 2), "gives 0, and 2 is expected");
+    refuse(
+        |b| b.record(0, Check::Success, libc::SYS_fcntl, &[4, libc::F_GETFD as u64], 0),
+        "a result other than 0 would not be seen",
+    );
+    // Two calls with one header.
+    let mut builder = Builder::new();
+    for _ in 0..2 {
+        builder.call(libc::SYS_recvmsg, &[9, SCRATCH + 1536, 0], 1);
+    }
+    builder.verb(Verb::Wait as u8, &[BASE + EVENTS_OFFSET + 4]);
+    builder.verb(Verb::Park as u8, &[]);
+    let vector = builder.words(&[SCRATCH, 1]);
+    let mut tapes = builder.finish();
+    for (at, word) in [0, 0, vector, 1, control, 24, 0].iter().enumerate() {
+        let from = (SCRATCH + 1536 - BASE) as usize + 8 * at;
+        tapes.rw[from..from + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+    let text = lift(&tapes).expect_err("no effects").to_string();
+    assert!(text.contains("which another call writes"), "{text}");
+}
+
+#[track_caller]
+fn check_probe(build: impl FnOnce(&mut Builder)) {
+    check(build, Effect::Fd(FdEffect::Probe { fd: 4, cloexec: true }));
+}

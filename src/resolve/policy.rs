@@ -1,0 +1,37 @@
+//! Who makes what: by which rule a tree is planned.
+
+use regrow_graph::passing::{self, Assignment};
+use serde::{Deserialize, Serialize};
+
+use super::Resolved;
+use super::recipe::{ResourceKind, ResourceRecipe};
+
+/// A rule by which a tree is planned. What is restored is the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// The lowest common ancestor of those who use a resource makes it, and they inherit it.
+    #[default]
+    Inherit,
+    /// As CRIU: whoever has the lowest pid makes it and sends it to the others, in stages.
+    LowestPid,
+}
+
+/// Puts what the rule says into the forest.
+pub fn apply(policy: Policy, resolved: &mut Resolved) {
+    match policy {
+        Policy::Inherit => {}
+        Policy::LowestPid => {
+            let assignment = passing::lowest_pid(&resolved.forest);
+            assign(&assignment, resolved);
+        }
+    }
+}
+
+/// Puts an assignment into the forest, with the recipes of the channels that it takes. They come from no image entry of
+/// their own, so from that of the root.
+pub fn assign(assignment: &Assignment, resolved: &mut Resolved) {
+    let channels = passing::arrange(&mut resolved.forest, assignment);
+    let Some(root) = resolved.recipes.tasks.first() else { return };
+    let channel = ResourceRecipe { kind: ResourceKind::Channel, origin: root.origin };
+    resolved.recipes.resources.extend(std::iter::repeat_n(channel, channels));
+}
