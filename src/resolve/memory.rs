@@ -183,6 +183,14 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     let mut advice = Vec::new();
     let mut dumpless = Vec::new();
     let way = vdso::resolve(resolver, task, alive);
+    if inherited.is_none()
+        && let Some(exe) = mapped_file(resolver, pid, mm.exe_file_id, libc::O_RDONLY as u32, mm.origin)
+    {
+        // First: as long as anything of the executable so far is mapped, which may be the same, none can be set
+        // (`replace_mm_exe_file`, kernel/fork.c).
+        let kind = StepKind::SetMm(Box::new(layout(alive)));
+        steps.push(resolver.add_step(kind, mm.origin, vec![exe]));
+    }
     // What the kernel itself provides is not filled.
     let provided = if let vdso::Way::Led(_) = way { None } else { vdso_range(&mm.vmas) };
     if mm.aio_rings != 0 {
@@ -371,27 +379,31 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
         }
     }
-    if inherited.is_some() && space::is_laid_out_alike(resolver, id, alive) {
-        return steps;
-    }
-    if let Some(exe) = mapped_file(resolver, pid, mm.exe_file_id, libc::O_RDONLY as u32, mm.origin) {
-        let map = MmMap {
-            start_code: mm.start_code,
-            end_code: mm.end_code,
-            start_data: mm.start_data,
-            end_data: mm.end_data,
-            start_brk: mm.start_brk,
-            brk: mm.brk,
-            start_stack: mm.start_stack,
-            arg_start: mm.arg_start,
-            arg_end: mm.arg_end,
-            env_start: mm.env_start,
-            env_end: mm.env_end,
-            auxv: mm.auxv.clone(),
-        };
-        steps.push(resolver.add_step(StepKind::SetMm(Box::new(map)), mm.origin, vec![exe]));
+    if inherited.is_some() && !space::is_laid_out_alike(resolver, id, alive) {
+        // The executable is the parent's, and stays: while it is mapped, none can be set.
+        let kind = StepKind::SetMm(Box::new(layout(alive)));
+        steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
     steps
+}
+
+/// What the kernel keeps of the layout.
+fn layout(alive: &Alive) -> MmMap {
+    let mm = &alive.mm;
+    MmMap {
+        start_code: mm.start_code,
+        end_code: mm.end_code,
+        start_data: mm.start_data,
+        end_data: mm.end_data,
+        start_brk: mm.start_brk,
+        brk: mm.brk,
+        start_stack: mm.start_stack,
+        arg_start: mm.arg_start,
+        arg_end: mm.arg_end,
+        env_start: mm.env_start,
+        env_end: mm.env_end,
+        auxv: mm.auxv.clone(),
+    }
 }
 
 /// Start and end of the kernel-provided mappings: vvar, its relatives and the vDSO lie together.

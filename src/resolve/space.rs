@@ -112,18 +112,30 @@ impl Likeness {
             .iter()
             .map(|vma| pages(&child.mm.pages.extents, vma).min(pages(&parent.mm.pages.extents, vma)))
             .sum();
-        Likeness::new(child, parent, &kept, both)
+        Likeness::new(child, parent, same, &kept, both)
     }
 
-    fn of(child: &Alive, parent: &Alive, kept: &[&Vma], runs: &[Run]) -> Likeness {
+    fn of(
+        child: &Alive,
+        parent: &Alive,
+        same: &impl Fn(u32, u32) -> bool,
+        kept: &[&Vma],
+        runs: &[Run],
+    ) -> Likeness {
         let alike = kept
             .iter()
             .map(|vma| within(runs, vma).map(|(start, end)| (end - start) / PAGE).sum::<u64>())
             .sum();
-        Likeness::new(child, parent, kept, alike)
+        Likeness::new(child, parent, same, kept, alike)
     }
 
-    fn new(child: &Alive, parent: &Alive, kept: &[&Vma], alike: u64) -> Likeness {
+    fn new(
+        child: &Alive,
+        parent: &Alive,
+        same: &impl Fn(u32, u32) -> bool,
+        kept: &[&Vma],
+        alike: u64,
+    ) -> Likeness {
         let count = |alive: &Alive, vma: &Vma| pages(&alive.mm.pages.extents, vma);
         let of_parent: u64 = parent.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
         let in_both: u64 = kept.iter().map(|vma| count(child, vma).min(count(parent, vma))).sum();
@@ -135,7 +147,7 @@ impl Likeness {
                 other: in_both.saturating_sub(alike),
                 only_parent: of_parent.saturating_sub(in_both),
             },
-            is_possible: same_vdso(child, parent),
+            is_possible: same_vdso(child, parent) && same(child.mm.exe_file_id, parent.mm.exe_file_id),
         }
     }
 
@@ -202,7 +214,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
                 let likeness = alive(*child).filter(|_| !own_vdso(*child)).and_then(|below| {
                     let runs = resolver.alike.of(child.index(), parent.index())?;
                     let same = |a, b| is_same_file(resolver, a, b);
-                    Some(Likeness::of(below, above, &kept(below, above, &same), runs))
+                    Some(Likeness::of(below, above, &same, &kept(below, above, &same), runs))
                 });
                 match likeness.filter(|likeness| likeness.pays(resolver.options)) {
                     Some(likeness) => {
@@ -289,7 +301,7 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
     Some(difference)
 }
 
-/// Whether the kernel knows of an heir's layout and executable what it is to know: it has them from the parent.
+/// Whether the kernel knows of an heir's layout what it is to know: it has it from the parent, as the executable.
 pub(super) fn is_laid_out_alike(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> bool {
     let parent = resolver.forest.tasks[child.index()].parent;
     let other = parent.and_then(|parent| resolver.model.tasks.get(parent.index())?.alive());
@@ -301,9 +313,7 @@ pub(super) fn is_laid_out_alike(resolver: &Resolver<'_>, child: TaskId, own: &Al
                 [mm.arg_start, mm.arg_end, mm.env_start, mm.env_end],
             ]
         };
-        layout(&own.mm) == layout(&other.mm)
-            && own.mm.auxv == other.mm.auxv
-            && is_same_file(resolver, own.mm.exe_file_id, other.mm.exe_file_id)
+        layout(&own.mm) == layout(&other.mm) && own.mm.auxv == other.mm.auxv
     })
 }
 

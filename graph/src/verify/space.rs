@@ -35,6 +35,7 @@ use state::{
     Mapping, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, kept,
 };
 
+use super::attribute::value::Value;
 use super::before::At;
 use super::effect::MemoryEffect;
 use super::expected::InodeKind;
@@ -84,6 +85,21 @@ impl Run<'_> {
             return Err(Wrong::BadRange { call, at, end, why: "among the carriers of shared memory" });
         }
         Ok(())
+    }
+
+    /// Whether a task has a mapping of a file: of one with that path, or of that one.
+    pub(super) fn maps(&self, task: usize, file: &Value) -> bool {
+        let space = &self.spaces[self.space_of(task)];
+        let is_it = |mapping: &Mapping| {
+            let Shows::File { desc, .. } = mapping.shows else { return false };
+            let object = self.objects.description(desc).object;
+            match (file, &self.objects.objects[object].kind) {
+                (Value::Bytes(path), ObjectKind::File { path: is }) => path[..] == is[..],
+                (Value::Made(made), _) => *made == object,
+                _ => false,
+            }
+        };
+        space.mappings.iter().any(|(_, _, mapping)| is_it(mapping))
     }
 
     /// The root's, as the launcher leaves it: nothing is known but the tapes.

@@ -17,7 +17,7 @@ use super::file::{File, FileKind};
 use super::object::{Description, O_PATH, Object};
 use super::runs::{Runs, Source};
 use super::{Call, World, fails, gives, not_modelled};
-use crate::errno::{EACCES, EBADF, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM};
+use crate::errno::{EACCES, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM};
 use crate::footprint::{Access, Thing};
 use crate::ids::{DescId, ObjectId, SegmentId, SpaceId};
 
@@ -430,6 +430,15 @@ impl World {
                         let object = self.description(desc).object.clone();
                         if !matches!(self.object(&object), Object::File(_)) {
                             return fails(EACCES);
+                        }
+                        // `replace_mm_exe_file`, kernel/fork.c.
+                        let space = self.space(tid);
+                        let is_mapped = |exe: &ObjectId| {
+                            let shows = |mapping: &Mapping| matches!(&mapping.backing, Backing::File { object, .. } if object == exe);
+                            space.mappings.values().any(shows)
+                        };
+                        if space.layout.exe.as_ref().is_some_and(is_mapped) {
+                            return fails(EBUSY);
                         }
                         Some(object)
                     }

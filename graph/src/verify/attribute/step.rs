@@ -420,12 +420,26 @@ impl Run<'_> {
         self.set(at, call, Kind::MmLayout, Value::numbers(words))?;
         self.set(at, call, Kind::AuxiliaryVector, Value::bytes(auxv))?;
         if let Some(desc) = exe {
+            self.check_executable_unmapped(at, call)?;
             let object = self.objects.description(desc).object;
             let value = match &self.objects.objects[object].kind {
                 ObjectKind::File { path } => Value::bytes(path),
                 _ => Value::Made(object),
             };
             self.set(at, call, Kind::Executable, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// A task whose executable is still mapped cannot be given another, nor the same (`replace_mm_exe_file`,
+    /// kernel/fork.c). Which one the launcher has is not known; nothing of it is mapped when all is unmapped.
+    fn check_executable_unmapped(&self, at: At, call: &'static str) -> Result<(), Wrong> {
+        let is = self.tasks[self.leader(at.task)].attributes.value(Kind::Executable);
+        if self.maps(at.task, is) {
+            let what = "an executable while the one before is mapped".to_owned();
+            return Err(Wrong::Refused { call, what });
         }
         Ok(())
     }

@@ -706,3 +706,31 @@ fn droppable_memory() {
         "droppable memory, rw-, not reserved, advice 16, advice 18, the images say droppable memory, rw-, locked",
     );
 }
+
+/// As long as anything of the executable so far is mapped, none can be set, not even the same.
+#[test]
+fn an_executable_that_is_mapped_stays() {
+    let set = |fd: Option<Fd>| memory(MemoryEffect::SetMm { words: [0; 11], auxv: Vec::new(), exe: fd });
+    let lib = || map_file(0x90000, 0x1000, 1, 0x10_0002, (0, 0));
+    let with = |steps: Vec<Effect>| {
+        move |t: &mut Tapes, _: &mut Expected| {
+            let steps = [vec![open("/lib", 0, 0)], steps, vec![unmap(0x90000, 0x1000), close(0)]].concat();
+            last(t, 12, steps);
+        }
+    };
+    let still = "an executable while the one before is mapped";
+    passes(with(vec![set(Some(0)), lib()]));
+    // What the launcher was is not known, and nothing of it is mapped.
+    passes(with(vec![lib(), set(Some(0))]));
+    refuse(with(vec![set(Some(0)), lib(), set(Some(0))]), still);
+    passes(with(vec![set(Some(0)), lib(), set(None)]));
+    passes(with(vec![set(Some(0)), lib(), unmap(0x90000, 0x1000), set(Some(0))]));
+    // A child has its parent's.
+    refuse(
+        |t, _| {
+            let steps = vec![open("/lib", 0, 0), set(Some(0)), lib(), set(Some(0)), close(0)];
+            last(t, 12, steps);
+        },
+        still,
+    );
+}
