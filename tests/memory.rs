@@ -20,3 +20,17 @@ fn mappings_of_all_plain_kinds() {
 fn mapped_memfds_and_deleted_files() {
     memory("files").run();
 }
+
+/// Pages that fork had left shared are shared again, and nobody sees what another writes.
+#[test]
+fn what_was_inherited_is_inherited() {
+    Scenario::program("cow", &[]).run();
+}
+
+/// Also where that costs more than to map and fill anew, or where nothing is inherited.
+#[test]
+fn address_spaces_come_both_ways() {
+    memory("plain").sharing("keep").run();
+    memory("plain").sharing("none").run();
+    memory("files").sharing("keep").run();
+}

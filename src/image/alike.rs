@@ -8,6 +8,8 @@
 //! 0x1000 and 0x3000.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -20,6 +22,9 @@ use super::pagemap::PAGE_BYTES;
 
 /// Pages are compared by so many bytes at a time.
 const PAGE: usize = PAGE_BYTES as usize;
+
+/// Pages images from this size on are mapped, in bytes.
+const MAPPED_FROM: usize = 1 << 20;
 
 /// A run of pages that are alike. Address, offsets and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,13 +68,21 @@ impl Alike {
         for pair in pairs {
             parents.entry(pair.parent).or_insert_with(|| Some(Arc::new(map(model, pages(pair.parent)?)?)));
         }
-        let compare = |pair: &Pair| {
+        let compare = |buffer: &mut Vec<u8>, pair: &Pair| {
             let of_parent = parents.get(&pair.parent)?.as_deref()?;
             let (child, parent) = (pages(pair.child)?, pages(pair.parent)?);
-            let of_child = map(model, child)?;
-            Some((pair.child, (pair.parent, runs((&child.extents, &of_child), (&parent.extents, of_parent)))))
+            let mapped;
+            let of_child = match read_small(model, child, buffer) {
+                Some(bytes) => bytes,
+                None => {
+                    mapped = map(model, child)?;
+                    &mapped[..]
+                }
+            };
+            Some((pair.child, (pair.parent, runs((&child.extents, of_child), (&parent.extents, of_parent)))))
         };
-        Alike { runs: pairs.par_iter().filter_map(compare).collect() }
+        let found = pairs.par_iter().map_init(Vec::new, compare);
+        Alike { runs: found.flatten_iter().collect() }
     }
 }
 
@@ -78,6 +91,21 @@ fn map(model: &Model, pages: &Pages) -> Option<Mmap> {
         return None;
     }
     map_image(&model.dir, Image::Pages(pages.pages_id)).ok()
+}
+
+/// The pages of a small address space, read: that costs less than a mapping, whose end each core is told of.
+fn read_small<'a>(model: &Model, pages: &Pages, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    let last = pages.extents.last()?;
+    let end = last.offset_bytes.checked_add(last.len_pages.checked_mul(PAGE_BYTES)?)?;
+    let len = usize::try_from(end).ok().filter(|len| *len <= MAPPED_FROM)?;
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    let path = model.dir.join(Image::Pages(pages.pages_id).to_string());
+    // Not to hang on a FIFO of that name.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    file.read_exact_at(&mut buffer[..len], 0).ok()?;
+    Some(&buffer[..len])
 }
 
 /// The runs of two address spaces: each as its extents, by address, and the bytes of its pages image.

@@ -98,6 +98,7 @@ pub(crate) struct Scenario {
     own_time: bool,
     by_plan: bool,
     policy: Option<String>,
+    sharing: Option<&'static str>,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
 }
@@ -128,6 +129,7 @@ impl Scenario {
             own_time: false,
             by_plan: std::env::var_os("REGROW_TEST_BY_PLAN").is_some(),
             policy: std::env::var("REGROW_TEST_POLICY").ok(),
+            sharing: None,
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -187,6 +189,13 @@ impl Scenario {
     #[must_use]
     pub(crate) fn by_lowest_pid(mut self) -> Scenario {
         self.policy = Some("lowest-pid".to_owned());
+        self
+    }
+
+    /// Which address spaces are inherited (`--sharing`).
+    #[must_use]
+    pub(crate) fn sharing(mut self, which: &'static str) -> Scenario {
+        self.sharing = Some(which);
         self
     }
 
@@ -250,6 +259,7 @@ impl Scenario {
             dump_options: self.dump_options.clone(),
             by_plan: self.by_plan,
             policy: self.policy.clone(),
+            sharing: self.sharing,
             restorer: Restorer::chosen(),
         };
         let mut before = if self.moves_memory {
@@ -360,6 +370,7 @@ struct Stage<'a> {
     dump_options: Vec<&'static str>,
     by_plan: bool,
     policy: Option<String>,
+    sharing: Option<&'static str>,
     restorer: Restorer,
 }
 
@@ -461,8 +472,11 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn policy_option(&self) -> impl Iterator<Item = String> + use<> {
-        self.policy.clone().into_iter().flat_map(|policy| ["--policy".to_owned(), policy])
+    /// How regrow is to plan.
+    fn plan_options(&self) -> impl Iterator<Item = String> + use<> {
+        let policy = self.policy.clone().map(|policy| ["--policy".to_owned(), policy]);
+        let sharing = self.sharing.map(|sharing| ["--sharing".to_owned(), sharing.to_owned()]);
+        policy.into_iter().chain(sharing).flatten()
     }
 
     fn restore(&mut self, round: u32) -> Outcome<()> {
@@ -479,7 +493,7 @@ impl Stage<'_> {
         if is_planned {
             let mut argv =
                 [&shown(&program), "plan", "-D", &images, "--out", &plan].map(str::to_owned).to_vec();
-            argv.extend(self.policy_option());
+            argv.extend(self.plan_options());
             let output = self.directory.join(format!("plan{round}.out"));
             let status = self.namespace.run(&argv, &output, STEP)?;
             if status != 0 {
@@ -506,7 +520,7 @@ impl Stage<'_> {
         if is_planned {
             argv.extend(["--plan".to_owned(), plan]);
         } else if self.restorer == Restorer::Regrow {
-            argv.extend(self.policy_option());
+            argv.extend(self.plan_options());
         }
         let output = self.directory.join(format!("restore{round}.out"));
         let status = self.namespace.run(&argv, &output, STEP)?;

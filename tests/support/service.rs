@@ -83,6 +83,7 @@ impl Service {
             dump_options: Vec::new(),
             by_plan: scenario.by_plan,
             policy: scenario.policy.clone(),
+            sharing: scenario.sharing,
             restorer,
         };
         let rounds = scenario.rounds;
