@@ -277,10 +277,14 @@ impl Placer<'_> {
         let (mut own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
             self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.wants(ofd))
         });
-        let own_lasting = own_lasting.into_iter().filter(|r| !self.made[r.index()]).collect();
-        if takes_part {
+        let own_lasting: Vec<ResourceId> =
+            own_lasting.into_iter().filter(|r| !self.made[r.index()]).collect();
+        // What has gone leaves its numbers to what comes.
+        if takes_part || !own_lasting.is_empty() {
             let moves = desk.settle(&mut self.numbers, &held);
             self.push_moves(task, moves, Reason::AfterForks);
+        }
+        if takes_part {
             own_temporary
                 .extend(self.through(task).map(|(r, _)| r).filter(|r| self.forest.passing.is_passed(*r)));
         }
@@ -358,7 +362,8 @@ impl Placer<'_> {
         for (rank, resources) in by_child {
             // With children out of order a resource is made before the first fork of all.
             let at = if reordered { 0 } else { position.get(rank).copied().unwrap_or(0) };
-            let missing = resources.iter().filter(|resource| !self.made[resource.index()]);
+            // What it receives somebody else has made.
+            let missing = resources.iter().filter(|r| !self.owns(task, **r) || !self.made[r.index()]);
             create_at.entry(at).or_default().extend(missing);
         }
         let spans: Vec<(ResourceId, Option<(u32, u32)>)> = self.through(task).collect();
@@ -386,32 +391,49 @@ impl Placer<'_> {
                 is_in_session = true;
             }
             let why = Reason::InheritedBy { child: *child };
-            if let Some(resources) = create_at.remove(&at) {
-                self.create_all(desk, resources, why);
-            }
+            // What has gone leaves its numbers to what comes.
+            let gone = at.checked_sub(1).and_then(|last| expires.remove(&last)).unwrap_or_default();
+            let kept: BTreeSet<OfdId> = if at == 0 {
+                in_steps.iter().chain(last_use.keys()).copied().collect()
+            } else {
+                BTreeSet::new()
+            };
             let moves = if at == 0 {
-                let kept = in_steps.iter().chain(last_use.keys()).copied().collect();
                 desk.settle(&mut self.numbers, &kept)
             } else {
-                let gone = expires.remove(&(at - 1)).unwrap_or_default();
                 desk.settle_changes(&mut self.numbers, &gone)
             };
             self.push_moves(task, moves, why);
-            let why = if self.family.early[child.index()] {
-                Reason::BeforeSetsid { sid: self.forest.tasks[child.index()].sid }
-            } else {
-                Reason::Sequence
+            let Some(resources) = create_at.remove(&at) else {
+                self.fork(desk, *child);
+                continue;
             };
-            let fork = self.graph.push(task, OpKind::Fork { child: *child }, why);
-            self.forked[child.index()] = Some(fork);
-            // What it or somebody below it uses, it will look for.
-            let relevant = self.through(*child).flat_map(|(resource, _)| self.yields(resource));
-            self.born[child.index()] = Some((desk.table.inherited(relevant), Some(fork)));
+            self.create_all(desk, resources, why);
+            let moves = if at == 0 {
+                desk.settle(&mut self.numbers, &kept)
+            } else {
+                desk.settle_changes(&mut self.numbers, &[])
+            };
+            self.push_moves(task, moves, why);
+            self.fork(desk, *child);
         }
         if !is_in_session {
             self.enter_family(task);
         }
         self.children[task.index()] = children;
+    }
+
+    fn fork(&mut self, desk: &Desk, child: TaskId) {
+        let why = if self.family.early[child.index()] {
+            Reason::BeforeSetsid { sid: self.forest.tasks[child.index()].sid }
+        } else {
+            Reason::Sequence
+        };
+        let fork = self.graph.push(desk.task, OpKind::Fork { child }, why);
+        self.forked[child.index()] = Some(fork);
+        // What it or somebody below it uses, it will look for.
+        let relevant = self.through(child).flat_map(|(resource, _)| self.yields(resource));
+        self.born[child.index()] = Some((desk.table.inherited(relevant), Some(fork)));
     }
 
     fn enter_family(&mut self, task: TaskId) {

@@ -17,7 +17,8 @@ pub(super) struct Desk {
     by_ofd: Vec<(OfdId, Fd)>,
     /// Numbers of descriptions that are open and not in the final table.
     carried: BTreeMap<OfdId, Fd>,
-    carried_fds: BTreeSet<Fd>,
+    /// The same by number.
+    carried_at: BTreeMap<Fd, OfdId>,
     /// What has been opened since the table was last put right.
     fresh: BTreeSet<OfdId>,
     /// Likewise, by number; also ends that nobody wants.
@@ -36,7 +37,7 @@ impl Desk {
             slots,
             by_ofd,
             carried: BTreeMap::new(),
-            carried_fds: BTreeSet::new(),
+            carried_at: BTreeMap::new(),
             fresh: BTreeSet::new(),
             fresh_fds: BTreeSet::new(),
         }
@@ -87,6 +88,10 @@ impl Desk {
             .filter(|slot| self.table.find(slot.ofd).is_some())
             .map(|slot| (slot.fd, entry(slot)))
             .collect();
+        for (fd, _) in &wanted {
+            // It gets another number below.
+            self.evict(*fd);
+        }
         for ofd in kept.iter().filter(|ofd| !self.wants(**ofd)).copied().collect::<Vec<_>>() {
             if self.table.find(ofd).is_some() {
                 wanted.extend([self.carry(numbers, ofd)]);
@@ -104,14 +109,24 @@ impl Desk {
         let mut scope = std::mem::take(&mut self.fresh_fds);
         scope.extend(gone.iter().chain(&fresh).flat_map(|ofd| self.table.places_of(*ofd)));
         let mut wanted: Vec<(Fd, Entry)> = Vec::new();
+        let mut to_carry = Vec::new();
         for ofd in fresh.into_iter().filter(|ofd| !gone.contains(ofd)) {
             if self.wants(ofd) {
                 wanted.extend(
                     self.wanted_at(ofd).filter_map(|fd| self.wanted(fd)).map(|slot| (slot.fd, entry(&slot))),
                 );
             } else {
-                wanted.extend([self.carry(numbers, ofd)]);
+                to_carry.push(ofd);
             }
+        }
+        for at in 0..wanted.len() {
+            if let Some(other) = self.evict(wanted[at].0) {
+                scope.extend(self.table.places_of(other));
+                to_carry.push(other);
+            }
+        }
+        for ofd in to_carry {
+            wanted.extend([self.carry(numbers, ofd)]);
         }
         wanted.sort_unstable_by_key(|(fd, _)| *fd);
         let mut moves = Vec::new();
@@ -133,10 +148,13 @@ impl Desk {
             Some(fd) => *fd,
             None => {
                 let favourite = numbers.wanted[ofd.index()];
-                let is_free = |fd: &Fd| self.wanted(*fd).is_none() && !self.carried_fds.contains(fd);
+                // What is to be there in the end may come later: then this one gives way.
+                let is_taken =
+                    |fd: Fd| self.wanted(fd).is_some_and(|slot| self.table.find(slot.ofd).is_some());
+                let is_free = |fd: &Fd| !is_taken(*fd) && !self.carried_at.contains_key(fd);
                 let fd = favourite.filter(is_free).unwrap_or_else(|| numbers.aside(ofd));
                 self.carried.insert(ofd, fd);
-                self.carried_fds.insert(fd);
+                self.carried_at.insert(fd, ofd);
                 fd
             }
         };
@@ -148,9 +166,16 @@ impl Desk {
     fn drop_carried(&mut self, gone: &[OfdId]) {
         for ofd in gone {
             if let Some(fd) = self.carried.remove(ofd) {
-                self.carried_fds.remove(&fd);
+                self.carried_at.remove(&fd);
             }
         }
+    }
+
+    /// Takes a number from what is carried at it.
+    fn evict(&mut self, fd: Fd) -> Option<OfdId> {
+        let ofd = self.carried_at.remove(&fd)?;
+        self.carried.remove(&ofd);
+        Some(ofd)
     }
 }
 

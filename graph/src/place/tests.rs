@@ -282,7 +282,7 @@ fn helpers_send_to_who_is_above() {
         &forest,
         &[
             "setsid, r1 at [0, 1], fork t1, close 0, take [0] by 1, close 1, dup 0 3, close 0, await t1, sigchld",
-            "r0 at [2, 3], close 1, dup 3 5, dup 2 3, close 2, fork t2, close 5, send [3] by 0, close 0..3, exit",
+            "close 1, r0 at [1, 2], dup 1 3, dup 2 5, close 1..2, fork t2, close 5, send [3] by 0, close 0..3, exit",
             "close 0..3",
         ],
     );
@@ -299,7 +299,7 @@ fn what_is_received_before_a_fork() {
         &forest,
         &[
             "setsid, r1 at [0, 1], dup 1 2, dup 0 1, close 0, fork t1, close 2, r0 at [0], send [0] by 1, close 1",
-            "take [0] by 2, close 1, fork t2, close 0, close 2",
+            "close 1, take [0] by 2, fork t2, close 0, close 2",
             "close 2",
         ],
     );
@@ -313,4 +313,51 @@ fn who_cannot_get_it() {
     deliver(&mut assignment, 0, 1, &[]);
     arrange_passing(&mut forest, &assignment);
     check_error(&forest, "t0: r0 can neither be inherited nor is it sent");
+}
+
+/// A server with a socket pair for each worker: each end is born at its number.
+#[test]
+fn numbers_of_what_has_gone_are_taken_again() {
+    let mut forest = tree(&[
+        (None, 0, &[(0, 0), (1, 2), (2, 4)]),
+        (Some(0), 0, &[(1, 1)]),
+        (Some(0), 0, &[(2, 3)]),
+        (Some(0), 0, &[(0, 6), (3, 5)]),
+    ]);
+    for pair in 0..3 {
+        makes(&mut forest, &[Some(2 * pair), Some(2 * pair + 1)]);
+    }
+    makes(&mut forest, &[Some(6)]);
+    check(
+        &forest,
+        &[
+            "setsid, r0 at [0, 1], fork t1, close 1, r1 at [1, 2], fork t2, close 2, r2 at [2, 3], fork t3, close 3",
+            "close 0",
+            "close 0..1",
+            "close 0..2, r3 at [0]",
+        ],
+    );
+}
+
+/// What sits where something is to be in the end gives way when that comes.
+#[test]
+fn what_is_carried_gives_way() {
+    let mut forest = tree(&[
+        (None, 0, &[(1, 1), (2, 2)]),
+        (Some(0), 0, &[(1, 0)]),
+        (Some(0), 0, &[(0, 1)]),
+        (Some(0), 0, &[(1, 0)]),
+    ]);
+    for ofd in 0..3 {
+        makes(&mut forest, &[Some(ofd)]);
+    }
+    check(
+        &forest,
+        &[
+            "setsid, r0 at [0], dup 0 1, close 0, fork t1, r1 at [0], dup 1 3, dup 0 1, close 0, fork t2, fork t3, close 3, r2 at [0], dup 0 2, close 0",
+            "",
+            "close 3, dup 1 0, close 1",
+            "close 1, dup 3 1, close 3",
+        ],
+    );
 }
