@@ -42,8 +42,8 @@ pub use expect::{Deadline, Demands, DumpedClocks, expected};
 pub use space::AlikePages;
 
 use crate::host::{HostFacts, Vdso};
-use crate::image::vdso::Dumped;
 use crate::image::NsPid;
+use crate::image::vdso::Dumped;
 use crate::tape::lift::lift;
 use crate::tape::{Tapes, ThreadState};
 
