@@ -149,9 +149,9 @@ fn private() -> Vec<Private> {
     let mapping = |number: u64| Private {
         start: MAPPINGS.start + number * 64 * PAGE,
         len_pages: 1 + number % 32,
-        writable: number % 3 == 0,
+        writable: number.is_multiple_of(3),
         // A third of them is written to.
-        pages: if number % 3 == 0 { vec![Page { index: 0, seed: number }] } else { Vec::new() },
+        pages: if number.is_multiple_of(3) { vec![Page { index: 0, seed: number }] } else { Vec::new() },
     };
     (0..24).map(mapping).collect()
 }

@@ -44,6 +44,7 @@ pub use space::AlikePages;
 use crate::host::{HostFacts, Vdso};
 use crate::image::NsPid;
 use crate::image::vdso::Dumped;
+use crate::tape::lift::lift;
 use crate::tape::{Tapes, ThreadState};
 
 /// A session and a group of the images that are to be those of the invoker (`--shell-job`): what
@@ -89,7 +90,8 @@ impl Ground {
     }
 }
 
-/// Tapes that have a certificate: nothing but [`certify_tapes`] makes them, so nothing else can be run.
+/// Tapes that have a certificate: nothing but [`certify_tapes`] and [`certify_model`]
+/// makes them, so nothing else can be run.
 #[derive(Debug)]
 pub struct CertifiedTapes {
     tapes: Tapes,
@@ -125,6 +127,22 @@ impl std::ops::Deref for CertifiedTapes {
     fn deref(&self) -> &Tapes {
         &self.tapes
     }
+}
+
+/// As [`certify_tapes`], by demands that are made meanwhile: what the images say and what the tapes do have nothing
+/// to do with each other until they are compared.
+///
+/// # Errors
+/// There are no demands, or else the first step at which tapes and demands part.
+pub fn certify_model(
+    demands: impl FnOnce() -> Result<Demands, Counterexample> + Send,
+    tapes: Tapes,
+    threads: Option<&[ThreadState]>,
+) -> Result<(Demands, CertifiedTapes, Certificate), Counterexample> {
+    let (demands, lifted) = rayon::join(demands, || lift(&tapes));
+    let demands = demands?;
+    let certificate = check::check_lifted(&demands, &tapes, lifted, threads)?;
+    Ok((demands, CertifiedTapes { tapes, fault: None }, certificate))
 }
 
 /// As [`check`], and keeps the tapes as certified ones.

@@ -255,10 +255,12 @@ pub fn try_prepare_model(
     let ground = Ground { vdsos: payloads.vdsos, ..Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
     let certified = timed(&mut timings, Stage::Certify, || {
-        let mut demands = Demands::of(&model, &ground)?;
-        demands.alike = known_alike(&model, &resolved, &payloads.alike);
-        let (tapes, certificate) = certify::certify_tapes(&demands, tapes, commit)?;
-        Ok((demands, tapes, certificate))
+        let demands = || {
+            let mut demands = Demands::of(&model, &ground)?;
+            demands.alike = known_alike(&model, &resolved, &payloads.alike);
+            Ok(demands)
+        };
+        certify::certify_model(demands, tapes, commit)
     });
     let (demands, tapes, certificate) = match certified {
         Ok(certified) => certified,

@@ -6,11 +6,13 @@
 //! cycles of numbers cost one extra copy each. Example: `{3: a, 4: b}` into `{3: b, 4: a}` takes
 //! `dup3(3, 5)`, `dup3(4, 3)`, `dup3(5, 4)`, `close(5)`.
 
+mod places;
 mod slots;
 
 use std::collections::BTreeSet;
 
 use crate::ids::{Fd, OfdId};
+use places::Places;
 use slots::Slots;
 
 /// What one number refers to. `None` stands for an open description that nobody wants
@@ -58,7 +60,7 @@ pub enum Move {
 pub struct Table {
     slots: Slots,
     /// The numbers of what somebody may ask for.
-    places: BTreeSet<(OfdId, Fd)>,
+    places: Places,
 }
 
 impl PartialEq for Table {
@@ -78,8 +80,7 @@ impl Table {
     /// What a child gets, in which only `relevant` can be found by description: the time it takes is by their
     /// number, however long the table is.
     pub fn inherited(&self, relevant: impl Iterator<Item = OfdId>) -> Table {
-        let places = relevant.flat_map(|ofd| self.places.range((ofd, 0)..=(ofd, Fd::MAX)).copied()).collect();
-        Table { slots: self.slots.clone(), places }
+        Table { slots: self.slots.clone(), places: self.places.only(relevant) }
     }
 
     /// What `fd` refers to.
@@ -94,7 +95,7 @@ impl Table {
 
     /// All numbers of `ofd`, the lowest first.
     pub fn places_of(&self, ofd: OfdId) -> impl Iterator<Item = Fd> + '_ {
-        self.places.range((ofd, 0)..=(ofd, Fd::MAX)).map(|(_, fd)| *fd)
+        self.places.of(ofd)
     }
 
     /// All slots, by number.
@@ -127,17 +128,17 @@ impl Table {
     /// Opens, or replaces, `fd`.
     pub fn set(&mut self, fd: Fd, entry: Entry) {
         if let Some(ofd) = self.slots.set(fd, entry).and_then(|old| old.ofd) {
-            self.places.remove(&(ofd, fd));
+            self.places.remove(ofd, fd);
         }
         if let Some(ofd) = entry.ofd {
-            self.places.insert((ofd, fd));
+            self.places.insert(ofd, fd);
         }
     }
 
     /// Closes `fd`, if it is open.
     pub fn clear(&mut self, fd: Fd) {
         if let Some(ofd) = self.slots.clear(fd).and_then(|old| old.ofd) {
-            self.places.remove(&(ofd, fd));
+            self.places.remove(ofd, fd);
         }
     }
 

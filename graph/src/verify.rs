@@ -98,9 +98,10 @@ pub use vdso::{ExpectedVdso, LedFunction, LedVdso};
 
 /// Executes the tapes symbolically and compares their end with the images.
 ///
-/// Time and memory are linear in the records and in the lengths of the descriptor tables of all
-/// tasks together; only orders that come neither from program order nor from descent are searched
-/// for among the waits.
+/// Time and memory are linear, up to a logarithm, in the records and in what the images say: what a fork
+/// copies is shared until it is changed, so neither depends on how long the tables and address spaces are
+/// that many children inherit. Only orders that come neither from program order, nor from descent, nor from
+/// one wait are searched for among the waits (docs/decisions/0024 says what else is not linear).
 ///
 /// # Errors
 /// The first step at which the tapes and the images part, in the words of the user.

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regrow_graph::verify::{Certificate, Counterexample, Expected, Facts, InodeKind, Wrong, verify_with};
+use regrow_graph::verify::{
+    Certificate, Counterexample, Expected, Facts, InodeKind, LiftedTree, Wrong, verify_with,
+};
 
 use super::{Demands, DumpedClocks, Ground, commit, space};
 use crate::image::Model;
@@ -36,7 +38,17 @@ pub fn check(
     tapes: &Tapes,
     threads: Option<&[ThreadState]>,
 ) -> Result<Certificate, Counterexample> {
-    let lifted = lift(tapes).map_err(|LiftError { pid, record, what }| Counterexample {
+    check_lifted(demands, tapes, lift(tapes), threads)
+}
+
+/// As [`check`], of tapes that have been lifted.
+pub(super) fn check_lifted(
+    demands: &Demands,
+    tapes: &Tapes,
+    lifted: Result<LiftedTree, LiftError>,
+    threads: Option<&[ThreadState]>,
+) -> Result<Certificate, Counterexample> {
+    let lifted = lifted.map_err(|LiftError { pid, record, what }| Counterexample {
         task: pid,
         record,
         wrong: Wrong::NotUnderstood { what },

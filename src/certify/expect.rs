@@ -233,7 +233,12 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             _ => None,
         })
         .collect();
+    let mut connected = HashMap::new();
+    for (_, socket) in sockets.values() {
+        *connected.entry(socket.peer).or_default() += 1;
+    }
     let context = Context {
+        connected,
         model,
         index_of: &index_of,
         tasks: &tasks,
@@ -427,6 +432,8 @@ struct Context<'a> {
     index_of: &'a HashMap<u32, OfdId>,
     tasks: &'a [ExpectedTask],
     sockets: &'a BTreeMap<u32, (OfdId, &'a UnixSocket)>,
+    /// How many sockets have each as their peer.
+    connected: HashMap<u32, usize>,
     flights: Flights,
 }
 
@@ -500,7 +507,8 @@ impl Context<'_> {
                 (format!("file {id:#x} (eventfd)"), spec, eventfd.flags, eventfd.fown)
             }
             OfdKind::Unix(unix) => {
-                let spec = socket(unix, sockets, queue);
+                let connected = self.connected.get(&unix.inode).copied().unwrap_or(0);
+                let spec = socket(unix, sockets, connected, queue);
                 (format!("file {id:#x} (unix socket {:#x})", unix.inode), spec, unix.flags, unix.fown)
             }
             OfdKind::Inet(inet) => {

@@ -11,9 +11,11 @@ use crate::image::{InetSocket, SocketOptions, UnixSocket};
 const ESTABLISHED: u32 = 1;
 const LISTEN: u32 = 10;
 
+/// `connected`: how many sockets have it as their peer.
 pub(super) fn socket(
     socket: &UnixSocket,
     sockets: &BTreeMap<u32, (OfdId, &UnixSocket)>,
+    connected: usize,
     queue: Vec<ExpectedPacket>,
 ) -> OfdSpec {
     let unmodelled = |what: &str| OfdSpec::Unmodelled(what.to_owned());
@@ -50,7 +52,7 @@ pub(super) fn socket(
         name_dir: socket.name_dir.clone().filter(|_| is_relative).map(String::into_bytes),
         file,
         backlog: listens.then_some(socket.backlog),
-        waiting: sockets.values().filter(|(_, other)| listens && other.peer == socket.inode).count(),
+        waiting: if listens { connected } else { 0 },
         shutdown: socket.shutdown,
         queue,
         options: options(&socket.options),
