@@ -224,6 +224,7 @@ fn trace_data(trace: &Trace, is_of_this: bool, strings: &mut Strings) -> Value {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -98,9 +98,11 @@ impl Sort {
                 | libc::SYS_process_vm_writev
                 | libc::SYS_preadv
                 | libc::SYS_pread64 => Sort::Memory,
-                libc::SYS_close | libc::SYS_close_range | libc::SYS_dup3 | libc::SYS_fcntl => {
-                    Sort::Descriptor
-                }
+                libc::SYS_close
+                | libc::SYS_close_range
+                | libc::SYS_dup3
+                | libc::SYS_fcntl
+                | libc::SYS_recvmsg => Sort::Descriptor,
                 libc::SYS_waitid => Sort::Wait,
                 libc::SYS_exit_group | libc::SYS_exit | libc::SYS_kill => Sort::Death,
                 libc::SYS_openat

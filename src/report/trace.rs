@@ -385,6 +385,7 @@ fn name(tapes: &Tapes, record: &Record, words: &Words) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::coordinator::trace::TaskTimes;

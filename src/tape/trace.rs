@@ -160,6 +160,7 @@ fn ends_tracing(record: &Record) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::tape::assemble::{Assembler, Tape};

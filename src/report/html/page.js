@@ -47,8 +47,8 @@ function ranges(numbers) {
   }
   return parts.join(", ");
 }
-const HOW = { makes: "makes it", inherits: "inherits it", passes: "is sent it", passed: "is sent it" };
-const WAYS = { makes: "made in place", inherits: "inherited", passes: "passed", passed: "passed" };
+const HOW = { makes: "makes it", inherits: "inherits it", receives: "receives it" };
+const WAYS = { makes: "made in place", inherits: "inherited", receives: "received" };
 const how = (word) => HOW[word] || word;
 
 /* The plan. */

@@ -368,6 +368,40 @@ fn the_region() {
     assert!(refused(|t| t.tasks.clear()).contains("there is no tape"));
 }
 
+/// What a traced run notes is part of the region, and no call's to write.
+#[test]
+fn traced_tapes() {
+    let traced = |build: &dyn Fn(&mut Builder)| {
+        let mut builder = Builder::new();
+        build(&mut builder);
+        builder.verb(Verb::Park as u8, &[]);
+        let mut tapes = builder.finish();
+        tapes.set_traced().expect("there is room");
+        tapes
+    };
+    let plain = traced(&|_| ());
+    let area = plain.trace().expect("traced");
+    let region = lift(&plain).expect("understood").region;
+    assert_eq!((region.end, region.rw_end), (area.slots + area.slots_len, RO));
+    // Where the scratch part ends, and where the slots begin.
+    let pipe = |to: u64| lift(&traced(&|builder: &mut Builder| builder.call(libc::SYS_pipe2, &[to, 0], 0)));
+    assert!(pipe(SCRATCH).is_ok());
+    for to in [area.slots, area.slots - 4, area.slots + area.slots_len - 8, area.code] {
+        let refused = pipe(to).expect_err("refused").to_string();
+        assert!(refused.contains("not in the scratch part"), "{refused}");
+    }
+    let word = offset_of!(Control, trace);
+    for change in [0u64, 1, 16, u64::MAX] {
+        let mut tapes = plain.clone();
+        let bias = area.bias(&tapes) ^ change;
+        tapes.rw[word..word + 8].copy_from_slice(&bias.to_ne_bytes());
+        assert_eq!(lift(&tapes).is_ok(), change == 0, "{change:#x}");
+        // Without a trace there is nowhere to note times.
+        tapes.is_traced = false;
+        assert!(lift(&tapes).is_err());
+    }
+}
+
 /// Whatever bytes are wrong: an error or effects, no panic.
 #[test]
 fn hostile_bytes() {
