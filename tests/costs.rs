@@ -102,6 +102,43 @@ fn bad_tables_are_refused_by_name() {
     assert!(text(&output).contains("/nowhere/costs: No such file"), "{}", text(&output));
 }
 
+/// The two policies beside one another: the same tree, and what each does for it.
+#[test]
+fn policies_are_compared() {
+    let output = regrow().args(["plan", "--compare", "--format", "json"]).arg(pair()).output().unwrap();
+    let comparison: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    assert_eq!(comparison["format"], "regrow-comparison/1");
+    let [inherit, lowest] = comparison["plans"].as_array().unwrap().as_slice() else {
+        panic!("{comparison}")
+    };
+    let of = |plan: &Value, name: &str| plan[name].as_u64().unwrap();
+    assert_eq!((&inherit["policy"], &lowest["policy"]), (&"inherit".into(), &"lowest-pid".into()));
+    assert_eq!((of(inherit, "passed"), of(inherit, "messages"), of(inherit, "barriers")), (0, 0, 1));
+    assert!(of(lowest, "passed") > 0 && of(lowest, "messages") > 0, "{lowest}");
+    assert!(of(lowest, "barriers") > 1 && of(lowest, "inherited") < of(inherit, "inherited"), "{lowest}");
+    assert!(of(lowest, "records") > of(inherit, "records"));
+    assert!(of(lowest, "critical_path_ns") > of(inherit, "critical_path_ns"), "{comparison}");
+    let output = regrow().args(["plan", "--compare"]).arg(pair()).output().unwrap();
+    let said = text(&output);
+    assert!(
+        said.lines().any(|line| line.split_whitespace().eq(["policy", "inherit", "lowest-pid"])),
+        "{said}"
+    );
+    // Who receives a descriptor is told from whom.
+    let output = regrow()
+        .args(["explain", "--policy", "lowest-pid", "--format", "json", "-D"])
+        .arg(pair())
+        .args(["fd", "4713", "3"])
+        .output()
+        .unwrap();
+    let story: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    let way = story["way"].as_array().unwrap();
+    assert_eq!((&way[0]["pid"], &way.last().unwrap()["pid"]), (&4711.into(), &4713.into()), "{story}");
+    assert_eq!(way.last().unwrap()["ends_with"], serde_json::json!([3]), "{story}");
+    assert_eq!(story["waits_for"].as_array().unwrap().is_empty(), false, "{story}");
+}
+
 /// The processes of a group.
 fn group(pgid: u32) -> Vec<u32> {
     let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();

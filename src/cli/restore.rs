@@ -277,7 +277,7 @@ impl Restore {
                 tracing::info!(?outcome, "Restore finished successfully. Tasks resumed.");
                 // Behind the run, so that nothing waits for it.
                 if self.features.costs.is_given()
-                    && let Ok(priced) = Priced::of(run.tapes, &options.costs)
+                    && let Ok(priced) = Priced::of(tapes, &options.costs)
                 {
                     let prediction = priced.predict(cost::cores());
                     let (play_ns, commit_ns) = (prediction.play_ns, prediction.commit_ns);

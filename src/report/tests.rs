@@ -105,6 +105,7 @@ fn prepare(mut model: Model) -> Prepared {
         timings: Timings::default(),
         costs: Default::default(),
         cores: 2,
+        policy: Default::default(),
     }
 }
 
