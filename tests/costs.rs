@@ -136,7 +136,7 @@ fn policies_are_compared() {
     let way = story["way"].as_array().unwrap();
     assert_eq!((&way[0]["pid"], &way.last().unwrap()["pid"]), (&4711.into(), &4713.into()), "{story}");
     assert_eq!(way.last().unwrap()["ends_with"], serde_json::json!([3]), "{story}");
-    assert_eq!(story["waits_for"].as_array().unwrap().is_empty(), false, "{story}");
+    assert!(!story["waits_for"].as_array().unwrap().is_empty(), "{story}");
 }
 
 /// The processes of a group.

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use regrow_graph::forest::Life;
 use regrow_graph::graph::OpKind;
+use regrow_graph::ids::TaskId;
 use regrow_graph::order::Item;
 use serde::Serialize;
 
@@ -61,11 +63,13 @@ impl Summary {
     pub(super) fn of(prepared: &Prepared, inherited: u64) -> Result<Summary, LiftError> {
         let plan = &prepared.plan;
         let prediction = Priced::of(&prepared.tapes, &prepared.costs)?.predict(prepared.cores);
+        let tasks = &prepared.resolved.forest.tasks;
+        let is_helper = |owner: &TaskId| tasks[owner.index()].life == Life::Helper;
         let mut summary = Summary {
             policy: prepared.policy.name(),
             creates: 0,
             inherited,
-            made_aside: 0,
+            made_aside: plan.owners.iter().flatten().filter(|owner| is_helper(owner)).count() as u64,
             passed: 0,
             messages: 0,
             waits: 0,
