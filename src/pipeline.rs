@@ -56,6 +56,8 @@ pub struct Prepared {
     pub costs: CostModel,
     /// Cores that are assumed where times are predicted.
     pub cores: u32,
+    /// By which rule it was planned.
+    pub policy: resolve::policy::Policy,
 }
 
 /// Time a stage took.
@@ -283,6 +285,7 @@ pub fn try_prepare_model(
         timings,
         costs: options.costs,
         cores: cost::cores(),
+        policy: options.policy,
     };
     Ok((Some(prepared), problems))
 }

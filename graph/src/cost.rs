@@ -137,7 +137,7 @@ cost_model! {
     fill_ns = 280.0, "a read of pages, to start with", "pread of one page into fresh memory, without the page";
     fill_page_ns = 2500.0, "a read of pages, for each", "pread of many pages from a memfd into fresh memory";
     replace_page_ns = 2700.0, "a read of pages, for each that is shared: it is copied first", "pread of pages from a memfd into inherited ones";
-    credentials_ns = 150.0, "a change of credentials", "prctl(PR_SET_KEEPCAPS), forth and back";
+    credentials_ns = 1200.0, "a change of credentials", "prctl(PR_SET_KEEPCAPS), forth and back";
     filter_ns = 9000.0, "a filter of system calls", "seccomp with one instruction, in a child";
     commit_thread_ns = 42_400.0, "the commit of a thread: seize, stop, unmap, registers, let go", "the same steps by ptrace with children that sleep";
 }

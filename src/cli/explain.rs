@@ -17,7 +17,7 @@ pub(crate) struct Explain {
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The image directory, as criu spells it
-    #[arg(short = 'D', long, value_name = "DIR", conflicts_with = "dir", global = true)]
+    #[arg(short = 'D', long, value_name = "DIR", global = true)]
     images_dir: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
@@ -74,6 +74,8 @@ fn number(text: &str) -> Result<u64, std::num::ParseIntError> {
 
 impl Explain {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        // A global option cannot be in conflict with an argument of one command.
+        anyhow::ensure!(self.dir.is_none() || self.images_dir.is_none(), "two image directories");
         let dir = self.dir.as_ref().or(self.images_dir.as_ref()).context("no image directory")?;
         let subject = match self.what {
             What::Task { pid } => Subject::Task { pid },

@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use regrow::pipeline::{self, PrepareError, Prepared};
 use regrow::report;
 use regrow::report::trace::Trace;
+use regrow::resolve::Options;
+use regrow::resolve::policy::Policy;
 use regrow::resolve::problem::ProblemKind;
 use regrow::store::StoredPlan;
 use regrow::store::identity::Identity;
@@ -35,6 +37,9 @@ pub(crate) struct Plan {
     /// With --out: store what the pages are too, so that content decides whether they are the same
     #[arg(long, requires = "out")]
     hash_pages: bool,
+    /// Print the numbers of this plan and of one by every other policy, beside one another, and nothing else
+    #[arg(long, conflicts_with_all = ["task", "out", "verbose", "trace", "policy"])]
+    compare: bool,
     /// Each operation in a line of its own, and resources of one task too
     #[arg(long)]
     verbose: bool,
@@ -56,6 +61,9 @@ enum Format {
 
 impl Plan {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        if self.compare {
+            return self.compare();
+        }
         let is_page = self.format == Some(Format::Html);
         anyhow::ensure!(is_page || self.trace.is_none(), "--trace is for --format html");
         if let Some(out) = self.out.as_ref().filter(|_| !is_page) {
@@ -78,6 +86,32 @@ impl Plan {
         }
         // A plan for a host on which a pid is taken or a file missing is shown, and is no success.
         super::refuse(&PrepareError::Problems(problems))
+    }
+
+    /// Plans by each policy: the same images, and the same end.
+    fn compare(&self) -> anyhow::Result<ExitCode> {
+        let mut plans = Vec::new();
+        let mut found = Vec::new();
+        for policy in Policy::ALL {
+            let options = Options { policy, ..self.features.options()? };
+            let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &options) {
+                Ok(outcome) => outcome,
+                Err(error) => return super::refuse(&error),
+            };
+            if let Some(prepared) = prepared {
+                plans.push(report::plan::summarize(&prepared)?);
+            }
+            found.extend(problems.into_iter().filter(|problem| !found.contains(problem)).collect::<Vec<_>>());
+        }
+        match self.format.unwrap_or(Format::Text) {
+            Format::Text => print(&report::summary::text(&plans))?,
+            Format::Json => {
+                let comparison = report::summary::Comparison::new(plans);
+                print(&(serde_json::to_string_pretty(&comparison)? + "\n"))?;
+            }
+            Format::Dot | Format::Html => anyhow::bail!("--compare prints text or json"),
+        }
+        super::refuse(&PrepareError::Problems(found))
     }
 
     /// Stores the plan. That a pid is in use is no reason not to: it is asked again when the tree is restored,

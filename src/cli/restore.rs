@@ -16,6 +16,7 @@ use regrow::coordinator::launcher::{self, End};
 use regrow::coordinator::seam::{Seam, StepFault};
 use regrow::coordinator::trace::Recorder;
 use regrow::coordinator::{Run, RunError};
+use regrow::cost::{self, Priced};
 use regrow::pipeline::{self, Prepared};
 use regrow::report;
 use regrow::report::trace::{About, FORMAT, Ran, Trace, Words};
@@ -274,6 +275,14 @@ impl Restore {
         match result {
             Ok(outcome) => {
                 tracing::info!(?outcome, "Restore finished successfully. Tasks resumed.");
+                // Behind the run, so that nothing waits for it.
+                if self.features.costs.is_given()
+                    && let Ok(priced) = Priced::of(tapes, &options.costs)
+                {
+                    let prediction = priced.predict(cost::cores());
+                    let (play_ns, commit_ns) = (prediction.play_ns, prediction.commit_ns);
+                    tracing::info!(play_ns, commit_ns, "by the table of costs");
+                }
                 0
             }
             Err(error) => fail(&error),

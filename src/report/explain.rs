@@ -586,6 +586,11 @@ impl Explainer<'_> {
             return Vec::new();
         }
         let below: BTreeSet<OfdId> = self.wanted_below(task);
+        let steps = self.ops(task).filter_map(|(_, kind)| match kind {
+            OpKind::Step { step, .. } => Some(&forest.steps[step.index()].needs),
+            _ => None,
+        });
+        let in_steps: BTreeSet<OfdId> = steps.flatten().copied().collect();
         let of_ofd = forest.resource_of_ofd();
         table_at_birth(self, task)
             .into_iter()
@@ -595,12 +600,14 @@ impl Explainer<'_> {
                     .map_or_else(|| "nobody's end".to_owned(), |r| describe::resource_name(self.prepared, r));
                 let wanted: Vec<Fd> =
                     spec.table.iter().filter(|slot| Some(slot.ofd) == ofd).map(|slot| slot.fd).collect();
-                let then = if wanted == [fd] {
+                let then = if wanted.contains(&fd) {
                     "stays".to_owned()
                 } else if !wanted.is_empty() {
                     format!("wanted at {}", words::numbers(&wanted, 8))
                 } else if ofd.is_some_and(|ofd| below.contains(&ofd)) {
                     "for tasks below, then closed".to_owned()
+                } else if ofd.is_some_and(|ofd| in_steps.contains(&ofd)) {
+                    "for its steps, then closed".to_owned()
                 } else if spec.life != Life::Lives {
                     "goes with the task".to_owned()
                 } else {

@@ -3,7 +3,11 @@
 //! The numbers are counts of the plan's operations and of the tapes' records, and times by the cost model. One
 //! column a policy: `regrow plan` shows one, and each further policy is a column more.
 
+use std::collections::BTreeSet;
+
+use regrow_graph::forest::Life;
 use regrow_graph::graph::OpKind;
+use regrow_graph::ids::TaskId;
 use regrow_graph::order::Item;
 use serde::Serialize;
 
@@ -59,11 +63,13 @@ impl Summary {
     pub(super) fn of(prepared: &Prepared, inherited: u64) -> Result<Summary, LiftError> {
         let plan = &prepared.plan;
         let prediction = Priced::of(&prepared.tapes, &prepared.costs)?.predict(prepared.cores);
+        let tasks = &prepared.resolved.forest.tasks;
+        let is_helper = |owner: &TaskId| tasks[owner.index()].life == Life::Helper;
         let mut summary = Summary {
-            policy: "inherit",
+            policy: prepared.policy.name(),
             creates: 0,
             inherited,
-            made_aside: 0,
+            made_aside: plan.owners.iter().flatten().filter(|owner| is_helper(owner)).count() as u64,
             passed: 0,
             messages: 0,
             waits: 0,
@@ -78,6 +84,7 @@ impl Summary {
             commit_ns: prediction.commit_ns,
             cores: prediction.cores,
         };
+        let (mut stages, mut arrives) = (BTreeSet::new(), false);
         for (_, op) in plan.graph.ops() {
             match &op.kind {
                 OpKind::Receive { ofds, .. } => summary.passed += ofds.len() as u64,
@@ -85,7 +92,9 @@ impl Summary {
                 OpKind::Create { .. } => summary.creates += 1,
                 OpKind::Dup { .. } => summary.moves += 1,
                 OpKind::Close { .. } => summary.closes += 1,
-                OpKind::Arrive => summary.barriers = 1,
+                OpKind::Arrive => arrives = true,
+                OpKind::Stage { number, begins: false } => drop(stages.insert(*number)),
+                OpKind::Stage { begins: true, .. } => {}
                 OpKind::Fork { .. }
                 | OpKind::StartThread { .. }
                 | OpKind::SetCloexec { .. }
@@ -96,10 +105,11 @@ impl Summary {
                 | OpKind::AwaitExit { .. }
                 | OpKind::EatSigchld
                 | OpKind::Exit
-                | OpKind::Stage { .. }
                 | OpKind::Park => {}
             }
         }
+        // What parts two stages is one; the last is the one that every plan has.
+        summary.barriers = stages.len() as u64 + u64::from(arrives);
         for item in plan.programs.iter().flatten() {
             match item {
                 Item::Wait(_) => summary.waits += 1,
@@ -108,6 +118,25 @@ impl Summary {
             }
         }
         Ok(summary)
+    }
+}
+
+/// Name and version of the JSON of a comparison.
+pub const FORMAT: &str = "regrow-comparison/1";
+
+/// Plans of one tree by different policies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// [`FORMAT`].
+    pub format: &'static str,
+    /// One a policy.
+    pub plans: Vec<Summary>,
+}
+
+impl Comparison {
+    /// Puts plans beside one another.
+    pub fn new(plans: Vec<Summary>) -> Comparison {
+        Comparison { format: FORMAT, plans }
     }
 }
 

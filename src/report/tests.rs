@@ -105,6 +105,7 @@ fn prepare(mut model: Model) -> Prepared {
         timings: Timings::default(),
         costs: Default::default(),
         cores: 2,
+        policy: Default::default(),
     }
 }
 
@@ -213,4 +214,68 @@ fn a_deep_tree_is_drawn_in_little_room() {
     let deepest = text.lines().find(|line| line.contains("6999 gone")).unwrap();
     assert!(deepest.ends_with("child of 6998"), "{deepest}");
     assert!(text.len() < 2000 * 250, "{}", text.len());
+}
+
+/// Everything there is, explained once: what it names is there, and text and JSON are of the same.
+#[test]
+fn explanations() {
+    use crate::report::explain::{About, Subject, explain, text};
+    let family = prepare(family());
+    let told = |subject| {
+        let explanation = explain(&family, subject).unwrap();
+        serde_json::to_string(&explanation).unwrap();
+        text(&explanation)
+    };
+    let pids: Vec<u32> = family.model.tasks.iter().map(|task| task.pid.0).collect();
+    let tasks: Vec<String> = pids.iter().map(|pid| told(Subject::Task { pid: *pid })).collect();
+    check("explain_family_tasks", &tasks.join("\n"));
+    let root = &family.model.tasks[0];
+    let pipe = family.model.ofds.iter().position(|ofd| matches!(ofd.kind, OfdKind::Pipe(_))).unwrap();
+    let id = family.model.ofds[pipe].id;
+    let fd = root.alive().unwrap().fds.iter().find(|fd| fd.ofd_id == id).unwrap().fd;
+    let shmid = root.alive().unwrap().mm.vmas.iter().find_map(|vma| match vma.kind {
+        VmaKind::AnonShared { shmid, .. } => Some(shmid),
+        _ => None,
+    });
+    let mut others = vec![
+        told(Subject::Ofd { id }),
+        told(Subject::Fd { pid: root.pid.0, fd }),
+        told(Subject::Fd { pid: 4714, fd }),
+    ];
+    others.extend(shmid.map(|id| told(Subject::Shm { id })));
+    check("explain_family_others", &others.join("\n"));
+
+    // Every descriptor of every task ends on its way at the number that was asked for.
+    for task in &family.model.tasks {
+        for fd in task.alive().map(|alive| alive.fds.as_slice()).unwrap_or_default() {
+            let About::Description(story) =
+                explain(&family, Subject::Fd { pid: task.pid.0, fd: fd.fd }).unwrap().about
+            else {
+                panic!("no description")
+            };
+            assert_eq!(story.id, fd.ofd_id);
+            let last = story.way.last().unwrap();
+            assert_eq!(last.pid, task.pid.0);
+            assert!(last.ends_with.contains(&fd.fd), "{last:?}");
+            assert!(story.holders.iter().any(|one| one.pid == task.pid.0 && one.fds.contains(&fd.fd)));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_cannot_be_explained() {
+    use crate::report::explain::{Subject, explain};
+    let pair = prepare(pair());
+    let check = |subject, expected: &str| {
+        let error = explain(&pair, subject).unwrap_err().to_string();
+        assert_eq!(error, expected);
+    };
+    check(Subject::Task { pid: 5 }, "no task 5: there are 4711, 4713");
+    check(Subject::Fd { pid: 5, fd: 0 }, "no task 5: there are 4711, 4713");
+    let error = explain(&pair, Subject::Fd { pid: 4711, fd: 77 }).unwrap_err().to_string();
+    assert!(error.starts_with("task 4711 has no descriptor 77: it has 0"), "{error}");
+    let error = explain(&pair, Subject::Ofd { id: 0x7777 }).unwrap_err().to_string();
+    assert!(error.starts_with("no open file 0x7777: there are "), "{error}");
+    let error = explain(&pair, Subject::Shm { id: 0x7777 }).unwrap_err().to_string();
+    assert!(error.starts_with("no shared memory 0x7777: there"), "{error}");
 }

@@ -16,6 +16,19 @@ pub enum Policy {
     LowestPid,
 }
 
+impl Policy {
+    /// All of them.
+    pub const ALL: [Policy; 2] = [Policy::Inherit, Policy::LowestPid];
+
+    /// Its name, as the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Inherit => "inherit",
+            Policy::LowestPid => "lowest-pid",
+        }
+    }
+}
+
 /// Puts what the rule says into the forest.
 pub fn apply(policy: Policy, resolved: &mut Resolved) {
     match policy {

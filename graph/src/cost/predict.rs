@@ -53,8 +53,8 @@ pub struct Prediction {
 /// Predicts how long tapes take on `cores` cores (at least 1).
 pub fn predict(tree: &PricedTree, cores: u32) -> Prediction {
     let cores = cores.max(1);
-    let free = Run::new(tree, tree.tapes.len().max(1)).to_the_end();
-    let run = Run::new(tree, cores as usize).to_the_end();
+    let free = Run::new(tree, tree.tapes.len().max(1)).finished();
+    let run = Run::new(tree, cores as usize).finished();
     let costs = |tape: &super::PricedTape| {
         tape.moments.iter().fold(tape.birth_ns, |sum, moment| sum.saturating_add(moment.cost_ns))
     };
@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn to_the_end(mut self) -> Run<'a> {
+    fn finished(mut self) -> Run<'a> {
         self.hand_out();
         while let Some(Reverse((now, _, task, next))) = self.running.pop() {
             self.now = now;

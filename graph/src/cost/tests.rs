@@ -328,9 +328,11 @@ fn prices_go_by_size() {
     check_prices(&costs, &tapes, &[305, 57, 15, 11]);
 }
 
-/// Tapes as (birth, what each record costs and is).
-fn priced(tapes: &[(u64, &[(u64, Act)])]) -> PricedTree {
-    let tape = |(index, (birth_ns, moments)): (usize, &(u64, &[(u64, Act)]))| PricedTape {
+/// A tape as its birth, and what each record costs and is.
+type Tape<'a> = (u64, &'a [(u64, Act)]);
+
+fn priced(tapes: &[Tape<'_>]) -> PricedTree {
+    let tape = |(index, (birth_ns, moments)): (usize, &Tape<'_>)| PricedTape {
         pid: index as u32 + 10,
         birth_ns: *birth_ns,
         moments: moments

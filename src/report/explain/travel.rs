@@ -31,8 +31,23 @@ impl Travel {
         let Some(owner) = prepared.plan.owner(resource) else { return Travel::default() };
         let yields = &forest.resources[resource.index()].yields;
         let mut travel = Travel::default();
+        // Those who receive it are not always below who makes it.
+        let receives = |task: &TaskId| {
+            explainer
+                .ops(*task)
+                .any(|(_, kind)| matches!(kind, OpKind::Receive { ofds, .. } if ofds.contains(&ofd)))
+        };
+        let mut receivers = forest.birth_order();
+        receivers.retain(receives);
+        receivers.reverse();
+        let mut seen = BTreeSet::new();
         let mut to_come = std::collections::VecDeque::from([(owner, BTreeSet::new())]);
-        while let Some((task, born_with)) = to_come.pop_front() {
+        while let Some((task, born_with)) =
+            to_come.pop_front().or_else(|| receivers.pop().map(|task| (task, BTreeSet::new())))
+        {
+            if !seen.insert(task) {
+                continue;
+            }
             let mut visit = Visit { born_with: born_with.clone(), ..Visit::default() };
             let mut at: BTreeSet<Fd> = born_with;
             for (op, kind) in explainer.ops(task) {
@@ -98,7 +113,16 @@ impl Travel {
     /// The way in pids and words: to one task, or to all that have it.
     pub(super) fn way(&self, explainer: &Explainer<'_>, to: Option<TaskId>) -> Vec<Stay> {
         let on_the_way = to.map(|task| above(explainer, task));
-        let is_shown = |task: &TaskId| on_the_way.as_ref().is_none_or(|tasks| tasks.contains(task));
+        let sends = |op: &OpId| matches!(explainer.prepared.plan.graph.op(*op).kind, OpKind::Send { .. });
+        let senders: BTreeSet<TaskId> = self
+            .visits
+            .iter()
+            .filter(|(_, visit)| visit.acts.iter().any(sends))
+            .map(|(task, _)| *task)
+            .collect();
+        let is_shown = |task: &TaskId| {
+            on_the_way.as_ref().is_none_or(|tasks| tasks.contains(task) || senders.contains(task))
+        };
         let holder =
             |(task, fds): &(TaskId, BTreeSet<Fd>)| Holder { pid: explainer.pid(*task), fds: list(fds) };
         self.visits

@@ -1,7 +1,5 @@
 //! An explanation as text.
 
-use std::fmt::Write;
-
 use super::super::words;
 use super::{About, Act, Explanation, Making, Meeting, OfdStory, ShmStory, Stay, TaskStory};
 
@@ -70,8 +68,13 @@ fn description(story: &OfdStory) -> String {
         .map(|holder| format!("{} at {}", holder.pid, words::numbers(&holder.fds, 8)))
         .collect();
     rows.lines("held by", &holders);
-    let way: Vec<String> = story.way.iter().map(stay).collect();
-    rows.lines("way", &way);
+    let way: Vec<String> = story.way.iter().take(SHOWN).flat_map(stay).collect();
+    for (at, line) in way.into_iter().enumerate() {
+        rows.line(if at == 0 { "way" } else { "" }, line);
+    }
+    if story.way.len() > SHOWN {
+        rows.line("", format!("and through {} more", words::count(story.way.len() - SHOWN, "task")));
+    }
     rows.meetings(&story.waits_for, &story.awaited_by);
     let costs = &story.costs;
     rows.line(
@@ -93,15 +96,11 @@ fn description(story: &OfdStory) -> String {
     text
 }
 
-/// One task on the way.
-fn stay(stay: &Stay) -> String {
-    let mut text = stay.pid.to_string();
+/// One task on the way: a line for how it gets it and what becomes of it, and one for each thing that it does.
+fn stay(stay: &Stay) -> Vec<String> {
+    let mut parts = Vec::new();
     if !stay.born_with.is_empty() {
-        let _ = write!(text, " is born with it at {}", words::numbers(&stay.born_with, 8));
-    }
-    let acts: Vec<String> = stay.acts.iter().take(SHOWN).map(act).collect();
-    if !acts.is_empty() {
-        let _ = write!(text, "; {}", acts.join("; "));
+        parts.push(format!("is born with it at {}", words::numbers(&stay.born_with, 8)));
     }
     // Children that get it under the same numbers, together.
     let mut groups: Vec<(&[u32], Vec<u32>)> = Vec::new();
@@ -112,13 +111,15 @@ fn stay(stay: &Stay) -> String {
         }
     }
     for (fds, pids) in groups.into_iter().take(8) {
-        let _ = write!(text, "; forks {} with it at {}", words::numbers(&pids, 8), words::numbers(fds, 8));
+        parts.push(format!("forks {} with it at {}", words::numbers(&pids, 8), words::numbers(fds, 8)));
     }
-    match stay.ends_with.as_slice() {
-        [] => text.push_str("; does not keep it"),
-        fds => drop(write!(text, "; has it at {} in the end", words::numbers(fds, 8))),
-    }
-    text
+    parts.push(match stay.ends_with.as_slice() {
+        [] => "does not keep it".to_owned(),
+        fds => format!("has it at {} in the end", words::numbers(fds, 8)),
+    });
+    let mut lines = vec![format!("{} {}", stay.pid, parts.join(", "))];
+    lines.extend(stay.acts.iter().take(SHOWN).map(|done| format!("    {}", act(done))));
+    lines
 }
 
 fn shared_memory(story: &ShmStory) -> String {
