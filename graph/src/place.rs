@@ -358,7 +358,8 @@ impl Placer<'_> {
         for (rank, resources) in by_child {
             // With children out of order a resource is made before the first fork of all.
             let at = if reordered { 0 } else { position.get(rank).copied().unwrap_or(0) };
-            let missing = resources.iter().filter(|resource| !self.made[resource.index()]);
+            // What it receives somebody else has made.
+            let missing = resources.iter().filter(|r| !self.owns(task, **r) || !self.made[r.index()]);
             create_at.entry(at).or_default().extend(missing);
         }
         let spans: Vec<(ResourceId, Option<(u32, u32)>)> = self.through(task).collect();
