@@ -60,7 +60,7 @@ impl Summary {
         let plan = &prepared.plan;
         let prediction = Priced::of(&prepared.tapes, &prepared.costs)?.predict(prepared.cores);
         let mut summary = Summary {
-            policy: "inherit",
+            policy: if prepared.resolved.forest.passing.is_staged { "lowest-pid" } else { "inherit" },
             creates: 0,
             inherited,
             made_aside: 0,
@@ -78,13 +78,16 @@ impl Summary {
             commit_ns: prediction.commit_ns,
             cores: prediction.cores,
         };
+        let mut stages = 0;
         for (_, op) in plan.graph.ops() {
             match &op.kind {
-                OpKind::Receive { ofds, .. } => summary.passed += ofds.len() as u64,
-                OpKind::Send { .. } => summary.messages += 1,
                 OpKind::Create { .. } => summary.creates += 1,
                 OpKind::Dup { .. } => summary.moves += 1,
                 OpKind::Close { .. } => summary.closes += 1,
+                OpKind::Send { .. } => summary.messages += 1,
+                OpKind::Receive { ofds, .. } => summary.passed += ofds.len() as u64,
+                OpKind::Stage { number, begins: true } => stages = stages.max(u64::from(*number)),
+                OpKind::Stage { begins: false, .. } => {}
                 OpKind::Arrive => summary.barriers = 1,
                 OpKind::Fork { .. }
                 | OpKind::StartThread { .. }
@@ -96,10 +99,10 @@ impl Summary {
                 | OpKind::AwaitExit { .. }
                 | OpKind::EatSigchld
                 | OpKind::Exit
-                | OpKind::Stage { .. }
                 | OpKind::Park => {}
             }
         }
+        summary.barriers += stages;
         for item in plan.programs.iter().flatten() {
             match item {
                 Item::Wait(_) => summary.waits += 1,
