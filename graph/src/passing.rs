@@ -123,10 +123,12 @@ pub fn lowest_pid(forest: &Forest) -> Assignment {
             }
         }
     }
-    // Who finishes what an ancestor makes needs it there.
+    // Who finishes what an ancestor makes needs it there, and memory that children inherit needs it before they are
+    // forked.
     let mut stays = vec![false; forest.resources.len()];
     let finishing = forest.resources.iter().flat_map(|resource| &resource.finish);
-    for ofd in finishing.flat_map(|step| &forest.steps[step.index()].needs) {
+    let before_forks = forest.tasks.iter().flat_map(|task| &task.before_forks);
+    for ofd in finishing.chain(before_forks).flat_map(|step| &forest.steps[step.index()].needs) {
         if let Some(resource) = of_ofd.get(ofd.index()).copied().flatten() {
             stays[resource.index()] = true;
         }
@@ -151,7 +153,8 @@ pub fn lowest_pid(forest: &Forest) -> Assignment {
 /// What a task has in its table or needs in a step, with repetitions.
 fn used_by(forest: &Forest, task: usize) -> impl Iterator<Item = OfdId> + '_ {
     let spec = &forest.tasks[task];
-    let in_steps = spec.steps.iter().flat_map(|step| &forest.steps[step.index()].needs);
+    let in_steps =
+        spec.before_forks.iter().chain(&spec.steps).flat_map(|step| &forest.steps[step.index()].needs);
     spec.table.iter().map(|slot| &slot.ofd).chain(in_steps).copied()
 }
 

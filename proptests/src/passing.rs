@@ -52,9 +52,12 @@ fn assign(forest: &Forest, ways: &[Way], is_staged: bool) -> Assignment {
         .map(TaskId::new)
         .filter(|task| matches!(forest.tasks[task.index()].life, Life::Lives | Life::Helper | Life::Zombie))
         .collect();
-    // Who needs what to finish a resource changes with who makes that: such things stay inherited.
+    // Who needs what to finish a resource changes with who makes that, and what is needed before forks could have to
+    // wait for them: such things stay inherited.
     let finishing = forest.resources.iter().flat_map(|resource| &resource.finish);
+    let before_forks = forest.tasks.iter().flat_map(|task| &task.before_forks);
     let needed: BTreeSet<usize> = finishing
+        .chain(before_forks)
         .flat_map(|step| &forest.steps[step.index()].needs)
         .filter_map(|ofd| oracle.made_by[ofd.index()])
         .collect();

@@ -87,11 +87,11 @@ impl Summary {
         let (mut stages, mut arrives) = (BTreeSet::new(), false);
         for (_, op) in plan.graph.ops() {
             match &op.kind {
-                OpKind::Receive { ofds, .. } => summary.passed += ofds.len() as u64,
-                OpKind::Send { .. } => summary.messages += 1,
                 OpKind::Create { .. } => summary.creates += 1,
                 OpKind::Dup { .. } => summary.moves += 1,
                 OpKind::Close { .. } => summary.closes += 1,
+                OpKind::Send { .. } => summary.messages += 1,
+                OpKind::Receive { ofds, .. } => summary.passed += ofds.len() as u64,
                 OpKind::Arrive => arrives = true,
                 OpKind::Stage { number, begins: false } => drop(stages.insert(*number)),
                 OpKind::Stage { begins: true, .. } => {}

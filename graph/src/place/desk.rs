@@ -119,8 +119,8 @@ impl Desk {
                 to_carry.push(ofd);
             }
         }
-        for at in 0..wanted.len() {
-            if let Some(other) = self.evict(wanted[at].0) {
+        for (fd, _) in &wanted {
+            if let Some(other) = self.evict(*fd) {
                 scope.extend(self.table.places_of(other));
                 to_carry.push(other);
             }

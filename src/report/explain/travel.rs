@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{Fd, OfdId, OpId, TaskId};
+use regrow_graph::passing::Message;
 
 use super::{Explainer, Holder, Making, OfdCosts, Stay, Table};
 
@@ -68,12 +69,6 @@ impl Travel {
                         }
                     }
                     OpKind::Close { first, last } => at.retain(|fd| !(first..=last).contains(&fd)),
-                    OpKind::Receive { ofds, at: fds, .. } => {
-                        let own = ofds.iter().zip(fds).filter(|(received, _)| **received == ofd);
-                        at.extend(own.map(|(_, fd)| *fd));
-                        concerns = at != before;
-                    }
-                    OpKind::Send { ofds, .. } => concerns = ofds.contains(&ofd),
                     OpKind::Step { step, .. } => {
                         concerns = forest.steps[step.index()].needs.contains(&ofd);
                     }
@@ -81,7 +76,21 @@ impl Travel {
                         visit.hands_to.push((*child, at.clone()));
                         to_come.push_back((*child, at.clone()));
                     }
+                    // It goes on with who takes it, who has not had it before.
+                    OpKind::Send { channel, ofds, .. } if ofds.contains(&ofd) => {
+                        let is_it = |message: &&Message| message.channel == *channel && message.ofds == *ofds;
+                        let message = forest.passing.messages.iter().find(is_it);
+                        let takers = message.into_iter().flat_map(|message| &message.takers);
+                        to_come.extend(takers.map(|taker| (*taker, BTreeSet::new())));
+                        concerns = true;
+                    }
+                    OpKind::Receive { ofds, at: fds, .. } => {
+                        let own = ofds.iter().zip(fds).filter(|(received, _)| **received == ofd);
+                        at.extend(own.map(|(_, fd)| *fd));
+                    }
                     OpKind::Create { .. }
+                    | OpKind::Send { .. }
+                    | OpKind::Stage { .. }
                     | OpKind::Fork { .. }
                     | OpKind::StartThread { .. }
                     | OpKind::SetCloexec { .. }
@@ -92,7 +101,6 @@ impl Travel {
                     | OpKind::EatSigchld
                     | OpKind::Exit
                     | OpKind::Arrive
-                    | OpKind::Stage { .. }
                     | OpKind::Park => {}
                 }
                 if concerns || at != before {
@@ -199,6 +207,8 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
                 OpKind::Close { first, last } => table.retain(|fd, _| !(first..=last).contains(&fd)),
                 OpKind::Fork { .. }
                 | OpKind::StartThread { .. }
+                | OpKind::Send { .. }
+                | OpKind::Stage { .. }
                 | OpKind::SetCloexec { .. }
                 | OpKind::SetSid
                 | OpKind::SetPgid { .. }
@@ -208,8 +218,6 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
                 | OpKind::EatSigchld
                 | OpKind::Exit
                 | OpKind::Arrive
-                | OpKind::Send { .. }
-                | OpKind::Stage { .. }
                 | OpKind::Park => {}
             }
         }
