@@ -4,7 +4,7 @@
 //! goes through both children, each of which needs it only for the child below.
 
 use crate::forest::{Forest, Life};
-use crate::ids::{ResourceId, TaskId};
+use crate::ids::{OfdId, ResourceId, TaskId};
 use crate::place::PlaceError;
 
 /// The first and the last child, by rank, below which something is used.
@@ -18,6 +18,90 @@ pub(crate) struct Needs {
     /// makes, with the first and last child (index into its children, in fork order) whose subtree
     /// uses them; `None` where only the task itself does. Sorted by resource.
     pub(crate) through: Vec<Vec<(ResourceId, Option<Span>)>>,
+    /// Who uses each description of a resource that has several, where that is certain.
+    ends: Ends,
+}
+
+/// Which end of a pipe is used where: what a task carries for those below is not more than they use.
+#[derive(Default)]
+struct Ends {
+    /// When the walk through the tree enters each task, and when the last task below it.
+    times: Vec<(u32, u32)>,
+    /// When it enters the users of each description, sorted; `None`: whoever uses the resource may use it.
+    users: Vec<Option<Vec<u32>>>,
+}
+
+impl Ends {
+    fn find(forest: &Forest) -> Ends {
+        let is_certain = |index: usize| {
+            let resource = &forest.resources[index];
+            resource.yields.len() > 1
+                && resource.users.is_empty()
+                && !forest.passing.is_passed(ResourceId::new(index))
+        };
+        let mut users: Vec<Option<Vec<u32>>> = vec![None; forest.ofds];
+        for (_, resource) in forest.resources.iter().enumerate().filter(|(index, _)| is_certain(*index)) {
+            for ofd in resource.yields.iter().flatten() {
+                users[ofd.index()] = Some(Vec::new());
+            }
+        }
+        let times = tour(forest);
+        // What finishing a resource takes, its owner uses: who that is, is not known here.
+        for step in forest.resources.iter().flat_map(|resource| &resource.finish) {
+            for ofd in &forest.steps[step.index()].needs {
+                users[ofd.index()] = None;
+            }
+        }
+        for (task, (entered, _)) in forest.tasks.iter().zip(&times) {
+            let steps = [&task.birth, &task.before_forks, &task.steps, &task.with_threads, &task.tail];
+            let needs = steps.into_iter().flatten().flat_map(|step| &forest.steps[step.index()].needs);
+            for ofd in task.table.iter().map(|slot| &slot.ofd).chain(needs) {
+                if let Some(users) = users.get_mut(ofd.index()).and_then(Option::as_mut) {
+                    users.push(*entered);
+                }
+            }
+        }
+        for users in users.iter_mut().flatten() {
+            users.sort_unstable();
+        }
+        Ends { times, users }
+    }
+
+    fn is_used_below(&self, task: TaskId, ofd: OfdId) -> bool {
+        let (entered, last) = self.times[task.index()];
+        self.users[ofd.index()].as_ref().is_none_or(|users| {
+            let at = users.partition_point(|user| *user <= entered);
+            users.get(at).is_some_and(|user| *user <= last)
+        })
+    }
+}
+
+/// When a walk through the tree enters each task, and when the last one below it. (Tasks that nobody forks are entered
+/// never.)
+fn tour(forest: &Forest) -> Vec<(u32, u32)> {
+    let mut times = vec![(0, 0); forest.tasks.len()];
+    let order = forest.birth_order();
+    let mut below = vec![1u32; forest.tasks.len()];
+    for task in order.iter().rev() {
+        if let Some(parent) = forest.tasks[task.index()].parent {
+            below[parent.index()] += below[task.index()];
+        }
+    }
+    // Where the next child of each task is entered.
+    let mut next = vec![0u32; forest.tasks.len()];
+    for task in order {
+        let entered = match forest.tasks[task.index()].parent {
+            Some(parent) => {
+                let at = next[parent.index()];
+                next[parent.index()] += below[task.index()];
+                at
+            }
+            None => 0,
+        };
+        times[task.index()] = (entered, entered + below[task.index()] - 1);
+        next[task.index()] = entered + 1;
+    }
+    times
 }
 
 impl Needs {
@@ -65,6 +149,7 @@ impl Needs {
             of_ofd,
             owners: vec![None; forest.resources.len()],
             through: vec![Vec::new(); forest.tasks.len()],
+            ends: Ends::find(forest),
         };
         let fork_rank = fork_ranks(forest);
         for index in 0..users.len() {
@@ -134,6 +219,11 @@ impl Needs {
                 true
             }
         }
+    }
+
+    /// Whether a task below may use the description; certainly so, or it is not known.
+    pub(crate) fn is_used_below(&self, task: TaskId, ofd: OfdId) -> bool {
+        self.ends.is_used_below(task, ofd)
     }
 
     /// Whether somebody below who makes the resource, and inherits it from there, uses it.

@@ -371,7 +371,7 @@ impl Placer<'_> {
             if let Some((_, last)) = span {
                 let at =
                     if reordered { order.len() as u32 } else { position.get(&last).copied().unwrap_or(0) };
-                for ofd in self.yields(resource) {
+                for ofd in self.yields(resource).filter(|ofd| self.needs.is_used_below(task, *ofd)) {
                     last_use.insert(ofd, at);
                 }
             }

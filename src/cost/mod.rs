@@ -9,7 +9,7 @@
 //! | `suite` | what is measured, tape by tape |
 //! | [`file`](mod@file) | reads and writes tables |
 //!
-//! Worked example: [`load`] of no file gives the built-in table; [`predict`] of a plan's tapes with it
+//! Worked example: [`load`] of no file gives the built-in table; a prediction for a plan's tapes with it
 //! says how long they play.
 
 mod bench;

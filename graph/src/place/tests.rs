@@ -361,3 +361,16 @@ fn what_is_carried_gives_way() {
         ],
     );
 }
+
+/// Of a pipe whose reading end is used further below, the writing end is not carried there.
+#[test]
+fn ends_that_nobody_below_uses_are_dropped() {
+    let mut forest = tree(&[
+        (None, 0, &[(0, 0), (1, 1)]),
+        (Some(0), 0, &[(0, 0), (1, 2), (2, 3)]),
+        (Some(1), 0, &[(0, 0), (2, 3)]),
+    ]);
+    makes(&mut forest, &[Some(0), Some(1)]);
+    makes(&mut forest, &[Some(2), Some(3)]);
+    check(&forest, &["setsid, r0 at [0, 1], fork t1", "close 1, r1 at [1, 2], fork t2", "close 1"]);
+}
