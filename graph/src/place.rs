@@ -408,11 +408,17 @@ impl Placer<'_> {
                 self.fork(desk, *child);
                 continue;
             };
+            // An end that nobody wants, here or below.
+            let useless: Vec<OfdId> = resources
+                .iter()
+                .flat_map(|resource| self.yields(*resource))
+                .filter(|ofd| !desk.wants(*ofd) && !in_steps.contains(ofd) && !last_use.contains_key(ofd))
+                .collect();
             self.create_all(desk, resources, why);
             let moves = if at == 0 {
                 desk.settle(&mut self.numbers, &kept)
             } else {
-                desk.settle_changes(&mut self.numbers, &[])
+                desk.settle_changes(&mut self.numbers, &useless)
             };
             self.push_moves(task, moves, why);
             self.fork(desk, *child);
