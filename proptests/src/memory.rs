@@ -4,7 +4,10 @@
 //! there are those that synthetic forests have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 
 use regrow::image::{Alive, Extent, Model, Vma, VmaKind};
 use regrow_model::World;
@@ -14,7 +17,8 @@ use regrow_model::world::{Backing, Runs, Source};
 const PAGE: u64 = 4096;
 
 /// What is not as the images say. Every mapping must be where the images have it, with the protection and the
-/// sharing that they say, and hold what they say, down to which page of which file; and there must be no other.
+/// sharing that they say, and hold what they say: the page of the file that they name, or the same bytes of another; and there must be no
+/// other.
 pub fn differences(world: &World, model: &Model) -> Vec<String> {
     let mut compare = Compare { world, model, segments: BTreeMap::new(), found: Vec::new() };
     for task in &model.tasks {
@@ -27,6 +31,22 @@ pub fn differences(world: &World, model: &Model) -> Vec<String> {
         compare.found.push("two segments are one".to_owned());
     }
     compare.found
+}
+
+/// What ranges hold; `None`: something else than zeros and bytes of images.
+fn bytes(runs: &Runs) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    for (start, end, source) in runs.iter() {
+        let at = all.len();
+        all.resize(at + usize::try_from(end - start).ok()?, 0);
+        if let Source::File(ObjectId::Host(path), from) = source {
+            let file = File::open(OsStr::from_bytes(path)).ok()?;
+            file.read_exact_at(&mut all[at..], *from).ok()?;
+        } else if *source != Source::Zero {
+            return None;
+        }
+    }
+    Some(all)
 }
 
 struct Compare<'a> {
@@ -100,6 +120,8 @@ impl Compare<'_> {
             wanted.insert(at, at + extent.len_pages * PAGE, Source::File(file.clone(), extent.offset_bytes));
         }
         match self.world.memory(pid, vma.start, vma.end) {
+            // A page that is inherited is its parent's, and holds the same bytes.
+            Some(is) if is != wanted && bytes(&is).is_some_and(|held| Some(held) == bytes(&wanted)) => {}
             Some(is) => self.check(pid, vma.start, "the content", is, wanted),
             None => self.found.push(format!("task {pid}: {:#x} cannot be read", vma.start)),
         }
