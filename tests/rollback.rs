@@ -275,7 +275,8 @@ fn interrupt(program: &str, arguments: &[&str], whom: &str, signal: i32, options
                 // Names are what may stay where nobody is left to remove them: the pidfile.
                 let _ = std::fs::remove_file(tree.work_dir().join("pid"));
             }
-            tree.check_nothing_left(&what);
+            let log = tree.work_text("kill.log");
+            tree.check_nothing_left(&format!("{what}: {:?}: {}\n{log}", ended.code, ended.text));
             rolled_back += 1;
         }
     }
