@@ -218,9 +218,10 @@ impl Placer<'_> {
         self.graph.push(task, OpKind::Park, why);
     }
 
-    /// A zombie or a helper. Most of them fork nobody.
+    /// A zombie or a helper. Most of them fork nobody, and make nothing for others.
     fn dying(&mut self, task: TaskId, table: Table) {
-        if self.children[task.index()].is_empty() && !self.exchange.takes_part(task) {
+        let makes_nothing = self.needs.through[task.index()].is_empty() && !self.exchange.takes_part(task);
+        if self.children[task.index()].is_empty() && makes_nothing {
             self.enter_session(task);
             self.found_group(task);
             self.join_group(task);
