@@ -51,7 +51,7 @@ fn planned(forest: &Forest, name: &str) -> Result<Option<Planned>, TestCaseError
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(300))]
 
     /// What is not refused by name has a certificate.
     #[test]

@@ -22,7 +22,7 @@ fn config() -> ProptestConfig {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/proptest-regressions/played.txt");
     let wanted = std::env::var("REGROW_CASES").ok().and_then(|text| text.parse().ok());
     ProptestConfig {
-        cases: wanted.unwrap_or(1000),
+        cases: wanted.unwrap_or(700),
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         max_shrink_iters: 2000,
         ..ProptestConfig::default()
