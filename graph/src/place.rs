@@ -324,17 +324,23 @@ impl Placer<'_> {
             .collect();
         self.create_all(desk, bare, why);
         for step in steps {
-            let needs = &forest.steps[step.index()].needs;
-            for ofd in needs {
-                if desk.table.find(*ofd).is_none()
-                    && let Some(resource) = self.needs.of_ofd[ofd.index()]
-                {
-                    self.create_all(desk, vec![resource], Reason::NeededBy { step: *step });
-                }
-            }
-            let fds = needs.iter().map(|ofd| desk.table.find(*ofd).unwrap_or(Fd::MAX)).collect();
-            self.graph.push(task, OpKind::Step { step: *step, fds }, why);
+            self.step(desk, *step, why);
         }
+    }
+
+    /// A step, behind the making of what it needs and is not there.
+    fn step(&mut self, desk: &mut Desk, step: StepId, why: Reason) {
+        let forest = self.forest;
+        let needs = &forest.steps[step.index()].needs;
+        for ofd in needs {
+            if desk.table.find(*ofd).is_none()
+                && let Some(resource) = self.needs.of_ofd[ofd.index()]
+            {
+                self.create_all(desk, vec![resource], Reason::NeededBy { step });
+            }
+        }
+        let fds = needs.iter().map(|ofd| desk.table.find(*ofd).unwrap_or(Fd::MAX)).collect();
+        self.graph.push(desk.task, OpKind::Step { step, fds }, why);
     }
 
     /// Whether a resource was made for the steps before the forks and is not needed behind them.
@@ -579,16 +585,8 @@ impl Placer<'_> {
         let temporary: BTreeSet<OfdId> =
             temporary.iter().flat_map(|resource| self.yields(*resource)).collect();
         for (at, step) in steps.iter().enumerate() {
+            self.step(desk, *step, Reason::Sequence);
             let needs = &forest.steps[step.index()].needs;
-            for ofd in needs {
-                if desk.table.find(*ofd).is_none()
-                    && let Some(resource) = self.needs.of_ofd[ofd.index()]
-                {
-                    self.create_all(desk, vec![resource], Reason::NeededBy { step: *step });
-                }
-            }
-            let fds = needs.iter().map(|ofd| desk.table.find(*ofd).unwrap_or(Fd::MAX)).collect();
-            self.graph.push(task, OpKind::Step { step: *step, fds }, Reason::Sequence);
             for ofd in needs {
                 if temporary.contains(ofd)
                     && last_need.get(ofd) == Some(&at)

@@ -19,19 +19,17 @@ use regrow_graph::forest::Life;
 use regrow_graph::ids::TaskId;
 
 use super::files::ghost;
+use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
 use super::policy::Policy;
 use super::{Options, Resolver, Sharing};
 use crate::image::alike::{Pair, Run};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Vma, VmaKind};
 
-const PAGE: u64 = 4096;
 /// From this many forks above each other on, address spaces are made anew: each further fork of a page costs more,
 /// for the kernel keeps a chain of all that share it (`anon_vma_chain`, mm/rmap.c).
 const DEEPEST: u32 = 4;
 /// Flags and advice of mappings that fork does not simply copy (madvise(2), mlock(2)), or that are checked by page.
 const NOT_COPIED: u64 = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_WIPEONFORK | 1 << libc::MADV_MERGEABLE;
-/// uapi/linux/mman.h, since Linux 6.11: empty after a fork.
-const MAP_DROPPABLE: u32 = 8;
 
 /// Who inherits.
 #[derive(Debug, Default)]
@@ -340,7 +338,7 @@ fn is_alike(a: &Vma, b: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
     let modes = |vma: &Vma| (vma.start, vma.end, vma.prot, vma.flags, vma.madvise);
     let is_copied = a.madvise & NOT_COPIED == 0
         && a.flags & libc::MAP_LOCKED as u32 == 0
-        && a.flags & super::numbers::MAP_TYPE != MAP_DROPPABLE;
+        && a.flags & MAP_TYPE != MAP_DROPPABLE;
     if modes(a) != modes(b) || !is_copied {
         return false;
     }
