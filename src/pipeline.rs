@@ -327,7 +327,7 @@ fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
 fn known_alike(model: &Model, resolved: &Resolved, alike: &Alike) -> certify::AlikePages {
     let mut known = certify::AlikePages::default();
     for child in &resolved.heirs {
-        let Some(parent) = resolved.forest.tasks[child.index()].parent else { continue };
+        let Some(parent) = resolve::born_of(&resolved.forest, model.tasks.len(), *child) else { continue };
         let pages = |index: usize| model.tasks.get(index)?.alive().map(|alive| alive.mm.pages.pages_id);
         if let (Some(runs), Some(of_child), Some(of_parent)) =
             (alike.of(child.index(), parent.index()), pages(child.index()), pages(parent.index()))

@@ -3,6 +3,7 @@
 mod support;
 
 use support::Scenario;
+use support::dumped::Dumped;
 
 #[test]
 fn a_deep_chain() {
@@ -15,6 +16,24 @@ fn a_hundred_children_of_ten_sorts() {
         .criu_changes(&["exit_code: 65280 became 32512"], "CRIU restores exit code 255 as 127")
         .criu_changes(&["zombie: Some(Exited(", "127)), not Some(Exited("], "the same")
         .run();
+}
+
+#[test]
+fn a_server_with_workers() {
+    Scenario::program("bench_trees", &["70", "prefork"]).rounds(1).run();
+}
+
+/// What is private to a worker and the server is made by the helper that forks the worker, and sent to the server.
+#[test]
+fn helpers_fork_the_workers_of_a_server() {
+    let Some(mut tree) = Dumped::program("bench_trees", &["70", "prefork"]) else { return };
+    let ended = tree.restore(&["-o", "restore.log", "-v4", "--pidfile", "pid"]);
+    let log = tree.work_text("restore.log");
+    assert_eq!(ended.code, Some(0), "{}\n{log}", ended.text);
+    let before = log.split(" helpers").next().and_then(|text| text.rsplit(' ').next());
+    let helpers: u32 = before.and_then(|number| number.parse().ok()).unwrap_or_default();
+    assert!(helpers > 1, "{helpers} helpers\n{log}");
+    tree.check_restored("by helpers");
 }
 
 #[test]

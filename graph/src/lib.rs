@@ -17,6 +17,7 @@
 //! | [`passing`] | who makes what and sends it to whom, where it is not inherited |
 //! | [`raise`] | who forks whom, and which helper tasks that takes |
 //! | [`family`] | when sessions and process groups can be entered, and who waits for whom |
+//! | [`batches`] | helpers that fork the children of a task that has many |
 //! | [`graph`] | operations and edges, each with its [`graph::Reason`] |
 //! | [`order`] | one topological order; a program a task, with waits and posts |
 //! | [`cost`] | what everything costs, the cheaper of two ways, and how long tapes take |
@@ -26,6 +27,7 @@
 //! I/O and no `unsafe`. The same forest gives the same programs, byte for byte.
 #![forbid(unsafe_code)]
 
+pub mod batches;
 pub mod cost;
 pub mod family;
 pub mod forest;

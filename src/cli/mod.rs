@@ -218,6 +218,7 @@ impl Features {
                 Rule::LowestPid => Policy::LowestPid,
             },
             costs: self.costs.load()?,
+            cores: regrow::cost::cores(),
             tracing: false,
         })
     }

@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgid, getsid};
 
+use regrow_graph::batches::{LEAST_BATCH, LEAST_CHILDREN};
+
 use super::{read_number, read_text, status_field};
 use crate::image::{NsPid, Task};
 
@@ -31,7 +33,8 @@ pub struct PidFacts {
     /// had died before the dump, or one that was outside of the tree (a shell, of its job).
     pub taken_by_absent_leaders: BTreeMap<NsPid, Taken>,
     /// Numbers that neither the model nor anybody here has: for helper tasks, at most one for each
-    /// task of the model that is in another session than its parent.
+    /// task of the model that is in another session than its parent, and for each batch of children that
+    /// one may fork.
     pub spare: Vec<NsPid>,
 }
 
@@ -129,7 +132,13 @@ pub(super) fn named_by(all: &[Task]) -> Named {
     let is_apart = |task: &&Task| {
         task.sid != task.pid && sessions.get(&task.ppid).is_some_and(|session| *session != task.sid)
     };
-    let spare = all.iter().filter(is_apart).count();
+    let mut siblings: BTreeMap<NsPid, usize> = BTreeMap::new();
+    for task in all {
+        *siblings.entry(task.ppid).or_default() += 1;
+    }
+    let batches =
+        siblings.values().filter(|count| **count >= LEAST_CHILDREN).map(|count| count / LEAST_BATCH);
+    let spare = all.iter().filter(is_apart).count() + batches.sum::<usize>();
     Named { tasks, absent_leaders, spare }
 }
 

@@ -507,7 +507,10 @@ fn totals(prepared: &Prepared, resources: &[PlanResource]) -> PlanTotals {
     let descriptors = |how: How| uses(how).map(|user| user.fds.len() as u64).sum::<u64>();
     PlanTotals {
         tasks: recipes.iter().filter(|task| matches!(task.role, Role::Task | Role::Sibling)).count() as u64,
-        zombies: recipes.iter().filter(|task| task.exit_code.is_some()).count() as u64,
+        zombies: recipes
+            .iter()
+            .filter(|task| !matches!(task.role, Role::Helper { .. }) && task.exit_code.is_some())
+            .count() as u64,
         threads: recipes.iter().filter(|task| task.role == Role::Thread).count() as u64,
         resources: resources.iter().filter(|resource| resource.owner.is_some()).count() as u64,
         shared_resources: resources.iter().filter(|resource| resource.users.len() > 1).count() as u64,

@@ -14,6 +14,7 @@ pub mod problem;
 pub mod recipe;
 pub mod vdso;
 
+mod batches;
 mod files;
 mod host;
 mod numbers;
@@ -31,6 +32,7 @@ use regrow_graph::cost::CostModel;
 use regrow_graph::family::Cradle;
 use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
+use regrow_graph::passing::Delivery;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,7 @@ use crate::image::{Model, NsPid, Origin, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
+pub(crate) use tree::born_of;
 pub use window::Window;
 
 /// What the user allows or asks for (`criu restore`'s options of the same names).
@@ -77,6 +80,9 @@ pub struct Options {
     /// What things cost: it chooses between ways that lead to the same tree, and no plan stores it.
     #[serde(skip)]
     pub costs: CostModel,
+    /// Cores that the tree is restored on; none are as good as one. They choose as costs do.
+    #[serde(skip)]
+    pub cores: u32,
 }
 
 /// Which address spaces are inherited, where they can be.
@@ -118,6 +124,8 @@ pub struct Resolved {
     pub recipes: Recipes,
     /// Where the tapes and the carriers can be in every task.
     pub window: Window,
+    /// What helpers make for those whose children they fork.
+    pub deliveries: BTreeMap<ResourceId, Delivery>,
     /// Tasks that start with the address space of who forks them, and keep it but for what differs.
     pub heirs: BTreeSet<TaskId>,
 }
@@ -202,11 +210,12 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     for index in 0..model.tasks.len() {
         threads::resolve(&mut resolver, TaskId::new(index));
     }
+    batches::resolve(&mut resolver, cradle);
     let window = window::find(&mut resolver, payloads);
-    let Resolver { forest, mut recipes, problems, spaces, .. } = resolver;
+    let Resolver { forest, mut recipes, problems, spaces, deliveries, .. } = resolver;
     let resolved = window.map(|window| {
         memory::place_carriers(&mut recipes, &window);
-        Resolved { forest, cradle, recipes, window, heirs: spaces.into_heirs() }
+        Resolved { forest, cradle, recipes, window, deliveries, heirs: spaces.into_heirs() }
     });
     Resolution { resolved, problems: problems.into_vec() }
 }
@@ -223,6 +232,8 @@ struct Resolver<'a> {
     zombie_parents: BTreeSet<NsPid>,
     /// Tasks that the kernel gives orphans to.
     adopters: BTreeSet<TaskId>,
+    /// What helpers make for others.
+    deliveries: BTreeMap<ResourceId, Delivery>,
     /// The description of each image id.
     ofd_of_id: HashMap<u32, OfdId>,
     /// Files that are opened for mapping only, by path and access mode.
@@ -289,6 +300,7 @@ impl<'a> Resolver<'a> {
                 .map(|task| task.ppid)
                 .collect(),
             adopters: BTreeSet::new(),
+            deliveries: BTreeMap::new(),
             ofd_of_id: model
                 .ofds
                 .iter()

@@ -9,7 +9,8 @@ use super::recipe::{ResourceKind, ResourceRecipe};
 /// A rule by which a tree is planned. What is restored is the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
-    /// The lowest common ancestor of those who use a resource makes it, and they inherit it.
+    /// The lowest common ancestor of those who use a resource makes it, and they inherit it. Where a task has many
+    /// children, helpers fork them, and send it what it shares with one of them only.
     #[default]
     Inherit,
     /// As CRIU: whoever has the lowest pid makes it and sends it to the others, in stages.
@@ -32,7 +33,11 @@ impl Policy {
 /// Puts what the rule says into the forest.
 pub fn apply(policy: Policy, resolved: &mut Resolved) {
     match policy {
-        Policy::Inherit => {}
+        Policy::Inherit if resolved.deliveries.is_empty() => {}
+        Policy::Inherit => {
+            let deliveries = std::mem::take(&mut resolved.deliveries);
+            assign(&Assignment { deliveries, ..Assignment::default() }, resolved);
+        }
         Policy::LowestPid => {
             let assignment = passing::lowest_pid(&resolved.forest);
             assign(&assignment, resolved);

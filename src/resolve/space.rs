@@ -21,7 +21,7 @@ use regrow_graph::ids::TaskId;
 use super::files::ghost;
 use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
 use super::policy::Policy;
-use super::{Options, Resolver, Sharing};
+use super::{Options, Resolver, Sharing, tree};
 use crate::image::alike::{Pair, Run};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Vma, VmaKind};
 
@@ -199,16 +199,20 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     let own_vdso = |task: TaskId| resolver.vdsos.contains_key(&model.tasks[task.index()].pid);
     let sharing = resolver.options.sharing;
     let is_shallow = |depth: u32| sharing == Sharing::Keep || depth + 1 < DEEPEST;
-    let children = forest.children();
-    for parent in forest.birth_order() {
-        if forest.tasks[parent.index()].life == Life::Thread {
-            continue;
+    // Those that are born with each task's address space: helpers only hand it on.
+    let mut born: Vec<Vec<TaskId>> = vec![Vec::new(); model.tasks.len()];
+    for child in (0..model.tasks.len()).map(TaskId::new) {
+        if let Some(parent) = tree::born_of(forest, model.tasks.len(), child) {
+            born[parent.index()].push(child);
         }
+    }
+    for parent in forest.birth_order() {
+        let Some(children) = born.get(parent.index()) else { continue };
         let mut heirs = BTreeSet::new();
         if let Some(above) = alive(parent).filter(|_| !own_vdso(parent) && is_shallow(depth[parent.index()]))
         {
             let mut gain = 0i64;
-            for child in &children[parent.index()] {
+            for child in children {
                 let likeness = alive(*child).filter(|_| !own_vdso(*child)).and_then(|below| {
                     let runs = resolver.alike.of(child.index(), parent.index())?;
                     let same = |a, b| is_same_file(resolver, a, b);
@@ -231,7 +235,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             }
         }
         is_full[parent.index()] |= spaces.is_early(parent);
-        for child in &children[parent.index()] {
+        for child in children {
             if heirs.contains(child) {
                 spaces.heirs.insert(*child);
                 depth[child.index()] = depth[parent.index()] + 1;
@@ -239,9 +243,9 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             } else if is_full[parent.index()] {
                 match forest.tasks[child.index()].life {
                     Life::Lives => drop(spaces.strangers.insert(*child)),
-                    // They go as they came; what they fork is theirs to drop.
-                    Life::Zombie | Life::Helper => is_full[child.index()] = true,
-                    Life::Thread => {}
+                    // It goes as it came; what it forks is theirs to drop.
+                    Life::Zombie => is_full[child.index()] = true,
+                    Life::Helper | Life::Thread => {}
                 }
             }
         }
@@ -263,7 +267,7 @@ pub(super) struct Difference {
 }
 
 pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> Option<Difference> {
-    let parent = resolver.forest.tasks[child.index()].parent?;
+    let parent = tree::born_of(&resolver.forest, resolver.model.tasks.len(), child)?;
     let other = resolver.model.tasks.get(parent.index())?.alive()?;
     let runs = resolver.alike.of(child.index(), parent.index())?;
     let kept = kept(own, other, &|a, b| is_same_file(resolver, a, b));
@@ -301,7 +305,7 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
 
 /// Whether the kernel knows of an heir's layout what it is to know: it has it from the parent, as the executable.
 pub(super) fn is_laid_out_alike(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> bool {
-    let parent = resolver.forest.tasks[child.index()].parent;
+    let parent = tree::born_of(&resolver.forest, resolver.model.tasks.len(), child);
     let other = parent.and_then(|parent| resolver.model.tasks.get(parent.index())?.alive());
     other.is_some_and(|other| {
         let layout = |mm: &Mm| {

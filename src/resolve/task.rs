@@ -85,6 +85,12 @@ fn discards_children(action: &SigAction) -> bool {
     action.handler == libc::SIG_IGN as u64 || action.flags & SA_NOCLDWAIT != 0
 }
 
+/// Whether a child that dies while the tree is made is there until the task waits for it.
+pub(super) fn waits_for_children(resolver: &Resolver<'_>, id: TaskId, alive: &Alive) -> bool {
+    keeps_zombies(resolver, id)
+        || alive.sigactions.get(SIGCHLD - 1).is_none_or(|action| !discards_children(action))
+}
+
 fn keeps_zombies(resolver: &Resolver<'_>, id: TaskId) -> bool {
     resolver.zombie_parents.contains(&resolver.model.tasks[id.index()].pid)
 }
@@ -154,8 +160,7 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     if resolver.spaces.is_stranger(id) {
         steps.push(resolver.add_step(StepKind::Vacate, task.origin, Vec::new()));
     }
-    let from = parent.and_then(|parent| {
-        let parent = tree::inherits_from(resolver, parent);
+    let from = tree::born_of(&resolver.forest, model.tasks.len(), id).and_then(|parent| {
         model.tasks[parent.index()].alive().map(|alive| Inherited::of(resolver, parent, alive))
     });
     let core = task.core_origin;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Descent, Life};
+use regrow_graph::forest::{Descent, Forest, Life};
 use regrow_graph::ids::TaskId;
-use regrow_graph::raise;
+use regrow_graph::raise::{self, Helper};
 
 use super::problem::ProblemKind;
 use super::{Resolver, Role, TaskRecipe};
@@ -145,15 +145,7 @@ pub(super) fn raise(resolver: &mut Resolver<'_>, cradle: &Cradle) {
             let text = format!("pid {pid}, its {what}, is in use ({comm})");
             resolver.problems.add(ProblemKind::PidTaken, Some(member), Some(origin), text);
         }
-        resolver.recipes.tasks.push(TaskRecipe {
-            pid,
-            comm: "helper".to_owned(),
-            exit_code: Some(0),
-            role: Role::Helper { raises_sigchld: raises_sigchld[helper.task.index()] },
-            cwd: None,
-            origin,
-            core_origin: origin,
-        });
+        add_recipe(resolver, &helper, raises_sigchld[helper.task.index()]);
     }
     let parents = resolver.forest.parents();
     for index in 0..resolver.forest.tasks.len() {
@@ -173,13 +165,34 @@ pub(super) fn raise(resolver: &mut Resolver<'_>, cradle: &Cradle) {
     }
 }
 
-/// The task of the images whose attributes a task has that is forked by `forker`: a helper has those of
-/// its own forker.
-pub(super) fn inherits_from(resolver: &Resolver<'_>, forker: TaskId) -> TaskId {
-    let mut at = forker;
-    while at.index() >= resolver.model.tasks.len() {
-        let Some(above) = resolver.forest.tasks[at.index()].parent else { break };
+/// What the operations of a helper need beside the plan.
+pub(super) fn add_recipe(resolver: &mut Resolver<'_>, helper: &Helper, raises_sigchld: bool) {
+    let because_of = &resolver.recipes.tasks[helper.because_of.index()];
+    let (origin, pid) = (because_of.origin, NsPid(resolver.forest.tasks[helper.task.index()].pid));
+    resolver.recipes.tasks.push(TaskRecipe {
+        pid,
+        comm: "helper".to_owned(),
+        exit_code: Some(0),
+        role: Role::Helper { raises_sigchld },
+        cwd: None,
+        origin,
+        core_origin: origin,
+    });
+}
+
+/// The task of the images whose attributes and address space a task is born with: who forks it, or where that is a
+/// helper, who forked the helper.
+pub(crate) fn born_of(forest: &Forest, tasks_of_images: usize, task: TaskId) -> Option<TaskId> {
+    let mut at = forest.tasks[task.index()].parent?;
+    while at.index() >= tasks_of_images {
+        let Some(above) = forest.tasks[at.index()].parent else { break };
         at = above;
     }
-    at
+    Some(at)
+}
+
+/// The task of the images that stands for one: itself, or who forked it.
+fn inherits_from(resolver: &Resolver<'_>, task: TaskId) -> TaskId {
+    let count = resolver.model.tasks.len();
+    if task.index() < count { task } else { born_of(&resolver.forest, count, task).unwrap_or(task) }
 }

@@ -120,18 +120,29 @@ impl CostModel {
     }
 
     /// How many helpers should fork `children` tasks for their parent, on `cores` cores: 0 if it should do
-    /// so itself. A helper is forked and dies by and by, while those before it are at work already; more
-    /// than there are cores serve nobody.
-    pub fn forkers(&self, children: u64, cores: u64) -> u64 {
-        let time = |helpers: u64| match helpers {
-            0 => sum(&[(children, self.fork_ns)]),
-            _ => sum(&[
-                (helpers, self.fork_ns + self.reap_ns),
-                (1, self.birth_ns + self.exit_ns),
-                (children.div_ceil(helpers), self.fork_ns),
-            ]),
+    /// so itself. Each child has `child_ns` to do when it is born.
+    ///
+    /// One task forks one child after the other, while the cores that it leaves free do the children's work. Only where
+    /// that is less than forking, or cores are many, do helpers that fork at the same time make it faster; against
+    /// that stand their own lives. More of them than there are cores serve nobody.
+    pub fn forkers(&self, children: u64, child_ns: u64, cores: u64) -> u64 {
+        let cores = cores.max(1);
+        let time = |helpers: u64| {
+            let life = self.fork_ns + self.birth_ns + self.exit_ns + self.reap_ns;
+            let forks = sum(&[(children, self.fork_ns), (helpers, life)]);
+            let work = forks.saturating_add(children.saturating_mul(child_ns));
+            let in_turn = match helpers {
+                0 => sum(&[(children, self.fork_ns)]),
+                _ => sum(&[
+                    (helpers, self.fork_ns),
+                    (children.div_ceil(helpers), self.fork_ns),
+                    (1, self.birth_ns),
+                ]),
+            };
+            (work / cores).max(in_turn.saturating_add(child_ns))
         };
-        (0..=cores.min(children)).min_by_key(|helpers| time(*helpers)).unwrap_or(0)
+        let most = if cores == 1 { 0 } else { cores.min(children) };
+        (0..=most).min_by_key(|helpers| time(*helpers)).unwrap_or(0)
     }
 
     /// What a task saves, in work, if it inherits the address space of its parent and changes what differs,

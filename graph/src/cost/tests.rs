@@ -131,11 +131,15 @@ fn batches_of_a_prefork_server() {
 #[test]
 fn several_forkers() {
     let costs = whole();
-    assert_eq!(costs.forkers(2, 8), 0);
-    assert_eq!(costs.forkers(1000, 1), 0);
-    assert_eq!(costs.forkers(1000, 2), 2);
-    assert!((4..=16).contains(&costs.forkers(1000, 16)));
-    assert_eq!(costs.forkers(0, 4), 0);
+    assert_eq!(costs.forkers(2, 0, 8), 0);
+    assert_eq!(costs.forkers(1000, 0, 1), 0);
+    assert_eq!(costs.forkers(1000, 0, 2), 2);
+    assert!((4..=16).contains(&costs.forkers(1000, 0, 16)));
+    assert_eq!(costs.forkers(0, 0, 4), 0);
+    // While one forks, the other core does what the children have to do, and is busy all the time.
+    let fork_ns = costs.fork_ns as u64;
+    assert_eq!(costs.forkers(1000, 2 * fork_ns, 2), 0);
+    assert!((2..=16).contains(&costs.forkers(1000, 2 * fork_ns, 16)));
 }
 
 #[test]
@@ -191,7 +195,7 @@ fn absurd_costs_are_sums_all_the_same() {
             costs.burden(number, number);
         }
         costs.forking(50, u64::MAX);
-        costs.forkers(u64::MAX, 4);
+        costs.forkers(u64::MAX, u64::MAX, 4);
     }
     assert_eq!(all(0.0).forking(1000, 9), Forking::Itself);
     assert_eq!(all(CostModel::MOST_NS).inherit(u64::MAX, 2), u64::MAX);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::forest::{Slot, TaskSpec};
+use crate::forest::{Life, Slot, TaskSpec};
 use crate::ids::{Fd, OfdId, TaskId};
 use crate::numbers::Numbers;
 use crate::table::{Entry, Move, Table, transform, transform_part};
@@ -11,6 +11,8 @@ use crate::table::{Entry, Move, Table, transform, transform_part};
 pub(super) struct Desk {
     pub(super) task: TaskId,
     pub(super) table: Table,
+    /// What is carried stays where it is: nobody keeps the table.
+    stays_put: bool,
     /// The table at the end, by number.
     slots: Vec<Slot>,
     /// The same by description.
@@ -34,6 +36,7 @@ impl Desk {
         Desk {
             task,
             table,
+            stays_put: spec.life == Life::Helper,
             slots,
             by_ofd,
             carried: BTreeMap::new(),
@@ -147,7 +150,8 @@ impl Desk {
         let fd = match self.carried.get(&ofd) {
             Some(fd) => *fd,
             None => {
-                let favourite = numbers.wanted[ofd.index()];
+                let favourite =
+                    if self.stays_put { self.table.find(ofd) } else { numbers.wanted[ofd.index()] };
                 // What is to be there in the end may come later: then this one gives way.
                 let is_taken =
                     |fd: Fd| self.wanted(fd).is_some_and(|slot| self.table.find(slot.ofd).is_some());

@@ -282,8 +282,8 @@ fn helpers_send_to_who_is_above() {
         &forest,
         &[
             "setsid, r1 at [0, 1], fork t1, close 0, take [0] by 1, close 1, dup 0 3, close 0, await t1, sigchld",
-            "close 1, r0 at [1, 2], dup 1 3, dup 2 5, close 1..2, fork t2, close 5, send [3] by 0, close 0..3, exit",
-            "close 0..3",
+            "close 1, r0 at [1, 2], fork t2, close 2, send [1] by 0, close 0..1, exit",
+            "close 0..1, dup 2 5, close 2",
         ],
     );
 }
