@@ -20,7 +20,8 @@
 //! all that was restored. A first restore by each is not counted: it warms the page cache and shows
 //! that as many tasks are there as were dumped. What is timed is the command, from its start to its
 //! end: reading, planning and certifying included; of a restore by a stored plan, which was made before, only
-//! the certifying. Needs root and a CRIU (`scripts/provide-criu`, or
+//! the certifying. `lowest-pid` is the same restorer with CRIU's rule of who makes what (`--policy lowest-pid`): what is
+//! between it and the columns before is what the policy gains, the rest of the way to CRIU is the tapes'. Needs root and a CRIU (`scripts/provide-criu`, or
 //! `REGROW_CRIU`).
 //!
 //! It is no test: nothing depends on the outcome, and `cargo test --benches` only says so.
@@ -88,6 +89,9 @@ enum Inside {
         /// By a plan that is stored before the time runs
         #[arg(long)]
         by_plan: bool,
+        /// By another policy
+        #[arg(long)]
+        policy: Option<String>,
         #[arg(long)]
         images: PathBuf,
         #[arg(long)]
@@ -132,6 +136,22 @@ impl Shape {
         }
     }
 }
+
+/// How a tree is restored.
+struct Way {
+    is_criu: bool,
+    by_plan: bool,
+    by_lowest_pid: bool,
+}
+
+/// All ways, in the order of the table's columns.
+const WAYS: [Way; 5] = [
+    Way { is_criu: true, by_plan: false, by_lowest_pid: false },
+    Way { is_criu: false, by_plan: false, by_lowest_pid: false },
+    Way { is_criu: false, by_plan: true, by_lowest_pid: false },
+    Way { is_criu: false, by_plan: false, by_lowest_pid: true },
+    Way { is_criu: false, by_plan: true, by_lowest_pid: true },
+];
 
 /// Times of one kind.
 #[derive(Default)]
@@ -179,9 +199,9 @@ impl Race {
             self.rounds
         );
         println!(
-            "| tree | tasks | criu restore -d | regrow restore -d | times faster | regrow restore -d --plan | times faster | the program itself |"
+            "| tree | tasks | criu restore -d | regrow restore -d | times faster | regrow restore -d --plan | times faster | lowest-pid | lowest-pid --plan | the program itself |"
         );
-        println!("|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
         let trees: &[Shape] = if self.trees.is_empty() { Shape::value_variants() } else { &self.trees };
         for tree in trees {
             let row = self.race(*tree, &profile, &criu, &regrow).with_context(|| format!("{tree:?}"))?;
@@ -217,18 +237,23 @@ impl Race {
         for round in 0..self.rounds {
             own.0.push(build(&make(directory.path(), &format!("own{round}"))?, false)?.0);
         }
-        let mut times = [Times::default(), Times::default(), Times::default()];
+        let mut times: [Times; WAYS.len()] = Default::default();
         for round in 0..=self.rounds {
-            let mut turns = [(0, criu), (1, regrow), (2, regrow)];
+            let mut turns: Vec<usize> = (0..WAYS.len()).collect();
             if round % 2 == 1 {
                 turns.reverse();
             }
-            for (who, restorer) in turns {
+            for who in turns {
+                let Way { is_criu, by_plan, by_lowest_pid } = WAYS[who];
+                let restorer = if is_criu { criu } else { regrow };
                 let work = make(directory.path(), &format!("restore{round}.{who}"))?;
                 let mut command = in_namespaces()?;
                 command.arg("restore").arg("--restorer").arg(restorer);
-                if who == 2 {
+                if by_plan {
                     command.arg("--by-plan");
+                }
+                if by_lowest_pid {
+                    command.args(["--policy", "lowest-pid"]);
                 }
                 command.arg("--images").arg(&images).arg("--directory").arg(&work);
                 let (time, restored) = answer(&mut command)?;
@@ -240,12 +265,14 @@ impl Race {
         }
         let ratio = |a: usize, b: usize| times[a].median().as_secs_f64() / times[b].median().as_secs_f64();
         Ok(format!(
-            "| {label} | {dumped} | {} | {} | {:.1} | {} | {:.1} | {own} |",
+            "| {label} | {dumped} | {} | {} | {:.1} | {} | {:.1} | {} | {} | {own} |",
             times[0],
             times[1],
             ratio(0, 1),
             times[2],
-            ratio(0, 2)
+            ratio(0, 2),
+            times[3],
+            times[4]
         ))
     }
 }
@@ -292,8 +319,8 @@ impl Inside {
                 let dump = criu.as_deref().zip(images.as_deref());
                 build(program, *count, shape.as_deref(), directory, dump)?
             }
-            Inside::Restore { restorer, by_plan, images, directory } => {
-                restore(restorer, *by_plan, images, directory)?
+            Inside::Restore { restorer, by_plan, policy, images, directory } => {
+                restore(restorer, *by_plan, policy.as_deref(), images, directory)?
             }
         };
         println!("{} {tasks}", time.as_nanos());
@@ -348,7 +375,14 @@ fn build(
 }
 
 /// The time that a restore takes.
-fn restore(restorer: &Path, by_plan: bool, images: &Path, directory: &Path) -> Result<(Duration, usize)> {
+fn restore(
+    restorer: &Path,
+    by_plan: bool,
+    policy: Option<&str>,
+    images: &Path,
+    directory: &Path,
+) -> Result<(Duration, usize)> {
+    let policy = policy.map(|policy| ["--policy", policy]);
     let out = File::create(directory.join("out"))?;
     let mut command = Command::new(restorer);
     let plan = directory.join("tree.plan");
@@ -358,6 +392,7 @@ fn restore(restorer: &Path, by_plan: bool, images: &Path, directory: &Path) -> R
             .arg(images)
             .arg("--out")
             .arg(&plan)
+            .args(policy.iter().flatten())
             .stdout(Stdio::null())
             .status();
         ensure!(status.context("regrow plan")?.success(), "regrow plan --out");
@@ -365,6 +400,8 @@ fn restore(restorer: &Path, by_plan: bool, images: &Path, directory: &Path) -> R
     command.args(["restore", "-d", "-o", "restore.log", "-D"]).arg(images).arg("-W").arg(directory);
     if by_plan {
         command.arg("--plan").arg(plan);
+    } else {
+        command.args(policy.iter().flatten());
     }
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let start = Instant::now();
