@@ -62,19 +62,30 @@ pub fn split(
 ) -> Batches {
     let mut batches = Batches::default();
     let children = forest.children();
-    if children.iter().all(|children| children.len() < LEAST_CHILDREN) {
+    if !(0..children.len()).any(|at| may_pay(&forest.tasks[at], children[at].len(), costs, which.cores)) {
         return batches;
     }
     // What is wrong with the forest is for others to say.
     let (Ok(family), Ok(needs)) = (family::arrange(forest, cradle), Needs::find(forest)) else {
         return batches;
     };
-    for (index, children) in children.iter().enumerate().filter(|(_, list)| list.len() >= LEAST_CHILDREN) {
+    // What it takes to finish a resource must be at hand for who makes that.
+    let mut finishing: Vec<OfdId> = forest
+        .resources
+        .iter()
+        .flat_map(|resource| &resource.finish)
+        .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
+        .collect();
+    finishing.sort_unstable();
+    for (index, children) in children.iter().enumerate() {
         let parent = TaskId::new(index);
+        if !may_pay(&forest.tasks[index], children.len(), costs, which.cores) {
+            continue;
+        }
         if forest.tasks[index].life != Life::Lives || !(which.may_give)(parent) {
             continue;
         }
-        let private = Private::find(forest, &needs, parent, children.len());
+        let private = Private::find(forest, &needs, &finishing, parent, children.len());
         // By rank, as in the spans of what is needed.
         let eligible: Vec<usize> = (0..children.len())
             .filter(|rank| {
@@ -118,6 +129,16 @@ pub fn split(
     batches
 }
 
+/// Whether helpers could be worth it for a task with so many children, if all that it has were private to it and one
+/// child each: without a look at anybody else.
+fn may_pay(task: &TaskSpec, children: usize, costs: &CostModel, cores: u32) -> bool {
+    let sharing = children.min(task.table.len());
+    children >= LEAST_CHILDREN
+        && (costs.forking(sharing as u64, task.table.len().div_ceil(sharing.max(1)) as u64)
+            != Forking::Itself
+            || costs.forkers(children as u64, 0, cores.into()) > 0)
+}
+
 /// The mean, at least 1.
 fn mean(sum: usize, count: usize) -> u64 {
     ((sum + count / 2) / count.max(1)).max(1) as u64
@@ -138,16 +159,17 @@ struct Private {
 }
 
 impl Private {
-    fn find(forest: &Forest, needs: &Needs, parent: TaskId, children: usize) -> Private {
+    fn find(forest: &Forest, needs: &Needs, finishing: &[OfdId], parent: TaskId, children: usize) -> Private {
         let mut private = Private { resources: vec![Vec::new(); children], ends: vec![0; children] };
         let spec = &forest.tasks[parent.index()];
         let mut kept: Vec<OfdId> = spec.table.iter().map(|slot| slot.ofd).collect();
         kept.sort_unstable();
-        let needed = |steps: &mut dyn Iterator<Item = &crate::ids::StepId>| -> BTreeSet<OfdId> {
-            steps.flat_map(|step| forest.steps[step.index()].needs.iter().copied()).collect()
-        };
-        let finish = forest.resources.iter().flat_map(|resource| &resource.finish);
-        let too_early = needed(&mut spec.before_forks.iter().chain(finish));
+        let early: BTreeSet<OfdId> = spec
+            .before_forks
+            .iter()
+            .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
+            .collect();
+        let stays = |ofd: &OfdId| early.contains(ofd) || finishing.binary_search(ofd).is_ok();
         for (resource, span) in &needs.through[parent.index()] {
             let Some((rank, last)) = *span else { continue };
             if rank != last || needs.owners[resource.index()] != Some(parent) {
@@ -157,7 +179,7 @@ impl Private {
             let yields = || made.yields.iter().flatten();
             let ends = yields().filter(|ofd| kept.binary_search(ofd).is_ok()).count();
             // What the parent does not want in its table, or needs before there are helpers, it makes itself.
-            if ends == 0 || !made.finish.is_empty() || yields().any(|ofd| too_early.contains(ofd)) {
+            if ends == 0 || !made.finish.is_empty() || yields().any(stays) {
                 continue;
             }
             private.resources[rank as usize].push(*resource);

@@ -159,7 +159,9 @@ pub fn plan_with(dir: &Path, costs: CostModel, policy: Policy) -> Result<Planned
             % 2
             == 1;
     let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
-    let options = &Options { sharing, costs, policy, ..Options::default() };
+    // Likewise the cores.
+    let cores = (model.tasks.len() % 9) as u32;
+    let options = &Options { sharing, costs, cores, policy, ..Options::default() };
     let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,

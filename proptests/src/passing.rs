@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use regrow_graph::forest::{Forest, Life};
-use regrow_graph::ids::{ResourceId, TaskId};
+use regrow_graph::batches::{self, Children};
+use regrow_graph::cost::CostModel;
+use regrow_graph::forest::{Descent, Forest, Life, ResourceSpec, Slot};
+use regrow_graph::ids::{OfdId, ResourceId, TaskId};
 use regrow_graph::passing::{self, Assignment, Delivery};
 
 use crate::forests::{Case, cases};
@@ -43,6 +45,56 @@ pub fn passing_cases() -> impl Strategy<Value = Case> {
         let assignment = Assignment { is_staged, room, ..assign(&forest, &ways, is_staged) };
         passing::arrange(&mut forest, &assignment);
         Case { forest, ..case }
+    })
+}
+
+/// Gives some children a pipe to their parents: one end each, at free numbers. `seed` says which.
+fn with_private_pipes(mut forest: Forest, seed: u64) -> Forest {
+    for child in 0..forest.tasks.len() {
+        let spec = &forest.tasks[child];
+        let Some(parent) = spec.parent.map(TaskId::index).filter(|_| spec.descent == Descent::Own) else {
+            continue;
+        };
+        let lives = |task: usize| forest.tasks[task].life == Life::Lives;
+        if !lives(child) || !lives(parent) || seed >> (child % 63) & 1 == 0 {
+            continue;
+        }
+        let ends = [forest.ofds, forest.ofds + 1].map(OfdId::new);
+        forest.ofds += 2;
+        for (task, ofd) in [(parent, ends[0]), (child, ends[1])] {
+            let table = &mut forest.tasks[task].table;
+            let fd = (0..).find(|fd| table.iter().all(|slot| slot.fd != *fd)).expect("a free number");
+            table.push(Slot { fd, ofd, cloexec: seed >> (child % 61) & 1 == 1 });
+            table.sort_by_key(|slot| slot.fd);
+        }
+        forest.resources.push(ResourceSpec { yields: ends.map(Some).to_vec(), ..ResourceSpec::default() });
+    }
+    forest
+}
+
+/// A forest as [`cases`] has it, with pipes between parents and children, whose tasks have helpers that fork children
+/// for them; how many those are. Forking costs nothing or little against an inherited descriptor, so that helpers are worth it for a few children.
+pub fn batch_cases() -> impl Strategy<Value = (Case, usize)> {
+    let fork_ns = prop_oneof![Just(0.0), 0.0..1000.0];
+    let numbers = (any::<u64>(), any::<u64>(), 1u32..9, 0usize..20);
+    (cases(), fork_ns, numbers).prop_map(|(case, fork_ns, (pipes, stays, cores, spare))| {
+        let mut forest = with_private_pipes(case.forest.clone(), pipes);
+        let mut costs = CostModel::default();
+        for constant in CostModel::CONSTANTS {
+            costs.get_mut(constant.name).into_iter().for_each(|cost| *cost = 0.0);
+        }
+        (costs.fork_ns, costs.fork_fd_ns) = (fork_ns, 100.0);
+        let children = Children {
+            may_be_given: &|child| stays >> (child.index() % 61) & 7 != 7,
+            may_give: &|parent| stays >> (parent.index() % 59) & 31 != 31,
+            cores,
+        };
+        let highest = forest.tasks.iter().map(|task| task.pid).max().unwrap_or_default();
+        let mut pids = (highest + 1..).take(spare);
+        let found = batches::split(&mut forest, case.cradle, &costs, &children, &mut pids);
+        let assignment = Assignment { deliveries: found.deliveries, ..Assignment::default() };
+        passing::arrange(&mut forest, &assignment);
+        (Case { forest, ..case }, found.helpers.len())
     })
 }
 

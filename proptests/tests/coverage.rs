@@ -11,6 +11,7 @@ use regrow_graph::ids::{ResourceId, TaskId};
 use regrow_graph::order::{Item, plan_in};
 use regrow_proptests::forests::{Case, FIRST_SPARE, cases};
 use regrow_proptests::oracle::path;
+use regrow_proptests::passing::batch_cases;
 
 /// Of this many forests
 const FORESTS: usize = 600;
@@ -34,6 +35,21 @@ fn everything_is_reached() {
     assert!(shortened <= FEW, "{shortened} of {FORESTS} lives cannot be planned to their ends");
     let rare: Vec<_> = seen.iter().filter(|(_, count)| **count < ENOUGH).collect();
     assert!(rare.is_empty(), "too rare among {FORESTS}: {rare:?} of {seen:?}");
+}
+
+#[test]
+fn helpers_fork_for_others() {
+    let mut runner = TestRunner::deterministic();
+    let (mut batched, mut sent) = (0, 0);
+    for _ in 0..FORESTS {
+        let (case, helpers) = batch_cases().new_tree(&mut runner).expect("a forest").current();
+        batched += usize::from(helpers > 0);
+        sent += usize::from(helpers > 0 && !case.forest.passing.messages.is_empty());
+    }
+    assert!(
+        batched >= 10 * ENOUGH && sent >= ENOUGH,
+        "of {FORESTS}: {batched} with helpers, {sent} with messages"
+    );
 }
 
 fn traits(case: &Case) -> Vec<(&'static str, bool)> {

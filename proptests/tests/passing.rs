@@ -6,7 +6,7 @@ use regrow_graph::graph::OpKind;
 use regrow_graph::order::{Plan, plan_in};
 use regrow_graph::passing;
 use regrow_proptests::forests::{Case, cases};
-use regrow_proptests::passing::passing_cases;
+use regrow_proptests::passing::{batch_cases, passing_cases};
 use regrow_proptests::play::{Schedule, play};
 
 fn config() -> ProptestConfig {
@@ -47,6 +47,14 @@ proptest! {
     #[test]
     fn what_is_sent_arrives(case in passing_cases(), seed in any::<u64>()) {
         played(&case, seed)?;
+    }
+
+    /// Where helpers fork children for their parents, and send what they have made for these.
+    #[test]
+    fn helpers_fork_batches((case, helpers) in batch_cases(), seed in any::<u64>()) {
+        let plan = played(&case, seed)?;
+        let forks = plan.graph.ops().filter(|(_, op)| matches!(op.kind, OpKind::Fork { .. })).count();
+        prop_assert!(forks > helpers || helpers == 0);
     }
 
     /// By the rule of the lowest pid nothing that is in a table is inherited, and all else is the same.
