@@ -1,0 +1,88 @@
+//! The story of a segment of shared memory.
+
+use std::collections::BTreeSet;
+
+use regrow_graph::graph::OpKind;
+use regrow_graph::ids::{OpId, ResourceId};
+
+use super::{ExplainError, Explainer, ShmStory, View};
+use crate::image::VmaKind;
+use crate::resolve::recipe::{ResourceKind, StepKind};
+
+impl Explainer<'_> {
+    pub(super) fn shared_memory(&self, id: u64) -> Result<ShmStory, ExplainError> {
+        let prepared = self.prepared;
+        let vmas = || {
+            let tasks = prepared.model.tasks.iter();
+            tasks.flat_map(|task| {
+                let vmas = task.alive().map(|alive| alive.mm.vmas.as_slice()).unwrap_or_default();
+                vmas.iter().filter_map(move |vma| match vma.kind {
+                    VmaKind::AnonShared { shmid, offset_bytes } => Some((task, vma, shmid, offset_bytes)),
+                    _ => None,
+                })
+            })
+        };
+        // A carrier comes from the first mapping of its segment.
+        let first = vmas().find(|(_, _, shmid, _)| *shmid == id).map(|(_, vma, _, _)| vma.origin);
+        let carrier = prepared.resolved.recipes.resources.iter().enumerate().find_map(|(index, recipe)| {
+            match recipe.kind {
+                ResourceKind::Carrier { address, len, .. } if Some(recipe.origin) == first => {
+                    Some((ResourceId::new(index), address, len))
+                }
+                _ => None,
+            }
+        });
+        let known = carrier
+            .and_then(|(resource, address, len)| Some((resource, address, len, self.making(resource)?)));
+        let Some((resource, address, len, making)) = known else {
+            let ids: BTreeSet<u64> = vmas().map(|(_, _, shmid, _)| shmid).collect();
+            let ids: Vec<String> = ids.iter().take(20).map(|id| format!("{id:#x}")).collect();
+            let there = if ids.is_empty() {
+                "there is none".to_owned()
+            } else {
+                format!("there are {}", ids.join(", "))
+            };
+            return Err(ExplainError::NoShm { id, there });
+        };
+        let recipes = &prepared.resolved.recipes;
+        let graph = &prepared.plan.graph;
+        let finish: BTreeSet<_> =
+            prepared.resolved.forest.resources[resource.index()].finish.iter().copied().collect();
+        let (mut fills, mut views) = (Vec::new(), Vec::new());
+        for op in &prepared.plan.order {
+            let node = graph.op(*op);
+            let OpKind::Step { step, .. } = &node.kind else { continue };
+            if finish.contains(step) {
+                fills.push(self.act(*op));
+            }
+            if let StepKind::MapShared { from, start, len: view_len } = recipes.steps[step.index()].kind
+                && (address..address + len).contains(&from)
+            {
+                views.push(View {
+                    pid: self.pid(node.task),
+                    start,
+                    len_bytes: view_len,
+                    offset_bytes: from - address,
+                    act: self.act(*op),
+                });
+            }
+        }
+        let mut ops: BTreeSet<OpId> =
+            fills.iter().chain(views.iter().map(|view| &view.act)).map(|act| act.op).collect();
+        ops.extend(making.made.as_ref().map(|act| act.op));
+        let (waits_for, awaited_by) = self.meetings(&ops);
+        let users: BTreeSet<u32> = views.iter().map(|view| view.pid).collect();
+        Ok(ShmStory {
+            id,
+            carried_at: address,
+            len_bytes: len,
+            passed_through: self.born_behind(&making, &users),
+            cost_ns: ops.iter().fold(0, |sum: u64, op| sum.saturating_add(self.priced.op_ns(*op))),
+            making,
+            fills,
+            views,
+            waits_for,
+            awaited_by,
+        })
+    }
+}
