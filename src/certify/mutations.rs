@@ -457,6 +457,7 @@ fn states(model: &Model) -> Vec<ThreadState> {
             xstate: Vec::new(),
             blocked: thread.blocked,
             eats_sigchld: false,
+            leaves: false,
             stop_signal: None,
         })
     };
