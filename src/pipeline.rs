@@ -455,8 +455,13 @@ fn can_leave(task: &image::Task, window: &Range<u64>) -> bool {
         .get(libc::SIGSEGV as usize - 1)
         .is_some_and(|action| action.handler == libc::SIG_IGN as u64);
     let is_mapped = |vma: &&image::Vma| !matches!(vma.kind, image::VmaKind::Vdso | image::VmaKind::Vvar);
-    let above =
-        alive.mm.vmas.iter().filter(is_mapped).filter(|vma| vma.start >= window.end).min_by_key(|vma| vma.start);
+    let above = alive
+        .mm
+        .vmas
+        .iter()
+        .filter(is_mapped)
+        .filter(|vma| vma.start >= window.end)
+        .min_by_key(|vma| vma.start);
     !window.is_empty()
         && !is_ignored
         && !alive.pending_shared.iter().chain(&thread.pending).any(is_sigsegv)

@@ -179,7 +179,11 @@ pub(super) fn check(
             };
             if let Some(why) = why {
                 let is = "by itself".to_owned();
-                return Err(wrong("way out of the tapes", is, format!("that it is stopped before, for {why}")));
+                return Err(wrong(
+                    "way out of the tapes",
+                    is,
+                    format!("that it is stopped before, for {why}"),
+                ));
             }
         }
     }
@@ -236,4 +240,89 @@ fn of_images(wanted: &Regs) -> [u64; 27] {
         wanted.fs,
         wanted.gs,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::SigAction;
+    use crate::tape::thread::from_words;
+
+    const WINDOW: Range<u64> = 0x10_0000..0x20_0000;
+
+    fn check_leaver(expected: &ExpectedThread, reason: Option<&str>) {
+        let state = ThreadState {
+            tid: expected.tid,
+            is_leader: expected.is_leader,
+            registers: from_words(expected.registers),
+            xstate: Vec::new(),
+            blocked: expected.blocked,
+            stop_signal: expected.stop_signal,
+            eats_sigchld: expected.eats_sigchld,
+            leaves: true,
+        };
+        let held = ThreadState { leaves: false, ..state.clone() };
+        let wanted = std::slice::from_ref(expected);
+        check(wanted, &[held], &WINDOW).expect("to be stopped before is right for everybody");
+        let found = check(wanted, &[state], &WINDOW).map_err(|counterexample| counterexample.to_string());
+        match (found, reason) {
+            (Ok(()), None) => {}
+            (Err(text), Some(reason)) if text.ends_with(reason) => {}
+            (found, reason) => panic!("{found:?}, expected: {reason:?}"),
+        }
+    }
+
+    #[test]
+    fn who_may_leave_by_itself() {
+        let plain = ExpectedThread {
+            task: 7,
+            tid: 7,
+            is_leader: true,
+            blocked: 0,
+            registers: [0; 27],
+            stop_signal: None,
+            eats_sigchld: false,
+            stays: None,
+            growing: Vec::new(),
+        };
+        check_leaver(&plain, None);
+        for (stays, why) in [
+            (Stays::Threads, "it has further threads"),
+            (Stays::Stops, "it or a child of it is stopped"),
+            (Stays::Ignores, "it ignores SIGSEGV"),
+            (Stays::Pending, "a SIGSEGV waits for it"),
+        ] {
+            check_leaver(&ExpectedThread { stays: Some(stays), ..plain.clone() }, Some(why));
+        }
+        check_leaver(&ExpectedThread { is_leader: false, ..plain.clone() }, Some("another thread does"));
+        // A stack above that may grow through the window, and ones that may not.
+        let grows = |from, to| ExpectedThread { growing: vec![(from, to)], ..plain.clone() };
+        check_leaver(&grows(0, 0x7fff_0000), Some("its stack would grow"));
+        check_leaver(&grows(0x1f_f000, 0x7fff_0000), Some("its stack would grow"));
+        check_leaver(&grows(0x20_0000, 0x7fff_0000), None);
+        check_leaver(&grows(0, 0x10_0000), None);
+    }
+
+    #[test]
+    fn what_is_said_of_each_task() {
+        let mut model = crate::certify::tests::pair();
+        let of_first = |model: &Model| expected(model).swap_remove(0);
+        assert_eq!(of_first(&model).stays, None);
+        let pending: Vec<u8> = std::iter::once(libc::SIGSEGV as u8).chain([0; 127]).collect();
+        let change = |model: &mut Model, change: &dyn Fn(&mut Alive)| {
+            let TaskState::Alive(alive) = &mut model.tasks[0].state else { panic!("it lives") };
+            change(alive);
+        };
+        change(&mut model, &|alive| alive.pending_shared.push(pending.clone()));
+        assert_eq!(of_first(&model).stays, Some(Stays::Pending));
+        change(&mut model, &|alive| alive.pending_shared.clear());
+        change(&mut model, &|alive| alive.threads[0].pending.push(pending.clone()));
+        assert_eq!(of_first(&model).stays, Some(Stays::Pending));
+        change(&mut model, &|alive| {
+            alive.sigactions = vec![SigAction { handler: 1, ..SigAction::default() }; 64]
+        });
+        assert_eq!(of_first(&model).stays, Some(Stays::Ignores));
+        change(&mut model, &|alive| alive.threads.push(alive.threads[0].clone()));
+        assert_eq!(of_first(&model).stays, Some(Stays::Threads));
+    }
 }

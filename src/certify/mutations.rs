@@ -496,6 +496,17 @@ fn what_the_commit_sets() {
         &|threads| threads[0].stop_signal = Some(19),
         "task 4711: thread 4711: the commit sets its stop signal",
     );
+    lost(
+        &|threads| threads[1].leaves = true,
+        "task 4713: thread 4713: the commit sets its way out of the tapes to by itself, the images say that it is stopped",
+    );
+    lost(
+        &|threads| threads[2].leaves = true,
+        "task 4713: thread 4714: the commit sets its way out of the tapes",
+    );
+    let mut threads = states(&model);
+    threads[0].leaves = true;
+    certify(&model, &tapes, &ground, Some(&threads)).expect("nothing hinders it");
     lost(&|threads| threads[2].is_leader = true, "task 4713: thread 4714: the commit sets its place");
     lost(
         &|threads| threads.push(threads[2].clone()),

@@ -268,7 +268,8 @@ fn await_fault(tapes: &Tapes, thread: &ThreadState) -> Result<(), RunError> {
     let status = ptrace::wait(pid).map_err(failed(thread, "waitpid"))?;
     if libc::WIFSTOPPED(status) && status >> 8 == libc::SIGSEGV {
         let (code, address) = ptrace::fault(pid).map_err(failed(thread, "PTRACE_GETSIGINFO"))?;
-        if code == SEGV_MAPERR && (tapes.base..tapes.base.saturating_add(tapes.window_len)).contains(&address) {
+        if code == SEGV_MAPERR && (tapes.base..tapes.base.saturating_add(tapes.window_len)).contains(&address)
+        {
             return Ok(());
         }
     } else if libc::WIFSTOPPED(status) && status >> 8 == libc::SIGILL {

@@ -358,9 +358,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     let fill = |resolver: &mut Resolver<'_>, reads: Vec<Read>, file: OfdId| -> Vec<StepId> {
         reads
             .into_iter()
-            .map(|(pieces, offset)| {
-                resolver.add_step(StepKind::Fill { pieces, offset }, origin, vec![file])
-            })
+            .map(|(pieces, offset)| resolver.add_step(StepKind::Fill { pieces, offset }, origin, vec![file]))
             .collect()
     };
     let filled = fills(&first, provided);

@@ -294,7 +294,9 @@ pub(super) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Vec<Extent>,
     for extent in extents {
         let here = without(&[range(extent)], ranges);
         outside.extend(here.iter().filter_map(|(start, end)| extent.within(*start, *end)));
-        inside.extend(without(&[range(extent)], &here).iter().filter_map(|(start, end)| extent.within(*start, *end)));
+        inside.extend(
+            without(&[range(extent)], &here).iter().filter_map(|(start, end)| extent.within(*start, *end)),
+        );
     }
     (outside, inside)
 }

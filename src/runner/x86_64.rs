@@ -8,7 +8,7 @@ use std::mem::offset_of;
 
 use crate::tape::abi::{Control, FUTEX_OWNER_DIED, Verb, wake};
 
-// rbx: the record; r13: the control block; r12: where to go on after a wait. The offsets in records are
+// rbx: the record; r13: the control block; r12: where to go on after a wait, or the tape of a child. The offsets in records are
 // those of `abi::Record`, which asserts them. The two runners differ in what they do when a record starts and
 // when it ends: the one that is not traced does nothing.
 macro_rules! runner {
@@ -73,14 +73,16 @@ macro_rules! runner {
             "mov eax, 435", // clone3
             "mov rdi, [rbx + 8]",
             "mov rsi, [rbx + 16]",
+            "mov r12, [rbx + 24]",
             "syscall",
             "test rax, rax",
             "jz 31f",
             "cmp rax, [rbx + 56]",
             "jne 90f",
             "jmp 25b",
+            // The record is its parent's: to read it here would be one more page fault.
             "31:",
-            "mov rbx, [rbx + 24]",
+            "mov rbx, r12",
             "cmp dword ptr [r13 + {abort}], 0",
             "jne 81f",
             "jmp 19b",
