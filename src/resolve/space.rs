@@ -269,7 +269,8 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
 fn late(resolver: &Resolver<'_>, spaces: &Spaces) -> BTreeMap<TaskId, Vec<(u64, u64)>> {
     let mut common: BTreeMap<TaskId, Vec<(u64, u64)>> = BTreeMap::new();
     for child in &spaces.heirs {
-        let Some(parent) = resolver.forest.tasks[child.index()].parent else { continue };
+        let born_of = tree::born_of(&resolver.forest, resolver.model.tasks.len(), *child);
+        let Some(parent) = born_of else { continue };
         let runs = resolver.alike.of(child.index(), parent.index()).unwrap_or_default();
         common.entry(parent).or_default().extend(runs.iter().map(|run| (run.at, run.at + run.len)));
     }
