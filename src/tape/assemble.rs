@@ -2,7 +2,7 @@
 //!
 //! The assembler hands out addresses at once (the base of the region and the length of its written
 //! part are known before), so a record can hold the address of a buffer as soon as the buffer
-//! exists. Equal buffers near each other are stored once. Worked example: `data(b"/dev/null\0", 1)` twice gives the
+//! exists. Equal buffers are stored once. Worked example: `data(b"/dev/null\0", 1)` twice gives the
 //! same address twice.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,8 +15,6 @@ use super::{Tapes, TaskTape, Undo, UndoKind};
 const PAGE: u64 = 4096;
 /// Room behind the events where calls may write what nobody reads.
 const SCRATCH: u64 = 2048;
-/// What the kernel maps with a page that is touched (`fault_around_bytes`, mm/memory.c): aligned blocks of this length.
-const AROUND: u64 = 64 << 10;
 /// The most descriptors that one message carries (SCM_MAX_FD, include/net/scm.h). The control message that
 /// brings them fits into the scratch part.
 pub const PASSED_MAX: usize = 253;
@@ -114,20 +112,8 @@ impl Assembler {
 
     /// Address of a copy of `bytes`, aligned to `align` (a power of two up to 4096).
     pub fn data(&mut self, bytes: &[u8], align: u64) -> u64 {
-        // Long buffers are contents, hardly ever alike. A short one that is far away would be one more page fault.
-        if bytes.len() > 256 {
-            self.append(bytes, align)
-        } else if self.known.get(bytes).is_some_and(|address| !self.is_near(*address)) {
-            self.store(bytes, align)
-        } else {
-            self.shared_data(bytes, align)
-        }
-    }
-
-    /// Whether an address is mapped when what is laid down next, or the runner, is.
-    fn is_near(&self, address: u64) -> bool {
-        let next = self.base + self.rw_len + self.ro.len() as u64;
-        [next, self.code].iter().any(|other| other / AROUND == address / AROUND)
+        // Long buffers are contents, hardly ever alike.
+        if bytes.len() <= 256 { self.shared_data(bytes, align) } else { self.append(bytes, align) }
     }
 
     /// As [`Assembler::data`], for long buffers that many tasks use.
@@ -137,10 +123,6 @@ impl Assembler {
         {
             return *address;
         }
-        self.store(bytes, align)
-    }
-
-    fn store(&mut self, bytes: &[u8], align: u64) -> u64 {
         let address = self.append(bytes, align);
         self.known.insert(bytes.into(), address);
         address
@@ -289,28 +271,5 @@ impl Tape {
     /// A record that fails if it is ever reached.
     pub fn never(&mut self) {
         self.records.push(Record::failing(self.op, libc::ENOSYS));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_buffers_are_one_where_they_are_near() {
-        let mut asm = Assembler::new(1 << 32, 0, 0, &[0; 64]);
-        let first = asm.data(b"near", 1);
-        assert_eq!(asm.data(b"near", 1), first);
-        // Behind the block of the runner, whose buffers stay within reach.
-        asm.data(&vec![0; 2 * AROUND as usize], 1);
-        assert_eq!(asm.data(b"near", 1), first);
-        let other = asm.data(b"other", 1);
-        assert_eq!(asm.data(b"other", 1), other);
-        asm.data(&vec![0; 2 * AROUND as usize], 1);
-        assert_ne!(asm.data(b"other", 1), other);
-        // What is asked for as shared is, however far.
-        let shared = asm.shared_data(b"shared", 1);
-        asm.data(&vec![0; 2 * AROUND as usize], 1);
-        assert_eq!(asm.shared_data(b"shared", 1), shared);
     }
 }
