@@ -33,6 +33,8 @@ fn main() {
         task.check("SIGSEGV is ignored", set(SigHandler::SigDfl).handler() == SigHandler::SigIgn);
     });
     task.spawn("blocked", |task| {
+        // Not the one of Rust's runtime.
+        set(SigHandler::SigDfl);
         block(SigmaskHow::SIG_BLOCK);
         task.park();
         task.check("nothing waits", !is_pending());
@@ -43,6 +45,7 @@ fn main() {
     task.spawn("for thread", |task| waiting(task, || raise(Signal::SIGSEGV).expect("raise")));
     task.spawn("for task", |task| waiting(task, || kill(getpid(), Signal::SIGSEGV).expect("kill")));
     task.spawn("idle", |task| {
+        set(SigHandler::SigDfl);
         task.park();
         task.check("SIGSEGV has its default", set(SigHandler::SigIgn).handler() == SigHandler::SigDfl);
     });
