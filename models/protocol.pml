@@ -15,6 +15,7 @@
  * What is shown:
  *   - no deadlock: every run ends with all tasks parked, or with the tree given up (invalid end states);
  *   - no task plays its tail before all have arrived, and nobody is committed who has not parked (asserts);
+ *   - nobody leaves the window before all have parked, and nobody does who is to be stopped before (assert);
  *   - a failure is never followed by a commit (assert);
  *   - nobody exits while there is somebody who may let it go on, and nobody is left when both are dead (asserts,
  *     invalid end states);
@@ -25,6 +26,7 @@
  *   -DWAKE_FIRST  a post wakes before it adds: lost wake-up (only without patience: -DPATIENT)
  *   -DEAGER       the coordinator releases when all but one have arrived: a tail before the barrier
  *   -DDEAF        the coordinator does not look for failures: a failure, and nobody gives up
+ *   -DLOOSE       the word to leave is set before those are stopped who must not: one of them leaves
  *   -DHASTY       a task exits when one of the two is dead: the other may have committed, or would have
  *   -DTRUSTING    a task does not look for the dead: it waits for ever when both are
  *   -DFAULTS      any record may fail (not broken: another mode)
@@ -42,6 +44,15 @@
 #define POST 0
 #define WAIT 1
 
+/*
+ * Of three tasks the first has a tail and leaves by itself, the second has none, and the third is stopped before: all
+ * ways of two of them to meet.
+ */
+#define HAS_TAIL (me != 1)
+#define LEAVES (me != 2)
+#define TAILS (TASKS - 1)
+#define LEAVING 2
+
 /* The plan: who does each step, what it is, and the event (the step that posts it). */
 byte owner[STEPS];
 bit kind[STEPS];
@@ -52,13 +63,14 @@ byte word[STEPS];
 byte arrived;
 bit released;
 byte parked;
+bit leave;
 bit failed;
 bit wake_arrived, wake_failed, wake_parked;
 
 /* Who sleeps, and for what: one more than the number of a step, or one of these. */
 #define AWAKE 0
 #define RELEASE 100
-#define NEVER 101
+#define LEAVE 101
 byte sleeps[TASKS];
 bit coordinator_sleeps;
 
@@ -67,12 +79,14 @@ bit launcher_dead, coordinator_dead;
 
 /* Ghost variables, for the asserts. */
 byte in_tail;
+byte gone;
 byte exited;
 bit committed;
 bit given_up;
 bit is_planned;
 bit seized;
-/* By ptrace: no task runs an instruction of the runner any more. */
+/* By ptrace: no task that does not leave by itself runs an instruction of the runner any more; then: none does. */
+bit is_stopped;
 bit is_held;
 
 #ifdef HASTY
@@ -179,17 +193,23 @@ proctype Task(byte me) {
 	:: else
 	fi;
 	count = 0;
+	/* Who has no tail parks at once. */
 	do
-	:: given_up -> goto dead
-	:: released -> break
-	:: !released && !given_up -> sleep_unless(released, RELEASE)
+	:: !HAS_TAIL -> break
+	:: HAS_TAIL && given_up -> goto dead
+	:: HAS_TAIL && released -> break
+	:: HAS_TAIL && !released && !given_up -> sleep_unless(released, RELEASE)
 	od;
 
 	/* The tail waits for nobody. */
-	atomic { assert(arrived == TASKS); in_tail++ };
 	if
-	MAY_FAIL
-	:: true
+	:: HAS_TAIL ->
+		atomic { assert(arrived == TASKS); in_tail++ };
+		if
+		MAY_FAIL
+		:: true
+		fi
+	:: else
 	fi;
 
 	/* Park. */
@@ -198,7 +218,24 @@ proctype Task(byte me) {
 	:: count == TASKS -> wake_coordinator(wake_parked)
 	:: else
 	fi;
-	goto waits;
+	count = 0;
+	do
+	:: committed || given_up -> goto dead
+	:: is_stopped && !LEAVES && !committed && !given_up -> (committed || given_up)
+	:: leave && (LEAVES || !is_stopped) && !committed && !given_up -> break
+	:: !leave && (LEAVES || !is_stopped) && !committed && !given_up -> sleep_unless(leave || (is_stopped && !LEAVES), LEAVE)
+	od;
+	/* munmap, and the fault behind it. */
+	atomic {
+		if
+		:: given_up -> goto dead
+		:: else
+		fi;
+		assert(LEAVES && parked == TASKS && !failed);
+		gone++
+	};
+	(committed || given_up);
+	goto dead;
 
 fails:
 	/* lock cmpxchg: the first failure is kept and told; the others only wait. */
@@ -208,7 +245,7 @@ fails:
 	fi;
 
 waits:
-	/* For its registers, or for its end. */
+	/* For its end. */
 #if defined(DEATHS) && !defined(TRUSTING)
 	do
 	:: committed || given_up -> goto dead
@@ -279,13 +316,30 @@ proctype Coordinator() {
 		:: atomic { wake_parked || wake_failed -> skip }
 		fi
 	od;
+	/* PTRACE_INTERRUPT of those who do not leave by themselves, and their stops; then the word for the others. */
+#ifdef LOOSE
+	leave = 1;
+	wake_all(LEAVE);
+	is_stopped = 1;
+#else
+	is_stopped = 1;
+	atomic {
+		if
+		:: coordinator_dead || given_up -> goto end
+		:: else -> leave = 1
+		fi
+	};
+	wake_all(LEAVE);
+#endif
+	/* The stops of those who have left. */
+	(gone == LEAVING || coordinator_dead || given_up);
 	is_held = 1;
 	atomic {
 		if
 		:: coordinator_dead || given_up -> goto end
 		:: else
 		fi;
-		assert(parked == TASKS && in_tail == TASKS && !failed && exited == 0);
+		assert(parked == TASKS && in_tail == TAILS && gone == LEAVING && !failed && exited == 0);
 		committed = 1
 	};
 	goto end;

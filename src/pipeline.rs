@@ -4,6 +4,7 @@
 //! operation, from there to the recipe and the image entry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -230,8 +231,12 @@ pub fn try_prepare_model(
     let resolution =
         timed(&mut timings, Stage::Resolve, || resolve::resolve(&model, &payloads, &facts, options));
     let mut problems = resolution.problems;
-    let threads =
-        timed(&mut timings, Stage::Lower, || thread_states(&model, facts.xsave.as_ref(), &mut problems));
+    let window = resolution.resolved.as_ref().map_or(0..0, |resolved| {
+        resolved.window.base..resolved.window.base.saturating_add(resolved.window.len)
+    });
+    let threads = timed(&mut timings, Stage::Lower, || {
+        thread_states(&model, facts.xsave.as_ref(), window, &mut problems)
+    });
     let Some(mut resolved) = resolution.resolved else { return Ok((None, problems)) };
     timed(&mut timings, Stage::Plan, || resolve::policy::apply(options.policy, &mut resolved));
     let plan = match timed(&mut timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
@@ -362,10 +367,11 @@ pub(crate) fn read_vdsos(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// What ptrace sets in each living task, in the order of the tasks.
+/// What ptrace sets in each living task, in the order of the tasks. The tapes are in `window`.
 pub(crate) fn thread_states(
     model: &Model,
     layout: Option<&XsaveLayout>,
+    window: Range<u64>,
     problems: &mut Vec<Problem>,
 ) -> Vec<ThreadState> {
     let mut states = Vec::new();
@@ -376,7 +382,9 @@ pub(crate) fn thread_states(
         .map(|task| task.ppid)
         .collect();
     for task in &model.tasks {
+        let eats_sigchld = parents_of_stopped.contains(&task.pid) && !has_sigchld(task);
         for thread in task.alive().iter().flat_map(|alive| &alive.threads) {
+            let is_leader = thread.tid == task.pid;
             let xstate = match layout {
                 Some(layout) => registers::xstate(thread.fpu.as_deref(), layout),
                 None => Ok(Vec::new()),
@@ -384,13 +392,12 @@ pub(crate) fn thread_states(
             match xstate {
                 Ok(xstate) => states.push(ThreadState {
                     tid: thread.tid.0,
-                    is_leader: thread.tid == task.pid,
+                    is_leader,
                     registers: registers::user_regs(thread),
                     xstate,
                     blocked: thread.blocked,
-                    eats_sigchld: thread.tid == task.pid
-                        && parents_of_stopped.contains(&task.pid)
-                        && !has_sigchld(task),
+                    eats_sigchld: is_leader && eats_sigchld,
+                    leaves: is_leader && !eats_sigchld && can_leave(task, &window),
                     stop_signal: match &task.state {
                         image::TaskState::Stopped(alive) if thread.tid == task.pid => {
                             Some(stop_signal(alive))
@@ -428,8 +435,37 @@ fn stop_signal(alive: &image::Alive) -> i32 {
 
 /// Whether a SIGCHLD of the images waits for the task.
 fn has_sigchld(task: &image::Task) -> bool {
-    let is_sigchld = |info: &Vec<u8>| info.first().is_some_and(|signal| i32::from(*signal) == libc::SIGCHLD);
-    task.alive().is_some_and(|alive| alive.pending_shared.iter().any(is_sigchld))
+    task.alive().is_some_and(|alive| alive.pending_shared.iter().any(is_of(libc::SIGCHLD)))
+}
+
+fn is_of(signal: i32) -> impl Fn(&Vec<u8>) -> bool {
+    move |info| info.first().is_some_and(|byte| i32::from(*byte) == signal)
+}
+
+/// Whether a task can unmap the window by itself and be caught by the fault that follows (docs/decisions/0027):
+/// nobody else runs in it, it is not to stop, the fault's SIGSEGV is the only one, changes nothing of the task, and
+/// lets no stack grow.
+fn can_leave(task: &image::Task, window: &Range<u64>) -> bool {
+    let image::TaskState::Alive(alive) = &task.state else { return false };
+    let [thread] = alive.threads.as_slice() else { return false };
+    let is_sigsegv = is_of(libc::SIGSEGV);
+    // The kernel sets an ignored one back to the default (force_sig_info_to_task, kernel/signal.c).
+    let is_ignored = alive
+        .sigactions
+        .get(libc::SIGSEGV as usize - 1)
+        .is_some_and(|action| action.handler == libc::SIG_IGN as u64);
+    let is_mapped = |vma: &&image::Vma| !matches!(vma.kind, image::VmaKind::Vdso | image::VmaKind::Vvar);
+    let above = alive
+        .mm
+        .vmas
+        .iter()
+        .filter(is_mapped)
+        .filter(|vma| vma.start >= window.end)
+        .min_by_key(|vma| vma.start);
+    !window.is_empty()
+        && !is_ignored
+        && !alive.pending_shared.iter().chain(&thread.pending).any(is_sigsegv)
+        && above.is_none_or(|vma| vma.flags & libc::MAP_GROWSDOWN as u32 == 0)
 }
 
 /// What the planner cannot place, in the terms of the images.

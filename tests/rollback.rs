@@ -116,15 +116,15 @@ const STEPS: [(&str, u32, &str); 13] = [
     ("keep", 1, "cannot map the region at its place"),
     ("map", 1, "cannot map the region at its place"),
     ("clone", 1, "cannot clone the root task"),
-    ("seize", 10, "PTRACE_SEIZE"),
-    ("interrupt", 10, "PTRACE_INTERRUPT"),
-    ("await", 10, "waitpid"),
-    ("unmap", 7, "munmap of the window"),
-    ("registers", 10, "PTRACE_SETREGS"),
+    ("seize", 14, "PTRACE_SEIZE"),
+    ("interrupt", 12, "PTRACE_INTERRUPT"),
+    ("await", 14, "waitpid"),
+    ("unmap", 8, "munmap of the window"),
+    ("registers", 14, "PTRACE_SETREGS"),
     ("stop", 4, "tgkill"),
     ("pidfile", 1, "cannot write the pidfile"),
     ("tell", 1, "the launcher is gone"),
-    ("spare", 10, "PTRACE_SETOPTIONS"),
+    ("spare", 14, "PTRACE_SETOPTIONS"),
 ];
 
 fn faults_of_our_own_steps(options: &[&str]) {
@@ -177,10 +177,10 @@ fn killed_at_a_step(options: &[&str]) {
     for (step, turns, lives) in [
         // Whether the coordinator has noticed the launcher's death before it needs it no more is open.
         ("seize", 10, [Some(false), None, Some(false)]),
-        ("interrupt", 10, [Some(false), None, Some(false)]),
-        ("await", 10, [Some(false), None, Some(false)]),
-        ("unmap", 7, [Some(false), None, Some(false)]),
-        ("registers", 10, [Some(false), None, Some(false)]),
+        ("interrupt", 12, [Some(false), None, Some(false)]),
+        ("await", 14, [Some(false), None, Some(false)]),
+        ("unmap", 8, [Some(false), None, Some(false)]),
+        ("registers", 14, [Some(false), None, Some(false)]),
         ("stop", 4, [Some(false), None, Some(false)]),
         ("tell", 1, [Some(false), None, Some(false)]),
         ("spare", 10, [Some(false), Some(true), Some(false)]),

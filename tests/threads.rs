@@ -23,3 +23,9 @@ fn queued_signals() {
 fn timers_of_all_kinds() {
     Scenario::program("threads", &["timers"]).with_moving_memory().run();
 }
+
+/// Tasks leave the tapes by a fault, unless that would change what they are.
+#[test]
+fn whatever_sigsegv_is_to_a_task() {
+    Scenario::program("leaving", &[]).run();
+}

@@ -72,7 +72,8 @@ pub(super) fn check_lifted(
     check_clocks(&demands.clocks, tapes, &demands.expected.facts, lifted.root.pid)?;
     let expected = demands.expected_now(tapes.clocks_ns);
     if let Some(threads) = threads {
-        commit::check(&demands.threads, threads)?;
+        let window = tapes.base..tapes.base.saturating_add(tapes.window_len);
+        commit::check(&demands.threads, threads, &window)?;
     }
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;

@@ -457,6 +457,7 @@ fn states(model: &Model) -> Vec<ThreadState> {
             xstate: Vec::new(),
             blocked: thread.blocked,
             eats_sigchld: false,
+            leaves: false,
             stop_signal: None,
         })
     };
@@ -494,6 +495,20 @@ fn what_the_commit_sets() {
     lost(
         &|threads| threads[0].stop_signal = Some(19),
         "task 4711: thread 4711: the commit sets its stop signal",
+    );
+    lost(
+        &|threads| threads[1].leaves = true,
+        "task 4713: thread 4713: the commit sets its way out of the tapes to by itself, the images say that it is stopped",
+    );
+    lost(
+        &|threads| threads[2].leaves = true,
+        "task 4713: thread 4714: the commit sets its way out of the tapes",
+    );
+    // Of all its memory it has only the stack here, far above the tapes.
+    lost(
+        &|threads| threads[0].leaves = true,
+        "task 4711: thread 4711: the commit sets its way out of the tapes to by itself, the images say that it is \
+         stopped before, for its stack would grow",
     );
     lost(&|threads| threads[2].is_leader = true, "task 4713: thread 4714: the commit sets its place");
     lost(

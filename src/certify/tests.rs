@@ -14,7 +14,7 @@ const WINDOW: u64 = 1 << 21;
 const AT_CWD: u64 = libc::AT_FDCWD as u64;
 const CLOEXEC: u64 = libc::O_CLOEXEC as u64;
 
-fn pair() -> Model {
+pub(super) fn pair() -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images");
     let mut model = read_model(&dir).expect("the images are good");
     for alive in model.tasks.iter_mut().filter_map(|task| task.alive_mut()) {

@@ -1,10 +1,15 @@
 //! The commit: all have arrived; now each plays its tail, and only when every tail has succeeded
 //! are the tapes removed, the registers set and the threads let go.
 //!
-//! It touches nothing of the restored memory: the one system call that must be made in each task
-//! (munmap of the window) is made by pointing the stopped thread at a `syscall` instruction of the
-//! runner, and caught at its exit, before the thread could fetch another instruction from what is
-//! gone (ptrace(2), syscall-stops). So no signal is raised, no stack is used, no byte is written.
+//! It touches nothing of the restored memory. The one system call that must be made in each task is munmap of
+//! the window, and there are two ways to it (docs/decisions/0027):
+//!
+//! - The task makes it by itself. The next instruction is gone, and the fault stops the task before its signal
+//!   is delivered (ptrace(2), signal-delivery-stop); the signal is dropped there.
+//! - Where that is not safe, the thread is stopped and pointed at a `syscall` instruction of the runner, and
+//!   caught at its exit, before it could fetch another instruction (syscall-stops).
+//!
+//! No signal is delivered, no stack is used, no byte is written.
 //!
 //! Every step is taken for all tasks before the next, so that the tasks' own work overlaps.
 
@@ -53,25 +58,42 @@ pub fn commit(
     supervise::until(tapes, channel, shared, wake::PARKED)?;
     run.enter("commit");
 
-    for (thread, pid) in all() {
-        let done = seam.at(Step::Interrupt).and_then(|()| ptrace::interrupt(pid));
+    let tasks: Vec<&[ThreadState]> = run.threads.chunk_by(|_, next| !next.is_leader).collect();
+    // Those that are left stopped go the way of those that were.
+    let (leaving, held): (Vec<&[ThreadState]>, Vec<_>) =
+        tasks.iter().partition(|task| task[0].leaves && !run.leave_stopped);
+    for thread in held.iter().copied().flatten() {
+        let done = seam.at(Step::Interrupt).and_then(|()| ptrace::interrupt(pid_of(thread)));
         done.map_err(failed(thread, "PTRACE_INTERRUPT"))?;
     }
-    // All threads of a task must have stopped before its first unmaps what they run on.
-    for (thread, pid) in all() {
+    // All threads of a task must have stopped before its first unmaps what they run on; and nobody who is held
+    // may see the word that lets the others leave.
+    for thread in held.iter().copied().flatten() {
         seam.at(Step::Await).map_err(failed(thread, "waitpid"))?;
-        await_event_stop(thread, pid)?;
+        await_event_stop(thread, pid_of(thread))?;
     }
-    let tasks: Vec<&[ThreadState]> = run.threads.chunk_by(|_, next| !next.is_leader).collect();
+    for task in &leaving {
+        seam.at(Step::Unmap).map_err(failed(&task[0], "munmap of the window"))?;
+    }
+    if !leaving.is_empty() {
+        let word = shared.let_leave(tapes.window_len, !(1 << (libc::SIGSEGV - 1)));
+        word.store(1, Ordering::SeqCst);
+        let _ = futex::wake_all(word);
+    }
     // Tasks that were stopped stop again before their parents go on, children before parents: the
     // kernel tells a parent of a stop by SIGCHLD (wait(2)), which is then taken back from it.
     let (stopped, running): (Vec<&[ThreadState]>, Vec<_>) =
-        tasks.iter().partition(|task| run.leave_stopped || task[0].stop_signal.is_some());
+        held.iter().partition(|task| run.leave_stopped || task[0].stop_signal.is_some());
     for task in stopped.into_iter().rev() {
         leave(run, &[task])?;
         stop(seam, task)?;
     }
     leave(run, &running)?;
+    for task in leaving {
+        seam.at(Step::Await).map_err(failed(&task[0], "waitpid"))?;
+        await_fault(tapes, &task[0])?;
+        set(run, task)?;
+    }
     before_release()?;
     // All of them are in a ptrace-stop, and each would go on as it should if it were let go. Up to here
     // our death kills them; once the last of them is spared, it lets them go.
@@ -163,7 +185,12 @@ fn leave(run: &Run<'_>, tasks: &[&[ThreadState]]) -> Result<(), RunError> {
             return Err(RunError::Ptrace { pid: thread.tid, what: "munmap of the window", errno });
         }
     }
-    for thread in tasks.iter().copied().flatten() {
+    tasks.iter().try_for_each(|task| set(run, task))
+}
+
+/// Sets what the threads of a task go on with.
+fn set(run: &Run<'_>, task: &[ThreadState]) -> Result<(), RunError> {
+    for thread in task {
         let pid = pid_of(thread);
         let set = run.seam.at(Step::Registers).and_then(|()| ptrace::set_registers(pid, &thread.registers));
         set.map_err(failed(thread, "PTRACE_SETREGS"))?;
@@ -230,6 +257,27 @@ fn await_event_stop(thread: &ThreadState, pid: Pid) -> Result<i32, RunError> {
     } else {
         Err(RunError::Stop { pid: thread.tid, what: "it should have been interrupted", status })
     }
+}
+
+/// The stop at the fault behind the munmap that a task has made by itself. The signal is that of the fault and of
+/// nothing else: all others are blocked, and one that somebody has sent has no address in the window.
+fn await_fault(tapes: &Tapes, thread: &ThreadState) -> Result<(), RunError> {
+    /// asm-generic/siginfo.h: nothing is mapped there.
+    const SEGV_MAPERR: i32 = 1;
+    let pid = pid_of(thread);
+    let status = ptrace::wait(pid).map_err(failed(thread, "waitpid"))?;
+    if libc::WIFSTOPPED(status) && status >> 8 == libc::SIGSEGV {
+        let (code, address) = ptrace::fault(pid).map_err(failed(thread, "PTRACE_GETSIGINFO"))?;
+        if code == SEGV_MAPERR && (tapes.base..tapes.base.saturating_add(tapes.window_len)).contains(&address)
+        {
+            return Ok(());
+        }
+    } else if libc::WIFSTOPPED(status) && status >> 8 == libc::SIGILL {
+        // It has come back from munmap.
+        let result = ptrace::result(pid).map_err(failed(thread, "PTRACE_PEEKUSER"))?;
+        return Err(failed(thread, "munmap of the window")(Errno::from_raw(-result as i32)));
+    }
+    Err(RunError::Stop { pid: thread.tid, what: "it should have left the tapes", status })
 }
 
 fn await_syscall_stop(thread: &ThreadState, pid: Pid) -> Result<(), RunError> {

@@ -5,11 +5,13 @@
 //! measurements are compared.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe, read, write};
 
 use super::bench::{Bench, FIRST_PID, Median, ROOM, Times, await_exit, exit};
 use super::calibrate::Enter;
@@ -547,18 +549,22 @@ fn filters(ground: &Ground<'_>) -> Outcome {
     Ok(Constants::from([("filter_ns", median(&times, "filter_ns", 1)?)]))
 }
 
-/// The steps of [`crate::coordinator::commit`], with children that sleep, and without the extended registers.
+/// The steps of [`crate::coordinator::commit`] for tasks that leave by themselves, with children that sleep, and without
+/// the extended registers. They stop for a SIGSEGV that they send themselves: there is no window to leave.
 fn commits(ground: &Ground<'_>) -> Outcome {
     let mut times = Vec::new();
     for _ in 0..ground.samples.div_ceil(16) {
+        let failed = |what: &'static str| move |errno: Errno| format!("{what}: {}", errno.desc());
+        let (wait, go) = pipe().map_err(failed("pipe"))?;
         let mut children = Children::default();
         for _ in 0..COMMITTED {
-            match process::fork().map_err(|errno| format!("fork: {}", errno.desc()))? {
+            match process::fork().map_err(failed("fork"))? {
                 Some(child) => children.0.push(child),
                 None => {
                     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+                    let _ = read(&wait, &mut [0]);
                     loop {
-                        nix::unistd::pause();
+                        let _ = raise(Signal::SIGSEGV);
                     }
                 }
             }
@@ -566,7 +572,7 @@ fn commits(ground: &Ground<'_>) -> Outcome {
         // They are to sleep.
         std::thread::sleep(Duration::from_millis(5));
         let start = Instant::now();
-        commit(&children.0)?;
+        commit(&children.0, &go)?;
         times.push(start.elapsed().as_nanos() as f64 / f64::from(COMMITTED));
     }
     let median = Median::of(&times).ok_or("no commit was measured")?;
@@ -588,30 +594,18 @@ impl Drop for Children {
     }
 }
 
-fn commit(children: &[Pid]) -> Result<(), String> {
-    let failed = |what: &'static str| move |errno: nix::errno::Errno| format!("{what}: {}", errno.desc());
+fn commit(children: &[Pid], go: &OwnedFd) -> Result<(), String> {
+    let failed = |what: &'static str| move |errno: Errno| format!("{what}: {}", errno.desc());
     let all = |what: &'static str, step: &dyn Fn(Pid) -> nix::Result<()>| {
         children.iter().try_for_each(|child| step(*child).map_err(failed(what)))
     };
-    let wait = |child: Pid| ptrace::wait(child).map(drop);
     // As every task of a restore has it: in user mode, with nothing set but where it goes on.
     let call = registers(runner::code().as_ptr().addr() as u64 + runner::syscall_offset());
     all("PTRACE_SEIZE", &|child| ptrace::seize(child, false))?;
-    all("PTRACE_INTERRUPT", &ptrace::interrupt)?;
-    all("waitpid", &wait)?;
+    write(go, &[0; COMMITTED as usize]).map_err(failed("write"))?;
     all("PTRACE_SETREGS", &|child| {
-        ptrace::set_registers(child, &call)?;
-        ptrace::to_syscall(child)
-    })?;
-    all("PTRACE_SYSCALL", &|child| {
-        wait(child)?;
-        ptrace::to_syscall(child)
-    })?;
-    all("PTRACE_PEEKUSER", &|child| {
-        wait(child)?;
-        ptrace::result(child).map(drop)
-    })?;
-    all("PTRACE_SETREGS", &|child| {
+        ptrace::wait(child)?;
+        ptrace::fault(child)?;
         ptrace::set_registers(child, &call)?;
         ptrace::set_signal_mask(child, u64::MAX)
     })?;

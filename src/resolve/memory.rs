@@ -165,8 +165,17 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window) {
     }
 }
 
-/// The steps of one task's address space, in order.
-pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive) -> Vec<StepId> {
+/// The steps of one task's address space, each list in order.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// All, or what comes before the forks of a task that is early.
+    pub(super) setup: Vec<StepId>,
+    /// What then comes behind them.
+    pub(super) late: Vec<StepId>,
+}
+
+/// The steps of one task's address space.
+pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive) -> Memory {
     let mm = &alive.mm;
     let pid = task.pid;
     let mut steps = Vec::new();
@@ -344,17 +353,27 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let kind = StepKind::Madvise { start: *start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
-    let filled = fills(extents, provided);
+    let (first, late) = space::parted(extents, resolver.spaces.late(id));
+    let origin = Origin::new(Image::Pagemap(pid.0), 0);
+    let fill = |resolver: &mut Resolver<'_>, reads: Vec<Read>, file: OfdId| -> Vec<StepId> {
+        reads
+            .into_iter()
+            .map(|(pieces, offset)| resolver.add_step(StepKind::Fill { pieces, offset }, origin, vec![file]))
+            .collect()
+    };
+    let filled = fills(&first, provided);
     if !filled.is_empty() {
-        let file = pages_file(resolver, mm.pages.pages_id, Origin::new(Image::Pagemap(pid.0), 0));
-        for (pieces, offset) in filled {
-            steps.push(resolver.add_step(
-                StepKind::Fill { pieces, offset },
-                Origin::new(Image::Pagemap(pid.0), 0),
-                vec![file],
-            ));
-        }
+        let file = pages_file(resolver, mm.pages.pages_id, origin);
+        steps.extend(fill(resolver, filled, file));
     }
+    let filled = fills(&late, provided);
+    let late = if filled.is_empty() {
+        Vec::new()
+    } else {
+        // Opened once more: otherwise all children would be born with the descriptor.
+        let file = new_pages_file(resolver, mm.pages.pages_id, origin);
+        fill(resolver, filled, file)
+    };
     if let vdso::Way::Led(led) = &way {
         let kind = StepKind::Poke { pid: pid.0, pieces: led.jumps.clone() };
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
@@ -384,7 +403,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let kind = StepKind::SetMm(Box::new(layout(alive)));
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
-    steps
+    Memory { setup: steps, late }
 }
 
 /// What the kernel keeps of the layout.
@@ -558,12 +577,18 @@ fn pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> Ofd
     if let Some(ofd) = resolver.pages_files.get(&pages_id) {
         return *ofd;
     }
+    let ofd = new_pages_file(resolver, pages_id, origin);
+    resolver.pages_files.insert(pages_id, ofd);
+    ofd
+}
+
+/// The same, opened for one task alone.
+fn new_pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> OfdId {
     let ofd = resolver.new_ofd();
     let path = resolver.model.dir.join(Image::Pages(pages_id).to_string()).to_string_lossy().into_owned();
     let kind =
         ResourceKind::File { path, flags: libc::O_RDONLY as u32, position: 0, purpose: FilePurpose::Pages };
     resolver.add_resource(kind, origin, vec![Some(ofd)]);
-    resolver.pages_files.insert(pages_id, ofd);
     ofd
 }
 

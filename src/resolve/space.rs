@@ -6,8 +6,11 @@
 //! Where no child is, or not enough of them, a task forks while it has nothing but the window, and everybody maps and
 //! fills for himself: then nobody waits for anybody.
 //!
-//! Worked example: a server with pages `A B`, and two workers with `A B'` and `A B''`. The server maps and fills both
-//! pages, then forks; each worker fills one page. All three share the page `A`.
+//! Pages of the parent that no heir has are filled *behind* the forks: to fork one costs time, and so does the copy that
+//! the kernel makes of it when a child fills its own over it.
+//!
+//! Worked example: a server with pages `A B`, and two workers with `A B'` and `A B''`. The server maps both pages and
+//! fills `A`, then forks; then it fills `B`, and each worker its own. All three share the page `A`.
 //!
 //! The choice is one of time only. What it costs to fork a mapping, or a page, and to map or fill it anew is in
 //! the [`CostModel`]; wrong ones make a restore slower, not wrong.
@@ -40,6 +43,8 @@ pub(super) struct Spaces {
     heirs: BTreeSet<TaskId>,
     /// Tasks that are born with something that they must drop.
     strangers: BTreeSet<TaskId>,
+    /// Of early tasks: pages that no heir has, as sorted ranges. They are filled behind the forks.
+    late: BTreeMap<TaskId, Vec<(u64, u64)>>,
 }
 
 impl Spaces {
@@ -53,6 +58,11 @@ impl Spaces {
 
     pub(super) fn into_heirs(self) -> BTreeSet<TaskId> {
         self.heirs
+    }
+
+    /// Pages that a task fills behind its forks, so that no child is born with them: sorted ranges.
+    pub(super) fn late(&self, task: TaskId) -> &[(u64, u64)] {
+        self.late.get(&task).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn is_stranger(&self, task: TaskId) -> bool {
@@ -250,7 +260,59 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             }
         }
     }
+    spaces.late = late(resolver, &spaces);
     spaces
+}
+
+/// The pages of early tasks that are like those of no heir, where they can be filled at any time: in what is
+/// writable. What an early task has inherited itself is there, and its children get it, whatever is filled over it.
+fn late(resolver: &Resolver<'_>, spaces: &Spaces) -> BTreeMap<TaskId, Vec<(u64, u64)>> {
+    let mut common: BTreeMap<TaskId, Vec<(u64, u64)>> = BTreeMap::new();
+    for child in &spaces.heirs {
+        let born_of = tree::born_of(&resolver.forest, resolver.model.tasks.len(), *child);
+        let Some(parent) = born_of else { continue };
+        let runs = resolver.alike.of(child.index(), parent.index()).unwrap_or_default();
+        common.entry(parent).or_default().extend(runs.iter().map(|run| (run.at, run.at + run.len)));
+    }
+    let is_first = |(task, _): &(TaskId, _)| spaces.is_early(*task) && !spaces.is_heir(*task);
+    let late_of = |(task, common): (TaskId, Vec<(u64, u64)>)| {
+        let alive = resolver.model.tasks.get(task.index())?.alive()?;
+        let stored: Vec<(u64, u64)> = alive.mm.pages.extents.iter().map(range).collect();
+        let fixed = |vma: &&Vma| {
+            vma.prot & libc::PROT_WRITE as u32 == 0
+                || !matches!(vma.kind, VmaKind::AnonPrivate | VmaKind::FilePrivate { .. })
+        };
+        let fixed: Vec<(u64, u64)> =
+            alive.mm.vmas.iter().filter(fixed).map(|vma| (vma.start, vma.end)).collect();
+        Some((task, without(&without(&stored, &joined(common)), &fixed)))
+    };
+    common.into_iter().filter(is_first).filter_map(late_of).collect()
+}
+
+/// Extents outside and inside of ranges.
+pub(super) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Vec<Extent>, Vec<Extent>) {
+    let (mut outside, mut inside) = (Vec::new(), Vec::new());
+    for extent in extents {
+        let here = without(&[range(extent)], ranges);
+        outside.extend(here.iter().filter_map(|(start, end)| extent.within(*start, *end)));
+        inside.extend(
+            without(&[range(extent)], &here).iter().filter_map(|(start, end)| extent.within(*start, *end)),
+        );
+    }
+    (outside, inside)
+}
+
+/// Ranges in order and without overlaps.
+fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, last| {
+        let touches = next.0 <= last.1;
+        if touches {
+            last.1 = last.1.max(next.1);
+        }
+        touches
+    });
+    ranges
 }
 
 /// How an heir's address space differs from that of its parent.
@@ -283,6 +345,7 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
             _ => difference.unmapped.push((vma.start, vma.end)),
         }
     }
+    let late = resolver.spaces.late(parent);
     for vma in kept.iter().filter(|vma| !matches!(vma.kind, VmaKind::Vdso | VmaKind::Vvar)) {
         let of = |alive: &Alive| -> Vec<(u64, u64)> {
             let extents = alive.mm.pages.extents.iter();
@@ -291,7 +354,8 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
                 .map(|extent| range(&extent))
                 .collect()
         };
-        difference.emptied.extend(without(&of(other), &of(own)));
+        // What the parent fills behind its forks has not come along.
+        difference.emptied.extend(without(&without(&of(other), late), &of(own)));
     }
     let alike: Vec<(u64, u64)> = kept.iter().flat_map(|vma| within(runs, vma)).collect();
     for extent in &own.mm.pages.extents {
@@ -445,6 +509,13 @@ mod tests {
 
     fn check(ranges: &[(u64, u64)], others: &[(u64, u64)], expected: &[(u64, u64)]) {
         assert_eq!(without(ranges, others), expected);
+    }
+
+    #[test]
+    fn ranges_are_joined() {
+        assert_eq!(joined(vec![(8, 9), (0, 2), (1, 3), (3, 4), (8, 9)]), [(0, 4), (8, 9)]);
+        assert_eq!(joined(vec![(0, 9), (2, 3), (9, 10)]), [(0, 10)]);
+        assert_eq!(joined(Vec::new()), []);
     }
 
     #[test]

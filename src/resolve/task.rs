@@ -30,8 +30,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     refuse(resolver, task, alive);
     threads::refuse(resolver, task, alive, leader);
     let memory = memory::resolve(resolver, id, task, alive);
-    let (early, mut steps) =
-        if resolver.spaces.is_early(id) { (memory, Vec::new()) } else { (Vec::new(), memory) };
+    let (early, mut steps) = if resolver.spaces.is_early(id) {
+        (memory.setup, memory.late)
+    } else {
+        (Vec::new(), [memory.setup, memory.late].concat())
+    };
     resolver.forest.tasks[id.index()].before_forks = early;
     steps.extend(own(resolver, id, task, alive, leader));
     let placed = std::mem::take(&mut resolver.placed[id.index()]);

@@ -6,13 +6,19 @@
 
 use std::mem::offset_of;
 
-use crate::tape::abi::{Control, FUTEX_OWNER_DIED, wake};
+use crate::tape::abi::{Control, FUTEX_OWNER_DIED, Verb, wake};
 
-// rbx: the record; r13: the control block; r12: where to go on after a wait. The offsets in records are
+// rbx: the record; r13: the control block; r12: where to go on after a wait, or the tape of a child. The offsets in records are
 // those of `abi::Record`, which asserts them. The two runners differ in what they do when a record starts and
 // when it ends: the one that is not traced does nothing.
 macro_rules! runner {
-    ($name:literal, start: [$($start:tt)*], end: [$($end:tt)*] $(, $constant:ident = $value:expr)*) => {
+    (
+        $name:literal,
+        start: [$($start:tt)*],
+        end: [$($end:tt)*],
+        arrived: [$($arrived:tt)*]
+        $(, $constant:ident = $value:expr)*
+    ) => {
         std::arch::global_asm!(
             ".pushsection .text.regrow_runner, \"ax\", @progbits",
             ".balign 64",
@@ -67,14 +73,16 @@ macro_rules! runner {
             "mov eax, 435", // clone3
             "mov rdi, [rbx + 8]",
             "mov rsi, [rbx + 16]",
+            "mov r12, [rbx + 24]",
             "syscall",
             "test rax, rax",
             "jz 31f",
             "cmp rax, [rbx + 56]",
             "jne 90f",
             "jmp 25b",
+            // The record is its parent's: to read it here would be one more page fault.
             "31:",
-            "mov rbx, [rbx + 24]",
+            "mov rbx, r12",
             "cmp dword ptr [r13 + {abort}], 0",
             "jne 81f",
             "jmp 19b",
@@ -108,6 +116,7 @@ macro_rules! runner {
             "mov edx, 0x7fffffff",
             "syscall",
             "61:",
+            $($arrived)*
             "cmp dword ptr [r13 + {release}], 0",
             "jne 25b",
             "lea rdi, [r13 + {release}]",
@@ -119,13 +128,31 @@ macro_rules! runner {
             "lock xadd [r13 + {parked}], eax",
             "inc eax",
             "cmp eax, [r13 + {total}]",
-            "jne 80f",
+            "jne 71f",
             "lock or dword ptr [r13 + {wake}], {PARKED}",
             "lea rdi, [r13 + {wake}]",
             "mov eax, 202",
             "mov esi, 1",
             "mov edx, 0x7fffffff",
             "syscall",
+            "71:",
+            "cmp dword ptr [r13 + {leave}], 0",
+            "jne 72f",
+            "lea rdi, [r13 + {leave}]",
+            "lea r12, [rip + 71b]",
+            "jmp 85f",
+            // Leave: nothing but SIGSEGV is let through, and the instruction behind munmap is gone.
+            "72:",
+            "mov eax, 14", // rt_sigprocmask
+            "mov edi, 2",  // SIG_SETMASK
+            "lea rsi, [r13 + {leaving_mask}]",
+            "xor edx, edx",
+            "mov r10d, 8",
+            "syscall",
+            "mov eax, 11", // munmap
+            "mov rdi, r13",
+            "mov rsi, [r13 + {window_len}]",
+            "jmp 99f",
             // Wait for ever.
             "80:",
             "lea rdi, [r13 + {never}]",
@@ -172,11 +199,13 @@ macro_rules! runner {
             "mov edx, 0x7fffffff",
             "syscall",
             "jmp 80b",
-            // A lone system call, for the commit to borrow.
+            // A lone system call: who leaves ends with it, and the commit borrows it. Whoever comes back from
+            // munmap has failed.
             ".balign 16",
             concat!(".hidden ", $name, "_syscall"),
             concat!(".globl ", $name, "_syscall"),
             concat!($name, "_syscall:"),
+            "99:",
             "syscall",
             "ud2",
             concat!(".hidden ", $name, "_end"),
@@ -191,6 +220,9 @@ macro_rules! runner {
             parked = const offset_of!(Control, parked),
             wake = const offset_of!(Control, wake),
             never = const offset_of!(Control, never),
+            leave = const offset_of!(Control, leave),
+            window_len = const offset_of!(Control, window_len),
+            leaving_mask = const offset_of!(Control, leaving_mask),
             failed_record = const offset_of!(Control, failed_record),
             failed_result = const offset_of!(Control, failed_result),
             failed_pid = const offset_of!(Control, failed_pid),
@@ -206,7 +238,9 @@ macro_rules! runner {
     };
 }
 
-runner!("regrow_runner", start: [], end: []);
+// Who has no tail has nothing to be released for: it parks at once. (A traced one waits all the same, so that its
+// lane shows the barrier.)
+runner!("regrow_runner", start: [], end: [], arrived: ["cmp byte ptr [rbx + 64], {PARK}", "je 25b",], PARK = Verb::Park as u8);
 
 // The slot of a record is found from its address (`tape::trace`). One whose second word is not 0 is left
 // alone: it is behind something that makes `rdtsc` fail. rdtsc(Intel SDM, volume 2) gives edx:eax.
@@ -236,6 +270,7 @@ runner!(
         "mov [rcx + 8], rax",
         "17:",
     ],
+    arrived: [],
     trace = offset_of!(Control, trace)
 );
 

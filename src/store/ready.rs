@@ -259,7 +259,8 @@ fn remake(plan: &StoredPlan) -> Result<(Demands, Vec<ThreadState>), PrepareError
     };
     let demands = Demands::of(&model, &ground).map_err(|wrong| PrepareError::Refuted(Box::new(wrong)))?;
     let mut problems = Vec::new();
-    let threads = pipeline::thread_states(&model, plan.host.xsave.as_ref(), &mut problems);
+    let window = plan.tapes.base..plan.tapes.base.saturating_add(plan.tapes.window_len);
+    let threads = pipeline::thread_states(&model, plan.host.xsave.as_ref(), window, &mut problems);
     if problems.is_empty() { Ok((demands, threads)) } else { Err(PrepareError::Problems(problems)) }
 }
 

@@ -49,6 +49,7 @@ pub(super) struct StoredThread {
     blocked: u64,
     stop_signal: Option<i32>,
     eats_sigchld: bool,
+    leaves: bool,
 }
 
 /// Bytes as bytes, not as a sequence of numbers.
@@ -87,6 +88,7 @@ impl StoredThread {
             blocked: thread.blocked,
             stop_signal: thread.stop_signal,
             eats_sigchld: thread.eats_sigchld,
+            leaves: thread.leaves,
         }
     }
 
@@ -99,6 +101,7 @@ impl StoredThread {
             blocked: self.blocked,
             stop_signal: self.stop_signal,
             eats_sigchld: self.eats_sigchld,
+            leaves: self.leaves,
         }
     }
 }

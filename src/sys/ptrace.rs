@@ -99,6 +99,22 @@ pub fn detach(pid: Pid) -> Result<(), Errno> {
     request(libc::PTRACE_DETACH, pid, 0, 0)
 }
 
+/// What a thread has stopped for that is about to have SIGSEGV delivered: the signal's code, and the address of
+/// the fault, where it is one (sigaction(2), `siginfo_t`).
+///
+/// # Errors
+/// The kernel's.
+pub fn fault(pid: Pid) -> Result<(i32, u64), Errno> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    request(libc::PTRACE_GETSIGINFO, pid, 0, info.as_mut_ptr().addr())?;
+    // SAFETY: all of it is plain numbers, zeroed before and written by the kernel since; `si_addr` is one of them,
+    // whatever the signal is.
+    unsafe {
+        let info = info.assume_init();
+        Ok((info.si_code, info.si_addr().addr() as u64))
+    }
+}
+
 /// The result register of a stopped thread.
 ///
 /// # Errors

@@ -186,6 +186,18 @@ impl Shared {
         self.word(|control| unsafe { &raw mut (*control).release })
     }
 
+    /// 1 lets those who have parked leave the window: `window_len` bytes of it, with these signals blocked.
+    pub fn let_leave(&self, window_len: u64, mask: u64) -> &AtomicU32 {
+        // SAFETY: the mapping lives as long as `self`, and nobody reads the two before the word says so, which
+        // the caller sets after this.
+        unsafe {
+            (&raw mut (*self.control).window_len).write_volatile(window_len);
+            (&raw mut (*self.control).leaving_mask).write_volatile(mask);
+        }
+        // SAFETY: only the address of the field is taken.
+        self.word(|control| unsafe { &raw mut (*control).leave })
+    }
+
     /// 1 stops all forking.
     pub fn abort(&self) -> &AtomicU32 {
         // SAFETY: only the address of the field is taken.

@@ -46,9 +46,9 @@ pub enum Verb {
     Post = 2,
     /// Waits until the event word at `args[0]` is not 0.
     Wait = 3,
-    /// The barrier: counts this task as arrived and waits for the release.
+    /// The barrier: counts this task as arrived and waits for the release, unless nothing is behind it but the end.
     Arrive = 4,
-    /// Counts this task as parked and waits to be given its registers.
+    /// Counts this task as parked and waits to be given its registers, or to leave the window.
     Park = 5,
 }
 
@@ -130,7 +130,7 @@ pub struct Control {
     pub parked: u32,
     /// Bits of [`wake`] for the coordinator (a futex).
     pub wake: u32,
-    /// Never written: parked and failed tasks wait here (a futex).
+    /// Never written: failed tasks, and those that may fork no more, wait here (a futex).
     pub never: u32,
     /// Address of the record that failed.
     pub failed_record: u64,
@@ -147,11 +147,15 @@ pub struct Control {
     pub patience: [u64; 2],
     /// Set to 1 by the coordinator: the tree lives, whatever happens to us.
     pub committed: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// Set to 1 by the coordinator: who has parked leaves the window (a futex).
+    pub leave: u32,
     /// Where the traced runner notes times: a slot is at a quarter of its record's address and this
     /// ([`super::trace`]). 0 where nothing is traced.
     pub trace: u64,
+    /// Length of the window, which starts here: what a task unmaps that leaves. Set before `leave`.
+    pub window_len: u64,
+    /// The signals that it blocks before: all but SIGSEGV. Set before `leave`.
+    pub leaving_mask: u64,
 }
 
 /// How long a task waits at a time. Nobody waits longer for anything while all goes well, so the look
@@ -191,9 +195,10 @@ const _: () = {
     assert!(offset_of!(Record, op) == 4);
     assert!(offset_of!(Record, args) == 8);
     assert!(offset_of!(Record, expect) == 56);
-    assert!(size_of::<Control>() == 96);
+    assert!(size_of::<Control>() == 112);
     assert!(offset_of!(Control, trace) == 88);
     assert!(offset_of!(Control, patience).is_multiple_of(8));
+    assert!(offset_of!(Control, window_len) == 96);
     assert!(size_of::<Control>() as u64 <= EVENTS_OFFSET);
     assert!(offset_of!(Control, failed_record) == 32);
 };

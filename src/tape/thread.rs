@@ -17,6 +17,9 @@ pub struct ThreadState {
     pub stop_signal: Option<i32>,
     /// Of a leader: whether a child of it is to stop, which must leave no SIGCHLD behind.
     pub eats_sigchld: bool,
+    /// Of a leader: whether its task unmaps the window by itself, and is caught by the fault that follows
+    /// (docs/decisions/0027). If not, it is stopped before and made to.
+    pub leaves: bool,
 }
 
 /// Number of general registers.
