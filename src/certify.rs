@@ -30,6 +30,7 @@ mod vdso;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use regrow_graph::verify::LiftedTree;
 use serde::{Deserialize, Serialize};
 
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
@@ -44,7 +45,7 @@ pub use space::AlikePages;
 use crate::host::{HostFacts, Vdso};
 use crate::image::NsPid;
 use crate::image::vdso::Dumped;
-use crate::tape::lift::lift;
+use crate::tape::lift::{LiftError, lift};
 use crate::tape::{Tapes, ThreadState};
 
 /// A session and a group of the images that are to be those of the invoker (`--shell-job`): what
@@ -90,8 +91,7 @@ impl Ground {
     }
 }
 
-/// Tapes that have a certificate: nothing but [`certify_tapes`] and [`certify_model`]
-/// makes them, so nothing else can be run.
+/// Tapes that have a certificate: nothing but [`certify_tapes`] makes them, so nothing else can be run.
 #[derive(Debug)]
 pub struct CertifiedTapes {
     tapes: Tapes,
@@ -129,20 +129,24 @@ impl std::ops::Deref for CertifiedTapes {
     }
 }
 
-/// As [`certify_tapes`], by demands that are made meanwhile: what the images say and what the tapes do have nothing
-/// to do with each other until they are compared.
-///
-/// # Errors
-/// There are no demands, or else the first step at which tapes and demands part.
-pub fn certify_model(
-    demands: impl FnOnce() -> Result<Demands, Counterexample> + Send,
+/// Tapes, and what they do.
+#[derive(Debug)]
+pub struct LiftedTapes {
     tapes: Tapes,
-    threads: Option<&[ThreadState]>,
-) -> Result<(Demands, CertifiedTapes, Certificate), Counterexample> {
-    let (demands, lifted) = rayon::join(demands, || lift(&tapes));
-    let demands = demands?;
-    let certificate = check::check_lifted(&demands, &tapes, lifted, threads)?;
-    Ok((demands, CertifiedTapes { tapes, fault: None }, certificate))
+    lifted: Result<LiftedTree, LiftError>,
+}
+
+impl LiftedTapes {
+    /// Lifts them. What is not understood is said when they are certified.
+    pub fn of(tapes: Tapes) -> LiftedTapes {
+        let lifted = lift(&tapes);
+        LiftedTapes { tapes, lifted }
+    }
+
+    /// The tapes.
+    pub fn tapes(&self) -> &Tapes {
+        &self.tapes
+    }
 }
 
 /// As [`check`], and keeps the tapes as certified ones.
@@ -151,9 +155,9 @@ pub fn certify_model(
 /// The first step at which tapes and demands part.
 pub fn certify_tapes(
     demands: &Demands,
-    tapes: Tapes,
+    LiftedTapes { tapes, lifted }: LiftedTapes,
     threads: Option<&[ThreadState]>,
 ) -> Result<(CertifiedTapes, Certificate), Counterexample> {
-    let certificate = check(demands, &tapes, threads)?;
+    let certificate = check::check_lifted(demands, &tapes, lifted, threads)?;
     Ok((CertifiedTapes { tapes, fault: None }, certificate))
 }

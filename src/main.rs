@@ -7,5 +7,6 @@ use clap::Parser;
 mod cli;
 
 fn main() -> ExitCode {
+    regrow::sys::heap::take_in_large_pieces();
     cli::run(cli::Cli::parse())
 }

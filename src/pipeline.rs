@@ -17,7 +17,7 @@ use regrow_graph::order::{self, Plan, PlanError};
 use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
-use crate::certify::{self, CertifiedTapes, Demands, Ground};
+use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
 use crate::cost;
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
 use crate::image::alike::Alike;
@@ -27,8 +27,8 @@ use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::resolve::recipe::StepKind;
 use crate::resolve::{self, Options, Payloads, Resolved, space};
-use crate::tape::ThreadState;
 use crate::tape::assemble::TooLarge;
+use crate::tape::{Tapes, ThreadState};
 
 /// Everything that a run, a dry run and their views need.
 #[derive(Debug)]
@@ -71,6 +71,8 @@ pub struct Timings {
     pub resolve: Duration,
     pub plan: Duration,
     pub lower: Duration,
+    /// Of what the images say of the end: while it is resolved, planned and lowered.
+    pub demands: Duration,
     pub certify: Duration,
     /// When each ran; one that reads again has several.
     pub spans: Vec<Span>,
@@ -228,46 +230,33 @@ pub fn try_prepare_model(
     options: &Options,
     mut timings: Timings,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
-    let resolution =
-        timed(&mut timings, Stage::Resolve, || resolve::resolve(&model, &payloads, &facts, options));
-    let mut problems = resolution.problems;
-    let window = resolution.resolved.as_ref().map_or(0..0, |resolved| {
-        resolved.window.base..resolved.window.base.saturating_add(resolved.window.len)
-    });
-    let threads = timed(&mut timings, Stage::Lower, || {
-        thread_states(&model, facts.xsave.as_ref(), window, &mut problems)
-    });
-    let Some(mut resolved) = resolution.resolved else { return Ok((None, problems)) };
-    timed(&mut timings, Stage::Plan, || resolve::policy::apply(options.policy, &mut resolved));
-    let plan = match timed(&mut timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
-        Ok(plan) => plan,
-        Err(error) => {
-            // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
-            if matches!(error, PlanError::Family(_)) || !leaves_holes(&problems) {
-                problems.extend(plan_problems(&error, &resolved));
-            }
-            return Ok((None, problems));
-        }
+    // What the images say of the end has nothing to do with how it is reached: both are found out at the same time.
+    let ground = Ground {
+        vdsos: Arc::clone(&payloads.vdsos),
+        ..Ground::of(&facts, cradle_of(&model, &facts, options))
     };
-    if leaves_holes(&problems) {
-        // A plan that leaves something out cannot have a certificate.
-        return Ok((None, problems));
-    }
-    let mut tapes =
-        timed(&mut timings, Stage::Lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
+    let start = Instant::now();
+    let (demands, planned) = rayon::join(
+        || {
+            let demands = Demands::of(&model, &ground);
+            (demands, Span { stage: "demands", start, end: Instant::now() })
+        },
+        || plan_model(&model, &payloads, &facts, options, &mut timings),
+    );
+    let (demands, span) = demands;
+    timings.demands = span.end - span.start;
+    timings.spans.push(span);
+    let (planned, problems) = planned?;
+    let Some(Planned { resolved, plan, mut tapes, threads }) = planned else { return Ok((None, problems)) };
     if options.tracing {
         tapes.set_traced().map_err(PrepareError::NoRoomToTrace)?;
     }
-    let cradle = cradle_of(&model, resolved.cradle);
-    let ground = Ground { vdsos: payloads.vdsos, ..Ground::of(&facts, cradle) };
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
     let certified = timed(&mut timings, Stage::Certify, || {
-        let demands = || {
-            let mut demands = Demands::of(&model, &ground)?;
-            demands.alike = known_alike(&model, &resolved, &payloads.alike);
-            Ok(demands)
-        };
-        certify::certify_model(demands, tapes, commit)
+        let mut demands = demands?;
+        demands.alike = known_alike(&model, &resolved, &payloads.alike);
+        let (tapes, certificate) = certify::certify_tapes(&demands, LiftedTapes::of(tapes), commit)?;
+        Ok((demands, tapes, certificate))
     });
     let (demands, tapes, certificate) = match certified {
         Ok(certified) => certified,
@@ -295,17 +284,62 @@ pub fn try_prepare_model(
     Ok((Some(prepared), problems))
 }
 
+/// What there is to be certified.
+struct Planned {
+    resolved: Resolved,
+    plan: Plan,
+    tapes: Tapes,
+    threads: Vec<ThreadState>,
+}
+
+/// Resolves, plans and lowers; with all problems on the way.
+fn plan_model(
+    model: &Model,
+    payloads: &Payloads,
+    facts: &HostFacts,
+    options: &Options,
+    timings: &mut Timings,
+) -> Result<(Option<Planned>, Vec<Problem>), PrepareError> {
+    let resolution = timed(timings, Stage::Resolve, || resolve::resolve(model, payloads, facts, options));
+    let mut problems = resolution.problems;
+    let window = resolution.resolved.as_ref().map_or(0..0, |resolved| {
+        resolved.window.base..resolved.window.base.saturating_add(resolved.window.len)
+    });
+    let threads =
+        timed(timings, Stage::Lower, || thread_states(model, facts.xsave.as_ref(), window, &mut problems));
+    let Some(mut resolved) = resolution.resolved else { return Ok((None, problems)) };
+    timed(timings, Stage::Plan, || resolve::policy::apply(options.policy, &mut resolved));
+    let plan = match timed(timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
+            if matches!(error, PlanError::Family(_)) || !leaves_holes(&problems) {
+                problems.extend(plan_problems(&error, &resolved));
+            }
+            return Ok((None, problems));
+        }
+    };
+    if leaves_holes(&problems) {
+        // A plan that leaves something out cannot have a certificate.
+        return Ok((None, problems));
+    }
+    let tapes = timed(timings, Stage::Lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
+    Ok((Some(Planned { resolved, plan, tapes, threads }), problems))
+}
+
 /// Whether something of the images is in no plan.
 fn leaves_holes(problems: &[Problem]) -> bool {
     problems.iter().any(|problem| matches!(problem.kind, ProblemKind::Unsupported | ProblemKind::BadImages))
 }
 
 /// Which session and group of the images become those of the caller (`--shell-job`).
-fn cradle_of(model: &Model, cradle: regrow_graph::family::Cradle) -> certify::Cradle {
-    let root = &model.tasks[0];
-    certify::Cradle {
-        sid: cradle.sid.map(|sid| (root.sid.0, sid)),
-        pgid: cradle.pgid.filter(|_| root.pgid != root.pid).map(|pgid| (root.pgid.0, pgid)),
+fn cradle_of(model: &Model, facts: &HostFacts, options: &Options) -> certify::Cradle {
+    match (model.tasks.first(), facts.own.sid, facts.own.pgid) {
+        (Some(root), Some(sid), Some(pgid)) if options.shell_job && root.sid != root.pid => certify::Cradle {
+            sid: Some((root.sid.0, sid)),
+            pgid: (root.pgid != root.pid).then_some((root.pgid.0, pgid)),
+        },
+        _ => certify::Cradle::default(),
     }
 }
 

@@ -87,7 +87,18 @@ fn check_refused(tree: &mut Dumped, before: &str, options: &str, said: &[&[&str]
 /// `regrow verify`, which must end with this code and say this.
 #[track_caller]
 fn check_verify(tree: &mut Dumped, options: &str, code: i32, said: &[&str]) {
-    let ended = tree.shell(&format!("$REGROW verify $DIR/tree.plan {options}"));
+    check_says(tree, &format!("verify $DIR/tree.plan {options}"), code, said);
+}
+
+/// `regrow check` of the images by the plan, likewise.
+#[track_caller]
+fn check_check(tree: &mut Dumped, options: &str, code: i32, said: &[&str]) {
+    check_says(tree, &format!("check $IMAGES --plan $DIR/tree.plan {options}"), code, said);
+}
+
+#[track_caller]
+fn check_says(tree: &mut Dumped, command: &str, code: i32, said: &[&str]) {
+    let ended = tree.shell(&format!("$REGROW {command}"));
     assert_eq!(ended.code, Some(code), "{}", ended.text);
     for piece in said {
         assert!(ended.text.contains(piece), "{piece:?} is not said:\n{}", ended.text);
@@ -98,6 +109,9 @@ fn check_verify(tree: &mut Dumped, options: &str, code: i32, said: &[&str]) {
 fn again_and_again() {
     let Some(mut tree) = tree() else { return };
     plan(&mut tree, "");
+    check_check(&mut tree, "", 0, &["tree.plan can be played here", "certified: "]);
+    check_check(&mut tree, "--times", 0, &["milliseconds: read ", ", demands ", ", lift ", ", all "]);
+    check_says(&mut tree, "check $IMAGES --times", 0, &["milliseconds: read ", ", demands ", ", certify "]);
     check_restores(&mut tree, "first");
     check_restores(&mut tree, "second");
     let ended = tree.shell("cd /; $REGROW restore -W $WORK -d --pidfile pid --plan $DIR/tree.plan");
@@ -171,6 +185,7 @@ fn images_that_have_changed() {
         &["stale plan: inventory.img has changed since the plan was made: its content is another"];
     check_refused(&mut tree, "", "", &[changed]);
     check_verify(&mut tree, "-D $IMAGES", 9, changed);
+    check_check(&mut tree, "", 9, changed);
     check_verify(&mut tree, "", 0, &["certified"]);
     bytes[last] ^= 1;
     fs::write(path("inventory.img"), &bytes).expect("an image");
@@ -332,6 +347,7 @@ fn damaged_plans() {
     bytes[end] ^= 1;
     write(&bytes);
     check_verify(&mut tree, "", 3, &["section purposes: damaged"]);
+    check_check(&mut tree, "", 3, &["section purposes: damaged"]);
     write(b"#!/bin/sh\n");
     check_verify(&mut tree, "", 3, &["not a stored plan"]);
     fs::remove_file(&path).expect("a plan");

@@ -199,9 +199,9 @@ impl<'a> Reader<'a> {
     /// The number of a pages image of the directory.
     fn number(&self, path: &[u8]) -> Option<u32> {
         let name = path.strip_prefix(self.dir)?.strip_prefix(b"/pages-")?.strip_suffix(b".img")?;
-        let number: u32 = std::str::from_utf8(name).ok()?.parse().ok()?;
-        // `pages-07.img` is another file.
-        (number.to_string().as_bytes() == name).then_some(number)
+        // `pages-07.img` is another file, as is `pages-+7.img`.
+        let is_plain = name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || !name.starts_with(b"0"));
+        is_plain.then(|| std::str::from_utf8(name).ok()?.parse().ok()).flatten()
     }
 
     fn compare(&mut self, alike: &Alike<'_>) -> io::Result<bool> {

@@ -283,6 +283,8 @@ impl Restore {
                     let (play_ns, commit_ns) = (prediction.play_ns, prediction.commit_ns);
                     tracing::info!(play_ns, commit_ns, "by the table of costs");
                 }
+                // The process ends here, and its memory with it; to give that back piece by piece takes longer.
+                std::mem::forget(runnable);
                 0
             }
             Err(error) => fail(&error),

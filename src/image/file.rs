@@ -20,7 +20,7 @@
 //! mapped file that shrinks raises SIGBUS on the next access, and one that is overwritten shows
 //! the new bytes. Every size is checked against the length that the file had when it was opened.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -68,10 +68,15 @@ impl Deref for Bytes {
 fn open(dir: &Path, name: &str) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dir.join(name))?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
+    is_regular(&metadata)?;
     Ok((file, metadata.len()))
+}
+
+fn is_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
 }
 
 /// Maps a file.
@@ -110,8 +115,10 @@ pub(crate) fn read_file(dir: &Path, name: &str) -> Result<Option<Bytes>, ImageEr
 /// # Errors
 /// [`ImageError::Io`].
 pub(crate) fn file_len(dir: &Path, name: &str) -> Result<Option<u64>, ImageError> {
-    match open(dir, name) {
-        Ok((_, len)) => Ok(Some(len)),
+    let metadata =
+        std::fs::metadata(dir.join(name)).and_then(|metadata| is_regular(&metadata).map(|()| metadata));
+    match metadata {
+        Ok(metadata) => Ok(Some(metadata.len())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ImageError::Io { file: name.to_owned(), source }),
     }

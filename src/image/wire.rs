@@ -71,6 +71,8 @@ impl Walk {
         let mut cursor = Cursor { body, at: 0, base };
         let mut seen = 0u64;
         let mut index = [0u32; 64];
+        // Where the field before stands in the schema: writers keep the order of the numbers, as schemas do.
+        let mut last = 0;
         while cursor.at < body.len() {
             let key = cursor.varint()?;
             let number = u32::try_from(key >> 3).map_err(|_| cursor.error("field number too large"))?;
@@ -92,14 +94,14 @@ impl Walk {
                 5 => (Value::Bytes(cursor.take(4)?), cursor.at),
                 _ => return Err(cursor.error("unknown wire type")),
             };
-            let Some(i) = schema.fields.iter().position(|field| field.number == number) else {
+            let Some(i) = place_of(schema, number, last) else {
                 if value.is_set() {
                     let path = self.render(None);
                     self.push(Finding::Unknown { message: schema.name, path, number });
                 }
                 continue;
             };
-            seen |= 1 << i;
+            (seen, last) = (seen | 1 << i, i);
             let field = &schema.fields[i];
             if let (Some(inner), Value::Bytes(bytes), 2) = (field.message, value, key & 7) {
                 self.path.push((field.name, index[i]));
@@ -145,6 +147,14 @@ impl Walk {
     }
 }
 
+/// Where the field of this number stands in the schema. It is looked for from the place of the field before on, where
+/// it nearly always is: the same one again, or the next.
+fn place_of(schema: &Schema, number: u32, last: usize) -> Option<usize> {
+    let fields = schema.fields;
+    let is_it = |at: &usize| fields[*at].number == number;
+    (last..fields.len()).find(is_it).or_else(|| (0..last.min(fields.len())).find(is_it))
+}
+
 /// A field's name without Rust's mark for names that are keywords.
 fn plain(name: &str) -> &str {
     name.strip_prefix("r#").unwrap_or(name)
@@ -186,7 +196,19 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, NotWire> {
+        // Most are of one byte: keys, flags, short lengths.
+        match self.body.get(self.at) {
+            Some(byte) if byte & 0x80 == 0 => {
+                self.at += 1;
+                Ok(u64::from(*byte))
+            }
+            Some(_) | None => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, NotWire> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1)?[0];

@@ -182,8 +182,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     let inherited = if resolver.spaces.is_heir(id) { space::difference(resolver, id, alive) } else { None };
     // What is to be filled.
     let extents = inherited.as_ref().map_or(mm.pages.extents.as_slice(), |difference| &difference.filled);
-    let is_kept =
-        |vma: &Vma| inherited.as_ref().is_some_and(|difference| difference.kept.contains(&vma.start));
+    let is_kept = |vma: &Vma| inherited.as_ref().is_some_and(|difference| difference.is_kept(vma));
     for (start, end) in inherited.iter().flat_map(|difference| &difference.unmapped) {
         let kind = StepKind::Unmap { start: *start, len: end - start };
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::HostFacts;
 use crate::image::alike::Alike;
 use crate::image::vdso::Dumped;
-use crate::image::{Model, NsPid, Origin, TaskState};
+use crate::image::{Model, NsPid, Origin, Remap, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
@@ -236,6 +236,8 @@ struct Resolver<'a> {
     deliveries: BTreeMap<ResourceId, Delivery>,
     /// The description of each image id.
     ofd_of_id: HashMap<u32, OfdId>,
+    /// What has become of the files that had lost their names, by image id.
+    remap_of_id: HashMap<u32, Remap>,
     /// Files that are opened for mapping only, by path and access mode.
     mapped_files: BTreeMap<(String, u32), OfdId>,
     /// Pages images, by number.
@@ -307,6 +309,8 @@ impl<'a> Resolver<'a> {
                 .enumerate()
                 .map(|(index, ofd)| (ofd.id, OfdId::new(index)))
                 .collect(),
+            // Of several the first counts.
+            remap_of_id: model.remaps.iter().rev().map(|remap| (remap.orig_id, *remap)).collect(),
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),
             placed: vec![files::Placed::default(); model.tasks.len()],

@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use rayon::prelude::*;
 use regrow_graph::cost::{self, CostModel};
 use regrow_graph::forest::Life;
 use regrow_graph::ids::TaskId;
@@ -26,7 +27,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
 use super::policy::Policy;
 use super::{Options, Resolver, Sharing, tree};
 use crate::image::alike::{Pair, Run};
-use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Vma, VmaKind};
+use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Task, Vma, VmaKind};
 
 /// From this many forks above each other on, address spaces are made anew: each further fork of a page costs more,
 /// for the kernel keeps a chain of all that share it (`anon_vma_chain`, mm/rmap.c).
@@ -75,26 +76,23 @@ impl Spaces {
 pub fn candidates(model: &Model, options: &Options) -> Vec<Pair> {
     let by_pid: BTreeMap<_, _> =
         model.tasks.iter().enumerate().map(|(index, task)| (task.pid, index)).collect();
-    let path = |ofd: &'_ Ofd| match &ofd.kind {
-        OfdKind::Reg(file) => Some(file.path.clone()),
-        _ => None,
-    };
-    let paths: HashMap<u32, String> =
-        model.ofds.iter().filter_map(|ofd| Some((ofd.id, path(ofd)?))).collect();
-    let mut pairs = Vec::new();
     if !may_inherit(options) {
-        return pairs;
+        return Vec::new();
     }
-    for (child, task) in model.tasks.iter().enumerate() {
-        let Some(parent) = by_pid.get(&task.ppid).copied() else { continue };
-        let (Some(own), Some(other)) = (task.alive(), model.tasks[parent].alive()) else { continue };
-        let same = |a: u32, b: u32| a == b || paths.get(&a).is_some_and(|path| paths.get(&b) == Some(path));
-        let like = Likeness::at_best(own, other, &same);
-        if like.pays(options) {
-            pairs.push(Pair { child, parent });
+    fn path(ofd: &Ofd) -> Option<&str> {
+        match &ofd.kind {
+            OfdKind::Reg(file) => Some(file.path.as_str()),
+            _ => None,
         }
     }
-    pairs
+    let paths: HashMap<u32, &str> = model.ofds.iter().filter_map(|ofd| Some((ofd.id, path(ofd)?))).collect();
+    let same = |a: u32, b: u32| a == b || paths.get(&a).is_some_and(|path| paths.get(&b) == Some(path));
+    let pair = |(child, task): (usize, &Task)| {
+        let parent = by_pid.get(&task.ppid).copied()?;
+        let like = Likeness::at_best(task.alive()?, model.tasks[parent].alive()?, &same);
+        like.pays(options).then_some(Pair { child, parent })
+    };
+    model.tasks.par_iter().enumerate().filter_map(pair).collect()
 }
 
 /// Whether any address space may be inherited: where files are sent and received after the forks, nothing can be
@@ -320,12 +318,19 @@ fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 pub(super) struct Difference {
     /// Ranges to be unmapped.
     pub(super) unmapped: Vec<(u64, u64)>,
-    /// First addresses of mappings that are there.
-    pub(super) kept: BTreeSet<u64>,
+    /// First addresses of mappings that are there, sorted.
+    kept: Vec<u64>,
     /// Ranges whose pages must go.
     pub(super) emptied: Vec<(u64, u64)>,
     /// Pages to be filled.
     pub(super) filled: Vec<Extent>,
+}
+
+impl Difference {
+    /// Whether a mapping is there.
+    pub(super) fn is_kept(&self, vma: &Vma) -> bool {
+        self.kept.binary_search(&vma.start).is_ok()
+    }
 }
 
 pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> Option<Difference> {
@@ -333,10 +338,11 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
     let other = resolver.model.tasks.get(parent.index())?.alive()?;
     let runs = resolver.alike.of(child.index(), parent.index())?;
     let kept = kept(own, other, &|a, b| is_same_file(resolver, a, b));
-    let starts: BTreeSet<u64> = kept.iter().map(|vma| vma.start).collect();
+    // Mappings are sorted by address.
+    let starts: Vec<u64> = kept.iter().map(|vma| vma.start).collect();
     let mut difference = Difference::default();
     for vma in other.mm.vmas.iter().filter(|vma| {
-        !starts.contains(&vma.start)
+        starts.binary_search(&vma.start).is_err()
             && vma.kind != VmaKind::Vsyscall
             && vma.madvise >> libc::MADV_DONTFORK & 1 == 0
     }) {
@@ -348,11 +354,7 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
     let late = resolver.spaces.late(parent);
     for vma in kept.iter().filter(|vma| !matches!(vma.kind, VmaKind::Vdso | VmaKind::Vvar)) {
         let of = |alive: &Alive| -> Vec<(u64, u64)> {
-            let extents = alive.mm.pages.extents.iter();
-            extents
-                .filter_map(|extent| extent.within(vma.start, vma.end))
-                .map(|extent| range(&extent))
-                .collect()
+            stored(&alive.mm.pages.extents, vma).map(|extent| range(&extent)).collect()
         };
         // What the parent fills behind its forks has not come along.
         difference.emptied.extend(without(&without(&of(other), late), &of(own)));
@@ -466,12 +468,14 @@ fn range(extent: &Extent) -> (u64, u64) {
 
 /// How many pages of a mapping are stored.
 fn pages(extents: &[Extent], vma: &Vma) -> u64 {
-    let first = extents.partition_point(|extent| range(extent).1 <= vma.start);
-    extents[first..]
-        .iter()
-        .map_while(|extent| extent.within(vma.start, vma.end))
-        .map(|extent| extent.len_pages)
-        .sum()
+    stored(extents, vma).map(|extent| extent.len_pages).sum()
+}
+
+/// The stored pages of a mapping.
+fn stored<'a>(extents: &'a [Extent], vma: &Vma) -> impl Iterator<Item = Extent> + use<'a> {
+    let (start, end) = (vma.start, vma.end);
+    let first = extents.partition_point(|extent| range(extent).1 <= start);
+    extents[first..].iter().map_while(move |extent| extent.within(start, end))
 }
 
 /// The parts of runs that are in a mapping.

@@ -2,15 +2,14 @@
 //! whether its tapes do, from where things stand now, what they must.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
-use super::{StoreError, StoredPlan, host};
-use crate::certify::{self, CertifiedTapes, Demands, Ground};
-use crate::host::HostFacts;
+use super::{StoreError, StoredPlan, file, host, wire};
+use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
 use crate::image::Model;
 use crate::pipeline::{self, PrepareError, Span};
 use crate::resolve::Options;
@@ -38,6 +37,8 @@ pub struct Ready {
 #[allow(missing_docs)]
 pub struct Timings {
     pub read: Duration,
+    /// Of what it is judged by, while the next two are asked and its tapes are lifted.
+    pub demands: Duration,
     pub images: Duration,
     pub host: Duration,
     pub certify: Duration,
@@ -82,40 +83,63 @@ impl ReadyError {
 /// Everything that keeps it from being played.
 pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Ready, ReadyError> {
     let mut timings = Timings::default();
+    let failed = |error| StoreError { path: path.to_owned(), error };
+    let timed = |stage: &'static str, start: Instant| Span { stage, start, end: Instant::now() };
     let start = Instant::now();
-    let plan = StoredPlan::read(path)?;
-    timings.read = start.elapsed();
-    timings.spans.push(Span { stage: "read", start, end: start + timings.read });
-    let mut problems = differences_of_options(&plan.about.options, options);
-    let start = Instant::now();
-    match check_place(&plan, dir) {
-        Ok(()) => problems.extend(plan.images.differences(&plan.about.dir, false)),
-        Err(problem) => problems.push(problem),
-    }
-    timings.images = start.elapsed();
-    timings.spans.push(Span { stage: "images", start, end: start + timings.images });
-    let start = Instant::now();
-    let facts = crate::host::ask(&plan.host.relied.questions(&plan.tapes));
-    problems.extend(differences_of_host(&plan, &facts));
-    timings.host = start.elapsed();
-    timings.spans.push(Span { stage: "facts", start, end: start + timings.host });
+    let parts = wire::read_parts(file::open(path).map_err(failed)?).map_err(failed)?;
+    let read = timed("read", start);
+    let wire::Parts { about, images, host, demands, threads, mut tapes, deadlines, purposes } = parts;
+    // What the tapes are judged by is decoded while all else is looked at: whether the images and the host are those
+    // of the plan, and what the tapes do.
+    let (demands, rest) = rayon::join(
+        || {
+            let start = Instant::now();
+            let demands = demands.decode();
+            (demands, timed("demands", start))
+        },
+        || {
+            let mut problems = differences_of_options(&about.options, options);
+            let start = Instant::now();
+            match check_place(&about.dir, dir) {
+                Ok(()) => problems.extend(images.differences(&about.dir, false)),
+                Err(problem) => problems.push(problem),
+            }
+            let of_images = timed("images", start);
+            let start = Instant::now();
+            let facts = crate::host::ask(&host.relied.questions(&tapes));
+            problems.extend(host.relied.differences(&facts, &tapes));
+            problems.extend(host::taken(&facts));
+            problems.extend(host::window(&facts, &tapes));
+            let of_host = timed("facts", start);
+            let start = Instant::now();
+            // The host as it is now, not as the plan says that it was.
+            let ground = Ground::of(&facts, host.cradle);
+            set_deadlines(&mut tapes, &deadlines, &ground.facts);
+            let traced = if options.tracing { tapes.set_traced() } else { Ok(()) };
+            let lifted = LiftedTapes::of(tapes);
+            (problems, facts, ground, traced, lifted, [of_images, of_host, timed("lift", start)])
+        },
+    );
+    let (problems, facts, ground, traced, lifted, [of_images, of_host, lift]) = rest;
+    let (demands, of_demands) = demands;
+    let mut demands = demands.map_err(failed)?;
+    let clocks = host::clocks(&demands.clocks, &facts, lifted.tapes());
+    let problems: Vec<Problem> = problems.into_iter().chain(clocks).collect();
     if !problems.is_empty() {
         return Err(ReadyError::Stale(problems));
     }
+    traced.map_err(ReadyError::NoRoomToTrace)?;
     let start = Instant::now();
-    let StoredPlan { mut demands, mut tapes, threads, deadlines, purposes, .. } = plan;
-    // The host as it is now, not as the plan says that it was.
-    let ground = Ground::of(&facts, plan.host.cradle);
     demands.expected.facts = ground.facts;
     demands.expected.inherited = ground.inherited.0;
     let refuted = |counterexample| ReadyError::Refuted(Box::new(counterexample));
-    set_deadlines(&mut tapes, &deadlines, &ground.facts);
-    if options.tracing {
-        tapes.set_traced().map_err(ReadyError::NoRoomToTrace)?;
-    }
-    let (tapes, certificate) = certify::certify_tapes(&demands, tapes, Some(&threads)).map_err(refuted)?;
-    timings.certify = start.elapsed();
-    timings.spans.push(Span { stage: "certify", start, end: start + timings.certify });
+    let (tapes, certificate) = certify::certify_tapes(&demands, lifted, Some(&threads)).map_err(refuted)?;
+    let check = timed("certify", start);
+    let length = |span: &Span| span.end - span.start;
+    (timings.read, timings.demands) = (length(&read), length(&of_demands));
+    (timings.images, timings.host) = (length(&of_images), length(&of_host));
+    timings.certify = length(&lift) + length(&check);
+    timings.spans = vec![read, of_demands, of_images, of_host, lift, check];
     Ok(Ready { tapes, threads, certificate, timings, purposes })
 }
 
@@ -134,13 +158,12 @@ impl Ready {
 }
 
 /// Whether the directory is the one that the tapes name.
-fn check_place(plan: &StoredPlan, dir: Option<&Path>) -> Result<(), Problem> {
+fn check_place(planned: &Path, dir: Option<&Path>) -> Result<(), Problem> {
     let Some(dir) = dir else { return Ok(()) };
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let real = |path: &Path| path.canonicalize().ok();
-    let planned: &PathBuf = &plan.about.dir;
     let dir = absolute(dir);
-    if dir == *planned || real(&dir).is_some() && real(&dir) == real(planned) {
+    if dir == planned || real(&dir).is_some() && real(&dir) == real(planned) {
         return Ok(());
     }
     let text = format!(
@@ -172,15 +195,6 @@ fn differences_of_options(was: &Options, now: &Options) -> Vec<Problem> {
         }
     }
     all
-}
-
-/// How this host is not the one that the plan was made for.
-fn differences_of_host(plan: &StoredPlan, facts: &HostFacts) -> Vec<Problem> {
-    let mut problems = plan.host.relied.differences(facts, &plan.tapes);
-    problems.extend(host::taken(facts));
-    problems.extend(host::window(facts, &plan.tapes));
-    problems.extend(host::clocks(&plan.demands.clocks, facts, &plan.tapes));
-    problems
 }
 
 /// Counts absolute deadlines from now. What is damaged here shows in the certificate.
@@ -216,7 +230,7 @@ pub struct Verified {
 /// What differs.
 pub fn verify_images(plan: &StoredPlan, dir: &Path) -> Result<Verified, ReadyError> {
     let certificate = plan.certify().map_err(|wrong| ReadyError::Refuted(Box::new(wrong)))?;
-    check_place(plan, Some(dir)).map_err(|problem| ReadyError::Stale(vec![problem]))?;
+    check_place(&plan.about.dir, Some(dir)).map_err(|problem| ReadyError::Stale(vec![problem]))?;
     let problems = plan.images.differences(&plan.about.dir, true);
     if !problems.is_empty() {
         return Err(ReadyError::Stale(problems));

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::bounded::{Budget, Within};
 use super::format::{self, FormatError, Section, Sections};
-use super::{About, Purposes, StoredPlan, TapeDeadline};
+use super::identity::Identity;
+use super::{About, PlannedOn, Purposes, StoredPlan, TapeDeadline};
+use crate::certify::Demands;
 use crate::tape::thread::{REGISTERS, from_words, to_words};
 use crate::tape::{Tapes, TaskTape, ThreadState, Undo};
 
@@ -179,8 +181,40 @@ pub(super) fn decode_purposes(bytes: &[u8]) -> Vec<(u32, String)> {
     decode(Section::Purposes, bytes, &budget(bytes.len() as u64)).unwrap_or_default()
 }
 
+/// A plan that has been read but for what it is judged by, which is most of what takes time to read.
+pub(super) struct Parts {
+    pub(super) about: About,
+    pub(super) images: Identity,
+    pub(super) host: PlannedOn,
+    pub(super) demands: Undecoded,
+    pub(super) threads: Vec<ThreadState>,
+    pub(super) tapes: Tapes,
+    pub(super) deadlines: Vec<TapeDeadline>,
+    pub(super) purposes: Purposes,
+}
+
+/// [`Demands`] as they were written.
+pub(super) struct Undecoded {
+    bytes: Vec<u8>,
+    /// What the rest of the file has left.
+    budget: Budget,
+}
+
+impl Undecoded {
+    pub(super) fn decode(self) -> Result<Demands, FormatError> {
+        decode(Section::Demands, &self.bytes, &self.budget)
+    }
+}
+
 /// Reads a whole plan.
-pub(super) fn read<R: Read>(mut sections: Sections<R>) -> Result<StoredPlan, FormatError> {
+pub(super) fn read<R: Read>(sections: Sections<R>) -> Result<StoredPlan, FormatError> {
+    let Parts { about, images, host, demands, threads, tapes, deadlines, purposes } = read_parts(sections)?;
+    let demands = demands.decode()?;
+    Ok(StoredPlan { about, images, host, demands, threads, tapes, deadlines, purposes })
+}
+
+/// Reads all that there is, and decodes what does not take long.
+pub(super) fn read_parts<R: Read>(mut sections: Sections<R>) -> Result<Parts, FormatError> {
     fn part<T: DeserializeOwned, R: Read>(
         sections: &mut Sections<R>,
         section: Section,
@@ -188,22 +222,22 @@ pub(super) fn read<R: Read>(mut sections: Sections<R>) -> Result<StoredPlan, For
     ) -> Result<T, FormatError> {
         decode(section, &next(sections, section)?, budget)
     }
-    let budget = &budget(sections.len());
-    let about = part(&mut sections, Section::About, budget)?;
-    let images = part(&mut sections, Section::Images, budget)?;
-    let host = part(&mut sections, Section::Host, budget)?;
-    let demands = part(&mut sections, Section::Demands, budget)?;
-    let threads: Vec<StoredThread> = part(&mut sections, Section::Threads, budget)?;
-    let head: TapesHead = part(&mut sections, Section::Tapes, budget)?;
+    let budget = budget(sections.len());
+    let about = part(&mut sections, Section::About, &budget)?;
+    let images = part(&mut sections, Section::Images, &budget)?;
+    let host = part(&mut sections, Section::Host, &budget)?;
+    let demands = next(&mut sections, Section::Demands)?;
+    let threads: Vec<StoredThread> = part(&mut sections, Section::Threads, &budget)?;
+    let head: TapesHead = part(&mut sections, Section::Tapes, &budget)?;
     let rw = next(&mut sections, Section::Written)?;
     let ro = next(&mut sections, Section::Read)?;
     let purposes = Purposes(next(&mut sections, Section::Purposes)?);
     check_shape(&head, &rw, &ro)?;
-    Ok(StoredPlan {
+    Ok(Parts {
         about,
         images,
         host,
-        demands,
+        demands: Undecoded { bytes: demands, budget },
         threads: threads.into_iter().map(StoredThread::into_state).collect(),
         tapes: Tapes {
             base: head.base,

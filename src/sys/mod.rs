@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod futex;
+pub mod heap;
 pub mod kcmp;
 pub mod play;
 pub mod process;

@@ -50,7 +50,7 @@ pub(in super::super) fn key_of(resolver: &Resolver<'_>, ofd_id: u32) -> Option<I
 
 /// How the name of a description was lost, if it was.
 pub(in super::super) fn remap_of(resolver: &Resolver<'_>, ofd_id: u32) -> Option<Remap> {
-    resolver.model.remaps.iter().find(|remap| remap.orig_id == ofd_id).copied()
+    resolver.remap_of_id.get(&ofd_id).copied()
 }
 
 /// An inode that has lost its names.
