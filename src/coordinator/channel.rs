@@ -4,6 +4,7 @@
 use std::io::{Error, IoSlice, IoSliceMut, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
@@ -182,8 +183,14 @@ impl Channel {
         let mut bytes = [0u8; WORDS * 8];
         let mut space = nix::cmsg_space!([RawFd; 1]);
         let mut vector = [IoSliceMut::new(&mut bytes)];
-        let message =
-            recvmsg::<()>(self.fd.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let fd = self.fd.as_raw_fd();
+        let mut once = recvmsg::<()>(fd, &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
+        if once.as_ref().is_err_and(|errno| *errno == Errno::ECONNRESET) {
+            // The other one has ended without reading all that we sent (`unix_release_sock`, net/unix/af_unix.c). That is
+            // said once, and first: what it sent before is still there.
+            once = recvmsg::<()>(fd, &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
+        }
+        let message = once?;
         let mut received = None;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
@@ -280,5 +287,17 @@ mod tests {
         assert_eq!(a.receive().expect("a reply"), Reply::RootDied);
         drop(b);
         assert_eq!(a.receive().expect_err("the end").kind(), std::io::ErrorKind::UnexpectedEof);
+    }
+
+    /// Found by interrupting restores near their ends: the launcher did not see that the tree was committed, and took it
+    /// away.
+    #[test]
+    fn what_was_said_before_the_end_counts() {
+        let (launcher, coordinator) = Channel::pair().expect("a socket pair");
+        launcher.reply(Reply::Interrupted(2)).expect("a reply that nobody reads");
+        coordinator.send(Order::Committed, None).expect("an order");
+        drop(coordinator);
+        assert!(matches!(launcher.order(), Ok((Order::Committed, None))));
+        assert_eq!(launcher.order().expect_err("the end").kind(), std::io::ErrorKind::UnexpectedEof);
     }
 }

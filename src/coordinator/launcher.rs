@@ -200,13 +200,8 @@ impl Launcher<'_> {
     fn see_off(&mut self, root: Pid) -> End {
         // All signals are blocked: nothing interrupts this.
         let end = waitpid(self.coordinator, None);
-        let committed = self.region.is_some_and(|region| region.committed().load(Ordering::SeqCst) != 0);
         match end {
-            Ok(_) if committed => {
-                // Orphans of the tree go from now on to whom they would go without us.
-                let _ = nix::sys::prctl::set_child_subreaper(false);
-                End::Committed { root }
-            }
+            Ok(_) if self.is_committed() => leave_alone(root),
             Ok(_) | Err(_) => {
                 // A sibling's tasks that it had spared go on, wherever they are now, and nothing but their
                 // pids tells them: those cannot be somebody else's yet.
@@ -222,11 +217,19 @@ impl Launcher<'_> {
         }
     }
 
-    /// Ends everything: first the coordinator (with it all that it traces), then the tree.
+    /// Ends everything: first the coordinator (with it all that it traces), then the tree. What has been committed lives,
+    /// whatever else has failed.
     fn give_up(&mut self) -> End {
         let end = self.end_coordinator();
+        if let Some(root) = self.root.filter(|_| self.is_committed()) {
+            return leave_alone(root);
+        }
         self.clear_away();
         end
+    }
+
+    fn is_committed(&self) -> bool {
+        self.region.is_some_and(|region| region.committed().load(Ordering::SeqCst) != 0)
     }
 
     /// Takes the tree away. The coordinator has ended.
@@ -275,6 +278,12 @@ impl Launcher<'_> {
         let _ = waitpid(self.coordinator, None);
         End::Killed
     }
+}
+
+/// Orphans of a tree that lives go from now on to whom they would go without us.
+fn leave_alone(root: Pid) -> End {
+    let _ = nix::sys::prctl::set_child_subreaper(false);
+    End::Committed { root }
 }
 
 /// The children of a process that has one thread (proc_pid_children in proc(5)).
