@@ -137,7 +137,7 @@ pub enum Refused {
 /// # Errors
 /// See [`Refused`].
 pub fn plan(dir: &Path) -> Result<Planned, Refused> {
-    plan_with(dir, CostModel::default(), Policy::Inherit)
+    plan_with(dir, CostModel::default(), 1, Policy::Inherit)
 }
 
 /// As [`plan`], by a rule who makes what.
@@ -145,22 +145,20 @@ pub fn plan(dir: &Path) -> Result<Planned, Refused> {
 /// # Errors
 /// See [`Refused`].
 pub fn plan_by(policy: Policy, dir: &Path) -> Result<Planned, Refused> {
-    plan_with(dir, CostModel::default(), policy)
+    plan_with(dir, CostModel::default(), 1, policy)
 }
 
-/// As [`plan_by`], where things cost something else.
+/// As [`plan_by`], where things cost something else, and there are more cores.
 ///
 /// # Errors
 /// See [`Refused`].
-pub fn plan_with(dir: &Path, costs: CostModel, policy: Policy) -> Result<Planned, Refused> {
+pub fn plan_with(dir: &Path, costs: CostModel, cores: u32, policy: Policy) -> Result<Planned, Refused> {
     let model = image::read_model(dir).map_err(|error| Refused::Defect(error.to_string()))?;
     let is_odd =
         model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.mm.vmas.len()).sum::<usize>()
             % 2
             == 1;
     let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
-    // Likewise the cores.
-    let cores = (model.tasks.len() % 9) as u32;
     let options = &Options { sharing, costs, cores, policy, ..Options::default() };
     let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {

@@ -47,11 +47,11 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn absurd_costs_give_right_plans(forest in descriptions(&ROOM.files(), 16), costs in costs(), seed in any::<u64>()) {
+    fn absurd_costs_give_right_plans(forest in descriptions(&ROOM.files(), 16), costs in costs(), cores in 1u32..9, seed in any::<u64>()) {
         prop_assert_eq!(costs.check(), Ok(()));
         let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
         let dir = ROOM.write("images", &synthetic).map_err(TestCaseError::fail)?;
-        let planned = match plan_with(&dir, costs, Policy::Inherit) {
+        let planned = match plan_with(&dir, costs, cores, Policy::Inherit) {
             Ok(planned) => planned,
             // Which refusals there may be is another property's.
             Err(Refused::Problems(_)) => return Ok(()),
