@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Descent, Forest, Life};
+use regrow_graph::forest::{Descent, Forest, Life, Shares};
 use regrow_graph::ids::TaskId;
 use regrow_graph::raise::{self, Helper};
 
@@ -51,31 +51,6 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>) {
                         "the root is dead",
                     );
                 }
-            }
-        }
-    }
-    share_check(resolver);
-}
-
-/// Tasks of which one has the other's descriptor table, address space, working directory or
-/// handlers need `CLONE_FILES` and its like.
-fn share_check(resolver: &mut Resolver<'_>) {
-    let mut first: BTreeMap<(&str, u32), (u32, usize)> = BTreeMap::new();
-    for (index, task) in resolver.model.tasks.iter().enumerate() {
-        let Some(alive) = task.alive() else { continue };
-        let ids = alive.ids;
-        for (what, id) in [
-            ("descriptor table", ids.files),
-            ("address space", ids.vm),
-            ("working directory (CLONE_FS)", ids.fs),
-            ("signal handlers", ids.sighand),
-        ] {
-            if id == 0 {
-                continue;
-            }
-            if let Some((other, _)) = first.insert((what, id), (task.pid.0, index)) {
-                let text = format!("shares its {what} with task {other}: not restored yet");
-                resolver.problems.unsupported(Some(task.pid), Some(task.core_origin), text);
             }
         }
     }
@@ -177,6 +152,7 @@ pub(super) fn add_recipe(resolver: &mut Resolver<'_>, helper: &Helper, raises_si
         cwd: None,
         origin,
         core_origin: origin,
+        shares: Shares::default(),
     });
 }
 

@@ -584,9 +584,16 @@ fn model_task(
     }
 }
 
+/// The task whose table a task has: itself, or the first above it with which it shares it.
+fn table_of(forest: &Forest, index: usize) -> usize {
+    let task = &forest.tasks[index];
+    task.parent.filter(|_| task.shares_table).map_or(index, |parent| table_of(forest, parent))
+}
+
 fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, contents: &mut Held) -> Alive {
     let (task, own) = (&forest.tasks[index], ground.own);
     let id = index as u32 + 2;
+    let files = table_of(forest, index) as u32 + 2;
     let mut fds: Vec<FdEntry> = task
         .table
         .iter()
@@ -596,7 +603,7 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
                 fd: slot.fd,
                 ofd_id,
                 cloexec: slot.cloexec,
-                origin: Origin::new(Image::Fdinfo(id), 0),
+                origin: Origin::new(Image::Fdinfo(files), 0),
             })
         })
         .collect();
@@ -609,7 +616,7 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
         comm: task.attributes.name.clone().unwrap_or_else(|| "twig".to_owned()),
         personality: own.personality.unwrap_or(0),
         umask: task.attributes.umask.unwrap_or(0o022),
-        ids: namespaces(id, 1),
+        ids: KobjIds { files, ..namespaces(id, 1) },
         sigactions: (1..=64).map(|signal| task.attributes.action(signal)).collect(),
         rlimits: own.rlimits.iter().enumerate().map(limit).collect(),
         pending_shared: Vec::new(),
