@@ -89,8 +89,8 @@ pub struct TaskSpec {
     pub life: Life,
     /// Its descriptor table at the end, sorted by number. Empty where it shares its parent's.
     pub table: Vec<Slot>,
-    /// What it has in common with who forks it instead of a copy.
-    pub shares: Shares,
+    /// It has the table of who forks it, and not a copy (`CLONE_FILES`, clone(2)).
+    pub shares_table: bool,
     /// Steps before anything else; the children inherit what they do.
     pub birth: Vec<StepId>,
     /// Steps before the first fork that need descriptions; the children inherit what they do.
@@ -101,22 +101,6 @@ pub struct TaskSpec {
     pub with_threads: Vec<StepId>,
     /// Steps after the barrier. None of them waits.
     pub tail: Vec<StepId>,
-}
-
-/// What a task has in common with who forks it (clone(2)). Both are its parent's and not a thread's, who shares it all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Shares {
-    /// The descriptor table (`CLONE_FILES`).
-    pub table: bool,
-    /// Working directory, root and umask (`CLONE_FS`).
-    pub directory: bool,
-}
-
-impl Shares {
-    /// Whether it shares anything.
-    pub fn any(self) -> bool {
-        self.table || self.directory
-    }
 }
 
 /// One slot of a descriptor table.
@@ -168,7 +152,7 @@ impl Forest {
     pub fn table_of(&self, task: TaskId) -> &[Slot] {
         let mut at = &self.tasks[task.index()];
         for _ in 0..self.tasks.len() {
-            match at.parent.filter(|_| at.shares.table) {
+            match at.parent.filter(|_| at.shares_table) {
                 Some(forker) => at = &self.tasks[forker.index()],
                 None => break,
             }

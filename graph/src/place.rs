@@ -254,7 +254,7 @@ impl Placer<'_> {
             let start = self.graph.push(task, OpKind::StartThread { thread }, Reason::Complete);
             self.born[thread.index()] = Some((Table::new(), Some(start)));
         }
-        if spec.shares.any() {
+        if spec.shares_table {
             self.give_back(task);
             self.meet(task);
         }
@@ -325,7 +325,7 @@ impl Placer<'_> {
             self.push_moves(task, moves, Reason::NotWanted);
         }
         // Who shares waits for others when its turn is over.
-        if !forest.tasks[task.index()].shares.any() {
+        if !forest.tasks[task.index()].shares_table {
             self.meet(task);
         }
         (desk, own_temporary)

@@ -60,7 +60,9 @@ struct ResourceGene {
 #[derive(Debug, Clone, Copy)]
 enum Inherit {
     Nothing,
-    All { cloexec: bool },
+    All {
+        cloexec: bool,
+    },
     Rotated(usize),
     Some(u16),
     /// It has the parent's table itself.

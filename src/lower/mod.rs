@@ -22,7 +22,6 @@ mod unix;
 
 use std::collections::BTreeMap;
 
-use regrow_graph::forest::Shares;
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{Fd, OpId, TaskId};
 use regrow_graph::order::{Item, Plan};
@@ -76,7 +75,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             }
         }
         let records = lowering.tape.records;
-        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role, recipe.shares);
+        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role, recipe.shares_table);
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
     }
@@ -106,7 +105,7 @@ const THREAD: i32 = libc::CLONE_VM
     | libc::CLONE_SYSVSEM;
 
 /// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)).
-fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares: Shares) -> u64 {
+fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares_table: bool) -> u64 {
     let wanted = asm.data(&pid.to_ne_bytes(), 4);
     let mut words = [0u64; 11];
     match role {
@@ -118,8 +117,8 @@ fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares: Shares) -> u64 
         // Its parent waits for it and is to hear nothing else of it.
         Role::Helper { raises_sigchld: false } => {}
     }
-    for (shares, flag) in [(shares.table, libc::CLONE_FILES), (shares.directory, libc::CLONE_FS)] {
-        words[CLONE_ARGS_FLAGS] |= if shares { flag as u64 } else { 0 };
+    if shares_table {
+        words[CLONE_ARGS_FLAGS] |= libc::CLONE_FILES as u64;
     }
     words[CLONE_ARGS_SET_TID] = wanted;
     words[CLONE_ARGS_SET_TID_SIZE] = 1;

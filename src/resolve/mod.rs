@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use regrow_graph::cost::CostModel;
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Forest, ResourceSpec, Shares, StepSpec, TaskSpec};
+use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 use regrow_graph::passing::Delivery;
 
@@ -180,8 +180,8 @@ pub struct TaskRecipe {
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
     pub core_origin: Origin,
-    /// What it has in common with who forks it.
-    pub shares: Shares,
+    /// It has the descriptor table of who forks it.
+    pub shares_table: bool,
 }
 
 /// The outcome: every reason why the model cannot be restored here, and (as far as they leave one)
@@ -291,7 +291,7 @@ impl<'a> Resolver<'a> {
                 cwd: None,
                 origin: task.origin,
                 core_origin: task.core_origin,
-                shares: Shares::default(),
+                shares_table: false,
             });
         }
         Resolver {

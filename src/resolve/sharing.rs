@@ -1,7 +1,7 @@
 //! Tasks that have a descriptor table in common (`CLONE_FILES`).
 //!
 //! Such a table is the parent's: the images have it under one number for both, and the planner has it in the parent
-//! alone ([`regrow_graph::forest::Shares`]). Who shares is forked by its parent with `CLONE_FILES`; nothing else makes
+//! alone ([`regrow_graph::forest::TaskSpec::shares_table`]). Who shares is forked by its parent with `CLONE_FILES`; nothing else makes
 //! two tasks share a table, so those that do are parents and children as long as no parent has died or given its own up.
 //!
 //! Example: 10 and its child 11 have the table 3, and 12, the child of 11, has the table 4: 11 shares, 12 does not.
@@ -41,7 +41,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>) {
             } else if of_parent.is_none_or(|parent| parent.ids.files != ids.files) {
                 format!("shares its {what} with task {other}, and its parent has another: not restored yet")
             } else {
-                resolver.forest.tasks[index].shares.table = true;
+                resolver.forest.tasks[index].shares_table = true;
                 continue;
             };
             resolver.problems.unsupported(Some(task.pid), Some(task.core_origin), text);
@@ -54,10 +54,10 @@ pub(super) fn judge(resolver: &mut Resolver<'_>) {
     let forkers: BTreeSet<TaskId> = resolver.forest.tasks.iter().filter_map(|task| task.parent).collect();
     for (index, task) in resolver.model.tasks.iter().enumerate() {
         let spec = &resolver.forest.tasks[index];
-        if !spec.shares.any() {
+        if !spec.shares_table {
             continue;
         }
-        resolver.recipes.tasks[index].shares = spec.shares;
+        resolver.recipes.tasks[index].shares_table = true;
         let forker = spec.parent.and_then(|parent| resolver.model.tasks.get(parent.index()));
         let text = if spec.descent != Descent::Own || forker.is_none_or(|forker| forker.pid != task.ppid) {
             "shares its descriptor table with its parent, which cannot fork it: not restored yet"

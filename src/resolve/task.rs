@@ -42,7 +42,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     if let Some(kind) = discards_again(resolver, id, alive) {
         let step = resolver.add_step(kind, task.core_origin, Vec::new());
         // Who shares waits for deaths when its turn is over, and that is when its table is final.
-        if resolver.forest.tasks[id.index()].shares.any() {
+        if resolver.forest.tasks[id.index()].shares_table {
             with_threads.push(step);
         } else {
             steps.push(step);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use regrow_graph::forest::{Life, Shares, TaskSpec};
+use regrow_graph::forest::{Life, TaskSpec};
 use regrow_graph::ids::{StepId, TaskId};
 
 use super::problem::ProblemKind;
@@ -49,7 +49,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
             cwd: None,
             origin: task.origin,
             core_origin: thread.origin,
-            shares: Shares::default(),
+            shares_table: false,
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::family::Cradle;
-use regrow_graph::forest::{Descent, Forest, Life, Shares};
+use regrow_graph::forest::{Descent, Forest, Life};
 use regrow_graph::ids::TaskId;
 use regrow_graph::raise::{self, Helper};
 
@@ -152,7 +152,7 @@ pub(super) fn add_recipe(resolver: &mut Resolver<'_>, helper: &Helper, raises_si
         cwd: None,
         origin,
         core_origin: origin,
-        shares: Shares::default(),
+        shares_table: false,
     });
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(task: TaskId, spec: &TaskSpec, table: Table) -> Desk {
         // What it shares it leaves as it is.
-        let shared = table.iter().filter(|_| spec.shares.table);
+        let shared = table.iter().filter(|_| spec.shares_table);
         let mut slots: Vec<Slot> = shared
             .filter_map(|(fd, entry)| Some(Slot { fd, ofd: entry.ofd?, cloexec: entry.cloexec }))
             .chain(spec.table.iter().copied())

@@ -1,6 +1,6 @@
 use super::*;
 use crate::family::{Cradle, arrange};
-use crate::forest::{ResourceSpec, Shares, Slot, StepSpec, TaskSpec};
+use crate::forest::{ResourceSpec, Slot, StepSpec, TaskSpec};
 use crate::passing::{Assignment, Delivery, arrange as arrange_passing};
 
 /// A task: its parent, its session (0: that of the root, who leads it) and its table.
@@ -378,7 +378,7 @@ fn ends_that_nobody_below_uses_are_dropped() {
 }
 
 fn shares(forest: &mut Forest, task: usize) {
-    forest.tasks[task].shares = Shares { table: true, directory: false };
+    forest.tasks[task].shares_table = true;
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Tasks that have a descriptor table, or a working directory, in common with who forks them.
+//! Tasks that have a descriptor table in common with who forks them.
 //!
 //! Whatever they do to it comes in one order, in turns. Who forks them is the first: it makes and places all that is in
 //! the table at the end, and what it and those that share it still need. Then it hands the table on to one after
@@ -51,12 +51,11 @@ impl Turns {
             done: vec![Done::default(); count],
         };
         let mut errors = Vec::new();
-        for (index, spec) in forest.tasks.iter().enumerate().filter(|(_, spec)| spec.shares.any()) {
+        for (index, spec) in forest.tasks.iter().enumerate().filter(|(_, spec)| spec.shares_table) {
             let task = TaskId::new(index);
-            let has_own = spec.shares.table && !spec.table.is_empty();
             let forker = spec.parent.filter(|parent| {
                 let both = [spec.life, forest.tasks[parent.index()].life];
-                both == [Life::Lives; 2] && spec.descent == Descent::Own && !has_own
+                both == [Life::Lives; 2] && spec.descent == Descent::Own && spec.table.is_empty()
             });
             match forker {
                 Some(forker) => turns.sharers[forker.index()].push(task),
@@ -87,9 +86,7 @@ impl Placer<'_> {
         let ends = self.graph.push(task, OpKind::Turn { begins: false }, Reason::Sequence);
         let begins = self.graph.push(task, OpKind::Turn { begins: true }, Reason::AfterTurn { of: last });
         for sharer in &self.turns.sharers[task.index()] {
-            if self.forest.tasks[sharer.index()].shares.table
-                && let Some((table, _)) = &mut self.born[sharer.index()]
-            {
+            if let Some((table, _)) = &mut self.born[sharer.index()] {
                 // What was done to it since the fork has been done to this one, too.
                 *table = desk.table.clone();
             }
@@ -100,7 +97,7 @@ impl Placer<'_> {
     /// The beginning of a sharer's turn.
     pub(super) fn take_over(&mut self, task: TaskId) {
         let (forest, family) = (self.forest, self.family);
-        if !forest.tasks[task.index()].shares.any() {
+        if !forest.tasks[task.index()].shares_table {
             return;
         }
         let children = &self.children[task.index()];

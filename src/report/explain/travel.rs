@@ -52,7 +52,7 @@ impl Travel {
             let mut visit = Visit { born_with: born_with.clone(), ..Visit::default() };
             let mut at: BTreeSet<Fd> = born_with;
             // They have what is in it when it is handed on.
-            let shares = |child: &TaskId| forest.tasks[child.index()].shares.table;
+            let shares = |child: &TaskId| forest.tasks[child.index()].shares_table;
             let mut sharers = Vec::new();
             for (op, kind) in explainer.ops(task) {
                 let before = at.clone();
@@ -77,7 +77,8 @@ impl Travel {
                     }
                     OpKind::Fork { child } if shares(child) => sharers.push(*child),
                     OpKind::Turn { begins: false } if !at.is_empty() => {
-                        let handed = std::mem::take(&mut sharers).into_iter().map(|child| (child, at.clone()));
+                        let handed =
+                            std::mem::take(&mut sharers).into_iter().map(|child| (child, at.clone()));
                         let handed: Vec<_> = handed.collect();
                         to_come.extend(handed.iter().cloned());
                         visit.hands_to.extend(handed);
@@ -203,7 +204,7 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
         chain.iter().map(|task| (*task, above(explainer, *task).len())).collect();
     chain.sort_by_key(|task| depth[task]);
     let mut table = Table::new();
-    let shares = |child: &TaskId| forest.tasks[child.index()].shares.table;
+    let shares = |child: &TaskId| forest.tasks[child.index()].shares_table;
     for (forker, child) in chain.iter().zip(chain.iter().skip(1)) {
         for (_, kind) in explainer.ops(*forker) {
             match kind {

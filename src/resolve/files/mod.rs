@@ -104,7 +104,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
             table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
         }
         // One table has one holder: what is done with it, that does.
-        if !resolver.forest.tasks[index].shares.table {
+        if !resolver.forest.tasks[index].shares_table {
             resolver.forest.tasks[index].table = table;
         }
     }

@@ -54,7 +54,7 @@ fn main() {
     write_to(writer, b"waits");
     let of_root = map(&task.file("map.root"), 2);
 
-    task.spawn_sharing("a", libc::CLONE_FILES, |task| a(task));
+    task.spawn_sharing("a", libc::CLONE_FILES, a);
     task.spawn_sharing("b", libc::CLONE_FILES, |task| {
         let directory = task.file("b");
         std::fs::create_dir(&directory).expect("mkdir");
