@@ -512,6 +512,12 @@ fn plan_problems(error: &PlanError, resolved: &Resolved) -> Vec<Problem> {
         PlanError::Family(errors) => {
             errors.iter().map(|error| of_task(error.task(), format!("{error}: not restored yet"))).collect()
         }
+        // Who shares a table waits for others when its turn is over, so there is no circle that is known.
+        PlanError::Cycle(_) if resolved.forest.tasks.iter().any(|task| task.shares_table) => {
+            let text =
+                "tasks share a descriptor table, and wait for one another in a circle: not restored yet";
+            vec![Problem { kind: ProblemKind::Unsupported, task: None, text: text.to_owned(), origin: None }]
+        }
         PlanError::Place(_) | PlanError::Cycle(_) => {
             vec![Problem { kind: ProblemKind::Lacking, task: None, text: error.to_string(), origin: None }]
         }

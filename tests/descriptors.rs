@@ -36,3 +36,8 @@ fn what_waits_for_events() {
         .criu_changes(&[".state: 1 became 7"], "the same")
         .run();
 }
+
+#[test]
+fn tasks_that_share_their_table() {
+    Scenario::program("shared_table", &[]).run();
+}

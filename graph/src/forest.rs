@@ -87,8 +87,10 @@ pub struct TaskSpec {
     pub sid: u32,
     /// Whether it lives.
     pub life: Life,
-    /// Its descriptor table at the end, sorted by number.
+    /// Its descriptor table at the end, sorted by number. Empty where it shares its parent's.
     pub table: Vec<Slot>,
+    /// It has the table of who forks it, and not a copy (`CLONE_FILES`, clone(2)).
+    pub shares_table: bool,
     /// Steps before anything else; the children inherit what they do.
     pub birth: Vec<StepId>,
     /// Steps before the first fork that need descriptions; the children inherit what they do.
@@ -144,6 +146,18 @@ impl Forest {
             }
         }
         of
+    }
+
+    /// The descriptor table of a task at the end: its own, or the one that it shares with who forks it.
+    pub fn table_of(&self, task: TaskId) -> &[Slot] {
+        let mut at = &self.tasks[task.index()];
+        for _ in 0..self.tasks.len() {
+            match at.parent.filter(|_| at.shares_table) {
+                Some(forker) => at = &self.tasks[forker.index()],
+                None => break,
+            }
+        }
+        &at.table
     }
 
     /// All tasks, each after who forks it, otherwise in their order. Tasks that nobody forks (there is

@@ -88,6 +88,12 @@ pub enum OpKind {
         /// It begins.
         begins: bool,
     },
+    /// The task hands on what it shares with tasks that it has forked, or gets it: between the two others work on it,
+    /// and this task does not. It takes no system call.
+    Turn {
+        /// It gets it; else it hands it on.
+        begins: bool,
+    },
     /// Set the close-on-exec flag.
     SetCloexec {
         /// The number.
@@ -138,7 +144,7 @@ impl OpKind {
             OpKind::Create { .. } => 3,
             OpKind::Dup { .. } => 4,
             OpKind::Close { .. } => 5,
-            OpKind::Stage { .. } => 2,
+            OpKind::Stage { .. } | OpKind::Turn { .. } => 2,
             OpKind::Send { .. } | OpKind::Receive { .. } => 5,
             OpKind::SetCloexec { .. } => 6,
             OpKind::Exit => 7,
@@ -233,6 +239,11 @@ pub enum Reason {
         /// The stage.
         number: u8,
     },
+    /// What tasks share is worked on by one of them after another.
+    AfterTurn {
+        /// Who works on it before.
+        of: TaskId,
+    },
     /// All of the task must be in place.
     Complete,
     /// All tasks must have arrived.
@@ -261,6 +272,7 @@ impl fmt::Display for Reason {
             Reason::SentBy { giver } => write!(f, "{giver} must have sent it"),
             Reason::TakenBy { taker } => write!(f, "{taker} must have taken the message before"),
             Reason::StageOver { number } => write!(f, "all must have come to the end of stage {number}"),
+            Reason::AfterTurn { of } => write!(f, "{of} must be done with what it shares"),
             Reason::Complete => f.write_str("the task must be complete"),
             Reason::AllArrived => f.write_str("all must have arrived"),
         }

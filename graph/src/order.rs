@@ -132,6 +132,7 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             | Reason::SentBy { .. }
             | Reason::TakenBy { .. }
             | Reason::StageOver { .. }
+            | Reason::AfterTurn { .. }
             | Reason::Complete
             | Reason::AllArrived => true,
         })

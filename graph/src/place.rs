@@ -18,6 +18,7 @@ mod desk;
 mod exchange;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,6 +34,7 @@ use crate::table::{Move, Table};
 use descents::Descents;
 use desk::Desk;
 use exchange::Exchange;
+use turns::Turns;
 
 /// Why a forest cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -58,6 +60,10 @@ pub enum PlaceError {
     /// It uses what another makes, neither above it nor sent to it or to somebody above it.
     #[error("{task}: {resource} can neither be inherited nor is it sent")]
     NotBelow { task: TaskId, resource: ResourceId },
+    /// It is to share the table of who forks it and has one of its own, or one of the two does not live, or somebody
+    /// else forks it.
+    #[error("{task}: what it shares with its parent it cannot get from who forks it")]
+    NotShared { task: TaskId },
     /// The table does not fit below the limit while it is built.
     #[error("{task}: descriptor {fd} is needed while restoring, and the limit is {limit}")]
     TableTooLarge { task: TaskId, fd: Fd, limit: Fd },
@@ -79,6 +85,7 @@ pub struct Placement {
 pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceError>> {
     let needs = Needs::find(forest)?;
     let descents = Descents::find(forest)?;
+    let turns = Turns::find(forest)?;
     let mut placer = Placer {
         forest,
         family,
@@ -96,6 +103,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         flags: vec![None; forest.tasks.len()],
         made: vec![false; forest.resources.len()],
         exchange: Exchange::find(forest),
+        turns,
         errors: Vec::new(),
         needs,
     };
@@ -126,6 +134,7 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         }
     }
     placer.order_messages();
+    placer.order_turns();
     placer.order_deaths();
     if placer.errors.is_empty() {
         Ok(Placement { graph: placer.graph, owners: placer.needs.owners })
@@ -168,6 +177,7 @@ struct Placer<'a> {
     /// Which resources exist so far.
     made: Vec<bool>,
     exchange: Exchange,
+    turns: Turns,
     errors: Vec<PlaceError>,
 }
 
@@ -235,6 +245,7 @@ impl Placer<'_> {
     fn living(&mut self, task: TaskId, table: Table) {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
+        self.take_over(task);
         let (mut desk, temporary) = self.forking(task, table);
         self.steps(&mut desk, &temporary);
         let moves = desk.finish();
@@ -242,6 +253,10 @@ impl Placer<'_> {
         for thread in std::mem::take(&mut self.threads[task.index()]) {
             let start = self.graph.push(task, OpKind::StartThread { thread }, Reason::Complete);
             self.born[thread.index()] = Some((Table::new(), Some(start)));
+        }
+        if spec.shares_table {
+            self.give_back(task);
+            self.meet(task);
         }
         for step in &spec.with_threads {
             self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, Reason::Sequence);
@@ -264,9 +279,14 @@ impl Placer<'_> {
         self.before_forks(&mut desk);
         let takes_part = self.exchange.takes_part(task);
         let mut held = in_steps.clone();
+        let lent = self.lent(task);
+        held.extend(&lent);
         held.extend(self.held_for_messages(task));
         self.forks(&mut desk, &held, &by_child);
-        self.stage(task, 0);
+        let done = self.turns.done(task);
+        if !done.staged {
+            self.stage(task, 0);
+        }
 
         // What only this task wants, and what it gives.
         let own: Vec<ResourceId> = self
@@ -293,14 +313,30 @@ impl Placer<'_> {
         self.send_all(&desk);
         self.receive_all(&mut desk);
         self.create_all(&mut desk, own_lasting, Reason::AfterForks);
-        let moves = desk.settle(&mut self.numbers, &in_steps);
+        let kept: BTreeSet<OfdId> = in_steps.iter().chain(&lent).copied().collect();
+        let moves = desk.settle(&mut self.numbers, &kept);
         self.push_moves(task, moves, Reason::AfterForks);
-        self.stage(task, 1);
+        if !done.staged {
+            self.stage(task, 1);
+        }
+        self.hand_on(&desk);
+        if !lent.is_empty() {
+            let moves = desk.settle(&mut self.numbers, &in_steps);
+            self.push_moves(task, moves, Reason::NotWanted);
+        }
+        // Who shares waits for others when its turn is over.
+        if !forest.tasks[task.index()].shares_table {
+            self.meet(task);
+        }
+        (desk, own_temporary)
+    }
+
+    /// Waits for others: for groups to be founded, for deaths.
+    fn meet(&mut self, task: TaskId) {
         if let Join::JoinLater { .. } = self.family.join[task.index()] {
             self.join_group(task);
         }
         self.mourn(task);
-        (desk, own_temporary)
     }
 
     /// The steps that come before the forks, with what they need. What is open then and no child and no later step
@@ -390,7 +426,7 @@ impl Placer<'_> {
             }
         }
 
-        let mut is_in_session = false;
+        let mut is_in_session = self.turns.done(task).entered;
         for (at, (_, child)) in order.iter().enumerate() {
             let at = at as u32;
             if !self.family.early[child.index()] && !is_in_session {

@@ -60,9 +60,13 @@ struct ResourceGene {
 #[derive(Debug, Clone, Copy)]
 enum Inherit {
     Nothing,
-    All { cloexec: bool },
+    All {
+        cloexec: bool,
+    },
     Rotated(usize),
     Some(u16),
+    /// It has the parent's table itself.
+    Shared,
 }
 
 /// Private memory: task, pages before it, length, which pages have contents, their seed, writable.
@@ -108,6 +112,7 @@ fn inherits() -> impl Strategy<Value = Inherit> {
         2 => any::<bool>().prop_map(|cloexec| Inherit::All { cloexec }),
         2 => (1usize..5).prop_map(Inherit::Rotated),
         1 => any::<u16>().prop_map(Inherit::Some),
+        1 => Just(Inherit::Shared),
     ]
 }
 
@@ -264,16 +269,21 @@ fn build(genes: &Genes, files: &Path, most: usize) -> Forest {
     let mut forest = Forest { tasks: tree(&genes.history, most), ..Forest::default() };
     let living: Vec<usize> = (0..forest.tasks.len()).filter(|at| forest.tasks[*at].dead.is_none()).collect();
     let task = |choice: u16| living[usize::from(choice) % living.len()];
+    share(&mut forest, &genes.inherits);
     for (index, gene) in genes.resources.iter().enumerate() {
         let kind = kind(&gene.kind, &forest.resources, files, index);
         let ends = kind.ends();
         forest.resources.push(kind);
         for &(who, end, fd, cloexec) in &gene.holders {
-            hold(&mut forest.tasks[task(who)], fd, (index, usize::from(end) % ends), cloexec);
+            let keeper = keeper(&forest, task(who));
+            hold(&mut forest.tasks[keeper], fd, (index, usize::from(end) % ends), cloexec);
         }
     }
     inherit(&mut forest, &genes.inherits);
     complete(&mut forest);
+    for index in 0..forest.tasks.len() {
+        forest.tasks[index].table = forest.tasks[keeper(&forest, index)].table.clone();
+    }
     watch(&mut forest, &genes.resources);
     for (number, choice) in (0..).zip(&genes.threads) {
         forest.tasks[task(*choice)].threads.push(FIRST_TID + number);
@@ -340,14 +350,28 @@ fn hold(task: &mut Task, fd: u32, (resource, end): (usize, usize), cloexec: bool
     task.table.push(Slot { fd, resource, end, cloexec });
 }
 
+/// Which tasks have their parents' tables.
+fn share(forest: &mut Forest, genes: &[Inherit]) {
+    for (index, task) in forest.tasks.iter_mut().enumerate().skip(1) {
+        task.shares_table = task.dead.is_none() && matches!(genes[index % genes.len()], Inherit::Shared);
+    }
+}
+
+/// Who has the table that a task has, and got it first.
+fn keeper(forest: &Forest, index: usize) -> usize {
+    let task = &forest.tasks[index];
+    task.parent.filter(|_| task.shares_table).map_or(index, |parent| keeper(forest, parent))
+}
+
 fn inherit(forest: &mut Forest, genes: &[Inherit]) {
     for index in 1..forest.tasks.len() {
         let task = &forest.tasks[index];
         let Some(parent) = task.parent.filter(|_| task.dead.is_none()) else { continue };
-        let mut slots = forest.tasks[parent].table.clone();
+        let mut slots = forest.tasks[keeper(forest, parent)].table.clone();
         let fds: Vec<u32> = slots.iter().map(|slot| slot.fd).collect();
         match genes[index % genes.len()] {
-            Inherit::Nothing => slots.clear(),
+            // The one that it shares it gets in the end.
+            Inherit::Nothing | Inherit::Shared => slots.clear(),
             Inherit::All { cloexec } => slots.iter_mut().for_each(|slot| slot.cloexec ^= cloexec),
             Inherit::Rotated(by) => {
                 let by = by % slots.len().max(1);

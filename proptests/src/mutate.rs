@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use regrow::image::RLimit;
 use regrow::synth::{Attributes, Forest, Task};
-use regrow::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, Check, Record, Verb};
+use regrow::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, Check, Record, Verb};
 use regrow::tape::{Tapes, TaskTape};
 
 use crate::tables::{Ends, child_of, ends};
@@ -41,6 +41,8 @@ pub enum Kind {
     SetsidLate,
     /// A child's death is told by no signal.
     OtherExitSignal,
+    /// A child has a copy of its parent's table instead of the table, or the table instead of a copy.
+    OtherSharing,
     /// A process group is another.
     OtherGroup,
     /// A zombie has another exit code.
@@ -91,7 +93,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 33] = [
+    pub const ALL: [Kind; 34] = [
         Kind::DropClose,
         Kind::DropPost,
         Kind::DropWait,
@@ -102,6 +104,7 @@ impl Kind {
         Kind::SwapChildren,
         Kind::SetsidLate,
         Kind::OtherExitSignal,
+        Kind::OtherSharing,
         Kind::OtherGroup,
         Kind::OtherExitCode,
         Kind::DropAwait,
@@ -207,9 +210,11 @@ impl<'a> Plan<'a> {
             Kind::DropWait | Kind::WaitForOwnPost => verb == Some(Verb::Wait),
             Kind::DropArrival => verb == Some(Verb::Arrive),
             Kind::DropPark => verb == Some(Verb::Park),
-            Kind::DropFork | Kind::SwapChildren | Kind::SetsidLate | Kind::OtherExitSignal => {
-                verb == Some(Verb::Fork)
-            }
+            Kind::DropFork
+            | Kind::SwapChildren
+            | Kind::SetsidLate
+            | Kind::OtherExitSignal
+            | Kind::OtherSharing => verb == Some(Verb::Fork),
             Kind::OtherGroup => is(&[libc::SYS_setpgid]),
             Kind::OtherExitCode => is(&[libc::SYS_exit_group]),
             Kind::DropAwait => is(&[libc::SYS_waitid]),
@@ -304,6 +309,15 @@ impl<'a> Plan<'a> {
                 // SIGCHLD when another adopts it (kernel/exit.c, `reparent_leader`).
                 let address = record.args[0] + 8 * CLONE_ARGS_EXIT_SIGNAL as u64;
                 self.is_own_child(task, &record).then(|| self.with_byte(address, 0)).flatten()
+            }
+            Kind::OtherSharing => {
+                // Who dies at once has no table in the end.
+                let (child, is_thread) = child_of(self.tapes, &record)?;
+                let lives = self.forest.tasks.iter().any(|it| it.pid == child && it.dead.is_none());
+                let address = record.args[0] + 8 * CLONE_ARGS_FLAGS as u64;
+                let flags = self.word(address)? ^ libc::CLONE_FILES as u64;
+                // Of a little-endian word.
+                (lives && !is_thread).then(|| self.with_byte(address + 1, flags.to_ne_bytes()[1])).flatten()
             }
             Kind::OtherGroup => {
                 // Its last change, to a group that another founded: now its own.

@@ -154,6 +154,7 @@ impl<'a> Player<'a> {
                 | OpKind::Send { .. }
                 | OpKind::Receive { .. }
                 | OpKind::Stage { .. }
+                | OpKind::Turn { .. }
                 | OpKind::Step { .. }
                 | OpKind::EatSigchld
                 | OpKind::Exit
@@ -292,6 +293,8 @@ impl<'a> Player<'a> {
                 Ok(())
             }
             OpKind::Stage { number, begins: true } => self.begin(number - 1),
+            // Who waits for it has an edge; that nobody else has the table then, no forest here needs.
+            OpKind::Turn { .. } => Ok(()),
             OpKind::BecomeSubreaper => self.kernel.become_subreaper(pid).map_err(errno),
             OpKind::Step { step, fds } => self.step(task, *step, fds),
             OpKind::AwaitExit { child, reap } => match (self.forest.tasks[child.index()].life, reap) {

@@ -63,9 +63,9 @@ fn shuffle_entries(model: &mut Model, seed: u64) {
     for packet in &mut model.packets {
         packet.origin.entry = places.get_mut(&packet.id_for).and_then(Vec::pop).unwrap_or_default();
     }
-    for (index, task) in model.tasks.iter_mut().enumerate() {
-        let Some(alive) = task.alive_mut() else { continue };
-        let place = of(alive.fds.len(), 5 + index as u64);
+    for alive in model.tasks.iter_mut().filter_map(Task::alive_mut) {
+        // Those who share a table share its image.
+        let place = of(alive.fds.len(), 5 + u64::from(alive.ids.files));
         alive.fds.iter_mut().zip(place).for_each(|(it, entry)| it.origin.entry = entry);
     }
     shuffle_tasks(&mut model.tasks, seed);

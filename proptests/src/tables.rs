@@ -1,14 +1,14 @@
 //! Descriptor tables by the man pages, from the raw records of tapes: what a mutation must change to be one.
 //!
 //! It knows nothing of effects, plans or the checker: numbers of calls, their arguments, the lowest free
-//! descriptor (open(2)), what dup3(2), close_range(2), fcntl(2) and fork(2) do. Tables of tasks meet only at forks, so one
-//! tape is played after another.
+//! descriptor (open(2)), what dup3(2), close_range(2), fcntl(2) and clone3(2) do. Tasks that share a table use it in an
+//! order that events make; all others meet only at forks.
 //!
 //! Example: `eventfd2() = 3, dup3(3, 7), close(3)` ends with 7, made by the first call that makes any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use regrow::tape::abi::{CLONE_ARGS_SET_TID, Check, Record, Verb};
+use regrow::tape::abi::{CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, Check, Record, Verb};
 use regrow::tape::{Tapes, TaskTape};
 
 /// What a descriptor refers to: who made it, which of the calls that make any in that tape, which end.
@@ -53,70 +53,123 @@ impl Ends {
     }
 }
 
-/// Plays all tapes.
+/// Plays all tapes, each as far as it comes without what it waits for, until all have come to their ends.
 ///
 /// # Errors
-/// A call does not give what its record expects.
+/// A call does not give what its record expects, or somebody waits for ever.
 pub fn ends(tapes: &Tapes) -> Result<Ends, String> {
     let mut ends = Ends::default();
     let root = tapes.tasks.first().ok_or("no tapes")?;
-    play(tapes, root, Table::new(), &mut ends)?;
+    let (mut tables, mut posted) = (vec![Table::new()], BTreeSet::new());
+    let mut players = vec![Player { task: root, next: 0, table_at: 0, table: Table::new(), made: 0 }];
+    loop {
+        let mut moved = false;
+        let mut at = 0;
+        while at < players.len() {
+            let player = &mut players[at];
+            player.table = std::mem::take(&mut tables[player.table_at]);
+            let before = player.next;
+            let born = player.play(tapes, &mut posted, &mut ends)?;
+            moved |= player.next > before;
+            let table = std::mem::take(&mut player.table);
+            let shared = player.table_at;
+            if let Some((child, shares)) = born {
+                let table_at = if shares { shared } else { tables.len() };
+                if !shares {
+                    tables.push(table.clone());
+                }
+                players.push(Player { task: child, next: 0, table_at, table: Table::new(), made: 0 });
+            } else {
+                at += 1;
+            }
+            tables[shared] = table;
+        }
+        if !moved {
+            break;
+        }
+    }
+    for player in &players {
+        let records = tapes.records(player.task).count();
+        if player.next < records {
+            return Err(format!("task {} waits for ever in record {}", player.task.pid, player.next));
+        }
+        if tapes.records(player.task).any(|(_, record)| record.verb() == Some(Verb::Park)) {
+            ends.tables.insert(player.task.pid, tables[player.table_at].clone());
+        }
+    }
     Ok(ends)
+}
+
+/// A word of the arguments of a fork.
+fn argument(tapes: &Tapes, record: &Record, at: usize) -> Option<u64> {
+    let bytes = tapes.bytes(record.args[0] + at as u64 * 8, 8)?;
+    Some(u64::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 /// The child of a fork, and whether it is a thread.
 pub fn child_of(tapes: &Tapes, record: &Record) -> Option<(u32, bool)> {
-    let word = |at: usize| {
-        let bytes = tapes.bytes(record.args[0] + at as u64 * 8, 8)?;
-        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
-    };
-    let tid = tapes.bytes(word(CLONE_ARGS_SET_TID)?, 4)?;
-    let is_thread = word(0)? & libc::CLONE_THREAD as u64 != 0;
+    let tid = tapes.bytes(argument(tapes, record, CLONE_ARGS_SET_TID)?, 4)?;
+    let is_thread = argument(tapes, record, CLONE_ARGS_FLAGS)? & libc::CLONE_THREAD as u64 != 0;
     Some((u32::from_ne_bytes(tid.try_into().ok()?), is_thread))
 }
 
+/// Whether a child has the table of who forks it.
+pub fn shares_table(tapes: &Tapes, record: &Record) -> bool {
+    argument(tapes, record, CLONE_ARGS_FLAGS).is_some_and(|flags| flags & libc::CLONE_FILES as u64 != 0)
+}
+
 struct Player<'a> {
-    pid: u32,
+    task: &'a TaskTape,
+    /// The record that comes next.
+    next: usize,
+    /// Where its table is while others play.
+    table_at: usize,
     table: Table,
     made: u32,
-    ends: &'a mut Ends,
 }
 
-fn play(tapes: &Tapes, task: &TaskTape, table: Table, ends: &mut Ends) -> Result<(), String> {
-    let mut player = Player { pid: task.pid, table, made: 0, ends };
-    let mut is_parked = false;
-    for (index, (_, record)) in tapes.records(task).enumerate() {
-        let at = |what: String| format!("task {}, record {index}: {what}", task.pid);
-        match record.verb() {
-            Some(Verb::Syscall) => player.call(&record).map_err(at)?,
-            Some(Verb::Fork) => {
-                let (pid, is_thread) = child_of(tapes, &record).ok_or_else(|| at("no child".to_owned()))?;
-                if !is_thread {
+impl<'a> Player<'a> {
+    /// Plays up to a fork, a wait for what has not been posted, or the end; gives who is born, and whether it shares
+    /// the table.
+    fn play(
+        &mut self,
+        tapes: &'a Tapes,
+        posted: &mut BTreeSet<u64>,
+        ends: &mut Ends,
+    ) -> Result<Option<(&'a TaskTape, bool)>, String> {
+        for (index, (_, record)) in tapes.records(self.task).enumerate().skip(self.next) {
+            let pid = self.task.pid;
+            let at = |what: String| format!("task {pid}, record {index}: {what}");
+            let mut born = None;
+            match record.verb() {
+                Some(Verb::Syscall) => self.call(&record, ends).map_err(at)?,
+                Some(Verb::Fork) => {
+                    let (pid, is_thread) =
+                        child_of(tapes, &record).ok_or_else(|| at("no child".to_owned()))?;
                     let child = tapes.tasks.iter().find(|child| child.pid == pid);
                     let child = child.ok_or_else(|| at(format!("no tape of {pid}")))?;
-                    play(tapes, child, player.table.clone(), player.ends)?;
+                    born = (!is_thread).then(|| (child, shares_table(tapes, &record)));
                 }
+                Some(Verb::Post) => drop(posted.insert(record.args[0])),
+                Some(Verb::Wait) if !posted.contains(&record.args[0]) => return Ok(None),
+                Some(Verb::Wait | Verb::Arrive | Verb::Park) | None => {}
             }
-            Some(Verb::Park) => is_parked = true,
-            Some(Verb::Post | Verb::Wait | Verb::Arrive) | None => {}
+            self.next = index + 1;
+            if born.is_some() {
+                return Ok(born);
+            }
         }
+        Ok(None)
     }
-    if is_parked {
-        let (pid, table) = (player.pid, player.table);
-        ends.tables.insert(pid, table);
-    }
-    Ok(())
-}
 
-impl Player<'_> {
     fn lowest(&self, from: u64) -> u64 {
         (from..).find(|fd| !self.table.contains_key(fd)).unwrap_or(from)
     }
 
     /// New descriptors at the lowest free numbers; the first.
-    fn make(&mut self, record: &Record, ends: u8, cloexec: bool) -> u64 {
-        let made = (self.pid, self.made);
-        self.ends.calls.insert(made, record.nr);
+    fn make(&mut self, record: &Record, ends: u8, cloexec: bool, all: &mut Ends) -> u64 {
+        let made = (self.task.pid, self.made);
+        all.calls.insert(made, record.nr);
         self.made += 1;
         let first = self.lowest(0);
         for end in 0..ends {
@@ -125,24 +178,24 @@ impl Player<'_> {
         first
     }
 
-    fn call(&mut self, record: &Record) -> Result<(), String> {
+    fn call(&mut self, record: &Record, all: &mut Ends) -> Result<(), String> {
         let [a, b, c, d, e, _] = record.args;
         let cloexec = |flags: u64| flags & libc::O_CLOEXEC as u64 != 0;
         // Descriptors are ints.
         let (from, to) = (u64::from(a as u32), u64::from(b as u32));
         let mut result = None;
         match libc::c_long::from(record.nr) {
-            libc::SYS_openat => result = Some(self.make(record, 1, cloexec(c))),
+            libc::SYS_openat => result = Some(self.make(record, 1, cloexec(c), all)),
             libc::SYS_socket | libc::SYS_eventfd2 | libc::SYS_memfd_create => {
                 // MFD_CLOEXEC is 1.
                 let is_memfd = libc::c_long::from(record.nr) == libc::SYS_memfd_create;
-                result = Some(self.make(record, 1, if is_memfd { b & 1 != 0 } else { cloexec(b) }));
+                result = Some(self.make(record, 1, if is_memfd { b & 1 != 0 } else { cloexec(b) }, all));
             }
-            libc::SYS_epoll_create1 => result = Some(self.make(record, 1, cloexec(a))),
-            libc::SYS_timerfd_create => result = Some(self.make(record, 1, cloexec(b))),
-            libc::SYS_signalfd4 | libc::SYS_accept4 => result = Some(self.make(record, 1, cloexec(d))),
-            libc::SYS_pipe2 => drop(self.make(record, 2, cloexec(b))),
-            libc::SYS_socketpair => drop(self.make(record, 2, cloexec(b))),
+            libc::SYS_epoll_create1 => result = Some(self.make(record, 1, cloexec(a), all)),
+            libc::SYS_timerfd_create => result = Some(self.make(record, 1, cloexec(b), all)),
+            libc::SYS_signalfd4 | libc::SYS_accept4 => result = Some(self.make(record, 1, cloexec(d), all)),
+            libc::SYS_pipe2 => drop(self.make(record, 2, cloexec(b), all)),
+            libc::SYS_socketpair => drop(self.make(record, 2, cloexec(b), all)),
             libc::SYS_dup3 | libc::SYS_dup2 => {
                 let (made, _) = *self.open(from)?;
                 if from == to {

@@ -75,7 +75,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             }
         }
         let records = lowering.tape.records;
-        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role);
+        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role, recipe.shares_table);
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
     }
@@ -105,7 +105,7 @@ const THREAD: i32 = libc::CLONE_VM
     | libc::CLONE_SYSVSEM;
 
 /// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)).
-fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
+fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares_table: bool) -> u64 {
     let wanted = asm.data(&pid.to_ne_bytes(), 4);
     let mut words = [0u64; 11];
     match role {
@@ -116,6 +116,9 @@ fn clone_args(asm: &mut Assembler, pid: u32, role: Role) -> u64 {
         Role::Helper { raises_sigchld: true } => words[CLONE_ARGS_EXIT_SIGNAL] = libc::SIGCHLD as u64,
         // Its parent waits for it and is to hear nothing else of it.
         Role::Helper { raises_sigchld: false } => {}
+    }
+    if shares_table {
+        words[CLONE_ARGS_FLAGS] |= libc::CLONE_FILES as u64;
     }
     words[CLONE_ARGS_SET_TID] = wanted;
     words[CLONE_ARGS_SET_TID_SIZE] = 1;
@@ -189,7 +192,7 @@ impl Lowering<'_> {
             OpKind::Receive { through, at, cloexec, stays, .. } => {
                 self.receive(*through, at, *cloexec, *stays)
             }
-            OpKind::Stage { .. } => {}
+            OpKind::Stage { .. } | OpKind::Turn { .. } => {}
             OpKind::SetCloexec { fd, cloexec } => {
                 let flag = if *cloexec { libc::FD_CLOEXEC } else { 0 };
                 self.tape.call(libc::SYS_fcntl, &[u64::from(*fd), libc::F_SETFD as u64, flag as u64], 0);

@@ -47,6 +47,8 @@ pub fn what(prepared: &Prepared, op: OpId) -> String {
         }
         OpKind::Stage { number, begins: false } => format!("end stage {number}"),
         OpKind::Stage { number, begins: true } => format!("begin stage {number}"),
+        OpKind::Turn { begins: false } => "hand on what is shared".to_owned(),
+        OpKind::Turn { begins: true } => "take over what is shared".to_owned(),
         OpKind::SetSid => "lead a session".to_owned(),
         OpKind::SetPgid { pgid } => format!("process group {pgid}"),
         OpKind::BecomeSubreaper => "be a subreaper".to_owned(),
@@ -83,6 +85,7 @@ pub fn why(prepared: &Prepared, reason: Reason) -> String {
         Reason::TakenBy { taker } => {
             format!("{} must have taken the message before", pid(prepared, taker))
         }
+        Reason::AfterTurn { of } => format!("{} must be done with what it shares", pid(prepared, of)),
         Reason::MustBeItsChild { child } => format!("{} must be its child", pid(prepared, child)),
         Reason::AfterForks
         | Reason::NotWanted
@@ -261,6 +264,7 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
         | OpKind::SetPgid { .. }
         | OpKind::BecomeSubreaper
         | OpKind::Stage { .. }
+        | OpKind::Turn { .. }
         | OpKind::EatSigchld
         | OpKind::Arrive
         | OpKind::Park => recipes.tasks[node.task.index()].origin,

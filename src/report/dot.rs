@@ -172,7 +172,7 @@ fn looks(kind: &OpKind) -> &'static str {
         OpKind::Fork { .. } | OpKind::StartThread { .. } => ", fillcolor=\"#dcebff\"",
         OpKind::Create { .. } => ", fillcolor=\"#e2f5de\"",
         OpKind::Send { .. } | OpKind::Receive { .. } => ", fillcolor=\"#e2f5de\"",
-        OpKind::Stage { .. } => ", fillcolor=\"#e8e0f5\"",
+        OpKind::Stage { .. } | OpKind::Turn { .. } => ", fillcolor=\"#e8e0f5\"",
         OpKind::SetSid | OpKind::SetPgid { .. } | OpKind::BecomeSubreaper => ", fillcolor=\"#fff3cf\"",
         OpKind::Arrive => ", shape=octagon, style=filled, fillcolor=\"#e8e0f5\"",
         OpKind::Park => ", fillcolor=\"#e8e0f5\"",
@@ -200,6 +200,7 @@ fn colours(why: Reason) -> &'static str {
         | Reason::NumberWanted { .. }
         | Reason::NeededBy { .. }
         | Reason::StageOver { .. }
+        | Reason::AfterTurn { .. }
         | Reason::Complete
         | Reason::AllArrived => ", color=\"#404040\", fontcolor=\"#404040\"",
     }

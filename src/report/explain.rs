@@ -113,7 +113,7 @@ pub fn explain(prepared: &Prepared, subject: Subject) -> Result<Explanation, Exp
         Subject::Task { pid } => About::Task(Box::new(explainer.task(explainer.find(pid)?))),
         Subject::Fd { pid, fd } => {
             let task = explainer.find(pid)?;
-            let table = &prepared.resolved.forest.tasks[task.index()].table;
+            let table = prepared.resolved.forest.table_of(task);
             let slot = table.iter().find(|slot| slot.fd == fd).ok_or_else(|| {
                 let fds: Vec<Fd> = table.iter().map(|slot| slot.fd).collect();
                 ExplainError::NoFd { pid, fd, there: listed(&fds) }
@@ -267,10 +267,11 @@ impl Explainer<'_> {
         let forest = &prepared.resolved.forest;
         let image = &prepared.model.ofds;
         let mut holders = Vec::new();
-        for (index, task) in forest.tasks.iter().enumerate() {
-            let fds: Vec<Fd> = task.table.iter().filter(|slot| slot.ofd == ofd).map(|slot| slot.fd).collect();
+        for task in (0..forest.tasks.len()).map(TaskId::new) {
+            let table = forest.table_of(task).iter();
+            let fds: Vec<Fd> = table.filter(|slot| slot.ofd == ofd).map(|slot| slot.fd).collect();
             if !fds.is_empty() {
-                holders.push(Holder { pid: self.pid(TaskId::new(index)), fds });
+                holders.push(Holder { pid: self.pid(task), fds });
             }
         }
         let resource = forest.resource_of_ofd()[ofd.index()];

@@ -422,7 +422,7 @@ pub(super) fn resources(prepared: &Prepared) -> Vec<PlanResource> {
     let of_ofd = forest.resource_of_ofd();
     let mut users: Vec<BTreeMap<TaskId, Vec<u32>>> = vec![BTreeMap::new(); forest.resources.len()];
     for (index, task) in forest.tasks.iter().enumerate() {
-        for slot in &task.table {
+        for slot in forest.table_of(TaskId::new(index)) {
             if let Some(resource) = of_ofd[slot.ofd.index()] {
                 users[resource.index()].entry(TaskId::new(index)).or_default().push(slot.fd);
             }

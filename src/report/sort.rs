@@ -55,7 +55,7 @@ impl Sort {
             | OpKind::SetCloexec { .. }
             | OpKind::Send { .. }
             | OpKind::Receive { .. } => Sort::Descriptor,
-            OpKind::Stage { .. } => Sort::Wait,
+            OpKind::Stage { .. } | OpKind::Turn { .. } => Sort::Wait,
             OpKind::AwaitExit { .. } => Sort::Wait,
             OpKind::Exit => Sort::Death,
             OpKind::Arrive | OpKind::Park => Sort::Barrier,

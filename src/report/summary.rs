@@ -96,6 +96,7 @@ impl Summary {
                 OpKind::Stage { number, begins: false } => drop(stages.insert(*number)),
                 OpKind::Stage { begins: true, .. } => {}
                 OpKind::Fork { .. }
+                | OpKind::Turn { .. }
                 | OpKind::StartThread { .. }
                 | OpKind::SetCloexec { .. }
                 | OpKind::SetSid

@@ -25,8 +25,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, cradle: Cradle) {
             alive.is_some_and(|alive| task::waits_for_children(resolver, TaskId::new(index), alive))
         })
         .collect();
+    let shares: Vec<bool> = resolver.forest.tasks.iter().map(|task| task.shares_table).collect();
     let children = Children {
-        may_be_given: &|child| !named.contains(&child),
+        may_be_given: &|child| !named.contains(&child) && !shares[child.index()],
         may_give: &|parent| keeps.get(parent.index()).copied().unwrap_or(false),
         cores: resolver.options.cores,
     };

@@ -19,6 +19,7 @@ mod files;
 mod host;
 mod numbers;
 mod seccomp;
+mod sharing;
 pub mod space;
 mod task;
 mod threads;
@@ -179,6 +180,8 @@ pub struct TaskRecipe {
     pub origin: Origin,
     /// Its entry in `core-PID.img`.
     pub core_origin: Origin,
+    /// It has the descriptor table of who forks it.
+    pub shares_table: bool,
 }
 
 /// The outcome: every reason why the model cannot be restored here, and (as far as they leave one)
@@ -199,10 +202,12 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     host::find_problems(&mut resolver);
     clocks::resolve(&mut resolver);
     tree::resolve(&mut resolver);
+    sharing::resolve(&mut resolver);
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
     let cradle = tree::cradle(&mut resolver);
     tree::raise(&mut resolver, &cradle);
+    sharing::judge(&mut resolver);
     resolver.spaces = space::decide(&resolver);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
@@ -286,6 +291,7 @@ impl<'a> Resolver<'a> {
                 cwd: None,
                 origin: task.origin,
                 core_origin: task.core_origin,
+                shares_table: false,
             });
         }
         Resolver {

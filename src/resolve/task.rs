@@ -36,12 +36,21 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
         (Vec::new(), [memory.setup, memory.late].concat())
     };
     resolver.forest.tasks[id.index()].before_forks = early;
-    steps.extend(own(resolver, id, task, alive, leader));
     let placed = std::mem::take(&mut resolver.placed[id.index()]);
-    resolver.forest.tasks[id.index()].steps = [placed.steps, steps].concat();
     // The table is final when threads start.
-    resolver.forest.tasks[id.index()].with_threads =
-        [placed.with_threads, timers(resolver, task, alive)].concat();
+    let mut with_threads = [placed.with_threads, timers(resolver, task, alive)].concat();
+    if let Some(kind) = discards_again(resolver, id, alive) {
+        let step = resolver.add_step(kind, task.core_origin, Vec::new());
+        // Who shares waits for deaths when its turn is over, and that is when its table is final.
+        if resolver.forest.tasks[id.index()].shares_table {
+            with_threads.push(step);
+        } else {
+            steps.push(step);
+        }
+    }
+    steps.extend(own(resolver, task, alive, leader));
+    resolver.forest.tasks[id.index()].steps = [placed.steps, steps].concat();
+    resolver.forest.tasks[id.index()].with_threads = with_threads;
     // Before anything is given up.
     resolver.forest.tasks[id.index()].tail = [placed.tail, tail(resolver, id, task, alive, leader)].concat();
 }
@@ -96,6 +105,13 @@ pub(super) fn waits_for_children(resolver: &Resolver<'_>, id: TaskId, alive: &Al
 
 fn keeps_zombies(resolver: &Resolver<'_>, id: TaskId) -> bool {
     resolver.zombie_parents.contains(&resolver.model.tasks[id.index()].pid)
+}
+
+/// What makes a task's children vanish again when they die, where those that must die have.
+fn discards_again(resolver: &Resolver<'_>, id: TaskId, alive: &Alive) -> Option<StepKind> {
+    let action = alive.sigactions.get(SIGCHLD - 1)?;
+    let is_put_off = discards_children(action) && keeps_zombies(resolver, id);
+    is_put_off.then_some(StepKind::SigAction { signal: SIGCHLD as u32, action: *action })
 }
 
 /// The directory to start in. One that was removed is entered later, when it has been made.
@@ -233,15 +249,9 @@ fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) {
 }
 
 /// Steps of the task itself.
-fn own(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
+fn own(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread) -> Vec<StepId> {
     let core = task.core_origin;
     let mut kinds = Vec::new();
-    if let Some(action) = alive.sigactions.get(SIGCHLD - 1)
-        && discards_children(action)
-        && keeps_zombies(resolver, id)
-    {
-        kinds.push(StepKind::SigAction { signal: SIGCHLD as u32, action: *action });
-    }
     // After the mappings: READ_IMPLIES_EXEC would change what they may do (personality(2)).
     if resolver.facts.own.personality != Some(alive.personality) {
         kinds.push(StepKind::Personality(alive.personality));

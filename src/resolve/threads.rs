@@ -49,6 +49,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
             cwd: None,
             origin: task.origin,
             core_origin: thread.origin,
+            shares_table: false,
         });
     }
 }

@@ -54,31 +54,6 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>) {
             }
         }
     }
-    share_check(resolver);
-}
-
-/// Tasks of which one has the other's descriptor table, address space, working directory or
-/// handlers need `CLONE_FILES` and its like.
-fn share_check(resolver: &mut Resolver<'_>) {
-    let mut first: BTreeMap<(&str, u32), (u32, usize)> = BTreeMap::new();
-    for (index, task) in resolver.model.tasks.iter().enumerate() {
-        let Some(alive) = task.alive() else { continue };
-        let ids = alive.ids;
-        for (what, id) in [
-            ("descriptor table", ids.files),
-            ("address space", ids.vm),
-            ("working directory (CLONE_FS)", ids.fs),
-            ("signal handlers", ids.sighand),
-        ] {
-            if id == 0 {
-                continue;
-            }
-            if let Some((other, _)) = first.insert((what, id), (task.pid.0, index)) {
-                let text = format!("shares its {what} with task {other}: not restored yet");
-                resolver.problems.unsupported(Some(task.pid), Some(task.core_origin), text);
-            }
-        }
-    }
 }
 
 /// Where the root is born. With `--shell-job` a root that does not lead its session takes the place
@@ -177,6 +152,7 @@ pub(super) fn add_recipe(resolver: &mut Resolver<'_>, helper: &Helper, raises_si
         cwd: None,
         origin,
         core_origin: origin,
+        shares_table: false,
     });
 }
 

@@ -76,6 +76,8 @@ pub struct Task {
     pub dead: Option<u8>,
     /// Its descriptor table.
     pub table: Vec<Slot>,
+    /// That table is its parent's, and not another one like it.
+    pub shares_table: bool,
     /// Private anonymous mappings.
     pub private: Vec<Private>,
     /// Views of segments.
@@ -380,6 +382,12 @@ impl Forest {
                 .is_some_and(|parent| parent.dead.is_some())
             {
                 bad("its parent is dead".to_owned());
+            }
+            let parent = task.parent.and_then(|parent| self.tasks.get(parent));
+            if task.shares_table
+                && (task.dead.is_some() || parent.is_none_or(|parent| parent.table != task.table))
+            {
+                bad("it is dead, or its table is not the one that it shares".to_owned());
             }
             let mut fds = BTreeSet::new();
             for slot in &task.table {

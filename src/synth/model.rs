@@ -448,13 +448,16 @@ pub fn checks(forest: &Forest, index: usize) -> Vec<Check> {
     let numbers: Vec<u32> = task.table.iter().map(|slot| slot.fd).collect();
     let mut unused = (0..).filter(|fd| !numbers.contains(fd));
     let (low, high) = (unused.next().unwrap_or(0), unused.next().unwrap_or(0));
+    // Where others have the table, too, nobody opens anything in it: they would see it.
+    let is_shared = |other: &Task| other.shares_table && other.parent == Some(index);
+    let free = (!task.shares_table && !forest.tasks.iter().any(is_shared)).then_some((low, high));
     for fd in [low, high, numbers.iter().max().map_or(0, |fd| fd + 1)] {
         let args = [u64::from(fd), libc::F_GETFD as u64, 0, 0, 0, 0];
         call(format!("descriptor {fd}: none"), libc::SYS_fcntl, args, -i64::from(libc::EBADF));
     }
     checks.extend(task.attributes.checks());
     for slot in &task.table {
-        check_queue(forest, slot, (low, high), &mut checks);
+        check_queue(forest, slot, free, &mut checks);
     }
     for mapping in &task.private {
         let bytes = stretch_bytes(&mapping.pages, 0, mapping.len_pages);
@@ -469,8 +472,9 @@ pub fn checks(forest: &Forest, index: usize) -> Vec<Check> {
     checks
 }
 
-/// What waits at a descriptor: its length, and, where it can be read, its bytes, which stay there.
-fn check_queue(forest: &Forest, slot: &super::Slot, (low, high): (u32, u32), checks: &mut Vec<Check>) {
+/// What waits at a descriptor: its length, and, where it can be read, its bytes, which stay there. `free`: numbers at
+/// which something may be opened.
+fn check_queue(forest: &Forest, slot: &super::Slot, free: Option<(u32, u32)>, checks: &mut Vec<Check>) {
     const BUFFER: u64 = SCRATCH + PAGE;
     const SPLICE_NONBLOCK: u64 = 2;
     let (fd, kind) = (u64::from(slot.fd), &forest.resources[slot.resource]);
@@ -494,7 +498,7 @@ fn check_queue(forest: &Forest, slot: &super::Slot, (low, high): (u32, u32), che
     match kind {
         Kind::Pipe { .. } => {
             checks.extend(waits());
-            if slot.end == 0 && len > 0 {
+            if let Some((low, high)) = free.filter(|_| slot.end == 0 && len > 0) {
                 // What waits goes into a pipe of our own as well (tee(2)), and is read there.
                 let (out, into) = (u64::from(low), u64::from(high));
                 let ends: Vec<u8> = [low, high].iter().flat_map(|fd| fd.to_le_bytes()).collect();
@@ -584,9 +588,16 @@ fn model_task(
     }
 }
 
+/// The task whose table a task has: itself, or the first above it with which it shares it.
+fn table_of(forest: &Forest, index: usize) -> usize {
+    let task = &forest.tasks[index];
+    task.parent.filter(|_| task.shares_table).map_or(index, |parent| table_of(forest, parent))
+}
+
 fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, contents: &mut Held) -> Alive {
     let (task, own) = (&forest.tasks[index], ground.own);
     let id = index as u32 + 2;
+    let files = table_of(forest, index) as u32 + 2;
     let mut fds: Vec<FdEntry> = task
         .table
         .iter()
@@ -596,7 +607,7 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
                 fd: slot.fd,
                 ofd_id,
                 cloexec: slot.cloexec,
-                origin: Origin::new(Image::Fdinfo(id), 0),
+                origin: Origin::new(Image::Fdinfo(files), 0),
             })
         })
         .collect();
@@ -609,7 +620,7 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
         comm: task.attributes.name.clone().unwrap_or_else(|| "twig".to_owned()),
         personality: own.personality.unwrap_or(0),
         umask: task.attributes.umask.unwrap_or(0o022),
-        ids: namespaces(id, 1),
+        ids: KobjIds { files, ..namespaces(id, 1) },
         sigactions: (1..=64).map(|signal| task.attributes.action(signal)).collect(),
         rlimits: own.rlimits.iter().enumerate().map(limit).collect(),
         pending_shared: Vec::new(),

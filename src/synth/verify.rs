@@ -7,6 +7,7 @@
 //! |---|---|
 //! | pid, parent, group, session, descriptors' flags, offsets, what waits, registers, memory | each task itself |
 //! | no descriptor is missing, none is too many | `/proc/PID/fd` |
+//! | whether it has its parent's table | `kcmp(KCMP_FILES)` |
 //! | the same description, or another | `kcmp(KCMP_FILE)` of each descriptor with the first of its description, and of the first ones with each other |
 //! | which pipe, which file | `/proc/PID/fd` |
 //! | counters of eventfds | `/proc/PID/fdinfo` |
@@ -154,6 +155,11 @@ fn check_tables(forest: &Forest, verified: &mut Verified, faults: &mut Vec<Strin
         found.sort_unstable();
         if found != expected {
             faults.push(format!("task {}: descriptors {found:?}, not {expected:?}", task.pid));
+        }
+        let parent = task.parent.map(|parent| forest.tasks[parent].pid);
+        let shares = parent.map_or(Ok(false), |parent| kcmp::same_table(task.pid, parent));
+        if shares != Ok(task.shares_table) {
+            faults.push(format!("task {}: has its parent's table: {shares:?}", task.pid));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! kcmp(2): whether two descriptors are one open file description.
+//! kcmp(2): whether two descriptors are one open file description, two tables one table.
 
 use std::cmp::Ordering;
 
@@ -9,6 +9,9 @@ pub type Descriptor = (u32, u32);
 
 /// `KCMP_FILE` (linux/kcmp.h).
 const KCMP_FILE: i32 = 0;
+
+/// `KCMP_FILES` (linux/kcmp.h).
+const KCMP_FILES: i32 = 2;
 
 /// How the kernel orders two descriptions; equal: they are one.
 fn compare(a: Descriptor, b: Descriptor) -> Result<Ordering, Errno> {
@@ -30,6 +33,16 @@ fn compare(a: Descriptor, b: Descriptor) -> Result<Ordering, Errno> {
 /// The kernel's: ESRCH, EBADF, EPERM; ENOSYS without CONFIG_KCMP.
 pub fn same_file(a: Descriptor, b: Descriptor) -> Result<bool, Errno> {
     Ok(compare(a, b)? == Ordering::Equal)
+}
+
+/// Whether two tasks have one descriptor table.
+///
+/// # Errors
+/// The kernel's: ESRCH, EPERM; ENOSYS without CONFIG_KCMP.
+pub fn same_table(a: u32, b: u32) -> Result<bool, Errno> {
+    // SAFETY: kcmp takes numbers and writes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) };
+    Ok(Errno::result(result)? == 0)
 }
 
 /// Sorts descriptors in the kernel's order of their descriptions: those of one stand side by side.

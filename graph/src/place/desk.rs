@@ -29,7 +29,12 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(task: TaskId, spec: &TaskSpec, table: Table) -> Desk {
-        let mut slots = spec.table.clone();
+        // What it shares it leaves as it is.
+        let shared = table.iter().filter(|_| spec.shares_table);
+        let mut slots: Vec<Slot> = shared
+            .filter_map(|(fd, entry)| Some(Slot { fd, ofd: entry.ofd?, cloexec: entry.cloexec }))
+            .chain(spec.table.iter().copied())
+            .collect();
         slots.sort_by_key(|slot| slot.fd);
         let mut by_ofd: Vec<(OfdId, Fd)> = slots.iter().map(|slot| (slot.ofd, slot.fd)).collect();
         by_ofd.sort_unstable();

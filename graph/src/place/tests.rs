@@ -51,6 +51,8 @@ fn shown(kind: &OpKind) -> String {
         }
         OpKind::Stage { number, begins: false } => format!("end {number}"),
         OpKind::Stage { number, begins: true } => format!("begin {number}"),
+        OpKind::Turn { begins: false } => "hand on".to_owned(),
+        OpKind::Turn { begins: true } => "take over".to_owned(),
         OpKind::SetCloexec { fd, .. } => format!("cloexec {fd}"),
         OpKind::SetSid => "setsid".to_owned(),
         OpKind::SetPgid { pgid } => format!("setpgid {pgid}"),
@@ -373,4 +375,82 @@ fn ends_that_nobody_below_uses_are_dropped() {
     makes(&mut forest, &[Some(0), Some(1)]);
     makes(&mut forest, &[Some(2), Some(3)]);
     check(&forest, &["setsid, r0 at [0, 1], fork t1", "close 1, r1 at [1, 2], fork t2", "close 1"]);
+}
+
+fn shares(forest: &mut Forest, task: usize) {
+    forest.tasks[task].shares_table = true;
+}
+
+#[test]
+fn a_shared_table_is_handed_on() {
+    // 1 and 2 share the root's table. The root and 1 map one file, 1 and 2 another each. 3, below 1, has a table of its
+    // own, and the other end of the root's pipe.
+    let mut forest =
+        tree(&[(None, 0, &[(3, 0), (5, 4)]), (Some(0), 0, &[]), (Some(0), 0, &[]), (Some(1), 0, &[(3, 5)])]);
+    for yields in [&[Some(0)][..], &[Some(1)], &[Some(2)], &[Some(3)], &[Some(4), Some(5)]] {
+        makes(&mut forest, yields);
+    }
+    let maps = [1, 1, 2, 3].map(|ofd| step(&mut forest, &[ofd]));
+    forest.tasks[0].steps = vec![maps[0]];
+    forest.tasks[1].steps = vec![maps[1], maps[2]];
+    forest.tasks[2].steps = vec![maps[3]];
+    shares(&mut forest, 1);
+    shares(&mut forest, 2);
+    check(
+        &forest,
+        &[
+            "setsid, r1 at [0], r4 at [1, 2], dup 2 3, dup 1 5, close 1..2, fork t1, fork t2, r0 at [1], dup 1 2, dup 3 1, \
+             dup 2 3, close 2, hand on, take over, close 1, s0 [0], close 0",
+            "take over, fork t3, s1 [0], r2 at [2], s2 [2], close 2, hand on",
+            "take over, r3 at [2], s3 [2], close 2, hand on",
+            "close 0, close 3..5, dup 1 3, close 1",
+        ],
+    );
+}
+
+#[test]
+fn what_others_wait_for_comes_before_the_turn() {
+    // 1 leads a group that 2 and the root's child 3 are in; 1 and 2 share the root's table, 4 that of 1.
+    let mut forest = tree(&[
+        (None, 0, &[(0, 0)]),
+        (Some(0), 0, &[]),
+        (Some(0), 0, &[]),
+        (Some(0), 0, &[]),
+        (Some(1), 0, &[]),
+    ]);
+    makes(&mut forest, &[Some(0)]);
+    for task in [1, 2, 3] {
+        forest.tasks[task].pgid = 11;
+    }
+    for task in [1, 2, 4] {
+        shares(&mut forest, task);
+    }
+    check(
+        &forest,
+        &[
+            "setsid, fork t1, fork t2, fork t3, r0 at [0], hand on, take over",
+            "setpgid 11, take over, fork t4, hand on, take over, hand on",
+            "take over, hand on, setpgid 11",
+            "setpgid 11",
+            "setpgid 10, take over, hand on",
+        ],
+    );
+    crate::order::plan(&forest).expect("no circle");
+}
+
+#[test]
+fn who_cannot_share() {
+    let mut forest = tree(&[(None, 0, &[]), (Some(0), 0, &[])]);
+    shares(&mut forest, 1);
+    check(&forest, &["setsid, fork t1, hand on, take over", "take over, hand on"]);
+    let not = "t1: what it shares with its parent it cannot get from who forks it";
+    let mut dead = forest.clone();
+    dead.tasks[1].life = Life::Zombie;
+    check_error(&dead, not);
+    shares(&mut forest, 0);
+    check_error(&forest, "t0: what it shares with its parent it cannot get from who forks it");
+    let mut own = tree(&[(None, 0, &[]), (Some(0), 0, &[(0, 0)])]);
+    makes(&mut own, &[Some(0)]);
+    shares(&mut own, 1);
+    check_error(&own, not);
 }

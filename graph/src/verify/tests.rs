@@ -204,7 +204,7 @@ fn tree(tapes: &Tapes) -> LiftedTree {
             end: 0x1_0001_0000,
             window_end: 0x1_0010_0000,
         },
-        total: 4,
+        total: 4 + u32::from(tapes.contains_key(&15)),
         root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
         tasks: tasks.collect(),
         suspended: [12, 14].into(),
@@ -1528,4 +1528,64 @@ fn demand_3_the_vdso_of_the_running_kernel() {
     let protect = Effect::Memory(MemoryEffect::Protect { at: 0x32000, len: 0x1000, prot: 3 });
     refuse(vec![map_at(0x30000), protect], "another part of the vDSO");
     check(|t| last(t, 11, vec![map_at(0x30000)]), 3, "a vDSO that the images do not have");
+}
+
+/// 15 shares the table of 10, and opens a file while 10 waits for it.
+fn share_table(tapes: &mut Tapes, expected: &mut Expected) {
+    let root = tapes.get_mut(&10).expect("the root");
+    let at = root.iter().position(|effect| *effect == Effect::Arrive).expect("it arrives");
+    let born = Effect::Fork(Birth { pid: 15, flags: 0x400, exit_signal: SIGCHLD });
+    root.splice(at..at, [born, Effect::Wait(1), dup(3, 9), close(9)]);
+    let sharer = vec![open("/data", 0, 4), close(4), Effect::Post(1), Effect::Arrive, Effect::Park];
+    tapes.insert(15, sharer);
+    let (attributes, threads) = (BTreeMap::new(), Vec::new());
+    let parent = expected.tasks[0].clone();
+    expected.tasks.push(ExpectedTask { pid: 15, ppid: 10, attributes, threads, ..parent });
+}
+
+#[test]
+fn shared_tables_have_a_certificate() {
+    let certificate = passes(share_table);
+    assert_eq!(certificate.tasks, 4);
+    // What one of them opens the other has.
+    passes(|tapes, expected| {
+        share_table(tapes, expected);
+        let sharer = tapes.get_mut(&15).expect("the sharer");
+        sharer.remove(1);
+        let root = tapes.get_mut(&10).expect("the root");
+        let at = root.iter().position(|effect| *effect == dup(3, 9)).expect("its copy");
+        root.insert(at, close(4));
+    });
+}
+
+#[test]
+fn shared_tables_that_lose_the_certificate() {
+    let flags = |tapes: &mut Tapes, pid: u32, flags: u64| {
+        for effect in tapes.values_mut().flatten() {
+            if let Effect::Fork(birth) = effect
+                && birth.pid == pid
+            {
+                birth.flags = flags;
+            }
+        }
+    };
+    let check_shared = |change: &dyn Fn(&mut Tapes, &mut Expected), demand: u32, words: &str| {
+        let share = |tapes: &mut Tapes, _: &mut LiftedTree, expected: &mut Expected| {
+            share_table(tapes, expected);
+            change(tapes, expected);
+        };
+        check_all(share, demand, words);
+    };
+    check_shared(&|t, _| flags(t, 15, 0), 2, "its descriptor table is its own, the images say shared");
+    check_shared(
+        &|_, e| e.tasks[4].table_id = Some(15),
+        2,
+        "is shared with another task's, the images say its own",
+    );
+    // Nobody waits for the sharer, and both work on the table.
+    check_shared(&|t, _| remove(t, 10, &Effect::Wait(1)), 1, "the shared descriptor table");
+    // It is left with what one of them has opened.
+    check_shared(&|t, _| remove(t, 15, &close(4)), 2, "descriptor 4 (file /data) is open at the end");
+    // Or without what one of them has closed.
+    check_shared(&|t, _| of(t, 15).insert(1, close(0)), 2, "descriptor 0");
 }

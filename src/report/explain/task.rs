@@ -190,8 +190,9 @@ impl Explainer<'_> {
                 let what = ofd
                     .and_then(|ofd| of_ofd[ofd.index()])
                     .map_or_else(|| "nobody's end".to_owned(), |r| describe::resource_name(self.prepared, r));
+                let table = forest.table_of(task).iter();
                 let wanted: Vec<Fd> =
-                    spec.table.iter().filter(|slot| Some(slot.ofd) == ofd).map(|slot| slot.fd).collect();
+                    table.filter(|slot| Some(slot.ofd) == ofd).map(|slot| slot.fd).collect();
                 let then = if wanted.contains(&fd) {
                     "stays".to_owned()
                 } else if !wanted.is_empty() {

@@ -51,6 +51,9 @@ impl Travel {
             }
             let mut visit = Visit { born_with: born_with.clone(), ..Visit::default() };
             let mut at: BTreeSet<Fd> = born_with;
+            // They have what is in it when it is handed on.
+            let shares = |child: &TaskId| forest.tasks[child.index()].shares_table;
+            let mut sharers = Vec::new();
             for (op, kind) in explainer.ops(task) {
                 let before = at.clone();
                 let mut concerns = false;
@@ -72,6 +75,14 @@ impl Travel {
                     OpKind::Step { step, .. } => {
                         concerns = forest.steps[step.index()].needs.contains(&ofd);
                     }
+                    OpKind::Fork { child } if shares(child) => sharers.push(*child),
+                    OpKind::Turn { begins: false } if !at.is_empty() => {
+                        let handed =
+                            std::mem::take(&mut sharers).into_iter().map(|child| (child, at.clone()));
+                        let handed: Vec<_> = handed.collect();
+                        to_come.extend(handed.iter().cloned());
+                        visit.hands_to.extend(handed);
+                    }
                     OpKind::Fork { child } if !at.is_empty() => {
                         visit.hands_to.push((*child, at.clone()));
                         to_come.push_back((*child, at.clone()));
@@ -91,6 +102,7 @@ impl Travel {
                     OpKind::Create { .. }
                     | OpKind::Send { .. }
                     | OpKind::Stage { .. }
+                    | OpKind::Turn { .. }
                     | OpKind::Fork { .. }
                     | OpKind::StartThread { .. }
                     | OpKind::SetCloexec { .. }
@@ -192,10 +204,12 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
         chain.iter().map(|task| (*task, above(explainer, *task).len())).collect();
     chain.sort_by_key(|task| depth[task]);
     let mut table = Table::new();
+    let shares = |child: &TaskId| forest.tasks[child.index()].shares_table;
     for (forker, child) in chain.iter().zip(chain.iter().skip(1)) {
         for (_, kind) in explainer.ops(*forker) {
             match kind {
-                OpKind::Fork { child: born } if born == child => break,
+                OpKind::Fork { child: born } if born == child && !shares(child) => break,
+                OpKind::Turn { begins: false } if shares(child) => break,
                 OpKind::Create { resource, at, .. } => {
                     let yields = &forest.resources[resource.index()].yields;
                     table.extend(at.iter().copied().zip(yields.iter().copied()));
@@ -209,6 +223,7 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
                 | OpKind::StartThread { .. }
                 | OpKind::Send { .. }
                 | OpKind::Stage { .. }
+                | OpKind::Turn { .. }
                 | OpKind::SetCloexec { .. }
                 | OpKind::SetSid
                 | OpKind::SetPgid { .. }

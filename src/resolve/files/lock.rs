@@ -28,6 +28,13 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>) {
             continue;
         }
         let holder = by_pid.get(&i64::from(lock.pid)).copied();
+        if holder.is_some_and(|index| resolver.forest.tasks[index].shares_table) {
+            // The kernel would have the table's first task as the owner (fcntl_locking(2)), or drop the lock when that
+            // closes the file once more.
+            let text = format!("{what}, which shares its descriptor table with its parent: not restored yet");
+            resolver.problems.unsupported(None, origin, text);
+            continue;
+        }
         let is_open = |index: &usize| {
             resolver.forest.tasks[*index].table.iter().any(|slot| i64::from(slot.fd) == i64::from(lock.fd))
         };

@@ -103,7 +103,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
             is_used[ofd.index()] = true;
             table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
         }
-        resolver.forest.tasks[index].table = table;
+        // One table has one holder: what is done with it, that does.
+        if !resolver.forest.tasks[index].shares_table {
+            resolver.forest.tasks[index].table = table;
+        }
     }
     let holders = Holders::of(resolver);
     let used = is_used.iter().enumerate().filter(|(_, is_used)| **is_used);

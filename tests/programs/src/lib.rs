@@ -124,7 +124,28 @@ impl Task {
     /// If fork fails.
     pub fn spawn(&mut self, name: &str, body: impl FnOnce(&mut Task)) -> Pid {
         // SAFETY: the test programs have one thread, so the child may do anything.
-        match unsafe { fork() }.expect("fork") {
+        let forked = unsafe { fork() }.expect("fork");
+        self.begin(name, forked, body)
+    }
+
+    /// As [`Task::spawn`], for a task that shares what the `CLONE_*` of `flags` say instead of having a copy.
+    ///
+    /// # Panics
+    ///
+    /// If the task cannot be made.
+    pub fn spawn_sharing(&mut self, name: &str, flags: libc::c_int, body: impl FnOnce(&mut Task)) -> Pid {
+        let flags = i64::from(flags | libc::SIGCHLD);
+        // SAFETY: as for fork: without CLONE_VM the child has a copy of the memory, and goes on here.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        let forked = match Errno::result(pid).expect("clone") {
+            0 => ForkResult::Child,
+            pid => ForkResult::Parent { child: Pid::from_raw(pid.try_into().expect("a pid")) },
+        };
+        self.begin(name, forked, body)
+    }
+
+    fn begin(&mut self, name: &str, forked: ForkResult, body: impl FnOnce(&mut Task)) -> Pid {
+        match forked {
             ForkResult::Parent { child } => {
                 self.children.push((child, name.to_owned()));
                 child
@@ -335,7 +356,9 @@ fn create(path: &CString) {
     assert!(result == 0, "cannot create {path:?}: {}", Errno::last());
 }
 
-fn wait_for_file(path: &Path) -> bool {
+/// Waits until there is such a file, without opening anything. Says whether it came in time.
+#[must_use]
+pub fn wait_for_file(path: &Path) -> bool {
     let start = Instant::now();
     while !path.exists() {
         if start.elapsed() > PATIENCE {

@@ -1,0 +1,141 @@
+//! Tasks that have a descriptor table in common with who forks them.
+//!
+//! Whatever they do to it comes in one order, in turns. Who forks them is the first: it makes and places all that is in
+//! the table at the end, and what it and those that share it still need. Then it hands the table on to one after
+//! another. Each does all that it has to do as any task would (it may open what only its own steps need, fork, and
+//! share the table further), and leaves the table as it found it. When the last one is done, the first goes on: it
+//! waits for deaths, plays its steps, and closes what is not wanted.
+//!
+//! In its turn nobody waits for anything but the turns of those that it has forked, and a birth waits for nothing but
+//! turns. So no waits run in a circle: who shares founds its group before its turn, and joins that of another, and waits
+//! for deaths, after it.
+//!
+//! Example: 1 has file 9 at 3, and 2 shares the table and maps file 8. 1 opens 9, forks 2 and hands on; 2 takes over,
+//! opens 8 at 4, maps it, closes 4 and hands on; 1 takes over.
+
+use std::collections::BTreeSet;
+
+use super::{Desk, PlaceError, Placer};
+use crate::forest::{Descent, Forest, Life};
+use crate::graph::{OpKind, Reason};
+use crate::ids::{OfdId, OpId, TaskId};
+
+/// Who shares with whom, and when each has its turn.
+pub(super) struct Turns {
+    /// Those that share something with who forks them, by that.
+    sharers: Vec<Vec<TaskId>>,
+    /// Where each task hands on to its sharers, and where it goes on.
+    lent: Vec<(TaskId, OpId, OpId)>,
+    /// Where the turn of each sharer begins and ends.
+    taken: Vec<Option<(OpId, OpId)>>,
+    /// What each sharer has done before its turn.
+    done: Vec<Done>,
+}
+
+/// What a task has done before its turn.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Done {
+    /// It has entered its session, and founded its group.
+    pub(super) entered: bool,
+    /// It has come to the end of all stages.
+    pub(super) staged: bool,
+}
+
+impl Turns {
+    pub(super) fn find(forest: &Forest) -> Result<Turns, Vec<PlaceError>> {
+        let count = forest.tasks.len();
+        let mut turns = Turns {
+            sharers: vec![Vec::new(); count],
+            lent: Vec::new(),
+            taken: vec![None; count],
+            done: vec![Done::default(); count],
+        };
+        let mut errors = Vec::new();
+        for (index, spec) in forest.tasks.iter().enumerate().filter(|(_, spec)| spec.shares_table) {
+            let task = TaskId::new(index);
+            let forker = spec.parent.filter(|parent| {
+                let both = [spec.life, forest.tasks[parent.index()].life];
+                both == [Life::Lives; 2] && spec.descent == Descent::Own && spec.table.is_empty()
+            });
+            match forker {
+                Some(forker) => turns.sharers[forker.index()].push(task),
+                None => errors.push(PlaceError::NotShared { task }),
+            }
+        }
+        if errors.is_empty() { Ok(turns) } else { Err(errors) }
+    }
+
+    pub(super) fn done(&self, task: TaskId) -> Done {
+        self.done[task.index()]
+    }
+}
+
+impl Placer<'_> {
+    /// What must be open at the end of a task's own turn for those that it hands the table on to.
+    pub(super) fn lent(&self, task: TaskId) -> BTreeSet<OfdId> {
+        let sharers = self.turns.sharers[task.index()].iter();
+        let through = sharers.flat_map(|sharer| self.through(*sharer));
+        let yields = through.flat_map(|(resource, _)| self.yields(resource));
+        yields.filter(|ofd| self.needs.is_used_below(task, *ofd)).collect()
+    }
+
+    /// Hands on what the task shares, and waits until it gets it back as it was.
+    pub(super) fn hand_on(&mut self, desk: &Desk) {
+        let task = desk.task;
+        let Some(last) = self.turns.sharers[task.index()].last().copied() else { return };
+        let ends = self.graph.push(task, OpKind::Turn { begins: false }, Reason::Sequence);
+        let begins = self.graph.push(task, OpKind::Turn { begins: true }, Reason::AfterTurn { of: last });
+        for sharer in &self.turns.sharers[task.index()] {
+            if let Some((table, _)) = &mut self.born[sharer.index()] {
+                // What was done to it since the fork has been done to this one, too.
+                *table = desk.table.clone();
+            }
+        }
+        self.turns.lent.push((task, ends, begins));
+    }
+
+    /// The beginning of a sharer's turn.
+    pub(super) fn take_over(&mut self, task: TaskId) {
+        let (forest, family) = (self.forest, self.family);
+        if !forest.tasks[task.index()].shares_table {
+            return;
+        }
+        let children = &self.children[task.index()];
+        let (forks_early, forks) =
+            (children.iter().any(|child| family.early[child.index()]), !children.is_empty());
+        if !forks_early {
+            self.enter_family(task);
+        }
+        // The first stage ends behind the last fork.
+        let staged = !forks && !self.exchange.takes_part(task);
+        if staged {
+            self.stage(task, 0);
+            self.stage(task, 1);
+        }
+        self.turns.done[task.index()] = Done { entered: !forks_early, staged };
+        let begins = self.graph.push(task, OpKind::Turn { begins: true }, Reason::Sequence);
+        self.turns.taken[task.index()] = Some((begins, begins));
+    }
+
+    /// The end of a sharer's turn.
+    pub(super) fn give_back(&mut self, task: TaskId) {
+        if let Some((begins, _)) = self.turns.taken[task.index()] {
+            let ends = self.graph.push(task, OpKind::Turn { begins: false }, Reason::Sequence);
+            self.turns.taken[task.index()] = Some((begins, ends));
+        }
+    }
+
+    /// Whose turn comes after whose.
+    pub(super) fn order_turns(&mut self) {
+        for (task, ends, begins) in std::mem::take(&mut self.turns.lent) {
+            let mut last = (task, ends);
+            for sharer in &self.turns.sharers[task.index()] {
+                if let Some((takes, gives)) = self.turns.taken[sharer.index()] {
+                    self.graph.require(last.1, takes, Reason::AfterTurn { of: last.0 });
+                    last = (*sharer, gives);
+                }
+            }
+            self.graph.require(last.1, begins, Reason::AfterTurn { of: last.0 });
+        }
+    }
+}
