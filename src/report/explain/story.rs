@@ -8,7 +8,7 @@ use crate::image::Origin;
 /// An explanation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
-    /// [`FORMAT`].
+    /// [`super::FORMAT`].
     pub format: &'static str,
     /// What it is of.
     #[serde(flatten)]
