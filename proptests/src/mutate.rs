@@ -311,9 +311,11 @@ impl<'a> Plan<'a> {
                 self.is_own_child(task, &record).then(|| self.with_byte(address, 0)).flatten()
             }
             Kind::OtherSharing => {
-                // Who dies at once has no table in the end.
+                // Who dies at once has no table in the end: nobody shares one with it then.
                 let (child, is_thread) = child_of(self.tapes, &record)?;
-                let lives = self.forest.tasks.iter().any(|it| it.pid == child && it.dead.is_none());
+                let is_alive =
+                    |pid: u32| self.forest.tasks.iter().any(|it| it.pid == pid && it.dead.is_none());
+                let lives = is_alive(child) && is_alive(self.tape(at).pid);
                 let address = record.args[0] + 8 * CLONE_ARGS_FLAGS as u64;
                 let flags = self.word(address)? ^ libc::CLONE_FILES as u64;
                 // Of a little-endian word.
