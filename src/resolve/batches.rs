@@ -1,13 +1,13 @@
 //! Which children are forked by helpers ([`regrow_graph::batches`]), when all of a task is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use regrow_graph::batches::{self, Children};
 use regrow_graph::family::Cradle;
 use regrow_graph::ids::TaskId;
 
 use super::policy::Policy;
-use super::{Resolver, Role, task, tree};
+use super::{Resolver, Role, files, task, tree};
 use crate::image::OfdKind;
 
 /// Adds the helpers, where the policy knows any, and notes what they make for others.
@@ -48,15 +48,9 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, cradle: Cradle) {
 
 /// Tasks that files below `/proc` are about: whoever opens one after its forks must have forked the task.
 fn named_by_files(resolver: &Resolver<'_>) -> BTreeSet<TaskId> {
-    let by_pid: BTreeMap<u32, usize> =
-        resolver.model.tasks.iter().enumerate().map(|(index, task)| (task.pid.0, index)).collect();
     let regular = resolver.model.ofds.iter().filter_map(|ofd| match &ofd.kind {
         OfdKind::Reg(file) => Some(file.path.as_str()),
         _ => None,
     });
-    regular
-        .filter_map(|path| path.strip_prefix("/proc/")?.split('/').next()?.parse::<u32>().ok())
-        .filter_map(|pid| by_pid.get(&pid).copied())
-        .map(TaskId::new)
-        .collect()
+    regular.filter_map(|path| files::proc_task(resolver, path)).collect()
 }
