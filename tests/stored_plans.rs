@@ -125,6 +125,15 @@ fn again_and_again() {
     assert_eq!(direct.text, stored.text);
 }
 
+/// What the plan knows of pages that are alike is compared with the images, too.
+#[test]
+fn with_memory_that_was_inherited() {
+    let Some(mut tree) = Dumped::program("cow", &[]) else { return };
+    plan(&mut tree, "--sharing keep");
+    check_verify(&mut tree, "-D $IMAGES", 0, &["certified: ", "It is a plan of these images"]);
+    check_restores(&mut tree, "by the plan");
+}
+
 /// The failure of a record is told in the same words as without a plan.
 #[test]
 fn failures_say_as_much() {
