@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
 use regrow::image::{
-    self, Alive, FdEntry, Image, Model, NsPid, Ofd, OfdKind, Origin, RLimit, Task, TaskState,
+    self, Alive, FdEntry, Image, Model, NsPid, Ofd, OfdKind, Origin, PagesImage, RLimit, Task, TaskState,
 };
 use regrow::pipeline::{Timings, try_prepare_model};
 use regrow::resolve::{Options, Payloads};
@@ -219,6 +219,9 @@ impl Grower {
         (alive.ids.vm, alive.ids.files, alive.ids.fs, alive.ids.sighand) = (id, id, id, id);
         alive.threads[0].tid = NsPid(pid);
         alive.mm.pages.pages_id = index as u32 + 1000;
+        for extent in &mut alive.mm.pages.extents {
+            extent.image = PagesImage::own(index as u32 + 1000);
+        }
         self.model.tasks.push(Task {
             pid: NsPid(pid),
             ppid: NsPid(parent.map_or(0, |parent| ROOT_PID + parent as u32)),

@@ -352,7 +352,7 @@ fn timed<T>(timings: &mut Timings, stage: Stage, run: impl FnOnce() -> T) -> T {
 
 /// Loads what waits in pipes and sockets.
 fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
-    let read = |blob| image::open_blob(&model.dir, blob);
+    let read = |blob| image::open_blob(model, blob);
     Ok(Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
@@ -367,11 +367,8 @@ fn known_alike(model: &Model, resolved: &Resolved, alike: &Alike) -> certify::Al
     let mut known = certify::AlikePages::default();
     for child in &resolved.heirs {
         let Some(parent) = resolve::born_of(&resolved.forest, model.tasks.len(), *child) else { continue };
-        let pages = |index: usize| model.tasks.get(index)?.alive().map(|alive| alive.mm.pages.pages_id);
-        if let (Some(runs), Some(of_child), Some(of_parent)) =
-            (alike.of(child.index(), parent.index()), pages(child.index()), pages(parent.index()))
-        {
-            known.add(of_parent, of_child, runs);
+        if let Some(runs) = alike.of(child.index(), parent.index()) {
+            known.add(runs);
         }
     }
     known
@@ -390,11 +387,11 @@ pub(crate) fn read_vdsos(
         .map(|task| {
             let Some(alive) = task.alive() else { return Ok(None) };
             let Some(vma) = image::vdso::code_of(alive) else { return Ok(None) };
-            let code = image::vdso::read_code(&model.dir, alive)?;
+            let code = image::vdso::read_code(model, alive)?;
             if code.as_ref() == Some(&running.bytes) && running.is_laid_out_as(alive) {
                 return Ok(None);
             }
-            let stops = image::vdso::stops_within(&model.dir, alive, vma)?;
+            let stops = image::vdso::stops_within(model, alive, vma)?;
             Ok(Some((task.pid, Dumped { code, stops })))
         })
         .collect::<Result<_, ImageError>>()?;

@@ -113,7 +113,7 @@ fn check_rewritten(program: &str, arguments: &[&str], restore: &str) {
     let (from, to) = (dumped.images_dir(), dumped.file("rewritten"));
     std::fs::create_dir(&to).unwrap();
     let mut model = image::read_model(&from).unwrap();
-    image::write_model(&model, from.as_path(), &to).unwrap();
+    image::write_model(&model, &model, &to).unwrap();
     let mut read = image::read_model(&to).unwrap();
     read.dir = model.dir.clone();
     // Their heads are shorter: the model does not keep device and inode.

@@ -171,8 +171,9 @@ fn everything() -> Synthetic {
         gid: 0,
         origin: Origin::new(Image::Memfd, model.memfds.len()),
     });
-    contents.add(Image::Pages(99), &[7; 4096]);
-    let extent = Extent { start: 0, len_pages: 1, offset_bytes: 0, entry: 1 };
+    let image = PagesImage::own(99);
+    contents.add(Image::Pages(image), &[7; 4096]);
+    let extent = Extent { start: 0, len_pages: 1, image, offset_bytes: 0, entry: 1 };
     model.shm.push(Shm { shmid: 70, pages: Pages { pages_id: 99, extents: vec![extent] } });
     model.remaps.push(Remap { orig_id: 711, remap_id: 1, remap_type: 1, origin: origin(Image::RemapFpath) });
     model.ghosts.push(GhostFile {

@@ -160,7 +160,7 @@ pub fn plan_with(dir: &Path, costs: CostModel, cores: u32, policy: Policy) -> Re
             == 1;
     let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
     let options = &Options { sharing, costs, cores, policy, ..Options::default() };
-    let read = |blob| image::open_blob(&model.dir, blob).map_err(|error| Refused::Defect(error.to_string()));
+    let read = |blob| image::open_blob(&model, blob).map_err(|error| Refused::Defect(error.to_string()));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
-use regrow::image::{Alive, Extent, Model, Vma, VmaKind};
+use regrow::image::{Alive, Extent, Image, Model, Vma, VmaKind};
 use regrow_model::World;
 use regrow_model::ids::{ObjectId, SegmentId};
 use regrow_model::world::{Backing, Runs, Source};
@@ -84,7 +84,7 @@ impl Compare<'_> {
             match (&vma.kind, &mapping.backing) {
                 (VmaKind::AnonPrivate, Backing::Anonymous) => {
                     let pages = &alive.mm.pages;
-                    self.content(pid, vma, pages.pages_id, &pages.extents, vma.start);
+                    self.content(pid, vma, &pages.extents, vma.start);
                 }
                 (VmaKind::AnonShared { shmid, offset_bytes }, Backing::Segment(id, offset)) => {
                     self.check(pid, vma.start, "the offset", offset + (vma.start - start), *offset_bytes);
@@ -92,9 +92,7 @@ impl Compare<'_> {
                     let known = *self.segments.entry(*shmid).or_insert(*id);
                     self.check(pid, vma.start, "the segment", *id, known);
                     match self.model.shm.iter().find(|shm| shm.shmid == *shmid) {
-                        Some(shm) => {
-                            self.content(pid, vma, shm.pages.pages_id, &shm.pages.extents, *offset_bytes)
-                        }
+                        Some(shm) => self.content(pid, vma, &shm.pages.extents, *offset_bytes),
                         None => self.found.push(format!("segment {shmid} has no pages")),
                     }
                 }
@@ -109,15 +107,15 @@ impl Compare<'_> {
     }
 
     /// `extents` are counted from `from` at the start of the mapping.
-    fn content(&mut self, pid: u32, vma: &Vma, pages: u32, extents: &[Extent], from: u64) {
+    fn content(&mut self, pid: u32, vma: &Vma, extents: &[Extent], from: u64) {
         let len = vma.end - vma.start;
-        let path = self.model.dir.join(format!("pages-{pages}.img"));
-        let file = ObjectId::Host(path.as_os_str().as_bytes().into());
         let mut wanted = Runs::default();
         wanted.insert(0, len, Source::Zero);
         for extent in extents.iter().filter_map(|extent| extent.within(from, from + len)) {
             let at = extent.start - from;
-            wanted.insert(at, at + extent.len_pages * PAGE, Source::File(file.clone(), extent.offset_bytes));
+            let path = self.model.path(Image::Pages(extent.image));
+            let file = ObjectId::Host(path.as_os_str().as_bytes().into());
+            wanted.insert(at, at + extent.len_pages * PAGE, Source::File(file, extent.offset_bytes));
         }
         match self.world.memory(pid, vma.start, vma.end) {
             // A page that is inherited is its parent's, and holds the same bytes.

@@ -87,7 +87,7 @@ proptest! {
         let mut model = made.model.clone();
         image::arrange(&mut model);
         for (made_of, read_from) in blobs(&model).iter().zip(blobs(&read)) {
-            let (made_of, read_from) = (made.contents.bytes(made_of), image::open_blob(&dir, &read_from));
+            let (made_of, read_from) = (made.contents.bytes(made_of), image::open_blob(&read, &read_from));
             prop_assert_eq!(made_of.ok().map(|bytes| bytes.into_owned()), read_from.ok());
         }
         let (read, model) = (without_places(read), without_places(model));

@@ -4,7 +4,7 @@ mod socket;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rayon::prelude::*;
 use regrow_graph::ids::OfdId;
@@ -176,7 +176,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
     let tasks: Vec<Result<ExpectedTask, Counterexample>> = model.tasks.par_iter().map(wanted_of).collect();
     let mut tasks = tasks.into_iter().collect::<Result<Vec<ExpectedTask>, Counterexample>>()?;
     let root = tasks.first().map_or(0, |task| task.pid);
-    let read = |blob: &Blob| open_blob(&model.dir, blob).map_err(|error| unusable(root, error.to_string()));
+    let read = |blob: &Blob| open_blob(model, blob).map_err(|error| unusable(root, error.to_string()));
 
     let mut pipes = BTreeMap::new();
     for pipe in &model.pipe_data {
@@ -289,7 +289,10 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         },
         paths: paths.into_iter().map(<[u8]>::to_vec).collect(),
         socket_paths: sockets.values().filter_map(|(_, socket)| unix_path(socket)).collect::<BTreeSet<_>>(),
-        images: model.dir.as_os_str().as_bytes().to_vec(),
+        images: std::iter::once(&model.dir)
+            .chain(&model.parents)
+            .map(|dir| dir.as_os_str().as_bytes().to_vec())
+            .collect(),
         facts,
         inodes,
         inherited: inherited.0.clone(),
@@ -333,7 +336,7 @@ fn seccomp(model: &Model) -> BTreeMap<u32, ExpectedSeccomp> {
 
 /// Unlinked files, each by the name that it had, and memfds.
 fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId, ExpectedInode> {
-    let image = |image: Image| model.dir.join(image.to_string()).as_os_str().as_bytes().to_vec();
+    let image = |image: Image| model.path(image).into_os_string().into_vec();
     let mut names: BTreeMap<InodeId, BTreeSet<&str>> = BTreeMap::new();
     for ofd in &model.ofds {
         if let (Some(id), OfdKind::Reg(file)) = (ghost_of.get(&ofd.id), &ofd.kind) {
@@ -385,12 +388,11 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
     for memfd in &model.memfds {
         let mut content = Content::default();
         for shm in stored.get(&memfd.shmid).into_iter().flatten() {
-            let source = image(Image::Pages(shm.pages.pages_id));
             for extent in &shm.pages.extents {
                 let rest = memfd.size_bytes.saturating_sub(extent.start);
                 content.push(
                     extent.start,
-                    &source,
+                    &image(Image::Pages(extent.image)),
                     extent.offset_bytes,
                     rest.min(extent.len_pages.saturating_mul(4096)),
                 );

@@ -201,7 +201,7 @@ fn real() -> Real {
 
 /// The plan, and what `check` would say about this host.
 fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
-    let read = |blob| open_blob(&model.dir, blob).expect("the payload is there");
+    let read = |blob| open_blob(&model, blob).expect("the payload is there");
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),

@@ -1,12 +1,11 @@
 //! What the images say of address spaces and of shared memory without a name, for the checker.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use regrow_graph::ids::OfdId;
 use regrow_graph::verify::{
@@ -16,7 +15,7 @@ use regrow_graph::verify::{
 use serde::{Deserialize, Serialize};
 
 use crate::image::alike::Run;
-use crate::image::{Alive, Image, Model, Pages, Vma, VmaKind};
+use crate::image::{Alive, Image, Model, Pages, PagesImage, Vma, VmaKind};
 
 const PAGE: u64 = 4096;
 
@@ -107,21 +106,26 @@ pub(super) fn segments(model: &Model) -> BTreeMap<u64, ExpectedSegment> {
 }
 
 fn pages(model: &Model, pages: &Pages) -> ExpectedPages {
-    let file = model.dir.join(Image::Pages(pages.pages_id).to_string()).as_os_str().as_bytes().to_vec();
+    let mut images: Vec<PagesImage> = pages.extents.iter().map(|extent| extent.image).collect();
+    images.sort_unstable();
+    images.dedup();
     let extents = pages.extents.iter().map(|extent| PageExtent {
         at: extent.start,
         len: extent.len_pages.saturating_mul(PAGE),
+        file: images.partition_point(|image| *image < extent.image) as u32,
         from: extent.offset_bytes,
     });
-    ExpectedPages { file, extents: extents.collect() }
+    let extents = extents.collect();
+    let files = images.into_iter().map(|image| model.path(Image::Pages(image)).into_os_string().into_vec());
+    ExpectedPages { files: files.collect(), extents }
 }
 
-/// Stretches of stored pages that hold the same bytes, by the numbers of the two pages images: that of the pages that
-/// are inherited, that of those that are wanted.
+/// Stretches of stored pages that hold the same bytes, by the two pages images: that of the pages that are inherited,
+/// that of those that are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlikePages {
     /// Sorted by where they are wanted.
-    runs: BTreeMap<(u32, u32), Vec<AlikeRun>>,
+    runs: BTreeMap<(PagesImage, PagesImage), Vec<AlikeRun>>,
 }
 
 /// Offsets in the two images, and the length, in bytes.
@@ -134,17 +138,23 @@ struct AlikeRun {
 
 impl AlikePages {
     /// Adds what a child was found to have in common with its parent.
-    pub fn add(&mut self, of_parent: u32, of_child: u32, runs: &[Run]) {
-        let all = self.runs.entry((of_parent, of_child)).or_default();
-        all.extend(runs.iter().map(|run| AlikeRun {
-            held: run.of_parent,
-            wanted: run.of_child,
-            len: run.len,
-        }));
-        all.sort_unstable_by_key(|run| run.wanted);
+    pub fn add(&mut self, runs: &[Run]) {
+        let mut changed: BTreeSet<(PagesImage, PagesImage)> = BTreeSet::new();
+        for runs in runs.chunk_by(|a, b| a.images == b.images) {
+            let Some(images) = runs.first().map(|run| run.images) else { continue };
+            let alike =
+                runs.iter().map(|run| AlikeRun { held: run.of_parent, wanted: run.of_child, len: run.len });
+            self.runs.entry(images).or_default().extend(alike);
+            changed.insert(images);
+        }
+        for images in &changed {
+            if let Some(all) = self.runs.get_mut(images) {
+                all.sort_unstable_by_key(|run| run.wanted);
+            }
+        }
     }
 
-    fn knows(&self, held: (u32, u64), wanted: (u32, u64), len: u64) -> bool {
+    fn knows(&self, held: (PagesImage, u64), wanted: (PagesImage, u64), len: u64) -> bool {
         let Some(runs) = self.runs.get(&(held.0, wanted.0)) else { return false };
         let behind = runs.partition_point(|run| run.wanted <= wanted.1);
         let Some(run) = behind.checked_sub(1).map(|at| runs[at]) else { return false };
@@ -152,12 +162,16 @@ impl AlikePages {
         run.held.checked_add(by) == Some(held.1) && by.checked_add(len).is_some_and(|end| end <= run.len)
     }
 
-    /// Compares them all; gives the first that is not alike, or cannot be read, as the two images and the two
-    /// offsets.
-    pub fn first_difference(&self, dir: &Path) -> Option<((u32, u64), (u32, u64))> {
-        let path = |id: u32| dir.join(Image::Pages(id).to_string()).as_os_str().as_bytes().to_vec();
+    /// Compares them all in `dirs`, of which each has the pages of the one before that are not there; gives the first
+    /// that is not alike, or cannot be read, as the two images and the two offsets.
+    pub fn first_difference(&self, dirs: &[Vec<u8>]) -> Option<((PagesImage, u64), (PagesImage, u64))> {
+        // What is in no directory is in no file either.
+        let path = |image: PagesImage| match dirs.get(image.depth as usize) {
+            Some(dir) => [dir, &b"/"[..], PagesImage::own(image.id).to_string().as_bytes()].concat(),
+            None => Vec::new(),
+        };
         let none = AlikePages::default();
-        let mut reader = Reader::of(dir.as_os_str().as_bytes(), &none);
+        let mut reader = Reader::of(dirs, &none);
         for ((of_held, of_wanted), runs) in &self.runs {
             let (held, wanted) = (path(*of_held), path(*of_wanted));
             for run in runs {
@@ -171,24 +185,24 @@ impl AlikePages {
     }
 }
 
-/// Looks into the pages of an image directory.
+/// Looks into the pages of an image directory and those before it.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
-    /// The directory, without a slash at its end.
-    dir: &'a [u8],
+    /// The directories, without slashes at their ends.
+    dirs: &'a [Vec<u8>],
     known: &'a AlikePages,
     files: BTreeMap<Vec<u8>, File>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn of(dir: &'a [u8], known: &'a AlikePages) -> Reader<'a> {
-        Reader { dir, known, files: BTreeMap::new() }
+    pub(super) fn of(dirs: &'a [Vec<u8>], known: &'a AlikePages) -> Reader<'a> {
+        Reader { dirs, known, files: BTreeMap::new() }
     }
 
     /// Whether two stretches of stored pages hold the same bytes; not so where they cannot be read.
     pub(super) fn is_alike(&mut self, alike: &Alike<'_>) -> bool {
-        let number = |(path, from): (&[u8], u64)| Some((self.number(path)?, from));
-        if let (Some(held), Some(wanted)) = (number(alike.held), number(alike.wanted))
+        let image = |(path, from): (&[u8], u64)| Some((self.image(path)?, from));
+        if let (Some(held), Some(wanted)) = (image(alike.held), image(alike.wanted))
             && self.known.knows(held, wanted, alike.len)
         {
             return true;
@@ -196,12 +210,16 @@ impl<'a> Reader<'a> {
         self.compare(alike).unwrap_or(false)
     }
 
-    /// The number of a pages image of the directory.
-    fn number(&self, path: &[u8]) -> Option<u32> {
-        let name = path.strip_prefix(self.dir)?.strip_prefix(b"/pages-")?.strip_suffix(b".img")?;
+    /// A pages image of the directories by its path.
+    fn image(&self, path: &[u8]) -> Option<PagesImage> {
+        let (depth, name) = (0..).zip(self.dirs).find_map(|(depth, dir)| {
+            let name = path.strip_prefix(dir.as_slice())?.strip_prefix(b"/pages-")?.strip_suffix(b".img")?;
+            Some((depth, name))
+        })?;
         // `pages-07.img` is another file, as is `pages-+7.img`.
         let is_plain = name.iter().all(u8::is_ascii_digit) && (name.len() == 1 || !name.starts_with(b"0"));
-        is_plain.then(|| std::str::from_utf8(name).ok()?.parse().ok()).flatten()
+        let id = is_plain.then(|| std::str::from_utf8(name).ok()?.parse().ok()).flatten()?;
+        Some(PagesImage { depth, id })
     }
 
     fn compare(&mut self, alike: &Alike<'_>) -> io::Result<bool> {
@@ -225,11 +243,7 @@ impl<'a> Reader<'a> {
     /// A file of stored pages; no other is opened.
     fn file(&mut self, path: &[u8]) -> io::Result<&File> {
         if !self.files.contains_key(path) {
-            let name = path.strip_prefix(self.dir);
-            let number = name
-                .and_then(|name| name.strip_prefix(b"/pages-")?.strip_suffix(b".img"))
-                .filter(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit));
-            if number.is_none() {
+            if self.image(path).is_none() {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             self.files.insert(path.to_vec(), File::open(OsStr::from_bytes(path))?);
@@ -240,6 +254,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::image::read_model;
 
@@ -251,15 +267,16 @@ mod tests {
             .tasks
             .iter()
             .filter_map(|task| task.alive())
-            .map(|alive| super::pages(&model, &alive.mm.pages).file)
+            .flat_map(|alive| super::pages(&model, &alive.mm.pages).files)
             .collect();
         let [first, second] = [&pages[0], &pages[1]].map(|path| {
             let bytes = std::fs::read(OsStr::from_bytes(path)).expect("it is there");
             (path.as_slice(), bytes)
         });
+        let dirs = [model.dir.as_os_str().as_bytes().to_vec()];
         let is_alike = |held: (&[u8], u64), wanted: (&[u8], u64), len: u64| {
             let known = AlikePages::default();
-            Reader::of(model.dir.as_os_str().as_bytes(), &known).is_alike(&Alike { held, wanted, len })
+            Reader::of(&dirs, &known).is_alike(&Alike { held, wanted, len })
         };
         let len = first.1.len() as u64;
         assert!(is_alike((first.0, 0), (first.0, 0), len));

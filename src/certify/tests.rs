@@ -54,7 +54,7 @@ fn clone_args(asm: &mut Assembler, pid: u32) -> u64 {
 /// laid down.
 fn tapes(model: &Model, change: impl Fn(u32, &mut Vec<Record>)) -> Tapes {
     let mut asm = Assembler::new(BASE, 0, 0, runner::code());
-    let payload = |blob: &Blob| open_blob(&model.dir, blob).expect("the payload is there");
+    let payload = |blob: &Blob| open_blob(model, blob).expect("the payload is there");
     let (pipe, packets) = (payload(&model.pipe_data[0].data), &model.packets);
 
     let mut child = Tape::default();

@@ -7,17 +7,17 @@
 //! Example: a parent with pages `A B C` at 0x1000 and a child with `A X C` there give two runs of one page each, at
 //! 0x1000 and 0x3000.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::Arc;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::file::map_image;
-use super::model::{Extent, Image, Model, Pages};
+use super::model::{Extent, Image, Model, Pages, PagesImage};
 use super::pagemap::PAGE_BYTES;
 
 /// Pages are compared by so many bytes at a time.
@@ -33,6 +33,8 @@ pub struct Run {
     pub at: u64,
     /// How many bytes.
     pub len: u64,
+    /// The pages images that have them: the parent's, and the child's.
+    pub images: (PagesImage, PagesImage),
     /// Where they are in the child's pages image.
     pub of_child: u64,
     /// Where they are in the parent's.
@@ -64,51 +66,62 @@ impl Alike {
     /// it in earnest says why.
     pub fn find(model: &Model, pairs: &[Pair]) -> Alike {
         let pages = |index: usize| model.tasks.get(index)?.alive().map(|alive| &alive.mm.pages);
-        let mut parents: BTreeMap<usize, Option<Arc<Mmap>>> = BTreeMap::new();
+        let mut parents: BTreeMap<usize, Vec<(Part<'_>, Option<Mmap>)>> = BTreeMap::new();
         for pair in pairs {
-            parents.entry(pair.parent).or_insert_with(|| Some(Arc::new(map(model, pages(pair.parent)?)?)));
+            parents.entry(pair.parent).or_insert_with(|| {
+                let parts = pages(pair.parent).map_or_else(Vec::new, Pages::by_image).into_iter();
+                parts.map(|part| (part.clone(), map_image(model, part.0).ok())).collect()
+            });
         }
         let compare = |buffer: &mut Vec<u8>, pair: &Pair| {
-            let of_parent = parents.get(&pair.parent)?.as_deref()?;
-            let (child, parent) = (pages(pair.child)?, pages(pair.parent)?);
-            let mapped;
-            let of_child = match read_small(model, child, buffer) {
-                Some(bytes) => bytes,
-                None => {
-                    mapped = map(model, child)?;
-                    &mapped[..]
+            let of_parent = parents.get(&pair.parent)?;
+            let mut all: Vec<Run> = Vec::new();
+            for (image, extents) in pages(pair.child)?.by_image() {
+                let mapped;
+                let of_child = match read_small(model, image, &extents, buffer) {
+                    Some(bytes) => bytes,
+                    None => {
+                        mapped = map_image(model, image).ok()?;
+                        &mapped[..]
+                    }
+                };
+                for ((_, others), bytes) in of_parent {
+                    let bytes = bytes.as_ref()?;
+                    all.extend(runs((&extents, of_child), (others, bytes)));
                 }
-            };
-            Some((pair.child, (pair.parent, runs((&child.extents, of_child), (&parent.extents, of_parent)))))
+            }
+            all.sort_by_key(|run| run.at);
+            Some((pair.child, (pair.parent, all)))
         };
         let found = pairs.par_iter().map_init(Vec::new, compare);
         Alike { runs: found.flatten_iter().collect() }
     }
 }
 
-fn map(model: &Model, pages: &Pages) -> Option<Mmap> {
-    if pages.extents.is_empty() {
-        return None;
-    }
-    map_image(&model.dir, Image::Pages(pages.pages_id)).ok()
-}
+/// The extents that are in one pages image.
+type Part<'a> = (PagesImage, Cow<'a, [Extent]>);
 
 /// The pages of a small address space, read: that costs less than a mapping, whose end each core is told of.
-fn read_small<'a>(model: &Model, pages: &Pages, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-    let last = pages.extents.last()?;
+fn read_small<'a>(
+    model: &Model,
+    image: PagesImage,
+    extents: &[Extent],
+    buffer: &'a mut Vec<u8>,
+) -> Option<&'a [u8]> {
+    let last = extents.last()?;
     let end = last.offset_bytes.checked_add(last.len_pages.checked_mul(PAGE_BYTES)?)?;
     let len = usize::try_from(end).ok().filter(|len| *len <= MAPPED_FROM)?;
     if buffer.len() < len {
         buffer.resize(len, 0);
     }
-    let path = model.dir.join(Image::Pages(pages.pages_id).to_string());
+    let path = model.path(Image::Pages(image));
     // Not to hang on a FIFO of that name.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
     file.read_exact_at(&mut buffer[..len], 0).ok()?;
     Some(&buffer[..len])
 }
 
-/// The runs of two address spaces: each as its extents, by address, and the bytes of its pages image.
+/// The runs of two parts of address spaces: each as its extents, by address, and the bytes of its pages image.
 fn runs((child, of_child): (&[Extent], &[u8]), (parent, of_parent): (&[Extent], &[u8])) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let (mut children, mut parents) = (child.iter().peekable(), parent.iter().peekable());
@@ -133,7 +146,10 @@ fn runs((child, of_child): (&[Extent], &[u8]), (parent, of_parent): (&[Extent], 
                     {
                         run.len += PAGE_BYTES;
                     }
-                    _ => runs.push(Run { at, len: PAGE_BYTES, of_child: from, of_parent: other }),
+                    _ => {
+                        let images = (b.image, a.image);
+                        runs.push(Run { at, len: PAGE_BYTES, images, of_child: from, of_parent: other });
+                    }
                 }
             }
             at += PAGE_BYTES;
@@ -157,7 +173,8 @@ mod tests {
         let extents = extents
             .iter()
             .map(|&(start, len_pages)| {
-                let extent = Extent { start: start * PAGE_BYTES, len_pages, offset_bytes, entry: 0 };
+                let image = PagesImage::own(1);
+                let extent = Extent { start: start * PAGE_BYTES, len_pages, image, offset_bytes, entry: 0 };
                 offset_bytes += len_pages * PAGE_BYTES;
                 extent
             })

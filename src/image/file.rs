@@ -30,7 +30,7 @@ use memmap2::Mmap;
 
 use super::error::ImageError;
 use super::magic::{COMMON_MAGIC, Kind};
-use super::model::{Blob, Image};
+use super::model::{Blob, Image, Model, PagesImage};
 
 /// Files from this size on are mapped; a smaller one costs less to copy than to map.
 const MAP_FROM_BYTES: u64 = 64 << 10;
@@ -62,11 +62,11 @@ impl Deref for Bytes {
     }
 }
 
-/// Opens a regular file of the directory; gives its length too.
+/// Opens a regular file; gives its length too.
 ///
 /// Not blocking: an image directory may hold a FIFO under the name of an image.
-fn open(dir: &Path, name: &str) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dir.join(name))?;
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     is_regular(&metadata)?;
     Ok((file, metadata.len()))
@@ -94,7 +94,7 @@ fn map(file: &File) -> io::Result<Mmap> {
 /// [`ImageError::Io`].
 pub(crate) fn read_file(dir: &Path, name: &str) -> Result<Option<Bytes>, ImageError> {
     let read = || -> io::Result<Bytes> {
-        let (file, len) = open(dir, name)?;
+        let (file, len) = open(&dir.join(name))?;
         if len >= MAP_FROM_BYTES {
             return Ok(Bytes::Mapped(map(&file)?));
         }
@@ -124,27 +124,27 @@ pub(crate) fn file_len(dir: &Path, name: &str) -> Result<Option<u64>, ImageError
     }
 }
 
-/// Maps an image file, for the pages images, whose offsets the model gives.
+/// Maps a file of pages.
 ///
-/// The directory must not change as long as the mapping lives: if the file shrinks, touching a page
+/// Its directory must not change as long as the mapping lives: if the file shrinks, touching a page
 /// behind its new end raises SIGBUS. Its length at the time of mapping is the length of the result;
 /// check extents against that, too.
 ///
 /// # Errors
 /// [`ImageError::Io`].
-pub fn map_image(dir: &Path, image: Image) -> Result<Mmap, ImageError> {
-    let name = image.to_string();
-    open(dir, &name).and_then(|(file, _)| map(&file)).map_err(|source| ImageError::Io { file: name, source })
+pub fn map_image(model: &Model, image: PagesImage) -> Result<Mmap, ImageError> {
+    let mapped = open(&model.path(Image::Pages(image))).and_then(|(file, _)| map(&file));
+    mapped.map_err(|source| ImageError::Io { file: image.to_string(), source })
 }
 
-/// Reads the bytes of a blob.
+/// Reads the bytes of a blob of the images that the model was read from.
 ///
 /// # Errors
 /// [`ImageError::Io`], or [`ImageError::Truncated`] where the file has become shorter.
-pub fn open_blob(dir: &Path, blob: &Blob) -> Result<Vec<u8>, ImageError> {
+pub fn open_blob(model: &Model, blob: &Blob) -> Result<Vec<u8>, ImageError> {
     let name = blob.image.to_string();
     let io = |source| ImageError::Io { file: name.clone(), source };
-    let (file, len) = open(dir, &name).map_err(io)?;
+    let (file, len) = open(&model.path(blob.image)).map_err(io)?;
     let had = len.saturating_sub(blob.offset_bytes);
     let size = usize::try_from(blob.len_bytes).ok().filter(|_| blob.len_bytes <= had);
     let Some(size) = size else {

@@ -4,12 +4,13 @@
 //! the model alone. The model keeps the numbers of the images (pids, image ids, addresses) and,
 //! for everything that can fail later, the [`Origin`] it came from. It does not know this host.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A process id as the images number it: the id in the tree's own (innermost) pid namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -46,8 +47,8 @@ pub enum Image {
     Pagemap(u32),
     /// `pagemap-shmem-SHMID.img`
     PagemapShmem(u64),
-    /// `pages-ID.img`
-    Pages(u32),
+    /// `pages-ID.img`, of this directory or of one before it
+    Pages(PagesImage),
     /// `fs-PID.img`
     Fs(u32),
     /// `fdinfo-ID.img`
@@ -90,7 +91,7 @@ impl fmt::Display for Image {
             Image::Mm(pid) => write!(f, "mm-{pid}.img"),
             Image::Pagemap(pid) => write!(f, "pagemap-{pid}.img"),
             Image::PagemapShmem(id) => write!(f, "pagemap-shmem-{id}.img"),
-            Image::Pages(id) => write!(f, "pages-{id}.img"),
+            Image::Pages(image) => write!(f, "{image}"),
             Image::Fs(pid) => write!(f, "fs-{pid}.img"),
             Image::Fdinfo(id) => write!(f, "fdinfo-{id}.img"),
             Image::Files => f.write_str("files.img"),
@@ -106,6 +107,46 @@ impl fmt::Display for Image {
             Image::Filelocks => f.write_str("filelocks.img"),
             Image::TtyInfo => f.write_str("tty-info.img"),
             Image::Timens(id) => write!(f, "timens-{id}.img"),
+        }
+    }
+}
+
+/// A file of pages: `pages-ID.img`, of the directory that is read or of one before it.
+///
+/// The pages of an incremental dump that had not changed since the dump before are in the directory of
+/// that, which `parent` in this one leads to; and so on.
+///
+/// Displayed as the path from the directory: `pages-7.img`, `parent/parent/pages-7.img`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PagesImage {
+    /// How many `parent`s lead to the directory that has it; 0: the directory itself.
+    pub depth: u32,
+    /// The id in the head of the pagemap.
+    pub id: u32,
+}
+
+impl PagesImage {
+    /// A pages image of the directory itself.
+    pub fn own(id: u32) -> PagesImage {
+        PagesImage { depth: 0, id }
+    }
+}
+
+impl fmt::Display for PagesImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}pages-{}.img", Upwards(self.depth), self.id)
+    }
+}
+
+/// The way to a directory before this one, as it is displayed: `parent/` as often as it takes, or
+/// `parent^N/` where nobody would count them.
+pub(crate) struct Upwards(pub(crate) u32);
+
+impl fmt::Display for Upwards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            depth @ 0..=4 => (0..depth).try_for_each(|_| f.write_str("parent/")),
+            depth => write!(f, "parent^{depth}/"),
         }
     }
 }
@@ -155,6 +196,8 @@ pub struct Blob {
 pub struct Model {
     /// The directory, as an absolute path.
     pub dir: PathBuf,
+    /// The directories of the dumps before it, the nearest first, as absolute paths without links.
+    pub parents: Vec<PathBuf>,
     /// What `inventory.img` says.
     pub inventory: Inventory,
     /// All tasks: the root first, each before its children, siblings in the order of `pstree.img`. This order
@@ -188,6 +231,22 @@ pub struct Model {
     /// Image files with entries that belong to a feature regrow does not read yet
     /// (recognised by magic and name): each is a problem for a restore.
     pub unread: Vec<UnreadImage>,
+}
+
+impl Model {
+    /// The path of an image file.
+    ///
+    /// Not by way of `parent`: a path has at most 40 links (`MAXSYMLINKS`, linux/namei.h), and 4096 bytes.
+    pub fn path(&self, image: Image) -> PathBuf {
+        let before = match image {
+            Image::Pages(PagesImage { depth, id }) => {
+                let dir = depth.checked_sub(1).and_then(|nth| self.parents.get(nth as usize));
+                dir.map(|dir| dir.join(PagesImage::own(id).to_string()))
+            }
+            _ => None,
+        };
+        before.unwrap_or_else(|| self.dir.join(image.to_string()))
+    }
 }
 
 /// `inventory.img`.
@@ -582,8 +641,28 @@ pub struct Mm {
 pub struct Pages {
     /// The id in the pagemap's head: `pages-ID.img`.
     pub pages_id: u32,
-    /// The extents, in the order of the pagemap; offsets in the pages image ascend.
+    /// The extents, by address; the offsets in each pages image ascend.
     pub extents: Vec<Extent>,
+}
+
+impl Pages {
+    /// The extents by their pages images, in the order of these. Most address spaces have one.
+    pub fn by_image(&self) -> Vec<(PagesImage, Cow<'_, [Extent]>)> {
+        by_image(&self.extents)
+    }
+}
+
+/// See [`Pages::by_image`].
+pub fn by_image(extents: &[Extent]) -> Vec<(PagesImage, Cow<'_, [Extent]>)> {
+    let Some(first) = extents.first().map(|extent| extent.image) else { return Vec::new() };
+    if extents.iter().all(|extent| extent.image == first) {
+        return vec![(first, Cow::Borrowed(extents))];
+    }
+    let mut images: BTreeMap<PagesImage, Vec<Extent>> = BTreeMap::new();
+    for extent in extents {
+        images.entry(extent.image).or_default().push(*extent);
+    }
+    images.into_iter().map(|(image, extents)| (image, Cow::Owned(extents))).collect()
 }
 
 /// A run of stored pages of 4096 bytes.
@@ -593,7 +672,9 @@ pub struct Extent {
     pub start: u64,
     /// Number of pages.
     pub len_pages: u64,
-    /// Offset of the first page in the pages image.
+    /// The pages image.
+    pub image: PagesImage,
+    /// Offset of the first page in it.
     pub offset_bytes: u64,
     /// Its entry in the pagemap.
     pub entry: u32,
@@ -608,6 +689,7 @@ impl Extent {
         (first < behind).then(|| Extent {
             start: first,
             len_pages: (behind - first) / PAGE,
+            image: self.image,
             offset_bytes: self.offset_bytes + (first - self.start),
             entry: self.entry,
         })

@@ -10,7 +10,7 @@
 
 use super::error::Errors;
 use super::magic::Kind;
-use super::model::{Extent, Image, Pages};
+use super::model::{Extent, Image, Pages, PagesImage};
 use super::proto::{PagemapEntry, PagemapHead};
 use super::read::Dir;
 
@@ -33,6 +33,7 @@ pub(crate) fn read_pagemap(dir: &Dir<'_>, image: Image, kind: &Kind, errors: &mu
     let present = dir.for_each(image, kind, errors, |_, entry, errors| {
         if entry.index == 0 {
             head = errors.decode(entry);
+            pages.pages_id = head.as_ref().map_or(0, |head| head.pages_id);
         } else if let Some(e) = errors.decode::<PagemapEntry>(entry)
             && let Err(problem) = add_extent(&mut pages, &e, &mut end, entry.index)
         {
@@ -53,8 +54,7 @@ pub(crate) fn read_pagemap(dir: &Dir<'_>, image: Image, kind: &Kind, errors: &mu
         }
         return None;
     };
-    pages.pages_id = head.pages_id;
-    let length = dir.len(Image::Pages(head.pages_id));
+    let length = dir.len(Image::Pages(PagesImage::own(head.pages_id)));
     let length = errors.keep(length)?;
     if sound {
         check_length(&pages, image, end.1, length, errors);
@@ -64,7 +64,7 @@ pub(crate) fn read_pagemap(dir: &Dir<'_>, image: Image, kind: &Kind, errors: &mu
 
 /// That the pages image holds what the extents say and nothing more.
 fn check_length(pages: &Pages, image: Image, wanted: u64, length: Option<u64>, errors: &mut Errors) {
-    let stored = Image::Pages(pages.pages_id);
+    let stored = PagesImage::own(pages.pages_id);
     match length {
         // Nothing was written into it, so it was not created.
         None if wanted == 0 => {}
@@ -126,7 +126,8 @@ fn add_extent(pages: &mut Pages, e: &PagemapEntry, end: &mut (u64, u64), entry: 
     if e.vaddr < end.0 {
         return Err(bad("not behind the entry before"));
     }
-    pages.extents.push(Extent { start: e.vaddr, len_pages: count, offset_bytes: end.1, entry });
+    let image = PagesImage::own(pages.pages_id);
+    pages.extents.push(Extent { start: e.vaddr, len_pages: count, image, offset_bytes: end.1, entry });
     *end = (memory_end, file_end);
     Ok(())
 }

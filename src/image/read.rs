@@ -127,6 +127,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
 
     let mut model = Model {
         dir: path.to_owned(),
+        parents: Vec::new(),
         inventory,
         tasks,
         ofds: shared.ofds,

@@ -135,12 +135,12 @@ fn summary(model: &Model) -> String {
         writeln!(out, "ofd {} {kind}", ofd.id).unwrap();
     }
     for data in &model.pipe_data {
-        let bytes = open_blob(&model.dir, &data.data).unwrap();
+        let bytes = open_blob(&model, &data.data).unwrap();
         writeln!(out, "pipe holds {:?} of {:?}", String::from_utf8(bytes).unwrap(), data.capacity_bytes)
             .unwrap();
     }
     for packet in &model.packets {
-        let bytes = open_blob(&model.dir, &packet.data).unwrap();
+        let bytes = open_blob(&model, &packet.data).unwrap();
         writeln!(out, "socket holds {:?}", String::from_utf8(bytes).unwrap()).unwrap();
     }
     out
@@ -182,7 +182,7 @@ socket holds \"from parent\"
     let alive = model.tasks[0].alive().unwrap();
     assert_eq!(alive.sigactions.len(), 64);
     assert_eq!(alive.rlimits.len(), 16);
-    let map = map_image(&model.dir, Image::Pages(alive.mm.pages.pages_id)).unwrap();
+    let map = map_image(&model, super::PagesImage::own(alive.mm.pages.pages_id)).unwrap();
     assert_eq!(map.len(), 7 * 4096);
 }
 

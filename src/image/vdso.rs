@@ -11,7 +11,6 @@
 //! vdso(7), elf(5); arch/x86/include/asm/sigframe.h and uapi/asm/sigcontext.h for signal frames.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use object::elf::{
     DT_GNU_HASH, DT_HASH, DT_STRTAB, DT_SYMTAB, EM_X86_64, FileHeader64, GnuHashHeader, PT_LOAD, STT_FUNC,
@@ -23,7 +22,7 @@ use object::{LittleEndian, SymbolIndex};
 
 use super::error::ImageError;
 use super::file::open_blob;
-use super::model::{Alive, Blob, Image, Vma, VmaKind};
+use super::model::{Alive, Blob, Image, Model, Vma, VmaKind};
 
 const PAGE: u64 = 4096;
 /// The most that is taken for a vDSO; real ones have one or two pages.
@@ -131,15 +130,15 @@ pub struct Dumped {
 ///
 /// # Errors
 /// The pages cannot be read.
-pub fn read_code(dir: &Path, alive: &Alive) -> Result<Option<Vec<u8>>, ImageError> {
+pub fn read_code(model: &Model, alive: &Alive) -> Result<Option<Vec<u8>>, ImageError> {
     let Some(vma) = code_of(alive).filter(|vma| vma.end - vma.start <= MAX_BYTES) else { return Ok(None) };
     let mut bytes = vec![0; (vma.end - vma.start) as usize];
-    let found = read_range(dir, alive, vma.start, &mut bytes)?;
+    let found = read_range(model, alive, vma.start, &mut bytes)?;
     Ok((found == vma.end - vma.start).then_some(bytes))
 }
 
 /// Reads what the images have of a range; says how many bytes that was. The others are left.
-fn read_range(dir: &Path, alive: &Alive, start: u64, bytes: &mut [u8]) -> Result<u64, ImageError> {
+fn read_range(model: &Model, alive: &Alive, start: u64, bytes: &mut [u8]) -> Result<u64, ImageError> {
     let end = start.saturating_add(bytes.len() as u64);
     let extents = &alive.mm.pages.extents;
     let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= start);
@@ -147,8 +146,8 @@ fn read_range(dir: &Path, alive: &Alive, start: u64, bytes: &mut [u8]) -> Result
     // An extent may reach into the mappings before and behind.
     for part in extents[first..].iter().map_while(|extent| extent.within(start, end)) {
         let len_bytes = part.len_pages * PAGE;
-        let image = Image::Pages(alive.mm.pages.pages_id);
-        let read = open_blob(dir, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
+        let image = Image::Pages(part.image);
+        let read = open_blob(model, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
         let at = (part.start - start) as usize;
         bytes[at..at + read.len()].copy_from_slice(&read);
         found += len_bytes;
@@ -157,14 +156,19 @@ fn read_range(dir: &Path, alive: &Alive, start: u64, bytes: &mut [u8]) -> Result
 }
 
 /// What the images have of a range: stretches of memory without holes, with their addresses.
-fn stored_runs(dir: &Path, alive: &Alive, start: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, ImageError> {
+fn stored_runs(
+    model: &Model,
+    alive: &Alive,
+    start: u64,
+    end: u64,
+) -> Result<Vec<(u64, Vec<u8>)>, ImageError> {
     let extents = &alive.mm.pages.extents;
     let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= start);
     let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
     for part in extents[first..].iter().map_while(|extent| extent.within(start, end)) {
-        let image = Image::Pages(alive.mm.pages.pages_id);
+        let image = Image::Pages(part.image);
         let len_bytes = part.len_pages * PAGE;
-        let read = open_blob(dir, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
+        let read = open_blob(model, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
         match runs.last_mut() {
             Some((at, bytes)) if *at + bytes.len() as u64 == part.start => bytes.extend_from_slice(&read),
             _ => runs.push((part.start, read)),
@@ -179,7 +183,7 @@ fn stored_runs(dir: &Path, alive: &Alive, start: u64, end: u64) -> Result<Vec<(u
 ///
 /// # Errors
 /// The pages of a stack cannot be read.
-pub fn stops_within(dir: &Path, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, ImageError> {
+pub fn stops_within(model: &Model, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, ImageError> {
     let vmas = &alive.mm.vmas;
     let is_within = |ip: u64| {
         let at = vmas.partition_point(|vma| vma.end <= ip);
@@ -207,7 +211,7 @@ pub fn stops_within(dir: &Path, alive: &Alive, code: &Vma) -> Result<Vec<Stop>, 
             let start = pointer & !(PAGE - 1);
             let end = vma.end.min(start.saturating_add(MAX_STACK_BYTES));
             // A frame has no word that is 0 where it is looked at, so none goes on where nothing is stored.
-            for (at, bytes) in stored_runs(dir, alive, start, end)? {
+            for (at, bytes) in stored_runs(model, alive, start, end)? {
                 for (ip, sp) in frames(&bytes, at, pointer, &restorers) {
                     if is_within(ip) {
                         stops.push(Stop { tid, ip, in_handler: true });

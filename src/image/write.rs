@@ -36,7 +36,7 @@ use thiserror::Error;
 use super::error::ImageError;
 use super::file::open_blob;
 use super::magic::{COMMON_MAGIC, Kind, PAGEMAP, PAGEMAP_SHMEM};
-use super::model::{Blob, Image, Model, Origin, Pages};
+use super::model::{Blob, Image, Model, Origin, Pages, PagesImage};
 use super::pagemap::PAGE_BYTES;
 use super::proto::{PagemapEntry, PagemapHead};
 
@@ -89,8 +89,8 @@ pub trait Contents {
     fn bytes(&self, blob: &Blob) -> Result<Cow<'_, [u8]>, WriteError>;
 }
 
-/// The image directory that a model was read from.
-impl Contents for Path {
+/// The images that the model was read from.
+impl Contents for Model {
     fn bytes(&self, blob: &Blob) -> Result<Cow<'_, [u8]>, WriteError> {
         Ok(Cow::Owned(open_blob(self, blob)?))
     }
@@ -193,7 +193,7 @@ impl<C: Contents + ?Sized> Out<'_, C> {
                 nr_pages: Some(extent.len_pages),
             });
             let blob = Blob {
-                image: Image::Pages(pages.pages_id),
+                image: Image::Pages(extent.image),
                 offset_bytes: extent.offset_bytes,
                 len_bytes: extent.len_pages.saturating_mul(PAGE_BYTES),
             };
@@ -201,7 +201,7 @@ impl<C: Contents + ?Sized> Out<'_, C> {
         }
         self.write(image, &entries)?;
         // CRIU opens it, also where no page is stored.
-        self.file(Image::Pages(pages.pages_id), &bytes)
+        self.file(Image::Pages(PagesImage::own(pages.pages_id)), &bytes)
     }
 
     /// The pagemap of a task.
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_dump_is_written_as_it_was_read() {
         let model = read_model(&pair()).unwrap();
-        let (dir, read) = there_and_back(&model, pair().as_path());
+        let (dir, read) = there_and_back(&model, &model);
         assert_eq!(format!("{read:#?}"), format!("{model:#?}"));
         // Most images come out byte for byte as CRIU wrote them.
         let mut differ = Vec::new();
@@ -279,8 +279,8 @@ mod tests {
     #[test]
     fn a_directory_is_not_written_twice() {
         let model = read_model(&pair()).unwrap();
-        let (dir, _) = there_and_back(&model, pair().as_path());
-        let error = write_model(&model, pair().as_path(), dir.path()).unwrap_err();
+        let (dir, _) = there_and_back(&model, &model);
+        let error = write_model(&model, &model, dir.path()).unwrap_err();
         assert_eq!(error.to_string(), "inventory.img: File exists (os error 17)");
     }
 
@@ -289,7 +289,7 @@ mod tests {
         let mut model = read_model(&pair()).unwrap();
         spoil(&mut model);
         let dir = tempfile::tempdir().unwrap();
-        let error = write_model(&model, pair().as_path(), dir.path()).unwrap_err();
+        let error = write_model(&model, &model, dir.path()).unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
 

@@ -63,7 +63,7 @@ impl Lowering<'_> {
         for inode in &recipe.inodes {
             let made = number();
             further.push(inode.further.iter().map(|_| number()).collect());
-            fds.push((made, if inode.content.is_some() { number() } else { u64::MAX }));
+            fds.push((made, if inode.contents.is_empty() { u64::MAX } else { number() }));
         }
         let opened: Vec<u64> = recipe.opens.iter().map(|_| number()).collect();
 
@@ -220,22 +220,27 @@ impl Lowering<'_> {
         if inode.size_bytes != 0 {
             self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
         }
-        let Some(Content { path, pieces }) = &inode.content else { return };
-        let path = self.asm.text(path.as_bytes());
-        self.tape.call(
-            libc::SYS_openat,
-            &[AT_CWD, path, (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close, 0],
-            source,
-        );
-        for piece in pieces {
-            let mut done = 0;
-            while done < piece.len {
-                let now = (piece.len - done).min(COPY_MAX);
-                for (fd, position) in [(fd, piece.at + done), (source, piece.from + done)] {
-                    self.tape.call(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64], position);
+        for (index, Content { path, pieces }) in inode.contents.iter().enumerate() {
+            if index > 0 {
+                // Each is open at the same number; the last one stays.
+                self.tape.call(libc::SYS_close, &[source], 0);
+            }
+            let path = self.asm.text(path.as_bytes());
+            self.tape.call(
+                libc::SYS_openat,
+                &[AT_CWD, path, (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close, 0],
+                source,
+            );
+            for piece in pieces {
+                let mut done = 0;
+                while done < piece.len {
+                    let now = (piece.len - done).min(COPY_MAX);
+                    for (fd, position) in [(fd, piece.at + done), (source, piece.from + done)] {
+                        self.tape.call(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64], position);
+                    }
+                    self.tape.call(libc::SYS_sendfile, &[fd, source, 0, now], now);
+                    done += now;
                 }
-                self.tape.call(libc::SYS_sendfile, &[fd, source, 0, now], now);
-                done += now;
             }
         }
     }
@@ -243,7 +248,7 @@ impl Lowering<'_> {
     /// Makes the description that an inode was made by one of those that are wanted.
     fn keep_first(&mut self, inode: &Inode, fd: u64) {
         let Some((flags, position)) = inode.first else { return };
-        if position != 0 || inode.content.is_some() {
+        if position != 0 || !inode.contents.is_empty() {
             self.tape.call(libc::SYS_lseek, &[fd, position, libc::SEEK_SET as u64], position);
         }
         if flags != 0 {

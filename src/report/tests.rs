@@ -79,7 +79,7 @@ fn facts(model: &Model) -> HostFacts {
 
 /// All stages but the certificate, which stands for nothing here.
 fn prepare(mut model: Model) -> Prepared {
-    let read = |blob| image::open_blob(&model.dir, blob).unwrap();
+    let read = |blob| image::open_blob(&model, blob).unwrap();
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),

@@ -19,7 +19,7 @@ use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
 use super::{Recipes, Resolver, space, vdso};
-use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, Task, Vma, VmaKind};
+use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, PagesImage, Task, Vma, VmaKind, by_image};
 
 /// A shared memory segment and where it is carried: at `at` from the start of the carriers.
 #[derive(Debug, Clone, Copy)]
@@ -129,16 +129,15 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                 );
             }
         }
-        let fills = fills(&shm.pages.extents, None);
-        let file = pages_file(resolver, shm.pages.pages_id, Origin::new(image, 0));
-        // One step: it is the owner's, whoever that will be.
-        let pieces_at = fills.into_iter().map(|(pieces, offset)| StepKind::Fill {
-            pieces: pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect(),
-            offset,
-        });
+        // They are the owner's, whoever that will be.
         let mut steps = Vec::new();
-        for kind in pieces_at {
-            steps.push(resolver.add_step(kind, Origin::new(image, 0), vec![file]));
+        for (stored, extents) in shm.pages.by_image() {
+            let file = pages_file(resolver, stored, Origin::new(image, 0));
+            for (pieces, offset) in fills(&extents, None) {
+                let pieces = pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect();
+                let kind = StepKind::Fill { pieces, offset };
+                steps.push(resolver.add_step(kind, Origin::new(image, 0), vec![file]));
+            }
         }
         resolver.forest.resources[carrier.resource.index()].finish = steps;
     }
@@ -360,19 +359,22 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             .map(|(pieces, offset)| resolver.add_step(StepKind::Fill { pieces, offset }, origin, vec![file]))
             .collect()
     };
-    let filled = fills(&first, provided);
-    if !filled.is_empty() {
-        let file = pages_file(resolver, mm.pages.pages_id, origin);
-        steps.extend(fill(resolver, filled, file));
+    for (image, extents) in by_image(&first) {
+        let filled = fills(&extents, provided);
+        if !filled.is_empty() {
+            let file = pages_file(resolver, image, origin);
+            steps.extend(fill(resolver, filled, file));
+        }
     }
-    let filled = fills(&late, provided);
-    let late = if filled.is_empty() {
-        Vec::new()
-    } else {
-        // Opened once more: otherwise all children would be born with the descriptor.
-        let file = new_pages_file(resolver, mm.pages.pages_id, origin);
-        fill(resolver, filled, file)
-    };
+    let mut filled_late = Vec::new();
+    for (image, extents) in by_image(&late) {
+        let filled = fills(&extents, provided);
+        if !filled.is_empty() {
+            // Opened once more: otherwise all children would be born with the descriptor.
+            let file = new_pages_file(resolver, image, origin);
+            filled_late.extend(fill(resolver, filled, file));
+        }
+    }
     if let vdso::Way::Led(led) = &way {
         let kind = StepKind::Poke { pid: pid.0, pieces: led.jumps.clone() };
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
@@ -402,7 +404,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let kind = StepKind::SetMm(Box::new(layout(alive)));
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
-    Memory { setup: steps, late }
+    Memory { setup: steps, late: filled_late }
 }
 
 /// What the kernel keeps of the layout.
@@ -572,19 +574,19 @@ fn mapped_file(
     Some(ofd)
 }
 
-fn pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> OfdId {
-    if let Some(ofd) = resolver.pages_files.get(&pages_id) {
+fn pages_file(resolver: &mut Resolver<'_>, image: PagesImage, origin: Origin) -> OfdId {
+    if let Some(ofd) = resolver.pages_files.get(&image) {
         return *ofd;
     }
-    let ofd = new_pages_file(resolver, pages_id, origin);
-    resolver.pages_files.insert(pages_id, ofd);
+    let ofd = new_pages_file(resolver, image, origin);
+    resolver.pages_files.insert(image, ofd);
     ofd
 }
 
 /// The same, opened for one task alone.
-fn new_pages_file(resolver: &mut Resolver<'_>, pages_id: u32, origin: Origin) -> OfdId {
+fn new_pages_file(resolver: &mut Resolver<'_>, image: PagesImage, origin: Origin) -> OfdId {
     let ofd = resolver.new_ofd();
-    let path = resolver.model.dir.join(Image::Pages(pages_id).to_string()).to_string_lossy().into_owned();
+    let path = resolver.model.path(Image::Pages(image)).to_string_lossy().into_owned();
     let kind =
         ResourceKind::File { path, flags: libc::O_RDONLY as u32, position: 0, purpose: FilePurpose::Pages };
     resolver.add_resource(kind, origin, vec![Some(ofd)]);
@@ -598,11 +600,11 @@ mod tests {
     /// Extents as (address, pages), one behind the other in the image; reads as (pieces, offset), all
     /// in pages.
     fn check(extents: &[(u64, u64)], except: Option<(u64, u64)>, expected: &[(&[(u64, u64)], u64)]) {
-        let mut offset_bytes = 0;
+        let (image, mut offset_bytes) = (PagesImage::own(1), 0);
         let extents: Vec<Extent> = extents
             .iter()
             .map(|&(start, len_pages)| {
-                let extent = Extent { start: start * PAGE, len_pages, offset_bytes, entry: 0 };
+                let extent = Extent { start: start * PAGE, len_pages, image, offset_bytes, entry: 0 };
                 offset_bytes += len_pages * PAGE;
                 extent
             })

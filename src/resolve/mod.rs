@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::HostFacts;
 use crate::image::alike::Alike;
 use crate::image::vdso::Dumped;
-use crate::image::{Model, NsPid, Origin, Remap, TaskState};
+use crate::image::{Model, NsPid, Origin, PagesImage, Remap, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
@@ -246,7 +246,7 @@ struct Resolver<'a> {
     /// Files that are opened for mapping only, by path and access mode.
     mapped_files: BTreeMap<(String, u32), OfdId>,
     /// Pages images, by number.
-    pages_files: BTreeMap<u32, OfdId>,
+    pages_files: BTreeMap<PagesImage, OfdId>,
     /// What tasks do to descriptions when they have them at their numbers.
     placed: Vec<files::Placed>,
     /// The carrier of each shared memory segment.

@@ -449,8 +449,8 @@ pub struct Inode {
     pub size_bytes: u64,
     /// Last access and last modification: seconds and nanoseconds.
     pub times: Option<((i64, u64), (i64, u64))>,
-    /// What a file holds beside holes.
-    pub content: Option<Content>,
+    /// What a file holds beside holes, by the image that has it.
+    pub contents: Vec<Content>,
     /// The description that it is made by, if that is kept: status flags and position. Of a memfd
     /// that is another than any that is opened: while a file is *open* for writing nobody can execute
     /// it, and by `memfd_create(2)` it is not opened. Of a file it is the only one that can have

@@ -89,7 +89,7 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
                 let pieces: u64 = recipe
                     .inodes
                     .iter()
-                    .filter_map(|inode| inode.content.as_ref())
+                    .flat_map(|inode| &inode.contents)
                     .map(|content| content.pieces.iter().map(|piece| 1 + piece.len / COPY_MAX).sum::<u64>())
                     .sum();
                 pieces * 256

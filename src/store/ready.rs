@@ -237,9 +237,9 @@ pub fn verify_images(plan: &StoredPlan, dir: &Path) -> Result<Verified, ReadyErr
     }
     let remade = remake(plan).map_err(|error| ReadyError::Stale(error.problems()))?;
     let differences = differences_of_demands(&plan.demands, &remade.0);
-    let unlike = plan.demands.alike.first_difference(&plan.about.dir).map(|(held, wanted)| {
+    let unlike = plan.demands.alike.first_difference(&plan.demands.expected.images).map(|(held, wanted)| {
         let text = format!(
-            "page {:#x} of pages-{}.img and page {:#x} of pages-{}.img are not alike",
+            "page {:#x} of {} and page {:#x} of {} are not alike",
             held.1, held.0, wanted.1, wanted.0
         );
         Problem { kind: ProblemKind::StalePlan, task: None, text, origin: None }

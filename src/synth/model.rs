@@ -15,9 +15,9 @@ use super::{Forest, Kind, PAGE, Page, Segment, Task, page_bytes, random, stretch
 use crate::host::{CapSets, Ids, OwnFacts};
 use crate::image::{
     Alive, Creds, Epoll, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Interest, Inventory, KobjIds,
-    MemfdFile, MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, Pipe, PipeData, RLimit,
-    RegFile, Regs, Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask, TaskState, Thread,
-    Timerfd, Timers, UnixSocket, Vma, VmaKind, arrange, vma,
+    MemfdFile, MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, PagesImage, Pipe, PipeData,
+    RLimit, RegFile, Regs, Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask, TaskState,
+    Thread, Timerfd, Timers, UnixSocket, Vma, VmaKind, arrange, vma,
 };
 
 /// Ids of the descriptions that every task refers to.
@@ -85,6 +85,7 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         .collect();
     let mut model = Model {
         dir: std::path::PathBuf::new(),
+        parents: Vec::new(),
         inventory: Inventory { img_version: 2, root_ids: Some(namespaces(1, 1)), ..Inventory::default() },
         tasks,
         ofds: ofds(forest, ground, &ids),
@@ -393,7 +394,8 @@ impl PagesBuilder {
         let len = (bytes.len() as u64).next_multiple_of(PAGE);
         let mut whole = bytes.to_vec();
         whole.resize(len as usize, 0);
-        contents.add(Image::Pages(self.pages.pages_id), &whole);
+        let image = PagesImage::own(self.pages.pages_id);
+        contents.add(Image::Pages(image), &whole);
         let (offset_bytes, len_pages) = (self.len_bytes, len / PAGE);
         self.len_bytes += len;
         match self.pages.extents.last_mut() {
@@ -401,7 +403,7 @@ impl PagesBuilder {
             _ => {
                 // The head of a pagemap is entry 0.
                 let entry = self.pages.extents.len() as u32 + 1;
-                self.pages.extents.push(Extent { start, len_pages, offset_bytes, entry });
+                self.pages.extents.push(Extent { start, len_pages, image, offset_bytes, entry });
             }
         }
     }
@@ -867,7 +869,8 @@ mod tests {
             let Synthetic { mut model, contents } = synthesise(&shape.forest(), &ground).unwrap();
             let dir = tempfile::tempdir().unwrap();
             write_model(&model, &contents, dir.path()).unwrap();
-            let mut read = read_model(dir.path()).unwrap();
+            let on_disk = read_model(dir.path()).unwrap();
+            let mut read = on_disk.clone();
             read.dir = model.dir.clone();
             let blobs = |model: &Model| -> Vec<_> {
                 let pipes = model.pipe_data.iter().map(|pipe| pipe.data);
@@ -875,7 +878,7 @@ mod tests {
             };
             assert!(!blobs(&model).is_empty());
             for (made, written) in blobs(&model).iter().zip(blobs(&read)) {
-                assert_eq!(*contents.bytes(made).unwrap(), open_blob(dir.path(), &written).unwrap());
+                assert_eq!(*contents.bytes(made).unwrap(), open_blob(&on_disk, &written).unwrap());
             }
             for model in [&mut model, &mut read] {
                 model.pipe_data.iter_mut().for_each(|pipe| pipe.data.offset_bytes = 0);

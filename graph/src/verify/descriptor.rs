@@ -446,10 +446,11 @@ impl<'a> Run<'a> {
             self.certificate.orders_proved += 1;
         }
         let is_image = || {
-            let file =
-                path.strip_prefix(self.expected.images.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
-            let reads = flags & O_ACCMODE == O_RDONLY;
-            reads && file.is_some_and(|name| !name.is_empty() && !name.contains(&b'/') && name != b"..")
+            let is_in = |dir: &Vec<u8>| {
+                let file = path.strip_prefix(dir.as_slice()).and_then(|rest| rest.strip_prefix(b"/"));
+                file.is_some_and(|name| !name.is_empty() && !name.contains(&b'/') && name != b"..")
+            };
+            flags & O_ACCMODE == O_RDONLY && self.expected.images.iter().any(is_in)
         };
         let may = match own {
             Some(rest) => ATTRIBUTE_FILES.contains(&rest),

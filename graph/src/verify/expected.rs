@@ -33,8 +33,9 @@ pub struct Expected {
     pub paths: BTreeSet<Vec<u8>>,
     /// Absolute paths that sockets of the images are bound to: stale files there may be unlinked.
     pub socket_paths: BTreeSet<Vec<u8>>,
-    /// A directory in which files may be opened to be read: the images'. Without a slash at its end.
-    pub images: Vec<u8>,
+    /// The directories in which files may be opened to be read: the images', and those of the dumps before it that
+    /// have pages of it. Without a slash at their ends.
+    pub images: Vec<Vec<u8>>,
     /// What the host does where nobody says otherwise.
     pub facts: Facts,
     /// Unlinked files and memfds.

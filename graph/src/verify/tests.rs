@@ -185,7 +185,7 @@ fn expected() -> Expected {
         ],
         pipes: BTreeMap::from([(0x1f, ExpectedPipe { capacity: Some(65536), data: b"hello".to_vec() })]),
         paths: ["/dev/null", "/data", "/bin/true"].map(|path| path.as_bytes().to_vec()).into(),
-        images: b"/images".to_vec(),
+        images: vec![b"/images".to_vec()],
         // The launcher waits for its children.
         inherited: vec![(AttributeKind::SigActions, sigchld_default())],
         ..Expected::default()

@@ -5,7 +5,7 @@
 use regrow_graph::verify::{ExpectedSegment, Lifted, Shown};
 
 use super::*;
-use crate::image::{Alive, Extent, Pages, Shm, Vma};
+use crate::image::{Alive, Extent, Pages, PagesImage, Shm, Vma};
 
 const PAGE: u64 = 4096;
 const SHMID: u64 = 0x1234;
@@ -31,7 +31,8 @@ fn add(alive: &mut Alive, vma: Vma) {
 fn spaces() -> Model {
     let mut model = model();
     let segment = |offset_bytes: u64| VmaKind::AnonShared { shmid: SHMID, offset_bytes };
-    let extent = |start, len_pages, offset_bytes| Extent { start, len_pages, offset_bytes, entry: 1 };
+    let image = PagesImage::own(77);
+    let extent = |start, len_pages, offset_bytes| Extent { start, len_pages, image, offset_bytes, entry: 1 };
     let extents = vec![extent(PAGE, 2, 0), extent(7 * PAGE, 1, 2 * PAGE)];
     model.shm.push(Shm { shmid: SHMID, pages: Pages { pages_id: 77, extents } });
     let root = model.tasks[0].alive_mut().expect("it lives");
@@ -293,5 +294,5 @@ fn every_mapping_and_page_is_compared() {
     };
     lost(&|other| segment(other, &|segment| segment.len += PAGE));
     lost(&|other| segment(other, &|segment| segment.pages.extents[1].at -= PAGE));
-    lost(&|other| segment(other, &|segment| segment.pages.file.push(b'x')));
+    lost(&|other| segment(other, &|segment| segment.pages.files[0].push(b'x')));
 }

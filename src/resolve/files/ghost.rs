@@ -188,7 +188,7 @@ fn make_group(resolver: &mut Resolver<'_>, mut group: Group<'_>) {
                 gid: 0,
                 size_bytes: 0,
                 times: None,
-                content: None,
+                contents: Vec::new(),
                 first: None,
                 further,
             },
@@ -225,8 +225,10 @@ fn ghost_inode(dir: &std::path::Path, ghost: &GhostFile, kind: InodeKind, furthe
         gid: ghost.gid,
         size_bytes: ghost.size_bytes,
         times: ghost.times,
-        content: (!ghost.pieces.is_empty())
-            .then(|| Content { path: source(), pieces: ghost.pieces.iter().map(piece).collect() }),
+        contents: (!ghost.pieces.is_empty())
+            .then(|| Content { path: source(), pieces: ghost.pieces.iter().map(piece).collect() })
+            .into_iter()
+            .collect(),
         first: None,
         further,
     }
@@ -373,7 +375,7 @@ impl Resolver<'_> {
         let numbers = recipe
             .inodes
             .iter()
-            .map(|inode| 1 + inode.further.len() + usize::from(inode.content.is_some()))
+            .map(|inode| 1 + inode.further.len() + usize::from(!inode.contents.is_empty()))
             .sum();
         let resource =
             self.add_resource(ResourceKind::Nameless(Box::new(recipe)), origin, vec![None; numbers]);
@@ -453,7 +455,8 @@ impl Resolver<'_> {
         if let ResourceKind::Nameless(recipe) = &mut self.recipes.resources[resource.index()].kind {
             if is_first {
                 // Each inode has a number, one for each further name, and those with content another for it.
-                let numbers = |inode: &Inode| 1 + inode.further.len() + usize::from(inode.content.is_some());
+                let numbers =
+                    |inode: &Inode| 1 + inode.further.len() + usize::from(!inode.contents.is_empty());
                 let number = recipe.inodes.iter().take(inode).map(numbers).sum::<usize>();
                 recipe.inodes.get_mut(inode)?.first = Some((flags & O_SETTABLE, position));
                 *self.forest.resources[resource.index()].yields.get_mut(number)? = Some(new);

@@ -36,10 +36,10 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
     }
     for inode in model.memfds.iter().filter(|inode| used.contains(&inode.inode_id)) {
         judge(resolver, inode);
-        let mut content = None;
-        if let Some(shm) = contents.get(&inode.shmid).filter(|shm| !shm.pages.extents.is_empty()) {
-            let mut pieces = Vec::with_capacity(shm.pages.extents.len());
-            for extent in &shm.pages.extents {
+        let mut stored = Vec::new();
+        for (image, extents) in contents.get(&inode.shmid).iter().flat_map(|shm| shm.pages.by_image()) {
+            let mut pieces = Vec::with_capacity(extents.len());
+            for extent in extents.iter() {
                 // The last page goes beyond the end.
                 let len =
                     inode.size_bytes.saturating_sub(extent.start).min(extent.len_pages.saturating_mul(PAGE));
@@ -47,9 +47,8 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
                     pieces.push(Piece { at: extent.start, from: extent.offset_bytes, len });
                 }
             }
-            let path =
-                model.dir.join(Image::Pages(shm.pages.pages_id).to_string()).to_string_lossy().into_owned();
-            content = (!pieces.is_empty()).then_some(Content { path, pieces });
+            let path = model.path(Image::Pages(image)).to_string_lossy().into_owned();
+            stored.extend((!pieces.is_empty()).then_some(Content { path, pieces }));
         }
         let recipe = Inode {
             kind: InodeKind::Memfd { name: inode.name.clone(), seals: inode.seals },
@@ -58,7 +57,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
             gid: inode.gid,
             size_bytes: inode.size_bytes,
             times: None,
-            content,
+            contents: stored,
             first: None,
             further: Vec::new(),
         };

@@ -113,24 +113,25 @@ impl Run<'_> {
         let extents = stored
             .extents
             .iter()
-            .map(|extent| (extent.at, extent.at.saturating_add(extent.len), extent.from));
+            .map(|extent| (extent.at, extent.at.saturating_add(extent.len), (extent.file, extent.from)));
         // Nearly all are of one file.
-        let mut known: Option<(usize, bool)> = None;
+        let mut known: Option<((usize, u32), bool)> = None;
         for (at, end, is, wanted) in both(held, extents) {
-            let wanted = wanted.map(|(by, from)| from.saturating_add(by));
+            let wanted = wanted.map(|(by, (file, from))| (file, from.saturating_add(by)));
             let is = match is {
                 Some((_, Held::Kernel)) => continue,
                 Some((by, Held::Bytes(fill))) => Some(fill.rest(by)),
                 None => None,
             };
             let is_right = match (is, wanted) {
-                (Some(is), Some(from)) => {
+                (Some(is), Some((file, from))) => {
+                    let path = stored.file(file);
                     let of_file = match known {
-                        Some((object, of_file)) if object == is.object => of_file,
-                        Some(_) | None => self.is_stored_in(is.object, stored),
+                        Some((pair, of_file)) if pair == (is.object, file) => of_file,
+                        Some(_) | None => self.is_stored_in(is.object, path),
                     };
-                    known = Some((is.object, of_file));
-                    of_file && is.from == from || self.is_alike(&is, (stored, from), end - at, is_alike)
+                    known = Some(((is.object, file), of_file));
+                    of_file && is.from == from || self.is_alike(&is, (path, from), end - at, is_alike)
                 }
                 (None, None) => true,
                 (Some(_), None) | (None, Some(_)) => false,
@@ -138,8 +139,8 @@ impl Run<'_> {
             if !is_right {
                 let none = || "no bytes of an image".to_owned();
                 let is = is.map_or_else(none, |is| self.shown_fill(&is));
-                let wanted = wanted.map_or_else(none, |from| {
-                    format!("the bytes of {} from {from:#x}", stored.file.escape_ascii())
+                let wanted = wanted.map_or_else(none, |(file, from)| {
+                    format!("the bytes of {} from {from:#x}", stored.file(file).escape_ascii())
                 });
                 return Some((at, end, is, wanted));
             }
@@ -151,16 +152,16 @@ impl Run<'_> {
     fn is_alike(
         &self,
         is: &Fill,
-        (stored, from): (&ExpectedPages, u64),
+        wanted: (&[u8], u64),
         len: u64,
         is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
     ) -> bool {
         let ObjectKind::File { path } = &self.objects.objects[is.object].kind else { return false };
-        is_alike(&Alike { held: (path, is.from), wanted: (&stored.file, from), len })
+        is_alike(&Alike { held: (path, is.from), wanted, len })
     }
 
-    fn is_stored_in(&self, object: usize, stored: &ExpectedPages) -> bool {
-        matches!(&self.objects.objects[object].kind, ObjectKind::File { path } if *path == stored.file)
+    fn is_stored_in(&self, object: usize, file: &[u8]) -> bool {
+        matches!(&self.objects.objects[object].kind, ObjectKind::File { path } if path == file)
     }
 
     /// `at`: the task, and where the range starts.

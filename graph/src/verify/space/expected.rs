@@ -76,8 +76,8 @@ pub struct ExpectedSegment {
 /// Stored pages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpectedPages {
-    /// The path of the file that they are in.
-    pub file: Vec<u8>,
+    /// The paths of the files that they are in.
+    pub files: Vec<Vec<u8>>,
     /// Which, sorted.
     pub extents: Vec<PageExtent>,
 }
@@ -101,6 +101,15 @@ pub struct PageExtent {
     pub at: u64,
     /// Length in bytes.
     pub len: u64,
-    /// Offset in the file, in bytes.
+    /// Index of the file in [`ExpectedPages::files`].
+    pub file: u32,
+    /// Offset in it, in bytes.
     pub from: u64,
+}
+
+impl ExpectedPages {
+    /// The path of the file of an extent; without any where there is no such file.
+    pub(super) fn file(&self, index: u32) -> &[u8] {
+        self.files.get(index as usize).map_or(b"", Vec::as_slice)
+    }
 }

@@ -133,8 +133,10 @@ fn tapes() -> Tapes {
 }
 
 fn pages(number: u32, extents: &[(u64, u64, u64)]) -> ExpectedPages {
-    let extents = extents.iter().map(|(at, len, from)| PageExtent { at: *at, len: *len, from: *from });
-    ExpectedPages { file: format!("/images/pages-{number}.img").into_bytes(), extents: extents.collect() }
+    let extents =
+        extents.iter().map(|(at, len, from)| PageExtent { at: *at, len: *len, file: 0, from: *from });
+    let files = vec![format!("/images/pages-{number}.img").into_bytes()];
+    ExpectedPages { files, extents: extents.collect() }
 }
 
 fn mapping(start: u64, end: u64, prot: u32, shows: Shown) -> ExpectedMapping {
@@ -193,7 +195,7 @@ fn expected() -> Expected {
         tasks: vec![task(10, 0, root), task(11, 10, heir), task(12, 10, bare_heir)],
         ofds: vec![ExpectedOfd { name: "file 0x1 (/lib)".into(), spec, ..ExpectedOfd::default() }],
         paths: [b"/lib".to_vec()].into(),
-        images: b"/images".to_vec(),
+        images: vec![b"/images".to_vec()],
         segments: [(0x77, segment)].into(),
         ..Expected::default()
     }
