@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commit::{self, ExpectedThread};
 use super::{AlikePages, Ground, attributes, space, vdso};
+use crate::image::huge::of_memfd;
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Task, TaskState, Timerfd, UnixSocket,
     open_blob,
@@ -378,6 +379,7 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
             times: ghost.times,
             seals: 0,
             content,
+            huge: 0,
         };
         inodes.insert(id, inode);
     }
@@ -409,6 +411,7 @@ fn inodes(model: &Model, ghost_of: &BTreeMap<u32, InodeId>) -> BTreeMap<InodeId,
             times: None,
             seals: memfd.seals,
             content,
+            huge: of_memfd(memfd.hugetlb_flag),
         };
         inodes.insert(InodeId::Memfd(memfd.inode_id), inode);
     }

@@ -44,6 +44,8 @@ pub struct KernelFacts {
     pub close_range: Probe,
     /// Time namespaces (`CONFIG_TIME_NS`).
     pub time_namespaces: bool,
+    /// Opening what a task of ours has mapped, by /proc/PID/map_files (proc_pid_map_files(5)).
+    pub map_files: Probe,
     /// `prctl(PR_TIMER_CREATE_RESTORE_IDS)`: POSIX timers with the ids of our choice.
     pub timer_restore_ids: Probe,
 }
@@ -94,7 +96,18 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         },
         process_vm_writev: raw::try_process_vm_writev().map_or_else(Probe::Absent, |()| Probe::Present),
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
+        map_files: try_map_files(),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),
+    }
+}
+
+/// Follows the first link there is: a program has files mapped, its own at least.
+fn try_map_files() -> Probe {
+    let first = std::fs::read_dir("/proc/self/map_files").ok().and_then(|mut links| links.next());
+    match first.and_then(Result::ok).map(|link| std::fs::metadata(link.path())) {
+        Some(Ok(_)) => Probe::Present,
+        Some(Err(error)) => Probe::Absent(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)),
+        None => Probe::Unknown,
     }
 }
 

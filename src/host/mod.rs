@@ -19,6 +19,7 @@
 mod address_space;
 mod cpu;
 mod files;
+mod huge;
 mod kernel;
 mod own;
 mod pids;
@@ -60,6 +61,8 @@ pub struct HostFacts {
     pub clocks_ns: Clocks,
     /// Where memory can be mapped.
     pub address_space: AddressSpace,
+    /// How many huge pages are free, by their size in bytes.
+    pub huge_pages: BTreeMap<u64, u64>,
 }
 
 /// What clocks say, in nanoseconds.
@@ -133,6 +136,7 @@ fn gather_named(pids: &pids::Named, paths: &BTreeMap<String, bool>, root: Option
         xsave: cpu::gather(),
         vdso,
         address_space: address_space::gather(&maps),
+        huge_pages: huge::gather(),
     }
 }
 

@@ -123,6 +123,7 @@ fn read_vmas(image: Image, entries: &[VmaEntry], errors: &mut Errors) -> (Vec<Vm
     }
     vmas.sort_by_key(|vma| vma.start);
     guards.sort_unstable();
+    super::huge::complete(&mut vmas);
     for pair in vmas.windows(2) {
         if pair[1].start < pair[0].end {
             let reason = format!(

@@ -30,6 +30,7 @@
 //! `criu/include/image.h` of CRIU 4.2, and what its dump writes.
 
 pub mod alike;
+pub mod huge;
 pub mod model;
 pub mod vdso;
 pub mod vma;

@@ -387,7 +387,7 @@ fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mu
 /// shared anonymous memory (`mmap` with `MAP_SHARED | MAP_ANONYMOUS`) is named `/dev/zero` there.
 /// A memfd can have that name as well, but somebody has to have it open, or have had: a memfd that
 /// was created as `/dev/zero`, mapped and closed is indistinguishable from anonymous memory, in the
-/// images and for the task itself.
+/// images and for the task itself. The same goes for memory of huge pages, whose file has another name.
 fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
     let open: BTreeSet<u32> = model
         .tasks
@@ -427,8 +427,13 @@ fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
                 continue;
             };
             *inode_id = inode.inode_id;
+            let size = super::huge::of_memfd(inode.hugetlb_flag);
+            if vma.flags & super::huge::MAP_HUGE == super::huge::MAP_HUGETLB {
+                vma.flags |= size;
+            }
             let is_shared = vma.status & super::vma::FILE_SHARED != 0;
-            if is_shared && inode.name == "/dev/zero" && !inodes_open.contains(&inode.inode_id) {
+            let name = if size != 0 { super::huge::ANONYMOUS } else { "/dev/zero" };
+            if is_shared && inode.name == name && !inodes_open.contains(&inode.inode_id) {
                 vma.kind = VmaKind::AnonShared { shmid: inode.shmid, offset_bytes: *offset_bytes };
             }
         }

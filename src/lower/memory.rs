@@ -35,10 +35,19 @@ impl Lowering<'_> {
     }
 
     /// A segment of shared memory, for all below to inherit.
-    pub(super) fn carrier(&mut self, address: u64, len: u64, is_unreserved: bool) {
-        let further = if is_unreserved { libc::MAP_NORESERVE } else { 0 };
-        let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | further) as u64;
+    pub(super) fn carrier(&mut self, address: u64, len: u64, further: u32) {
+        let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+        let flags = flags | u64::from(further);
         self.tape.call(libc::SYS_mmap, &[address, len, READ_WRITE, flags, NO_FD, 0], address);
+    }
+
+    /// A description of what a carrier shows, for reading and writing: proc_pid_map_files(5).
+    pub(super) fn open_carrier(&mut self, address: u64, len: u64, at: &[Fd], cloexec: bool) {
+        let path = format!("/proc/self/map_files/{address:x}-{:x}", address + len);
+        let path = self.asm.text(path.as_bytes());
+        let flags = libc::O_RDWR | libc::O_NOCTTY | if cloexec { libc::O_CLOEXEC } else { 0 };
+        let fd = at.first().map_or(NO_FD, |fd| u64::from(*fd));
+        self.tape.call(libc::SYS_openat, &[libc::AT_FDCWD as u64, path, flags as u64, 0], fd);
     }
 
     pub(super) fn mmap(

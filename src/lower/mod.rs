@@ -169,8 +169,9 @@ impl Lowering<'_> {
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
                     ResourceKind::Channel => self.channel(*cloexec),
-                    ResourceKind::Carrier { address, len, is_unreserved } => {
-                        self.carrier(*address, *len, *is_unreserved)
+                    ResourceKind::Carrier { address, len, flags } => self.carrier(*address, *len, *flags),
+                    ResourceKind::OpenedCarrier { address, len } => {
+                        self.open_carrier(*address, *len, at, *cloexec)
                     }
                 }
             }

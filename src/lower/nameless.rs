@@ -112,14 +112,18 @@ impl Lowering<'_> {
                     }
                     self.asm.spend(from.as_bytes());
                 }
-                InodeKind::Memfd { name, seals } => {
+                InodeKind::Memfd { name, seals, huge } => {
                     // Without MFD_ALLOW_SEALING it would have F_SEAL_SEAL from the start.
                     let how = MFD_EXEC
+                        | huge.map_or(0, |huge| u64::from(huge.flags))
                         | if cloexec { MFD_CLOEXEC } else { 0 }
                         | if *seals == F_SEAL_SEAL { 0 } else { MFD_ALLOW_SEALING };
                     let name = self.asm.text(name.as_bytes());
                     self.tape.call(libc::SYS_memfd_create, &[name, how], *fd);
-                    self.fill_file(inode, *fd, *source, close);
+                    match huge {
+                        Some(huge) => self.fill_huge(inode, *fd, *source, close, huge.scratch),
+                        None => self.fill_file(inode, *fd, *source, close),
+                    }
                     self.attributes(inode, *fd);
                     self.keep_first(inode, *fd);
                     if *seals != 0 && *seals != F_SEAL_SEAL {
@@ -243,6 +247,32 @@ impl Lowering<'_> {
                 }
             }
         }
+    }
+
+    /// A file of huge pages is filled where it is mapped: it cannot be written (fs/hugetlbfs/inode.c).
+    fn fill_huge(&mut self, inode: &Inode, fd: u64, source: u64, close: u64, scratch: u64) {
+        if inode.size_bytes != 0 {
+            self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
+        }
+        let Some(Content { path, pieces }) = &inode.content else { return };
+        let path = self.asm.text(path.as_bytes());
+        let how = (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close;
+        self.tape.call(libc::SYS_openat, &[AT_CWD, path, how, 0], source);
+        let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        // Nothing is reserved: what is not filled stays a hole.
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE) as u64;
+        self.tape.call(libc::SYS_mmap, &[scratch, inode.size_bytes, prot, flags, fd, 0], scratch);
+        for piece in pieces {
+            let mut done = 0;
+            while done < piece.len {
+                let now = (piece.len - done).min(COPY_MAX);
+                let args = [source, scratch + piece.at + done, now, piece.from + done];
+                self.tape.call(libc::SYS_pread64, &args, now);
+                done += now;
+            }
+        }
+        // Before the seals: none against writing can be had while it is mapped to be written (memfd_create(2)).
+        self.tape.call(libc::SYS_munmap, &[scratch, inode.size_bytes], 0);
     }
 
     /// Makes the description that an inode was made by one of those that are wanted.

@@ -150,6 +150,7 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
         }
         ResourceKind::Channel => format!("channel {resource}"),
         ResourceKind::Carrier { len, .. } => format!("shared memory {resource} of {len} bytes"),
+        ResourceKind::OpenedCarrier { len, .. } => format!("opened shared memory {resource} of {len} bytes"),
     }
 }
 

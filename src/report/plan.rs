@@ -495,6 +495,7 @@ fn kind(kind: &ResourceKind) -> &'static str {
         },
         ResourceKind::Channel => "channel",
         ResourceKind::Carrier { .. } => "shared memory",
+        ResourceKind::OpenedCarrier { .. } => "opened shared memory",
     }
 }
 

@@ -7,18 +7,23 @@
 //! A segment of shared anonymous memory is mapped once, as a *carrier* in the window of the lowest
 //! common ancestor of its users, and inherited; a user makes each of its views by `mremap` with old
 //! size 0 (mremap(2): "a new mapping of the same pages"), which keeps the name `/dev/zero` and
-//! works at any address and offset. The carrier goes with the window.
+//! works at any address and offset. The carrier goes with the window. Where that is no way, with huge pages and
+//! where views differ in what is reserved for them, the maker opens what it has mapped
+//! (`/proc/self/map_files`), and a view is a mapping of that description, which keeps the name, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
 use super::files::{self, ghost};
+use super::huge::{self, Views};
 use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
 use super::{Recipes, Resolver, space, vdso};
+use crate::host::Probe;
+use crate::image::huge::MAP_HUGE;
 use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, PagesImage, Task, Vma, VmaKind, by_image};
 
 /// A shared memory segment and where it is carried: at `at` from the start of the carriers.
@@ -27,6 +32,8 @@ pub(super) struct Carrier {
     pub(super) resource: ResourceId,
     pub(super) at: u64,
     pub(super) len: u64,
+    /// The description of it by which it is mapped, where `mremap(2)` does not make its views.
+    pub(super) opened: Option<OfdId>,
 }
 
 /// Most pieces of one `preadv` (`IOV_MAX`, readv(2)).
@@ -50,7 +57,7 @@ const MADV_GUARD_INSTALL: u32 = 102;
 /// Finds the shared anonymous segments, how long each is, who uses it, and what is in it.
 pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
-    let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>, bool)> = BTreeMap::new();
+    let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>, Views)> = BTreeMap::new();
     // In the order in which the tasks lead to them: their numbers break no tie.
     let mut in_order = Vec::new();
     for (index, task) in model.tasks.iter().enumerate() {
@@ -63,19 +70,12 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                     resolver.problems.add(ProblemKind::BadImages, Some(task.pid), Some(vma.origin), text);
                     continue;
                 };
-                // All views are copies of the carrier's mapping.
-                let is_unreserved = vma.flags & libc::MAP_NORESERVE as u32 != 0;
+                let views = Views::of(vma);
                 let segment = segments.entry(shmid).or_insert_with(|| {
                     in_order.push(shmid);
-                    (0, vma.origin, BTreeSet::new(), is_unreserved)
+                    (0, vma.origin, BTreeSet::new(), views)
                 });
-                if segment.3 != is_unreserved {
-                    let text = format!(
-                        "mapping {:#x}-{:#x}: views of one shared memory with and without MAP_NORESERVE are not restored yet",
-                        vma.start, vma.end
-                    );
-                    resolver.problems.unsupported(Some(task.pid), Some(vma.origin), text);
-                }
+                segment.3 = segment.3.and(views);
                 segment.0 = segment.0.max(end);
                 segment.2.insert(TaskId::new(index));
             }
@@ -86,23 +86,38 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
             segment.0 = segment.0.max(inode.size_bytes);
         }
     }
-    let mut at = 0u64;
+    // Where memfds of huge pages are filled, one after another.
+    let mut at = huge::scratch_len(model);
     for shmid in &in_order {
-        let Some((len, origin, users, is_unreserved)) = segments.remove(shmid) else { continue };
+        let Some((len, origin, users, views)) = segments.remove(shmid) else { continue };
+        let page = views.page_bytes();
+        at = at.next_multiple_of(page);
         // All carriers are in the window, which is within the address space.
         let fits = |len: &u64| at.checked_add(*len).is_some_and(|end| end < TASK_SIZE);
-        let Some(len) = len.checked_next_multiple_of(PAGE).filter(fits) else {
+        let Some(len) = len.checked_next_multiple_of(page).filter(fits) else {
             let text = format!("shared memory {shmid:#x} of {len} bytes: no address space is that large");
             resolver.problems.add(ProblemKind::BadImages, None, Some(origin), text);
             continue;
         };
         // The address is put in when the window is known.
-        let kind = ResourceKind::Carrier { address: at, len, is_unreserved };
+        let is_opened = views.need_opening();
+        if let (true, Probe::Absent(errno)) = (is_opened, resolver.facts.kernel.map_files) {
+            let text = format!("shared memory {shmid:#x}: what is mapped cannot be opened here: {errno}");
+            resolver.problems.add(ProblemKind::Lacking, None, Some(origin), text);
+        }
+        let kind = ResourceKind::Carrier { address: at, len, flags: views.carrier_flags() };
         let resource = resolver.add_resource(kind, origin, Vec::new());
         resolver.forest.resources[resource.index()].users = users.into_iter().collect();
-        resolver.carriers.insert(*shmid, Carrier { resource, at, len });
+        let opened = is_opened.then(|| {
+            let ofd = resolver.new_ofd();
+            let kind = ResourceKind::OpenedCarrier { address: at, len };
+            resolver.add_resource(kind, origin, vec![Some(ofd)]);
+            ofd
+        });
+        resolver.carriers.insert(*shmid, Carrier { resource, at, len, opened });
         at += len + PAGE;
     }
+    resolver.carriers_end = (at, huge::alignment(model));
     let contents: BTreeMap<u64, &crate::image::Shm> = model.shm.iter().map(|shm| (shm.shmid, shm)).collect();
     for shmid in in_order {
         let Some(carrier) = resolver.carriers.get(&shmid).copied() else { continue };
@@ -144,11 +159,15 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
 }
 
 /// Puts the addresses of carriers into the recipes, once the window is known.
-pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window) {
-    let base = window.base + window.region_len;
+pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64) {
+    let base = (window.base + window.region_len).next_multiple_of(align);
     for recipe in &mut recipes.resources {
-        if let ResourceKind::Carrier { address, .. } = &mut recipe.kind {
-            *address += base;
+        match &mut recipe.kind {
+            ResourceKind::Carrier { address, .. } | ResourceKind::OpenedCarrier { address, .. } => {
+                *address += base;
+            }
+            ResourceKind::Nameless(recipe) => huge::place(recipe, base),
+            _ => {}
         }
     }
     for recipe in &mut recipes.steps {
@@ -211,16 +230,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let is_filled = has_pages(extents, vma.start, vma.end);
         // Filling writes; what is read-only at the end is writable until then.
         let prot = if is_filled { vma.prot | libc::PROT_WRITE as u32 } else { vma.prot };
-        let kept = vma.flags & MAP_KNOWN;
-        if vma.flags & !MAP_KNOWN != 0
-            && !matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::Other)
-        {
-            let text = format!(
-                "mapping {:#x}-{:#x}: flags {:#x} are not restored yet",
-                vma.start,
-                vma.end,
-                vma.flags & !MAP_KNOWN
-            );
+        let kept = vma.flags & (MAP_KNOWN | MAP_HUGE);
+        huge::judge(resolver, pid, vma);
+        let unknown = huge::unknown_flags(vma);
+        if unknown != 0 {
+            let text =
+                format!("mapping {:#x}-{:#x}: flags {:#x} are not restored yet", vma.start, vma.end, unknown);
             resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
         }
         if vma.madvise & !MADV_KEPT != 0 {
@@ -285,14 +300,22 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             }
             VmaKind::AnonShared { shmid, offset_bytes } => {
                 let Some(carrier) = resolver.carriers.get(&shmid).copied() else { continue };
-                let kind = StepKind::MapShared { from: carrier.at + offset_bytes, start: vma.start, len };
-                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
-                if vma.flags & libc::MAP_LOCKED as u32 != 0 {
-                    let kind = StepKind::Mlock { start: vma.start, len };
+                if let Some(ofd) = carrier.opened {
+                    let flags = vma.flags & (libc::MAP_NORESERVE | libc::MAP_LOCKED) as u32;
+                    let flags = flags | libc::MAP_SHARED as u32;
+                    let file_offset = Some(offset_bytes);
+                    let kind = StepKind::Mmap { start: vma.start, len, prot: vma.prot, flags, file_offset };
+                    steps.push(resolver.add_step(kind, vma.origin, vec![ofd]));
+                } else {
+                    let kind = StepKind::MapShared { from: carrier.at + offset_bytes, start: vma.start, len };
                     steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
-                }
-                if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
-                    protections.push(vma);
+                    if vma.flags & libc::MAP_LOCKED as u32 != 0 {
+                        let kind = StepKind::Mlock { start: vma.start, len };
+                        steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                    }
+                    if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
+                        protections.push(vma);
+                    }
                 }
             }
             VmaKind::Vvar | VmaKind::Vdso if matches!(way, vdso::Way::Led(_) | vdso::Way::None) => {
@@ -323,7 +346,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
                     continue;
                 };
                 let prot = if shared { vma.prot } else { prot };
-                let flags = kept & !(libc::MAP_ANONYMOUS as u32);
+                let flags = kept & !(libc::MAP_ANONYMOUS as u32 | MAP_HUGE);
                 let kind =
                     StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
                 steps.push(resolver.add_step(kind, vma.origin, vec![file]));

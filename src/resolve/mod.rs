@@ -17,6 +17,7 @@ pub mod vdso;
 mod batches;
 mod files;
 mod host;
+mod huge;
 mod numbers;
 mod seccomp;
 mod sharing;
@@ -205,6 +206,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     sharing::resolve(&mut resolver);
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
+    huge::count(&mut resolver);
     let cradle = tree::cradle(&mut resolver);
     tree::raise(&mut resolver, &cradle);
     sharing::judge(&mut resolver);
@@ -217,9 +219,9 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     }
     batches::resolve(&mut resolver, cradle);
     let window = window::find(&mut resolver, payloads);
-    let Resolver { forest, mut recipes, problems, spaces, deliveries, .. } = resolver;
+    let Resolver { forest, mut recipes, problems, spaces, deliveries, carriers_end, .. } = resolver;
     let resolved = window.map(|window| {
-        memory::place_carriers(&mut recipes, &window);
+        memory::place_carriers(&mut recipes, &window, carriers_end.1);
         Resolved { forest, cradle, recipes, window, deliveries, heirs: spaces.into_heirs() }
     });
     Resolution { resolved, problems: problems.into_vec() }
@@ -249,6 +251,8 @@ struct Resolver<'a> {
     pages_files: BTreeMap<PagesImage, OfdId>,
     /// What tasks do to descriptions when they have them at their numbers.
     placed: Vec<files::Placed>,
+    /// Behind the last carrier, and what the first must be a multiple of.
+    carriers_end: (u64, u64),
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
     /// Inodes without a name: the resource that makes them, and which of its inodes they are.
@@ -320,6 +324,7 @@ impl<'a> Resolver<'a> {
             mapped_files: BTreeMap::new(),
             pages_files: BTreeMap::new(),
             placed: vec![files::Placed::default(); model.tasks.len()],
+            carriers_end: (0, numbers::PAGE),
             carriers: BTreeMap::new(),
             inodes: BTreeMap::new(),
             inode_views: BTreeMap::new(),

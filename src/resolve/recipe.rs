@@ -412,8 +412,15 @@ pub enum ResourceKind {
         address: u64,
         /// Length, a multiple of the page size.
         len: u64,
-        /// MAP_NORESERVE.
-        is_unreserved: bool,
+        /// MAP_NORESERVE, and of what size huge pages are: as flags of `mmap(2)`.
+        flags: u32,
+    },
+    /// What a carrier shows, opened. Yields one description, by which views are mapped.
+    OpenedCarrier {
+        /// The carrier's address.
+        address: u64,
+        /// Its length.
+        len: u64,
     },
 }
 
@@ -469,6 +476,8 @@ pub enum InodeKind {
         name: String,
         /// `F_SEAL_*`.
         seals: u32,
+        /// Of huge pages.
+        huge: Option<HugeMemfd>,
     },
     /// A regular file.
     File {
@@ -499,6 +508,15 @@ pub enum InodeKind {
         /// The name that it has: it goes when the tree lives.
         from: String,
     },
+}
+
+/// What a memfd of huge pages needs beside others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HugeMemfd {
+    /// The size of its pages, as flags of `memfd_create(2)`.
+    pub flags: u32,
+    /// Where it is mapped to be filled, in the window.
+    pub scratch: u64,
 }
 
 impl InodeKind {

@@ -25,7 +25,7 @@ use regrow_graph::ids::TaskId;
 use super::files::ghost;
 use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
 use super::policy::Policy;
-use super::{Options, Resolver, Sharing, tree};
+use super::{Options, Resolver, Sharing, huge, tree};
 use crate::image::alike::{Pair, Run};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Task, Vma, VmaKind};
 
@@ -278,6 +278,8 @@ fn late(resolver: &Resolver<'_>, spaces: &Spaces) -> BTreeMap<TaskId, Vec<(u64, 
         let stored: Vec<(u64, u64)> = alive.mm.pages.extents.iter().map(range).collect();
         let fixed = |vma: &&Vma| {
             vma.prot & libc::PROT_WRITE as u32 == 0
+                // What is shared meanwhile would be copied, and take further huge pages.
+                || huge::is_private(vma)
                 || !matches!(vma.kind, VmaKind::AnonPrivate | VmaKind::FilePrivate { .. })
         };
         let fixed: Vec<(u64, u64)> =
@@ -408,7 +410,8 @@ fn is_alike(a: &Vma, b: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
     let modes = |vma: &Vma| (vma.start, vma.end, vma.prot, vma.flags, vma.madvise);
     let is_copied = a.madvise & NOT_COPIED == 0
         && a.flags & libc::MAP_LOCKED as u32 == 0
-        && a.flags & MAP_TYPE != MAP_DROPPABLE;
+        && a.flags & MAP_TYPE != MAP_DROPPABLE
+        && !huge::is_private(a);
     if modes(a) != modes(b) || !is_copied {
         return false;
     }

@@ -1,7 +1,6 @@
 //! Where tapes and carriers can be: one address range that is a hole in every task's layout and in
 //! the launcher's.
 
-use super::numbers::PAGE;
 use super::problem::ProblemKind;
 use super::{Payloads, Resolver};
 
@@ -27,8 +26,9 @@ const COPY_MAX: u64 = 1 << 30;
 /// Finds a window that is large enough, in the lowest hole that is.
 pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<Window> {
     let region_len = region_bound(resolver, payloads).next_multiple_of(ALIGN);
-    let carriers: u64 = resolver.carriers.values().map(|carrier| carrier.len + PAGE).sum();
-    let len = (region_len + carriers).next_multiple_of(ALIGN);
+    let (carriers, align) = resolver.carriers_end;
+    // The window starts at a multiple of ALIGN; carriers of larger pages may start later.
+    let len = (region_len + carriers + align.saturating_sub(ALIGN)).next_multiple_of(ALIGN);
     let mut taken: Vec<(u64, u64)> = resolver
         .model
         .tasks

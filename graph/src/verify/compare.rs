@@ -102,6 +102,7 @@ pub(super) fn compare(
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
+                | ObjectKind::Segment(_)
                 | ObjectKind::Inode(_) => "something",
             };
             let wrong = Wrong::NoReader { call, what: what.to_owned() };
@@ -369,7 +370,8 @@ impl<'a> Compare<'a, '_> {
             (ObjectKind::Inode(inode), OfdSpec::Inode { inode: wanted, alias, .. }) => {
                 let is_alias = self.run.objects.description(desc).alias.as_deref() == alias.as_deref();
                 let is_it = |wanted: &ExpectedInode| {
-                    (inode.kind, &inode.name, &inode.source) == (wanted.kind, &wanted.name, &wanted.source)
+                    (inode.kind, &inode.name, &inode.source, inode.huge)
+                        == (wanted.kind, &wanted.name, &wanted.source, wanted.huge)
                 };
                 is_alias && self.expected.inodes.get(wanted).is_some_and(is_it)
             }
@@ -381,6 +383,7 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
+                | ObjectKind::Segment(_)
                 | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
@@ -527,6 +530,7 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
+                | ObjectKind::Segment(_)
                 | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }

@@ -18,6 +18,7 @@ use super::object::{
 use super::outcome::Wrong;
 use super::pass::{MOST_RIGHTS, Receiving};
 use super::run::{Phase, Role, Run};
+use super::space::{MFD_HUGE, huge_memfd};
 use super::table::{Desc, Table};
 use super::work;
 use crate::ids::Fd;
@@ -26,6 +27,7 @@ use crate::ids::Fd;
 const EPOLLERR: u32 = 8;
 const EPOLLHUP: u32 = 16;
 const F_SEAL_SEAL: u32 = 1;
+const F_SEAL_WRITE: u32 = 8;
 const F_SEAL_EXEC: u32 = 0x20;
 /// No table is longer than this (fs/file.c, `sysctl_nr_open_max`).
 const NUMBERS_END: Fd = 1 << 30;
@@ -229,12 +231,15 @@ impl<'a> Run<'a> {
             FdEffect::Memfd { name, flags, fd } => {
                 /// MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC.
                 const KNOWN: u32 = 0x13;
-                if flags & !KNOWN != 0 {
+                let huge = huge_memfd(*flags);
+                if flags & !(KNOWN | MFD_HUGE) != 0 || huge.is_none() {
                     return Err(Wrong::NotModelled { call, what: format!("flags {flags:#x}") });
                 }
                 self.use_table(at, call)?;
                 let seals = if flags & 2 == 0 { 1 } else { 0 };
-                let inode = Inode { kind: InodeKind::Memfd, name: name.clone(), seals, ..Inode::default() };
+                let huge = huge.unwrap_or(0);
+                let inode =
+                    Inode { kind: InodeKind::Memfd, name: name.clone(), seals, huge, ..Inode::default() };
                 let object = self.objects.add_object(ObjectKind::Inode(Box::new(inode)), at);
                 let desc = self.objects.add_description(object, O_RDWR, at);
                 as_expected(self.place_lowest(at, call, 0, desc, flags & 1 != 0)?, *fd)?;
@@ -394,7 +399,8 @@ impl<'a> Run<'a> {
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. } => false,
+                | ObjectKind::Signalfd { .. }
+                | ObjectKind::Segment(_) => false,
             };
             if !can {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
@@ -402,6 +408,9 @@ impl<'a> Run<'a> {
             let opened = self.objects.add_description(object, status, at);
             self.objects.description_mut(opened).alias = alias;
             return Ok(opened);
+        }
+        if let Some(range) = path.strip_prefix(b"/proc/self/map_files/") {
+            return self.open_carrier(at, call, range, flags);
         }
         if let Some(name) = self.made_names.get(path).copied().filter(|name| name.is_there) {
             self.order(name.last, at, call, shown)?;
@@ -420,7 +429,8 @@ impl<'a> Run<'a> {
                 | ObjectKind::Eventfd { .. }
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. } => (false, None),
+                | ObjectKind::Signalfd { .. }
+                | ObjectKind::Segment(_) => (false, None),
             };
             if !may {
                 return Err(Wrong::NotModelled { call, what: format!("another open of {}", shown()) });
@@ -670,8 +680,9 @@ impl<'a> Run<'a> {
             }
             Change::SetTimes { atime, mtime } => self.inode(at, call, desc)?.times = Some((*atime, *mtime)),
             Change::AddSeals { seals } => {
+                let is_written = seals & F_SEAL_WRITE != 0 && self.is_mapped_to_write(at.task, object);
                 let inode = self.inode(at, call, desc)?;
-                if inode.kind != InodeKind::Memfd || inode.seals & F_SEAL_SEAL != 0 {
+                if inode.kind != InodeKind::Memfd || inode.seals & F_SEAL_SEAL != 0 || is_written {
                     return Err(refused(self));
                 }
                 inode.seals |= *seals;
@@ -718,7 +729,10 @@ impl<'a> Run<'a> {
                 let sum = counter.checked_add(value).filter(|sum| *sum < u64::MAX);
                 sum.map(|sum| *counter = sum).ok_or(full)
             }
-            ObjectKind::Epoll { .. } | ObjectKind::Timerfd { .. } | ObjectKind::Signalfd { .. } => {
+            ObjectKind::Epoll { .. }
+            | ObjectKind::Timerfd { .. }
+            | ObjectKind::Signalfd { .. }
+            | ObjectKind::Segment(_) => {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
         };

@@ -119,6 +119,8 @@ pub struct ExpectedInode {
     pub seals: u32,
     /// What it holds beside holes.
     pub content: Content,
+    /// Of a memfd of huge pages: `MAP_HUGETLB` and the size of its pages, as flags of `mmap(2)`; else 0.
+    pub huge: u32,
 }
 
 /// What a file holds: stretches of other files, in the order in which they were put in.

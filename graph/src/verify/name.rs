@@ -291,7 +291,8 @@ impl Run<'_> {
             | ObjectKind::Eventfd { .. }
             | ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
-            | ObjectKind::Signalfd { .. } => Err(Wrong::Refused { call, what }),
+            | ObjectKind::Signalfd { .. }
+            | ObjectKind::Segment(_) => Err(Wrong::Refused { call, what }),
         }
     }
 

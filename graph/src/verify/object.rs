@@ -98,6 +98,8 @@ pub(super) enum ObjectKind {
         mask: u64,
     },
     Inode(Box<Inode>),
+    /// Shared memory without a name, opened by a mapping of it (proc_pid_map_files(5)).
+    Segment(usize),
 }
 
 /// A file that the restore makes itself.
@@ -115,6 +117,8 @@ pub(super) struct Inode {
     pub(super) times: Option<((i64, u64), (i64, u64))>,
     pub(super) seals: u32,
     pub(super) content: Content,
+    /// As flags of `mmap(2)`: whether it is of huge pages, and of which size.
+    pub(super) huge: u32,
 }
 
 impl Inode {
@@ -297,6 +301,7 @@ impl Objects {
             ObjectKind::Epoll { .. } => format!("the epoll file {by}"),
             ObjectKind::Timerfd { .. } => format!("the timerfd {by}"),
             ObjectKind::Signalfd { .. } => format!("the signalfd {by}"),
+            ObjectKind::Segment(_) => format!("the shared memory {by}"),
             ObjectKind::Inode(inode) => match inode.kind {
                 InodeKind::Memfd => format!("memfd {}", inode.name.escape_ascii()),
                 InodeKind::File | InodeKind::Directory | InodeKind::Fifo | InodeKind::Linked => {

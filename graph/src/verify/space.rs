@@ -9,6 +9,7 @@
 //! | `state` | one address space, and what calls do to it |
 //! | `intervals` | ranges of addresses with values |
 //! | `expected` | what the images say |
+//! | `huge` | huge pages, and memory that is opened by a mapping |
 //! | `compare` | the end against the images |
 //!
 //! # Sources
@@ -16,6 +17,7 @@
 
 mod compare;
 mod expected;
+mod huge;
 mod intervals;
 mod state;
 #[cfg(test)]
@@ -25,14 +27,15 @@ pub(super) use compare::Seen;
 pub use expected::{
     Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown,
 };
+pub(super) use huge::{MFD_HUGE, huge_memfd};
 pub(super) use state::{Carrier, Segment, Space};
 
 use intervals::Intervals;
 use state::{
-    Fill, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
+    Fill, HUGE, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
     MADV_KEEPONFORK, MADV_MERGEABLE, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_DROPPABLE, MAP_FIXED_NOREPLACE,
-    MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE,
-    Mapping, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, kept,
+    MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
+    MAP_TYPE, Mapping, PAGE, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, kept,
 };
 
 use super::attribute::value::Value;
@@ -47,7 +50,6 @@ use crate::ids::Fd;
 
 /// F_SEAL_WRITE, F_SEAL_FUTURE_WRITE.
 const SEALS_WRITE: u32 = 0x18;
-const PAGE: u64 = 4096;
 /// Behind the last address of user space (arch/x86, `TASK_SIZE_MAX` with four levels of pages).
 const USER_END: u64 = 0x7fff_ffff_f000;
 /// `MREMAP_MAYMOVE | MREMAP_FIXED`.
@@ -139,7 +141,8 @@ impl Run<'_> {
             if len == 0 || start < region.end && region.start < end {
                 continue;
             }
-            if start < region.window_end && region.start < end {
+            let is_scratch = self.is_scratch(at.task, start, end);
+            if start < region.window_end && region.start < end && !is_scratch {
                 let carrier = self.carrier(at, call, start, end)?;
                 let offset = start - carrier.0;
                 self.fill_segment(at, call, carrier.1.segment, offset, len, fill)?;
@@ -160,8 +163,9 @@ impl Run<'_> {
                     Shows::Segment { segment, offset } => {
                         self.fill_segment(at, call, segment, offset, behind - piece, part)?;
                     }
-                    Shows::File { desc, is_shared: true, .. } => {
-                        return Err(Wrong::ChangesFile { call, what: self.describe(desc) });
+                    Shows::File { desc, offset, is_shared: true, .. } => {
+                        let into = (offset, offset.saturating_add(behind - piece));
+                        self.fill_inode(at, call, desc, into, (object, part.from))?;
                     }
                     Shows::Kernel => return bad(piece, behind, "over the vDSO"),
                     Shows::Anonymous | Shows::Droppable | Shows::File { .. } => {
@@ -222,8 +226,8 @@ impl Run<'_> {
         }
     }
 
-    fn add_segment(&mut self, len: u64, made: At) -> usize {
-        self.segments.push(Segment { len, made, fills: Intervals::default() });
+    fn add_segment(&mut self, len: u64, huge: u32, made: At) -> usize {
+        self.segments.push(Segment { len, huge, made, fills: Intervals::default() });
         self.segments.len() - 1
     }
 
@@ -241,8 +245,13 @@ impl Run<'_> {
         let not_modelled = |what: String| Err(Wrong::NotModelled { call, what });
         let (kind, is_anonymous) = (flags & MAP_TYPE, flags & MAP_ANONYMOUS != 0);
         let unknown = kept(flags) & !KEPT;
+        let is_huge = flags & MAP_HUGETLB != 0;
+        let is_odd = is_huge && flags & (MAP_LOCKED | MAP_GROWSDOWN) != 0 || !huge::is_told(flags);
         if unknown != 0 {
             return not_modelled(format!("flags {unknown:#x}"));
+        }
+        if is_odd || is_huge && kind == MAP_DROPPABLE {
+            return not_modelled(format!("flags {:#x}", flags & (HUGE | MAP_LOCKED | MAP_GROWSDOWN)));
         }
         if prot & !PROT_ALL != 0 {
             return not_modelled(format!("protection {prot:#x}"));
@@ -253,12 +262,17 @@ impl Run<'_> {
             MAP_SHARED | MAP_SHARED_VALIDATE if flags & MAP_GROWSDOWN == 0 => true,
             _ => return not_modelled(format!("flags {flags:#x}")),
         };
-        let in_window = is_shared && is_anonymous && region.end <= start && end <= region.window_end;
+        let in_window = is_shared && region.end <= start && end <= region.window_end;
+        let is_carrier = in_window && is_anonymous;
         if in_window {
             self.check_range(call, start, len, PAGE)?;
             let before = self.carriers.range(..end).next_back();
             if len == 0 || before.is_some_and(|(_, other)| other.end > start) {
                 let why = "a carrier of shared memory made twice";
+                return Err(Wrong::BadRange { call, at: start, end, why });
+            }
+            if !self.spaces[self.space_of(at.task)].mappings.is_free(start, end) {
+                let why = "something may be mapped there already";
                 return Err(Wrong::BadRange { call, at: start, end, why });
             }
             // A window whose carriers are made by threads would need an order of its own.
@@ -270,16 +284,26 @@ impl Run<'_> {
         }
         let mut mapping = Mapping { shows: Shows::Anonymous, prot, flags: kept(flags), advice: 0 };
         mapping.shows = match file {
-            Some((fd, offset)) => self.mapped_file(at, call, fd, offset, (prot, is_shared))?,
+            Some((fd, offset)) => {
+                let (shows, huge) = self.mapped_file(at, call, fd, (offset, len), (prot, is_shared))?;
+                if is_huge && mapping.flags & HUGE != huge {
+                    return not_modelled(format!("flags {flags:#x}"));
+                }
+                mapping.flags = mapping.flags & !HUGE | huge;
+                shows
+            }
             None if kind == MAP_DROPPABLE => {
                 mapping.flags |= MAP_NORESERVE;
                 mapping.advice = bit(MADV_WIPEONFORK) | bit(MADV_DONTDUMP);
                 Shows::Droppable
             }
-            None if is_shared => Shows::Segment { segment: self.add_segment(len, at), offset: 0 },
+            None if is_shared => {
+                Shows::Segment { segment: self.add_segment(len, flags & HUGE, at), offset: 0 }
+            }
             None => Shows::Anonymous,
         };
-        if let (true, Shows::Segment { segment, .. }) = (in_window, mapping.shows) {
+        huge::is_whole(call, &mapping, start, end)?;
+        if let (true, Shows::Segment { segment, .. }) = (is_carrier, mapping.shows) {
             self.carriers.insert(start, Carrier { end, segment, mapping, made: at });
             return Ok(());
         }
@@ -296,25 +320,36 @@ impl Run<'_> {
                 why: "something may be mapped there already",
             });
         }
-        space.map(start, end, mapping);
+        self.check_cuts(at, call, start, end)?;
+        self.use_space(at, call)?.map(start, end, mapping);
         Ok(())
     }
 
-    /// What a mapping of a descriptor shows.
+    /// What a mapping of a descriptor shows, and what huge pages it has.
     fn mapped_file(
         &mut self,
         at: At,
         call: &'static str,
         fd: Fd,
-        offset: u64,
+        (offset, len): (u64, u64),
         (prot, is_shared): (u32, bool),
-    ) -> Result<Shows, Wrong> {
+    ) -> Result<(Shows, u32), Wrong> {
         let desc = self.descriptor(at, call, fd)?;
         let flags_of = self.objects.description(desc).flags;
+        let mut huge = 0;
         let is_file = match &self.objects.object_of(desc).kind {
             ObjectKind::File { .. } => true,
+            ObjectKind::Segment(segment) => {
+                let is = &self.segments[*segment];
+                let is_within = offset.checked_add(len).is_some_and(|end| end <= is.len);
+                if !is_shared || !is_within || !offset.is_multiple_of(PAGE) {
+                    return Err(Wrong::Refused { call, what: self.describe(desc) });
+                }
+                return Ok((Shows::Segment { segment: *segment, offset }, is.huge));
+            }
             ObjectKind::Inode(inode) => {
                 let writes = is_shared && prot & PROT_WRITE != 0;
+                huge = inode.huge;
                 inode.kind != InodeKind::Directory && !(writes && inode.seals & SEALS_WRITE != 0)
             }
             ObjectKind::Pipe(_)
@@ -330,7 +365,7 @@ impl Run<'_> {
         if !is_file || !readable || !writable || !offset.is_multiple_of(PAGE) {
             return Err(Wrong::Refused { call, what: self.describe(desc) });
         }
-        Ok(Shows::File { desc, offset, is_shared, may_write: is_shared && may_write })
+        Ok((Shows::File { desc, offset, is_shared, may_write: is_shared && may_write }, huge))
     }
 
     fn remap(
@@ -365,6 +400,10 @@ impl Run<'_> {
             if !may_grow {
                 return bad("of the vDSO");
             }
+            if pieces.iter().any(|(_, _, mapping)| mapping.flags & MAP_HUGETLB != 0) {
+                return bad("of huge pages");
+            }
+            self.check_cuts(at, call, to, end)?;
             self.use_space(at, call)?.relocate(from, old_len, to, new_len);
             return Ok(());
         }
@@ -375,6 +414,10 @@ impl Run<'_> {
         } else {
             self.mapped(at, call, from, from.saturating_add(PAGE))?[0].2
         };
+        if mapping.flags & MAP_HUGETLB != 0 {
+            return bad("of huge pages, which cannot be longer than they are");
+        }
+        self.check_cuts(at, call, to, end)?;
         match mapping.shows {
             Shows::Segment { segment, offset } => {
                 if offset.saturating_add(new_len) > self.segments[segment].len {
@@ -403,6 +446,7 @@ impl Run<'_> {
             return Err(Wrong::NotModelled { call, what: format!("protection {prot:#x}") });
         }
         let end = start.saturating_add(len);
+        self.check_cuts(at, call, start, end)?;
         for (_, _, mapping) in self.mapped(at, call, start, end)? {
             let Shows::File { desc, is_shared: true, may_write, .. } = mapping.shows else { continue };
             let is_sealed = match &self.objects.object_of(desc).kind {
@@ -427,7 +471,13 @@ impl Run<'_> {
         self.check_pages(call, start, len)?;
         let end = start.saturating_add(len);
         let pieces = self.mapped(at, call, start, end)?;
+        self.check_cuts(at, call, start, end)?;
         let takes = |mapping: &Mapping| match (advice, mapping.shows) {
+            (MADV_WIPEONFORK | MADV_KEEPONFORK | MADV_GUARD_INSTALL, _)
+                if mapping.flags & MAP_HUGETLB != 0 =>
+            {
+                false
+            }
             // Its data is out of core dumps anyway; nothing else is asked of it.
             (_, Shows::Kernel) => advice == MADV_DONTDUMP,
             (MADV_DONTNEED | MADV_GUARD_INSTALL, _) => mapping.flags & MAP_LOCKED == 0,
@@ -454,8 +504,9 @@ impl Run<'_> {
                     return Err(Wrong::NotModelled { call, what: format!("advice {advice}") });
                 }
                 space.mappings.change(start, end, |mapping| {
-                    // Shared memory is not merged, whatever is said (mm/ksm.c).
-                    if advice != MADV_MERGEABLE || mapping.is_private() {
+                    // Shared memory and huge pages are not merged, whatever is said (mm/ksm.c).
+                    let is_mergeable = mapping.is_private() && mapping.flags & MAP_HUGETLB == 0;
+                    if advice != MADV_MERGEABLE || is_mergeable {
                         mapping.advice = advised(mapping.advice, advice).unwrap_or(mapping.advice);
                     }
                 });
@@ -470,7 +521,9 @@ impl Run<'_> {
         let end = start.saturating_add(len);
         let bad = |why| Err(Wrong::BadRange { call, at: start, end, why });
         let pieces = self.mapped(at, call, start, end)?;
+        // Huge pages are never locked (mm/mlock.c), and take the call for nothing.
         let is_open = |mapping: &Mapping| match mapping.shows {
+            _ if mapping.flags & MAP_HUGETLB != 0 => false,
             Shows::Anonymous | Shows::Segment { .. } | Shows::File { .. } => mapping.prot != 0,
             Shows::Droppable | Shows::Kernel => false,
         };
@@ -526,8 +579,14 @@ impl Run<'_> {
                 self.remap(at, call, (*from, *old_len), (*to, *new_len), *flags)?;
             }
             MemoryEffect::Unmap { at: start, len } => {
-                self.check_pages(call, *start, *len)?;
-                self.use_space(at, call)?.unmap(*start, start.saturating_add(*len));
+                let end = start.saturating_add(*len);
+                if self.is_scratch(at.task, *start, end) {
+                    self.check_range(call, *start, *len, PAGE)?;
+                } else {
+                    self.check_pages(call, *start, *len)?;
+                }
+                self.check_cuts(at, call, *start, end)?;
+                self.use_space(at, call)?.unmap(*start, end);
             }
             MemoryEffect::Advise { at: start, len, advice } => {
                 self.advise(at, call, (*start, *len), *advice)?;

@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use regrow_graph::ids::OfdId;
 
 use super::super::Resolver;
+use super::super::huge;
 use super::super::numbers::{F_SEAL_FUTURE_WRITE, F_SEALS_KNOWN, O_CREATION, O_LARGEFILE, PAGE};
 use super::super::problem::ProblemKind;
-use super::super::recipe::{Content, Inode, InodeKind, Nameless, Piece};
+use super::super::recipe::{Content, HugeMemfd, Inode, InodeKind, Nameless, Piece};
 use super::ghost::InodeKey;
+use crate::image::huge::{MAP_HUGETLB, MFD_HUGETLB, of_memfd};
 use crate::image::{Image, MemfdFile, MemfdInode, OfdKind, VmaKind};
 
 /// Makes the resources of all memfds, without any description yet.
@@ -51,7 +53,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
             stored.extend((!pieces.is_empty()).then_some(Content { path, pieces }));
         }
         let recipe = Inode {
-            kind: InodeKind::Memfd { name: inode.name.clone(), seals: inode.seals },
+            kind: InodeKind::Memfd { name: inode.name.clone(), seals: inode.seals, huge: huge_of(inode) },
             mode: inode.mode.unwrap_or(0o777) & 0o7777,
             uid: inode.uid,
             gid: inode.gid,
@@ -66,16 +68,16 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
     }
 }
 
+/// The address is put in when the window is known.
+fn huge_of(inode: &MemfdInode) -> Option<HugeMemfd> {
+    let flags = of_memfd(inode.hugetlb_flag);
+    (flags != 0).then_some(HugeMemfd { flags: flags & !MAP_HUGETLB | MFD_HUGETLB, scratch: 0 })
+}
+
 fn judge(resolver: &mut Resolver<'_>, inode: &MemfdInode) {
     let origin = Some(inode.origin);
     let name = &inode.name;
-    if inode.hugetlb_flag.is_some_and(|flag| flag != 0) {
-        resolver.problems.unsupported(
-            None,
-            origin,
-            format!("memfd \"{name}\" of huge pages is not restored yet"),
-        );
-    }
+    huge::judge_memfd(resolver, inode);
     if inode.seals & !F_SEALS_KNOWN != 0 {
         resolver.problems.unsupported(
             None,

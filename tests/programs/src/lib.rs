@@ -28,6 +28,7 @@
 //! task.finish();
 //! ```
 
+pub mod area;
 pub mod attributes;
 pub mod ward;
 

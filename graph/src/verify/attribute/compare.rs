@@ -152,6 +152,7 @@ fn shown_made(run: &Run<'_>, object: usize) -> String {
         | ObjectKind::Eventfd { .. }
         | ObjectKind::Epoll { .. }
         | ObjectKind::Timerfd { .. }
-        | ObjectKind::Signalfd { .. } => "something else".to_owned(),
+        | ObjectKind::Signalfd { .. }
+        | ObjectKind::Segment(_) => "something else".to_owned(),
     }
 }

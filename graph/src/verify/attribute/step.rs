@@ -401,7 +401,8 @@ impl Run<'_> {
             | ObjectKind::Eventfd { .. }
             | ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
-            | ObjectKind::Signalfd { .. } => {
+            | ObjectKind::Signalfd { .. }
+            | ObjectKind::Segment(_) => {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
         };

@@ -14,8 +14,8 @@ use super::super::table::Desc;
 use super::expected::{Alike, ExpectedMapping, ExpectedPages, Shown};
 use super::intervals::{Cut as _, both};
 use super::state::{
-    Fill, MADV_DONTDUMP, MADV_WIPEONFORK, MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, Mapping, PROT_ALL,
-    PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, kept,
+    Fill, HUGE, MADV_DONTDUMP, MADV_WIPEONFORK, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE,
+    Mapping, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, huge_shift, kept,
 };
 
 const PAGE: u64 = 4096;
@@ -242,7 +242,8 @@ impl Run<'_> {
             (ObjectKind::File { path }, Some(OfdSpec::Path { path: wanted, .. })) => path == wanted,
             (ObjectKind::Inode(is), Some(OfdSpec::Inode { inode, alias, .. })) => {
                 let is_it = self.expected.inodes.get(inode).is_some_and(|wanted| {
-                    (is.kind, &is.name, &is.source) == (wanted.kind, &wanted.name, &wanted.source)
+                    (is.kind, &is.name, &is.source, is.huge)
+                        == (wanted.kind, &wanted.name, &wanted.source, wanted.huge)
                 });
                 is_it && description.alias.as_deref() == alias.as_deref() && pair(description.object, *inode)
             }
@@ -373,7 +374,11 @@ fn modes(prot: u32, flags: u32, advice: u64) -> String {
     for (_, name) in named.iter().filter(|(bit, _)| flags & bit != 0) {
         words += &format!(", {name}");
     }
-    let rest = named.iter().fold(flags, |rest, (bit, _)| rest & !bit);
+    let mut rest = named.iter().fold(flags, |rest, (bit, _)| rest & !bit);
+    if flags & MAP_HUGETLB != 0 && huge_shift(flags) != 0 {
+        words += &format!(", huge pages of 2^{} bytes", huge_shift(flags));
+        rest &= !HUGE;
+    }
     if rest != 0 {
         words += &format!(", flags {rest:#x}");
     }

@@ -24,6 +24,9 @@ pub(super) const MAP_NORESERVE: u32 = 0x4000;
 const MAP_POPULATE: u32 = 0x8000;
 const MAP_NONBLOCK: u32 = 0x10000;
 const MAP_STACK: u32 = 0x20000;
+pub(super) const MAP_HUGETLB: u32 = 0x4_0000;
+/// `MAP_HUGETLB`, and behind it the logarithm of the pages' size (uapi/asm-generic/hugetlb_encode.h).
+pub(in super::super) const HUGE: u32 = MAP_HUGETLB | 0x3f << 26;
 pub(super) const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 /// What a mapping does not keep: what it is, where it goes, and what the kernel ignores.
 const NOT_KEPT: u32 = MAP_TYPE
@@ -36,7 +39,9 @@ const NOT_KEPT: u32 = MAP_TYPE
     | MAP_NONBLOCK
     | MAP_STACK;
 /// What it keeps, as far as the model goes.
-pub(super) const KEPT: u32 = MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE;
+pub(super) const KEPT: u32 = MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE | HUGE;
+
+pub(super) const PAGE: u64 = 4096;
 
 pub(super) const PROT_READ: u32 = 1;
 pub(super) const PROT_WRITE: u32 = 2;
@@ -64,6 +69,11 @@ pub(super) const MADV_GUARD_REMOVE: u32 = 103;
 /// What `mmap(2)` keeps of its flags in the mapping: what it cannot be told from otherwise.
 pub(super) fn kept(flags: u32) -> u32 {
     flags & !NOT_KEPT
+}
+
+/// The logarithm of the size of huge pages.
+pub(super) fn huge_shift(flags: u32) -> u32 {
+    flags >> 26
 }
 
 pub(super) fn bit(advice: u32) -> u64 {
@@ -127,6 +137,11 @@ impl Mapping {
             Shows::File { is_shared, .. } => !is_shared,
             Shows::Segment { .. } | Shows::Kernel => false,
         }
+    }
+
+    /// What its ends, and those of its parts, are multiples of.
+    pub(super) fn align(&self) -> u64 {
+        if self.flags & MAP_HUGETLB == 0 { PAGE } else { 1 << huge_shift(self.flags) }
     }
 
     pub(super) fn is_private_or_kernel(&self) -> bool {
@@ -194,6 +209,8 @@ impl Cut for Fill {
 #[derive(Debug, Clone)]
 pub(in super::super) struct Segment {
     pub(super) len: u64,
+    /// Those of [`HUGE`].
+    pub(super) huge: u32,
     pub(super) made: At,
     /// What has been read into it, by offset.
     pub(super) fills: Intervals<Fill>,

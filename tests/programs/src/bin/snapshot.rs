@@ -453,7 +453,9 @@ impl Snapshot {
             if vma.name.ends_with(" (deleted)") {
                 let here = format!("{pid}/{start:x}");
                 let name = self.names.entry((0x1_0000_0000 | vma.device, vma.inode)).or_insert(here).clone();
-                if is_shared && vma.name.starts_with("/dev/zero") || vma.name.starts_with("/memfd:") {
+                let is_nameless =
+                    ["/dev/zero", "/anon_hugepage"].iter().any(|name| vma.name.starts_with(name));
+                if is_shared && is_nameless || vma.name.starts_with("/memfd:") {
                     self.shared_content(pid, start, end, &vma, &name)?;
                 }
                 // Also set aside: the device of anonymous shared memory, which is an internal one.
@@ -473,6 +475,10 @@ impl Snapshot {
                     file: file.map(|it| (it, vma.offset)),
                 };
                 memory.note(start, end, &mut pages)?;
+            }
+            // The file that the kernel puts behind private huge pages is nobody's, and not in the images.
+            if !is_shared && vma.name.starts_with("/anon_hugepage") {
+                (vma.offset, vma.object) = (0, String::new());
             }
             match joined.last_mut() {
                 Some((first, last, before)) if *last == start && before.joins(&vma, start - *first) => {

@@ -1,0 +1,72 @@
+//! Huge pages, as the flags of a mapping and of a memfd say it.
+//!
+//! CRIU stores `MAP_HUGETLB` (from `VmFlags: … ht`) and the size of the pages, which it knows by the device of the
+//! file behind the mapping (`criu/hugetlb.c`); `memfd.img` has the same bits of the size beside `MFD_HUGETLB`.
+//!
+//! Of several mappings of one file, one behind the other, CRIU up to 4.3 stores the size with the first alone
+//! (`vma_get_mapfile` in `criu/proc_parse.c` looks at a file once). Those of memfds have it from the inode, private
+//! ones from the mapping before them ([`complete`]).
+//!
+//! Example: flags `0x5404_0022` are `MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB` with pages of 2^21 bytes.
+//!
+//! # Sources
+//! uapi/asm-generic/hugetlb_encode.h, `mmap(2)`, `memfd_create(2)`.
+
+use super::model::{Vma, VmaKind};
+
+/// `MAP_HUGETLB`.
+pub const MAP_HUGETLB: u32 = libc::MAP_HUGETLB as u32;
+/// `MFD_HUGETLB`.
+pub const MFD_HUGETLB: u32 = 4;
+/// Where the logarithm of the size is.
+const SHIFT: u32 = 26;
+/// The bits of the size.
+const SIZE: u32 = 0x3f << SHIFT;
+/// All bits of a mapping's flags that say of huge pages.
+pub const MAP_HUGE: u32 = MAP_HUGETLB | SIZE;
+
+/// The name by which the kernel calls the file of anonymous memory of huge pages (fs/hugetlbfs,
+/// `HUGETLB_ANON_FILE`), with CRIU's slash before it.
+pub(super) const ANONYMOUS: &str = "/anon_hugepage";
+
+/// Bytes of a huge page, by the flags of a mapping of huge pages; `None`: they do not say, or there is none of that
+/// size.
+pub fn page_bytes(flags: u32) -> Option<u64> {
+    let shift = (flags & SIZE) >> SHIFT;
+    (13..47).contains(&shift).then(|| 1u64 << shift)
+}
+
+/// The flags of a mapping of a memfd, by the flags that `memfd.img` has of it: 0 for pages of the usual size.
+pub fn of_memfd(flag: Option<u32>) -> u32 {
+    let flag = flag.unwrap_or(0);
+    if flag & MFD_HUGETLB == 0 { flag & SIZE } else { flag & SIZE | MAP_HUGETLB }
+}
+
+/// Gives private mappings of huge pages that lack a size that of the mapping before them.
+pub(super) fn complete(vmas: &mut [Vma]) {
+    let mut before = 0;
+    for vma in vmas {
+        let is_huge = vma.flags & MAP_HUGETLB != 0 && vma.kind == VmaKind::AnonPrivate;
+        if is_huge && vma.flags & SIZE == 0 {
+            vma.flags |= before;
+        }
+        before = if is_huge { vma.flags & SIZE } else { 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let check = |flags: u32, expected: Option<u64>| assert_eq!(page_bytes(flags), expected);
+        check(0x5404_0022, Some(2 << 20));
+        check(MAP_HUGETLB | 30 << SHIFT, Some(1 << 30));
+        check(MAP_HUGETLB, None);
+        check(MAP_HUGETLB | 12 << SHIFT, None);
+        check(u32::MAX, None);
+        assert_eq!(of_memfd(Some(21 << SHIFT | MFD_HUGETLB)), MAP_HUGETLB | 21 << SHIFT);
+        assert_eq!(of_memfd(None), 0);
+    }
+}
