@@ -224,18 +224,9 @@ impl Lowering<'_> {
         if inode.size_bytes != 0 {
             self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
         }
-        for (index, Content { path, pieces }) in inode.contents.iter().enumerate() {
-            if index > 0 {
-                // Each is open at the same number; the last one stays.
-                self.tape.call(libc::SYS_close, &[source], 0);
-            }
-            let path = self.asm.text(path.as_bytes());
-            self.tape.call(
-                libc::SYS_openat,
-                &[AT_CWD, path, (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close, 0],
-                source,
-            );
-            for piece in pieces {
+        for (index, content) in inode.contents.iter().enumerate() {
+            self.open_content(index, content, source, close);
+            for piece in &content.pieces {
                 let mut done = 0;
                 while done < piece.len {
                     let now = (piece.len - done).min(COPY_MAX);
@@ -254,25 +245,37 @@ impl Lowering<'_> {
         if inode.size_bytes != 0 {
             self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
         }
-        let Some(Content { path, pieces }) = &inode.content else { return };
-        let path = self.asm.text(path.as_bytes());
-        let how = (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close;
-        self.tape.call(libc::SYS_openat, &[AT_CWD, path, how, 0], source);
+        if inode.contents.is_empty() {
+            return;
+        }
         let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         // Nothing is reserved: what is not filled stays a hole.
         let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE) as u64;
         self.tape.call(libc::SYS_mmap, &[scratch, inode.size_bytes, prot, flags, fd, 0], scratch);
-        for piece in pieces {
-            let mut done = 0;
-            while done < piece.len {
-                let now = (piece.len - done).min(COPY_MAX);
-                let args = [source, scratch + piece.at + done, now, piece.from + done];
-                self.tape.call(libc::SYS_pread64, &args, now);
-                done += now;
+        for (index, content) in inode.contents.iter().enumerate() {
+            self.open_content(index, content, source, close);
+            for piece in &content.pieces {
+                let mut done = 0;
+                while done < piece.len {
+                    let now = (piece.len - done).min(COPY_MAX);
+                    let args = [source, scratch + piece.at + done, now, piece.from + done];
+                    self.tape.call(libc::SYS_pread64, &args, now);
+                    done += now;
+                }
             }
         }
         // Before the seals: none against writing can be had while it is mapped to be written (memfd_create(2)).
         self.tape.call(libc::SYS_munmap, &[scratch, inode.size_bytes], 0);
+    }
+
+    /// Opens the next image that a file is filled from. Each is open at the same number; the last one stays.
+    fn open_content(&mut self, index: usize, content: &Content, source: u64, close: u64) {
+        if index > 0 {
+            self.tape.call(libc::SYS_close, &[source], 0);
+        }
+        let path = self.asm.text(content.path.as_bytes());
+        let how = (libc::O_RDONLY | libc::O_NOCTTY) as u64 | close;
+        self.tape.call(libc::SYS_openat, &[AT_CWD, path, how, 0], source);
     }
 
     /// Makes the description that an inode was made by one of those that are wanted.

@@ -282,7 +282,8 @@ mod tests {
         check(&[], 0);
         check(&[(0, 2), (1, 3), (5, 6), (1, 2)], 4);
         check(&[(0, u64::MAX), (3, u64::MAX)], u64::MAX);
-        let extent = |start: u64, len_pages| Extent { start, len_pages, offset_bytes: 0, entry: 0 };
+        let image = crate::image::PagesImage::own(1);
+        let extent = |start: u64, len_pages| Extent { start, len_pages, image, offset_bytes: 0, entry: 0 };
         let stored = [extent(0x1f_f000, 2), extent(0x40_1000, 1), extent(0x80_0000, 512)];
         let pages = |range| touched(&stored, range, 2 << 20).collect::<Vec<_>>();
         assert_eq!(pages((0, u64::MAX)), [(0, 2), (2, 3), (4, 5)]);

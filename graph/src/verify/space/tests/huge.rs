@@ -85,7 +85,7 @@ fn images() -> Expected {
     Expected {
         tasks: vec![root],
         ofds: vec![ExpectedOfd { name: "memfd".into(), spec, flags: O_RDWR, ..ExpectedOfd::default() }],
-        images: b"/images".to_vec(),
+        images: vec![b"/images".to_vec()],
         segments: [(0x77, ExpectedSegment { len: 2 * SIZE, pages: pages(9, &[(SIZE, SIZE, 0x5000)]) })]
             .into(),
         inodes: [(InodeId::Memfd(1), inode)].into(),
