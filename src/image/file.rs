@@ -88,11 +88,11 @@ fn map(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
-/// The contents of a file; `None` if there is no such file.
+/// The contents of a file, which errors call `shown`; `None` if there is no such file.
 ///
 /// # Errors
 /// [`ImageError::Io`].
-pub(crate) fn read_file(dir: &Path, name: &str) -> Result<Option<Bytes>, ImageError> {
+pub(crate) fn read_file(dir: &Path, name: &str, shown: &str) -> Result<Option<Bytes>, ImageError> {
     let read = || -> io::Result<Bytes> {
         let (file, len) = open(&dir.join(name))?;
         if len >= MAP_FROM_BYTES {
@@ -106,21 +106,21 @@ pub(crate) fn read_file(dir: &Path, name: &str) -> Result<Option<Bytes>, ImageEr
     match read() {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ImageError::Io { file: name.to_owned(), source }),
+        Err(source) => Err(ImageError::Io { file: shown.to_owned(), source }),
     }
 }
 
-/// The length of a file; `None` if there is no such file.
+/// The length of a file, which errors call `shown`; `None` if there is no such file.
 ///
 /// # Errors
 /// [`ImageError::Io`].
-pub(crate) fn file_len(dir: &Path, name: &str) -> Result<Option<u64>, ImageError> {
+pub(crate) fn file_len(dir: &Path, name: &str, shown: &str) -> Result<Option<u64>, ImageError> {
     let metadata =
         std::fs::metadata(dir.join(name)).and_then(|metadata| is_regular(&metadata).map(|()| metadata));
     match metadata {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ImageError::Io { file: name.to_owned(), source }),
+        Err(source) => Err(ImageError::Io { file: shown.to_owned(), source }),
     }
 }
 

@@ -44,6 +44,7 @@ mod files;
 mod magic;
 mod mm;
 mod pagemap;
+mod parents;
 mod proto;
 mod read;
 mod seccomp;
@@ -53,11 +54,13 @@ mod wire;
 mod write;
 
 #[cfg(test)]
+mod increments;
+#[cfg(test)]
 mod tests;
 
 pub use arrange::arrange;
 pub use error::{ImageError, ReadErrors};
 pub use file::{map_image, open_blob};
 pub use model::*;
-pub use read::read_model;
-pub use write::{Contents, Held, WriteError, write_model};
+pub use read::{parents, read_model};
+pub use write::{Contents, Held, WriteError, write_model, write_pagemap};

@@ -8,24 +8,46 @@
 //! read without an error, and the check at the end reports the id with the entry that names it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{Errors, ImageError, ReadErrors};
 use super::file::{Bytes, Entries, Entry, Version, file_len, read_file};
 use super::magic::{self, Kind, Layout, Use};
 use super::model::{
-    Alive, Image, Inventory, MemfdInode, Model, Ofd, OfdKind, Shm, Task, UnreadImage, VmaKind,
+    Alive, Image, Inventory, MemfdInode, Model, Ofd, OfdKind, Shm, Task, UnreadImage, Upwards, VmaKind,
 };
+use super::parents::{self, Chain};
 use super::proto::{Described, InventoryEntry};
 use super::{core, files, pagemap, seccomp, shared, task};
 
-/// The directory that is read, and the version of its images.
+/// The directory that is read, or one before it of which pages are read, and the version of the images.
+#[derive(Clone, Copy)]
 pub(crate) struct Dir<'a> {
     pub(crate) path: &'a Path,
+    /// How many `parent`s lead to it.
+    pub(crate) depth: u32,
     version: Version,
+    parents: &'a Chain,
 }
 
-impl Dir<'_> {
+impl<'a> Dir<'a> {
+    /// The directory before this one. Its images are of the same version: there is one for all (`img_common_magic`,
+    /// `criu/image.c`).
+    pub(crate) fn before(&self) -> Option<Dir<'a>> {
+        let path = self.parents.dirs.get(self.depth as usize)?;
+        Some(Dir { path, depth: self.depth + 1, ..*self })
+    }
+
+    /// Whether it is known that there is no directory before this one.
+    pub(crate) fn is_first_dump(&self) -> bool {
+        self.parents.is_whole && self.parents.dirs.len() == self.depth as usize
+    }
+
+    /// How an image of this directory is named in messages.
+    pub(crate) fn shown(&self, image: Image) -> String {
+        format!("{}{image}", Upwards(self.depth))
+    }
+
     /// Calls `each` with every entry of an image. The iterator is handed along so that `each` can step
     /// over raw bytes behind the entry. Whether the image is there at all is the result.
     pub(crate) fn for_each(
@@ -35,8 +57,8 @@ impl Dir<'_> {
         errors: &mut Errors,
         mut each: impl FnMut(&mut Entries<'_>, &Entry<'_>, &mut Errors) -> Result<(), ImageError>,
     ) -> bool {
-        let name = image.to_string();
-        let bytes = match read_file(self.path, &name) {
+        let name = self.shown(image);
+        let bytes = match read_file(self.path, &image.to_string(), &name) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return false,
             Err(e) => {
@@ -91,7 +113,7 @@ impl Dir<'_> {
 
     /// The length of an image file.
     pub(crate) fn len(&self, image: Image) -> Result<Option<u64>, ImageError> {
-        file_len(self.path, &image.to_string())
+        file_len(self.path, &image.to_string(), &self.shown(image))
     }
 }
 
@@ -106,6 +128,16 @@ pub fn read_model(dir: &Path) -> Result<Model, ReadErrors> {
     errors.finish(&path, model)
 }
 
+/// The directories of the dumps before the one in `dir`, the nearest first, as absolute paths without links.
+///
+/// # Errors
+/// `parent` of one of them leads nowhere, or back.
+pub fn parents(dir: &Path) -> Result<Vec<PathBuf>, ReadErrors> {
+    let mut errors = Errors::new();
+    let chain = parents::find(dir, &mut errors);
+    errors.finish(dir, Some(chain.dirs))
+}
+
 fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
     // It holds the keys of an encrypted dump; nothing else of that can be read.
     if path.join("cipher.img").exists() {
@@ -113,9 +145,10 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         return None;
     }
     let names = list(path, errors)?;
+    let parents = parents::find(path, errors);
     let inventory = read_inventory(path, errors)?;
     let version = if inventory.img_version == 1 { Version::V1 } else { Version::V1_1 };
-    let dir = Dir { path, version };
+    let dir = Dir { path, depth: 0, version, parents: &parents };
 
     let pstree = task::read_pstree(&dir, errors);
     let mut shared_errors = Errors::new();
@@ -127,7 +160,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
 
     let mut model = Model {
         dir: path.to_owned(),
-        parents: Vec::new(),
+        parents: parents.dirs.clone(),
         inventory,
         tasks,
         ofds: shared.ofds,
@@ -234,10 +267,6 @@ fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
             continue;
         };
         let name = entry.file_name();
-        if name == "parent" {
-            errors.unsupported("parent", None, "an incremental dump: pages are in an earlier directory");
-            continue;
-        }
         let Some(name) = name.to_str() else {
             // CRIU's names are ASCII.
             if name.as_encoded_bytes().ends_with(b".img") {
@@ -260,7 +289,7 @@ fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
 
 fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
     // The inventory has no common magic, so any version opens it.
-    let dir = Dir { path, version: Version::V1_1 };
+    let dir = Dir { path, depth: 0, version: Version::V1_1, parents: &Chain::default() };
     let (image, entry) = (Image::Inventory, 0);
     let e: InventoryEntry = dir.read_one(image, &magic::INVENTORY, "an image directory has one", errors)?;
     // Since CRIU 4.3, which also gives such images a version of their own.
@@ -331,9 +360,9 @@ fn count_entries(
     layout: Layout,
 ) -> Result<Option<Option<u64>>, ImageError> {
     if layout == Layout::Raw {
-        return Ok(file_len(dir.path, name)?.filter(|len| *len > 0).map(|_| None));
+        return Ok(file_len(dir.path, name, name)?.filter(|len| *len > 0).map(|_| None));
     }
-    let bytes = read_file(dir.path, name)?.unwrap_or(Bytes::Read(Vec::new()));
+    let bytes = read_file(dir.path, name, name)?.unwrap_or(Bytes::Read(Vec::new()));
     let mut entries = Entries::open(name, &bytes, kind, dir.version)?;
     let mut count = 0u64;
     while let Some(entry) = entries.next_entry()? {

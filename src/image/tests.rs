@@ -353,7 +353,7 @@ fn what_is_not_known_is_refused() {
     check(|copy| copy.write("cipher.img", b"keys"), &["cipher.img: unsupported: the images are encrypted"]);
     check(
         |copy| std::os::unix::fs::symlink("../before", copy.path("parent")).unwrap(),
-        &["parent: unsupported: an incremental dump: pages are in an earlier directory"],
+        &["parent: missing: the directory of the dump before: it leads to ../before, where nothing is"],
     );
     check(
         |copy| {

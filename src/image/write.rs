@@ -16,11 +16,14 @@
 //! fs-7.img  fdinfo-2.img  files.img  seccomp.img
 //! ```
 //!
+//! and, where some of its pages are of a dump before, `parent/pagemap-7.img` and `parent/pages-1.img`.
+//!
 //! # Sources
 //! As the reader's, and what a restore of CRIU 4.2 opens: `criu/cr-restore.c`, `criu/files.c`, `criu/mem.c`,
 //! `criu/pagemap.c`.
 
 mod files;
+mod pages;
 mod shared;
 mod task;
 
@@ -35,10 +38,11 @@ use thiserror::Error;
 
 use super::error::ImageError;
 use super::file::open_blob;
-use super::magic::{COMMON_MAGIC, Kind, PAGEMAP, PAGEMAP_SHMEM};
-use super::model::{Blob, Image, Model, Origin, Pages, PagesImage};
-use super::pagemap::PAGE_BYTES;
-use super::proto::{PagemapEntry, PagemapHead};
+use super::magic::{COMMON_MAGIC, Kind};
+use super::model::{Blob, Image, Model, Origin};
+use super::parents::PARENT;
+
+pub use pages::write_pagemap;
 
 /// Why a model cannot be written.
 #[derive(Debug, Error)]
@@ -110,6 +114,13 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Forgets the bytes of an image.
+    pub fn remove(&mut self, image: Image) {
+        self.0.remove(&image);
+    }
+}
+
 impl Contents for Held {
     fn bytes(&self, blob: &Blob) -> Result<Cow<'_, [u8]>, WriteError> {
         let find = || {
@@ -125,7 +136,8 @@ impl Contents for Held {
     }
 }
 
-/// Writes `model` as an image directory into `dir`, which must be there and hold no image yet.
+/// Writes `model` as an image directory into `dir`, which must be there and hold no image yet. Pages of dumps before are
+/// written into directories in it; where else `parent` leads to is up to the caller ([`write_pagemap`]).
 ///
 /// # Errors
 /// See [`WriteError`]; what had been written until then stays.
@@ -134,6 +146,12 @@ pub fn write_model<C: Contents + ?Sized>(model: &Model, contents: &C, dir: &Path
         return Err(WriteError::Unsupported { image: unread.file.clone(), what: unread.what.to_owned() });
     }
     let out = Out { dir, contents };
+    // A directory takes the place of the link: so what is written can be moved as a whole.
+    let mut before = dir.to_owned();
+    for _ in 0..pages::parents(model) {
+        before.push(PARENT);
+        fs::create_dir(&before).map_err(|source| WriteError::Io { file: PARENT.to_owned(), source })?;
+    }
     shared::write_inventory(&out, &model.inventory)?;
     task::write_pstree(&out, &model.tasks)?;
     for task in &model.tasks {
@@ -143,7 +161,7 @@ pub fn write_model<C: Contents + ?Sized>(model: &Model, contents: &C, dir: &Path
     files::write_data(&out, model)?;
     shared::write_shared(&out, model)?;
     for shm in &model.shm {
-        out.pages(Image::PagemapShmem(shm.shmid), &PAGEMAP_SHMEM, &shm.pages)?;
+        pages::write(&out, Image::PagemapShmem(shm.shmid), &shm.pages)?;
     }
     Ok(())
 }
@@ -174,39 +192,6 @@ impl<C: Contents + ?Sized> Out<'_, C> {
     /// An image of the given entries.
     fn write(&self, image: Image, entries: &Entries) -> Result<(), WriteError> {
         self.file(image, &entries.0)
-    }
-
-    /// A pagemap and the pages that it describes, which CRIU has in one file for each pagemap.
-    fn pages(&self, image: Image, kind: &Kind, pages: &Pages) -> Result<(), WriteError> {
-        /// The pages are in the pages image (`PE_PRESENT`).
-        const PRESENT: u32 = 1 << 2;
-        let mut entries = Entries::new(kind);
-        let mut bytes = Vec::new();
-        entries.push(&PagemapHead { pages_id: pages.pages_id });
-        for extent in &pages.extents {
-            entries.push(&PagemapEntry {
-                vaddr: extent.start,
-                // Required, and looked at only where there is no other.
-                compat_nr_pages: 0,
-                in_parent: None,
-                flags: Some(PRESENT),
-                nr_pages: Some(extent.len_pages),
-            });
-            let blob = Blob {
-                image: Image::Pages(extent.image),
-                offset_bytes: extent.offset_bytes,
-                len_bytes: extent.len_pages.saturating_mul(PAGE_BYTES),
-            };
-            bytes.extend_from_slice(&self.contents.bytes(&blob)?);
-        }
-        self.write(image, &entries)?;
-        // CRIU opens it, also where no page is stored.
-        self.file(Image::Pages(PagesImage::own(pages.pages_id)), &bytes)
-    }
-
-    /// The pagemap of a task.
-    fn task_pages(&self, pid: u32, pages: &Pages) -> Result<(), WriteError> {
-        self.pages(Image::Pagemap(pid), &PAGEMAP, pages)
     }
 }
 

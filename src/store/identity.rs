@@ -4,23 +4,35 @@
 //! content. Where it is not (the directory was copied and came back, a backup was unpacked), the content
 //! decides: of metadata images by their BLAKE3, which is always stored; of `pages-*.img` by theirs if it was
 //! asked for when the plan was made, else length and modification time must be the same. A plan needs no
-//! other file of the directory than the `*.img`.
+//! other file of the directory than the `*.img`; and of the directories of dumps before, the pagemaps and the pages.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::image;
 use crate::resolve::problem::{Problem, ProblemKind};
 
 /// The images of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// By name, in the order of the names.
+    pub images: Vec<ImageFile>,
+    /// The directories of the dumps before, the nearest first.
+    pub parents: Vec<Parent>,
+}
+
+/// The directory of a dump before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its path without links, which is in the tapes.
+    pub dir: PathBuf,
+    /// Its pagemaps and pages images, in the order of the names.
     pub images: Vec<ImageFile>,
 }
 
@@ -72,11 +84,16 @@ fn is_image(name: &str) -> bool {
     name.ends_with(".img")
 }
 
-fn names(dir: &Path) -> io::Result<Vec<String>> {
+/// Whether a file of this name in the directory of a dump before is looked into.
+fn is_of_pages(name: &str) -> bool {
+    is_image(name) && (holds_pages(name) || name.starts_with("pagemap-"))
+}
+
+fn names(dir: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         if let Ok(name) = entry?.file_name().into_string()
-            && is_image(&name)
+            && is_wanted(&name)
         {
             names.push(name);
         }
@@ -104,16 +121,12 @@ impl Identity {
     /// # Errors
     /// The directory, or an image, cannot be read.
     pub fn of(dir: &Path, hash_pages: bool) -> io::Result<Identity> {
-        let mut images = Vec::new();
-        for name in names(dir)? {
-            let path = dir.join(&name);
-            let named = |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
-            let stat = Stat::of(&std::fs::metadata(&path).map_err(named)?);
-            let wanted = hash_pages || !holds_pages(&name);
-            let hash = if wanted { Some(hash(&path).map_err(named)?) } else { None };
-            images.push(ImageFile { name, stat, hash });
-        }
-        Ok(Identity { images })
+        let images = ImageFile::all_of(dir, names(dir, is_image)?, hash_pages)?;
+        let parents = image::parents(dir).map_err(io::Error::other)?.into_iter().map(|dir| {
+            let images = ImageFile::all_of(&dir, names(&dir, is_of_pages)?, hash_pages)?;
+            Ok(Parent { dir, images })
+        });
+        Ok(Identity { images, parents: parents.collect::<io::Result<_>>()? })
     }
 
     /// How the images in `dir` are others than these. `thoroughly`: content decides wherever it was stored;
@@ -121,7 +134,7 @@ impl Identity {
     pub fn differences(&self, dir: &Path, thoroughly: bool) -> Vec<Problem> {
         let stale = |text: String| Problem { kind: ProblemKind::StalePlan, task: None, text, origin: None };
         let mut problems = Vec::new();
-        let here = match names(dir) {
+        let here = match names(dir, is_image) {
             Ok(here) => here,
             Err(error) => return vec![stale(format!("{}: {error}", dir.display()))],
         };
@@ -130,22 +143,63 @@ impl Identity {
             problems.push(stale(format!("{name} is new since the plan was made")));
         }
         // Thousands of files, and each is asked for: on all cores.
-        let changed: Vec<String> =
-            self.images.par_iter().filter_map(|image| image.difference(dir, thoroughly)).collect();
-        problems.extend(changed.into_iter().map(stale));
+        let changed = |images: &[ImageFile], dir: &Path, way: &str| -> Vec<String> {
+            images.par_iter().filter_map(|image| image.difference(dir, way, thoroughly)).collect()
+        };
+        problems.extend(changed(&self.images, dir, "").into_iter().map(stale));
+        let are = match image::parents(dir) {
+            Ok(are) => are,
+            Err(errors) => {
+                problems.extend(errors.errors().iter().map(|error| stale(error.to_string())));
+                return problems;
+            }
+        };
+        let were: Vec<&PathBuf> = self.parents.iter().map(|parent| &parent.dir).collect();
+        for nth in 0..were.len().max(are.len()) {
+            let [is, was] = [are.get(nth), were.get(nth).copied()];
+            if is != was {
+                let shown = |dir: Option<&PathBuf>| {
+                    dir.map_or_else(|| "nowhere".to_owned(), |dir| dir.display().to_string())
+                };
+                let link = "parent/".repeat(nth) + "parent";
+                problems.push(stale(format!("{link} leads to {}, led to {}", shown(is), shown(was))));
+                return problems;
+            }
+        }
+        for (nth, parent) in self.parents.iter().enumerate() {
+            let way = "parent/".repeat(nth + 1);
+            problems.extend(changed(&parent.images, &parent.dir, &way).into_iter().map(stale));
+        }
         problems
+    }
+
+    /// All images, those of dumps before, too.
+    pub fn all(&self) -> impl Iterator<Item = &ImageFile> {
+        self.images.iter().chain(self.parents.iter().flat_map(|parent| &parent.images))
     }
 
     /// How many hold pages, and how many do not.
     pub fn count(&self) -> (usize, usize) {
-        let pages = self.images.iter().filter(|image| holds_pages(&image.name)).count();
-        (pages, self.images.len() - pages)
+        let pages = self.all().filter(|image| holds_pages(&image.name)).count();
+        (pages, self.all().count() - pages)
     }
 }
 
 impl ImageFile {
-    /// How the file of this name in `dir` is another one, in words.
-    fn difference(&self, dir: &Path, thoroughly: bool) -> Option<String> {
+    fn all_of(dir: &Path, names: Vec<String>, hash_pages: bool) -> io::Result<Vec<ImageFile>> {
+        let of = |name: String| {
+            let path = dir.join(&name);
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
+            let stat = Stat::of(&std::fs::metadata(&path).map_err(named)?);
+            let wanted = hash_pages || !holds_pages(&name);
+            let hash = if wanted { Some(hash(&path).map_err(named)?) } else { None };
+            Ok(ImageFile { name, stat, hash })
+        };
+        names.into_iter().map(of).collect()
+    }
+
+    /// How the file of this name in `dir` is another one, in words, which put `way` before its name.
+    fn difference(&self, dir: &Path, way: &str, thoroughly: bool) -> Option<String> {
         let Ok(name) = Path::new(&self.name).strip_prefix("") else { return None };
         if name.components().count() != 1 || !is_image(&self.name) {
             return Some(format!("{}: no name of an image", self.name.escape_debug()));
@@ -153,14 +207,14 @@ impl ImageFile {
         let path = dir.join(name);
         let is = match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => Stat::of(&metadata),
-            Ok(_) => return Some(format!("{} is no regular file any more", self.name)),
-            Err(error) => return Some(format!("{}: {error}", self.name)),
+            Ok(_) => return Some(format!("{way}{} is no regular file any more", self.name)),
+            Err(error) => return Some(format!("{way}{}: {error}", self.name)),
         };
         if is == self.stat && !(thoroughly && self.hash.is_some()) {
             return None;
         }
         let changed =
-            |what: String| Some(format!("{} has changed since the plan was made: {what}", self.name));
+            |what: String| Some(format!("{way}{} has changed since the plan was made: {what}", self.name));
         if is.size_bytes != self.stat.size_bytes {
             return changed(format!("{} bytes long, was {}", is.size_bytes, self.stat.size_bytes));
         }
@@ -168,7 +222,7 @@ impl ImageFile {
             Some(wanted) => match hash(&path) {
                 Ok(is) if is == wanted => None,
                 Ok(_) => changed("its content is another".to_owned()),
-                Err(error) => Some(format!("{}: {error}", self.name)),
+                Err(error) => Some(format!("{way}{}: {error}", self.name)),
             },
             None if is.modified == self.stat.modified => None,
             None => changed(format!(
@@ -272,6 +326,6 @@ mod tests {
         );
         check(&identity, &dir.path().join("none"), &[&format!("{}/none: No such", dir.path().display())]);
         let strange = ImageFile { name: "../x.img".to_owned(), stat: Stat::default(), hash: None };
-        check(&Identity { images: vec![strange] }, &dir.path().join("none2"), &[""]);
+        check(&Identity { images: vec![strange], parents: Vec::new() }, &dir.path().join("none2"), &[""]);
     }
 }

@@ -256,7 +256,7 @@ pub fn verify_images(plan: &StoredPlan, dir: &Path) -> Result<Verified, ReadyErr
     Ok(Verified {
         certificate,
         images: plan.images.count(),
-        compared_pages: plan.images.images.iter().all(is_hashed),
+        compared_pages: plan.images.all().all(is_hashed),
     })
 }
 

@@ -31,6 +31,7 @@
 
 pub mod attributes;
 pub mod build;
+pub mod increments;
 pub mod model;
 pub mod payload;
 pub mod random;

@@ -14,7 +14,7 @@ use super::super::proto::{
     UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry, VmaEntry,
 };
 use super::super::vma;
-use super::{Contents, Entries, Out, WriteError, by_entry, files};
+use super::{Contents, Entries, Out, WriteError, by_entry, files, pages};
 
 /// `task_state` (`compel/include/uapi/task-state.h`).
 mod state {
@@ -391,7 +391,7 @@ fn write_mm<C: Contents + ?Sized>(
         thp_disabled: Some(mm.thp_disabled),
     });
     out.write(image, &entries)?;
-    out.task_pages(pid, &mm.pages)
+    pages::write(out, Image::Pagemap(pid), &mm.pages)
 }
 
 fn vma_entry(model: &Model, image: Image, vma: &Vma) -> Result<VmaEntry, WriteError> {
