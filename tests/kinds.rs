@@ -3,13 +3,19 @@
 mod support;
 
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use support::Scenario;
+use support::dumped::Dumped;
 
 /// Huge pages of 2 MiB that the kernel has for the time of a test.
 struct HugePages {
     before: String,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// The kernel's pool is one for all tests.
+static POOL: Mutex<()> = Mutex::new(());
 
 impl HugePages {
     const NUMBER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
@@ -19,10 +25,11 @@ impl HugePages {
     fn free(wanted: u64) -> Option<HugePages> {
         let read = |path: &str| fs::read_to_string(path).expect("2 MiB are a size of huge pages on x86-64");
         let number = |text: &str| text.trim().parse::<u64>().expect("a number");
+        let alone = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         let before = read(HugePages::NUMBER);
         let lacking = wanted.saturating_sub(number(&read(HugePages::FREE)));
         fs::write(HugePages::NUMBER, (number(&before) + lacking).to_string()).ok()?;
-        let pages = HugePages { before };
+        let pages = HugePages { before, _alone: alone };
         let free = number(&read(HugePages::FREE));
         assert!(free >= wanted, "{wanted} huge pages are asked for, and {free} are to be had");
         Some(pages)
@@ -41,6 +48,35 @@ fn huge_pages() {
     let _pages = HugePages::free(26);
     huge().run();
     huge().sharing("keep").rounds(1).run();
+}
+
+/// When there are not enough of them, nothing is begun; nor by a plan that was stored when there were.
+#[test]
+fn too_few_huge_pages() {
+    let pages = HugePages::free(26);
+    let Some(mut dumped) = Dumped::program("kinds", &["huge"]) else { return };
+    let images = dumped.images_dir().display().to_string();
+    let plan = dumped.file("huge.plan").display().to_string();
+    let stored = dumped.regrow(&["plan", "-D", &images, "--out", &plan]);
+    assert_eq!(stored.code, Some(0), "{}", stored.text);
+    fs::write(HugePages::NUMBER, "3").expect("root may");
+    let checked = dumped.regrow(&["check", &images]);
+    assert_eq!(checked.code, Some(7), "{}", checked.text);
+    let words = "huge pages of 2097152 bytes are needed, and 3 are free";
+    assert!(checked.text.contains(words) && checked.text.contains("[memfd.img entry"), "{}", checked.text);
+    let restored = dumped.restore(&["--plan", &plan]);
+    let words = "here it is only 3";
+    assert!(restored.code == Some(1) && restored.text.contains(words), "{}", restored.text);
+    dumped.check_nothing_left("restore without huge pages");
+    drop(pages);
+}
+
+/// /dev/zero, views of one memory that differ in what is reserved, tmpfs, a memfd that nobody may execute.
+#[test]
+fn shared_memory_by_other_ways() {
+    Scenario::program("kinds", &["shared"])
+        .criu_changes(&["/dev/zero (deleted)", "became"], "CRIU maps a memfd instead")
+        .run();
 }
 
 fn huge() -> Scenario {

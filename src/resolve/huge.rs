@@ -180,8 +180,8 @@ struct Taken {
     most: Option<(u64, Option<NsPid>, Origin, String)>,
 }
 
-/// Whether there are enough of them. Gives how many are needed, by their size.
-pub(super) fn count(resolver: &mut Resolver<'_>) -> BTreeMap<u64, u64> {
+/// What a restore takes, by the size of the pages.
+fn taken(model: &Model) -> BTreeMap<u64, Taken> {
     let mut taken: BTreeMap<u64, Taken> = BTreeMap::new();
     let mut take = |bytes: u64, pages: u64, pid: Option<NsPid>, origin: Origin, what: String| {
         let all = taken.entry(bytes).or_default();
@@ -190,7 +190,6 @@ pub(super) fn count(resolver: &mut Resolver<'_>) -> BTreeMap<u64, u64> {
             all.most = Some((pages, pid, origin, what));
         }
     };
-    let model = resolver.model;
     // Pages of shared memory, by its number in the images.
     let mut shared: BTreeMap<u64, (u64, Origin, Vec<(u64, u64)>)> = BTreeMap::new();
     let shmid_of: BTreeMap<u64, u64> =
@@ -232,6 +231,17 @@ pub(super) fn count(resolver: &mut Resolver<'_>) -> BTreeMap<u64, u64> {
     for (shmid, (bytes, origin, pages)) in shared {
         take(bytes, distinct(pages), None, origin, format!("shared memory {shmid:#x}"));
     }
+    taken
+}
+
+/// How many huge pages a restore takes, by their size.
+pub(crate) fn needed(model: &Model) -> BTreeMap<u64, u64> {
+    taken(model).into_iter().map(|(bytes, all)| (bytes, all.pages)).collect()
+}
+
+/// Whether there are enough of them.
+pub(super) fn count(resolver: &mut Resolver<'_>) {
+    let taken = taken(resolver.model);
     for (bytes, all) in &taken {
         let (Some(free), Some((most, pid, origin, what))) = (resolver.facts.huge_pages.get(bytes), &all.most)
         else {
@@ -245,7 +255,6 @@ pub(super) fn count(resolver: &mut Resolver<'_>) -> BTreeMap<u64, u64> {
             resolver.problems.add(ProblemKind::Lacking, *pid, Some(*origin), text);
         }
     }
-    taken.into_iter().map(|(bytes, all)| (bytes, all.pages)).collect()
 }
 
 /// The huge pages, by their numbers from 0 on, of which a part is stored: of each run the first, and the one behind

@@ -45,6 +45,7 @@ use crate::image::{Model, NsPid, Origin, PagesImage, Remap, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
+pub(crate) use huge::needed as needed_huge_pages;
 pub(crate) use tree::born_of;
 pub use window::Window;
 

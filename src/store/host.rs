@@ -147,6 +147,7 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
         ("arch_prctl(ARCH_MAP_VDSO_64)", kernel.map_vdso_64),
         ("process_vm_writev(2)", kernel.process_vm_writev),
         ("close_range(2)", kernel.close_range),
+        ("/proc/PID/map_files", kernel.map_files),
         ("prctl(PR_TIMER_CREATE_RESTORE_IDS)", kernel.timer_restore_ids),
     ] {
         let value = match probe {
@@ -155,6 +156,10 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
             Probe::Absent(errno) => format!("not there ({})", errno.desc()),
         };
         add(When::If(probe.is_present()), Rule::Same, name, Some(value));
+    }
+    for (bytes, free) in &facts.huge_pages {
+        // How many are needed is told with the plan.
+        add(When::If(false), Rule::AtLeast, &huge_pages(*bytes), Some(free.to_string()));
     }
     let time = if kernel.time_namespaces { "there" } else { "not there" };
     add(When::If(tapes.clocks_ns.is_some()), Rule::Same, "time namespaces", Some(time.to_owned()));
@@ -174,6 +179,10 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
         }
     }
     all
+}
+
+fn huge_pages(bytes: u64) -> String {
+    format!("free huge pages of {bytes} bytes")
 }
 
 /// Whether it is one of the caller's credentials, or what holds them down.
@@ -215,8 +224,14 @@ impl Relied {
                 When::Counted => counted.contains(fact.name.as_str()),
                 When::If(holds) => *holds,
             })
-            .map(|(_, fact)| fact)
-            .collect();
+            .map(|(_, fact)| fact);
+        let needed = crate::resolve::needed_huge_pages(&prepared.model).into_iter();
+        let huge = needed.map(|(bytes, pages)| Fact {
+            name: huge_pages(bytes),
+            rule: Rule::AtLeast,
+            value: pages.to_string(),
+        });
+        let facts = facts.chain(huge).collect();
         let asked = asked(&prepared.model);
         // What is below /proc of the tree's own tasks is not there yet, whatever is there now.
         let own: BTreeSet<String> =

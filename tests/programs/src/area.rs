@@ -73,6 +73,12 @@ impl Area {
         self.read() == pattern(seed, self.bytes)
     }
 
+    /// Whether what is there is the start of the pattern.
+    #[must_use]
+    pub fn holds_start_of(self, seed: u64) -> bool {
+        self.read() == pattern(seed, 2 * self.bytes)[..self.bytes]
+    }
+
     /// Whether it is empty.
     #[must_use]
     pub fn is_zero(self) -> bool {
