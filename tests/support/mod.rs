@@ -30,6 +30,7 @@ pub(crate) mod browser;
 pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod guest;
+pub(crate) mod increments;
 pub(crate) mod namespace;
 pub(crate) mod opened;
 pub(crate) mod schema;
@@ -99,8 +100,20 @@ pub(crate) struct Scenario {
     by_plan: bool,
     policy: Option<String>,
     sharing: Option<&'static str>,
+    increments: Increments,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
+}
+
+/// Of which dumps a directory has pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Increments {
+    /// Of its own.
+    None,
+    /// Of so many more, made of the one ([`increments::spread`]).
+    Made { dumps: u32 },
+    /// CRIU has dumped the tree before, left it running, and removes from that dump what the next one has.
+    Deduplicated,
 }
 
 impl Scenario {
@@ -130,6 +143,7 @@ impl Scenario {
             by_plan: std::env::var_os("REGROW_TEST_BY_PLAN").is_some(),
             policy: std::env::var("REGROW_TEST_POLICY").ok(),
             sharing: None,
+            increments: Increments::None,
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -199,6 +213,20 @@ impl Scenario {
         self
     }
 
+    /// The pages are spread over so many dumps before. After each second dump, `criu dedup` removes what newer dumps have.
+    #[must_use]
+    pub(crate) fn spread_over(mut self, dumps: u32) -> Scenario {
+        self.increments = Increments::Made { dumps };
+        self
+    }
+
+    /// Each dump is a second one, which removes from the first what it has itself (`--auto-dedup`).
+    #[must_use]
+    pub(crate) fn deduplicated(mut self) -> Scenario {
+        self.increments = Increments::Deduplicated;
+        self
+    }
+
     /// For control runs: CRIU cannot restore this; only the program is run, without dump and restore.
     #[must_use]
     pub(crate) fn criu_cannot(mut self, why: &'static str) -> Scenario {
@@ -260,6 +288,7 @@ impl Scenario {
             by_plan: self.by_plan,
             policy: self.policy.clone(),
             sharing: self.sharing,
+            increments: self.increments,
             restorer: Restorer::chosen(),
         };
         let mut before = if self.moves_memory {
@@ -371,6 +400,7 @@ struct Stage<'a> {
     by_plan: bool,
     policy: Option<String>,
     sharing: Option<&'static str>,
+    increments: Increments,
     restorer: Restorer,
 }
 
@@ -441,25 +471,29 @@ impl Stage<'_> {
 
     /// Dumps the tree, which ends it, and waits until none of its pids is taken.
     fn dump(&mut self, round: u32, snapshot: &Value) -> Outcome<()> {
-        let images = self.images(round);
-        fs::create_dir(&images).map_err(|error| error.to_string())?;
-        let root = self.root.to_string();
-        let criu = shown(&self.ground.criu);
-        let argv = ["-t", &root, "-D", &images, "-o", "dump.log", "-v4"];
-        let argv: Vec<String> = [criu.as_str(), "dump"]
-            .iter()
-            .chain(&argv)
-            .chain(&self.dump_options)
-            .map(|word| (*word).to_owned())
-            .collect();
-        let output = self.directory.join(format!("dump{round}.out"));
-        let status = self.namespace.run(&argv, &output, STEP)?;
-        if status != 0 {
-            return Err(format!(
-                "criu dump {round}: {}\n{}",
-                ended(status),
-                complaint(&Path::new(&images).join("dump.log"), &output)
-            ));
+        let images = PathBuf::from(self.images(round));
+        let before = increments::before(&images, 1);
+        match self.increments {
+            Increments::None => self.dump_into(&images, &[])?,
+            Increments::Made { dumps } => {
+                self.dump_into(&images, &[])?;
+                let moved = increments::spread(&images, dumps);
+                if moved == 0 {
+                    return Err(format!("dump {round}: no page is further back"));
+                }
+                if round % 2 == 0 {
+                    self.deduplicate(&images, dumps)?;
+                }
+            }
+            Increments::Deduplicated => {
+                self.dump_into(&before, &["--leave-running"])?;
+                increments::note_uptime(&before);
+                let link = format!("../{}", before.file_name().unwrap_or_default().display());
+                self.dump_into(&images, &["--prev-images-dir", &link, "--auto-dedup"])?;
+                if increments::holes(&before) == 0 || !images.join("parent").exists() {
+                    return Err(format!("dump {round}: nothing was removed from the one before"));
+                }
+            }
         }
         let pids: Vec<i64> = snapshot["tasks"]
             .as_object()
@@ -468,6 +502,46 @@ impl Stage<'_> {
         let answer = self.namespace.ask(json!({ "op": "gone", "pids": pids, "timeout_ms": 20_000 }), STEP)?;
         if answer["left"] != json!([]) {
             return Err(format!("tasks survived dump {round}: {answer}"));
+        }
+        Ok(())
+    }
+
+    /// `criu dump` into a new directory.
+    fn dump_into(&mut self, images: &Path, options: &[&str]) -> Outcome<()> {
+        fs::create_dir(images).map_err(|error| error.to_string())?;
+        let (root, name) = (self.root.to_string(), shown(images));
+        let criu = shown(&self.ground.criu);
+        let argv = ["-t", &root, "-D", &name, "-o", "dump.log", "-v4"];
+        let argv: Vec<String> = [criu.as_str(), "dump"]
+            .iter()
+            .chain(&argv)
+            .chain(&self.dump_options)
+            .chain(options)
+            .map(|word| (*word).to_owned())
+            .collect();
+        let output = images.with_extension("out");
+        let status = self.namespace.run(&argv, &output, STEP)?;
+        if status != 0 {
+            let said = complaint(&images.join("dump.log"), &output);
+            return Err(format!("criu dump into {name}: {}\n{said}", ended(status)));
+        }
+        Ok(())
+    }
+
+    /// `criu dedup` of a directory and of those before it but the last.
+    fn deduplicate(&mut self, images: &Path, dumps: u32) -> Outcome<()> {
+        let last = increments::before(images, dumps);
+        let had = increments::holes(&last);
+        let argv = [&shown(&self.ground.criu), "dedup", "-D", &shown(images), "-o", "dedup.log", "-v4"];
+        let output = images.with_extension("dedup");
+        let status = self.namespace.run(&argv.map(str::to_owned), &output, STEP)?;
+        if status != 0 {
+            let said = complaint(&images.join("dedup.log"), &output);
+            return Err(format!("criu dedup: {}\n{said}", ended(status)));
+        }
+        // It goes all the way back by itself.
+        if increments::holes(&last) <= had {
+            return Err("criu dedup removed nothing from the first dump".to_owned());
         }
         Ok(())
     }

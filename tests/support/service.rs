@@ -84,6 +84,7 @@ impl Service {
             by_plan: scenario.by_plan,
             policy: scenario.policy.clone(),
             sharing: scenario.sharing,
+            increments: scenario.increments,
             restorer,
         };
         let rounds = scenario.rounds;
