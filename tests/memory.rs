@@ -27,6 +27,15 @@ fn what_was_inherited_is_inherited() {
     Scenario::program("cow", &[]).run();
 }
 
+/// Also where mappings have been cut, grown, protected, advised and guarded since, by parent or child.
+#[test]
+fn address_spaces_that_differ_a_little() {
+    Scenario::program("differences", &[])
+        .criu_cannot("it shares pages only of mappings that are alike")
+        .stays_small()
+        .run();
+}
+
 /// Also where that costs more than to map and fill anew, or where nothing is inherited.
 #[test]
 fn address_spaces_come_both_ways() {

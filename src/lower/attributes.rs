@@ -73,6 +73,9 @@ impl Lowering<'_> {
                 self.mmap(*start, *len, *prot, *flags, *file_offset, fds)
             }
             StepKind::MapShared { from, start, len } => self.map_shared(*from, *start, *len),
+            StepKind::Grow { start, len, new_len } => {
+                self.tape.call(libc::SYS_mremap, &[*start, *len, *new_len, 0], *start)
+            }
             StepKind::Mprotect { start, len, prot } => {
                 self.tape.call(libc::SYS_mprotect, &[*start, *len, u64::from(*prot)], 0)
             }

@@ -170,6 +170,9 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Personality(persona) => format!("personality {persona:#x}"),
         StepKind::Mmap { start, len, .. } => format!("map {}", range(*start, *len)),
         StepKind::MapShared { start, len, .. } => format!("map shared memory {}", range(*start, *len)),
+        StepKind::Grow { start, len, new_len } => {
+            format!("grow {} to {:#x}", range(*start, *len), start.saturating_add(*new_len))
+        }
         StepKind::Mprotect { start, len, prot } => {
             format!("protect {} {}", range(*start, *len), words::protection(*prot))
         }

@@ -24,7 +24,9 @@ use super::window::{TASK_SIZE, Window};
 use super::{Recipes, Resolver, space, vdso};
 use crate::host::Probe;
 use crate::image::huge::MAP_HUGE;
-use crate::image::{Alive, Extent, Image, NsPid, OfdKind, Origin, PagesImage, Task, Vma, VmaKind, by_image};
+use crate::image::{
+    Alive, Extent, Image, Mm, NsPid, OfdKind, Origin, PagesImage, Task, Vma, VmaKind, by_image,
+};
 
 /// A shared memory segment and where it is carried: at `at` from the start of the carriers.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,8 @@ const MADV_KEPT: u64 = 1 << libc::MADV_RANDOM
     | 1 << libc::MADV_WIPEONFORK;
 /// linux/mman-common.h, since Linux 6.13.
 const MADV_GUARD_INSTALL: u32 = 102;
+/// Likewise.
+const MADV_GUARD_REMOVE: u32 = 103;
 
 /// Finds the shared anonymous segments, how long each is, who uses it, and what is in it.
 pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
@@ -197,10 +201,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     let mm = &alive.mm;
     let pid = task.pid;
     let mut steps = Vec::new();
+    // What it has mapped when it forks, if that is not what it has in the end.
+    let shape = resolver.spaces.shape(id).cloned();
+    let vmas = shape.as_deref().unwrap_or(&mm.vmas);
     let inherited = if resolver.spaces.is_heir(id) { space::difference(resolver, id, alive) } else { None };
     // What is to be filled.
     let extents = inherited.as_ref().map_or(mm.pages.extents.as_slice(), |difference| &difference.filled);
-    let is_kept = |vma: &Vma| inherited.as_ref().is_some_and(|difference| difference.is_kept(vma));
     for (start, end) in inherited.iter().flat_map(|difference| &difference.unmapped) {
         let kind = StepKind::Unmap { start: *start, len: end - start };
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
@@ -225,7 +231,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     for kind in special_steps(&way).into_iter().filter(|_| inherited.is_none()) {
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
     }
-    for vma in &mm.vmas {
+    for vma in vmas {
         let len = vma.end - vma.start;
         let is_filled = has_pages(extents, vma.start, vma.end);
         // Filling writes; what is read-only at the end is writable until then.
@@ -247,12 +253,28 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             );
             resolver.problems.unsupported(Some(pid), Some(vma.origin), text);
         }
-        if is_kept(vma) {
-            if prot != vma.prot && !matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso) {
+        if let Some(kept) = inherited.as_ref().and_then(|difference| difference.kept(vma)) {
+            if kept.end < vma.end {
+                let kind = StepKind::Grow { start: vma.start, len: kept.end - vma.start, new_len: len };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+            }
+            if matches!(vma.kind, VmaKind::Vvar | VmaKind::Vdso) {
+                continue;
+            }
+            let is_writable = kept.prot & libc::PROT_WRITE as u32 != 0;
+            if is_filled && !is_writable {
                 let kind = StepKind::Mprotect { start: vma.start, len, prot };
                 steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+            }
+            let now = if is_filled && !is_writable { prot } else { kept.prot };
+            if now != vma.prot {
                 protections.push(vma);
             }
+            for back in kept.taken_back(vma.madvise) {
+                let kind = StepKind::Madvise { start: vma.start, len, advice: back };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+            }
+            advice.push((vma, vma.madvise & !kept.advice));
             continue;
         }
         match vma.kind {
@@ -365,10 +387,14 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             }
         }
         if vma.madvise != 0 {
-            advice.push(vma);
+            advice.push((vma, vma.madvise));
         }
     }
     check_pages(resolver, pid, alive, provided);
+    for (start, end) in inherited.iter().flat_map(|difference| &difference.unguarded) {
+        let kind = StepKind::Madvise { start: *start, len: end - start, advice: MADV_GUARD_REMOVE };
+        steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
+    }
     for (start, end) in inherited.iter().flat_map(|difference| &difference.emptied) {
         // What is there without a stored page is zeros, or what the mapped file holds (madvise(2)).
         let kind = StepKind::Madvise { start: *start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
@@ -389,13 +415,13 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             steps.extend(fill(resolver, filled, file));
         }
     }
-    let mut filled_late = Vec::new();
+    let mut behind = settling(resolver, shape.as_deref(), mm);
     for (image, extents) in by_image(&late) {
         let filled = fills(&extents, provided);
         if !filled.is_empty() {
             // Opened once more: otherwise all children would be born with the descriptor.
             let file = new_pages_file(resolver, image, origin);
-            filled_late.extend(fill(resolver, filled, file));
+            behind.extend(fill(resolver, filled, file));
         }
     }
     if let vdso::Way::Led(led) = &way {
@@ -406,7 +432,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let kind = StepKind::Mprotect { start: vma.start, len: vma.end - vma.start, prot: vma.prot };
         steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
     }
-    for &(start, end) in &mm.guards {
+    for &(start, end) in inherited.as_ref().map_or(&mm.guards, |difference| &difference.guards) {
         // After the pages are in: nothing can be written to a guard (madvise(2)).
         let kind = StepKind::Madvise { start, len: end - start, advice: MADV_GUARD_INSTALL };
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
@@ -416,8 +442,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let kind = StepKind::Madvise { start: vma.start, len: vma.end - vma.start, advice };
         steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
     }
-    for vma in advice {
-        for bit in (0..64).filter(|bit| vma.madvise >> bit & 1 == 1) {
+    for (vma, bits) in advice {
+        for bit in (0..64).filter(|bit| bits >> bit & 1 == 1) {
             let kind = StepKind::Madvise { start: vma.start, len: vma.end - vma.start, advice: bit };
             steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
         }
@@ -427,7 +453,20 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         let kind = StepKind::SetMm(Box::new(layout(alive)));
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
-    Memory { setup: steps, late: filled_late }
+    Memory { setup: steps, late: behind }
+}
+
+/// What makes the mappings that a task has at its forks those that it has in the end.
+fn settling(resolver: &mut Resolver<'_>, shape: Option<&[Vma]>, mm: &Mm) -> Vec<StepId> {
+    let settling = shape.map(|shape| space::settle(shape, &mm.vmas)).unwrap_or_default();
+    let unmap = |(start, end): &(u64, u64)| StepKind::Unmap { start: *start, len: end - start };
+    let protect =
+        |&(start, end, prot): &(u64, u64, u32)| StepKind::Mprotect { start, len: end - start, prot };
+    let advise =
+        |&(start, end, advice): &(u64, u64, u32)| StepKind::Madvise { start, len: end - start, advice };
+    let kinds = settling.unmapped.iter().map(unmap);
+    let kinds = kinds.chain(settling.protected.iter().map(protect)).chain(settling.advised.iter().map(advise));
+    kinds.map(|kind| resolver.add_step(kind, mm.origin, Vec::new())).collect()
 }
 
 /// What the kernel keeps of the layout.

@@ -92,9 +92,9 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Sharing {
     /// Where a child has any page of its parent.
+    #[default]
     Keep,
     /// Where it costs less than to map and fill anew.
-    #[default]
     Fast,
     /// None: every task maps and fills for itself.
     None,

@@ -73,6 +73,15 @@ pub enum StepKind {
         /// Length.
         len: u64,
     },
+    /// A mapping that is there, made longer at its end: `mremap(2)` that moves nothing.
+    Grow {
+        /// First address.
+        start: u64,
+        /// Length so far.
+        len: u64,
+        /// Length then.
+        new_len: u64,
+    },
     /// `mprotect(2)`.
     Mprotect {
         /// First address.

@@ -12,10 +12,22 @@
 //! Worked example: a server with pages `A B`, and two workers with `A B'` and `A B''`. The server maps both pages and
 //! fills `A`, then forks; then it fills `B`, and each worker its own. All three share the page `A`.
 //!
-//! The choice is one of time only. What it costs to fork a mapping, or a page, and to map or fill it anew is in
+//! | module | says |
+//! |---|---|
+//! | `kept` | which mappings a child keeps of those that it is born with |
+//! | `shape` | what a task has mapped when it forks, where that is not what it has in the end |
+//! | `ranges` | what is within ranges and what is not |
+//!
+//! The choice is one of time and memory only. What it costs to fork a mapping, or a page, and to map or fill it anew is in
 //! the [`CostModel`]; wrong ones make a restore slower, not wrong.
 
+mod kept;
+mod ranges;
+mod shape;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use regrow_graph::cost::{self, CostModel};
@@ -23,17 +35,22 @@ use regrow_graph::forest::Life;
 use regrow_graph::ids::TaskId;
 
 use super::files::ghost;
-use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
+use super::numbers::PAGE;
 use super::policy::Policy;
 use super::{Options, Resolver, Sharing, huge, tree};
 use crate::image::alike::{Pair, Run};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Task, Vma, VmaKind};
+use kept::{Kept, kept};
+use ranges::{joined, meets, range, stored, within, without};
+
+pub(super) use ranges::parted;
+pub(super) use shape::settle;
 
 /// From this many forks above each other on, address spaces are made anew: each further fork of a page costs more,
 /// for the kernel keeps a chain of all that share it (`anon_vma_chain`, mm/rmap.c).
 const DEEPEST: u32 = 4;
-/// Flags and advice of mappings that fork does not simply copy (madvise(2), mlock(2)), or that are checked by page.
-const NOT_COPIED: u64 = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_WIPEONFORK | 1 << libc::MADV_MERGEABLE;
+/// As many pages in common are worth a fork below those, where memory is what counts: a megabyte.
+const MANY_PAGES: u64 = 256;
 
 /// Who inherits.
 #[derive(Debug, Default)]
@@ -46,6 +63,8 @@ pub(super) struct Spaces {
     strangers: BTreeSet<TaskId>,
     /// Of early tasks: pages that no heir has, as sorted ranges. They are filled behind the forks.
     late: BTreeMap<TaskId, Vec<(u64, u64)>>,
+    /// Of early tasks: what they have mapped when they fork, where that is not what they have in the end.
+    shapes: BTreeMap<TaskId, Arc<[Vma]>>,
 }
 
 impl Spaces {
@@ -64,6 +83,16 @@ impl Spaces {
     /// Pages that a task fills behind its forks, so that no child is born with them: sorted ranges.
     pub(super) fn late(&self, task: TaskId) -> &[(u64, u64)] {
         self.late.get(&task).map_or(&[], Vec::as_slice)
+    }
+
+    /// What an early task has mapped when it forks; `None`: what it has in the end.
+    pub(super) fn shape(&self, task: TaskId) -> Option<&Arc<[Vma]>> {
+        self.shapes.get(&task)
+    }
+
+    /// What a task sets up: what it has mapped when it forks, or in the end.
+    fn vmas<'a>(&'a self, task: TaskId, alive: &'a Alive) -> &'a [Vma] {
+        self.shape(task).map_or(alive.mm.vmas.as_slice(), |shape| shape)
     }
 
     pub(super) fn is_stranger(&self, task: TaskId) -> bool {
@@ -113,38 +142,37 @@ struct Likeness {
 impl Likeness {
     /// As if all pages were alike.
     fn at_best(child: &Alive, parent: &Alive, same: &impl Fn(u32, u32) -> bool) -> Likeness {
-        let kept = kept(child, parent, same);
-        let both: u64 = kept
-            .iter()
-            .map(|vma| pages(&child.mm.pages.extents, vma).min(pages(&parent.mm.pages.extents, vma)))
-            .sum();
+        let count = |alive: &Alive, kept: &Kept| -> u64 {
+            stored(&alive.mm.pages.extents, kept.start, kept.end).map(|extent| extent.len_pages).sum()
+        };
+        let is_worth = |start, end| {
+            [child, parent].iter().all(|alive| stored(&alive.mm.pages.extents, start, end).next().is_some())
+        };
+        let kept = with_all_put_off(child, parent, same, &is_worth);
+        let both = kept.iter().map(|kept| count(child, kept).min(count(parent, kept))).sum();
         Likeness::new(child, parent, same, &kept, both)
     }
 
-    fn of(
-        child: &Alive,
-        parent: &Alive,
-        same: &impl Fn(u32, u32) -> bool,
-        kept: &[&Vma],
-        runs: &[Run],
-    ) -> Likeness {
-        let alike = kept
-            .iter()
-            .map(|vma| within(runs, vma).map(|(start, end)| (end - start) / PAGE).sum::<u64>())
-            .sum();
-        Likeness::new(child, parent, same, kept, alike)
+    fn of(child: &Alive, parent: &Alive, same: &impl Fn(u32, u32) -> bool, runs: &[Run]) -> Likeness {
+        let is_worth = |start, end| within(runs, start, end).next().is_some();
+        let kept = with_all_put_off(child, parent, same, &is_worth);
+        let alike = kept.iter().filter(|kept| !kept.is_wiped()).flat_map(|kept| within(runs, kept.start, kept.end));
+        let alike = alike.map(|(start, end)| (end - start) / PAGE).sum();
+        Likeness::new(child, parent, same, &kept, alike)
     }
 
     fn new(
         child: &Alive,
         parent: &Alive,
         same: &impl Fn(u32, u32) -> bool,
-        kept: &[&Vma],
+        kept: &[Kept],
         alike: u64,
     ) -> Likeness {
-        let count = |alive: &Alive, vma: &Vma| pages(&alive.mm.pages.extents, vma);
+        let count = |alive: &Alive, kept: &Kept| -> u64 {
+            stored(&alive.mm.pages.extents, kept.start, kept.end).map(|extent| extent.len_pages).sum()
+        };
         let of_parent: u64 = parent.mm.pages.extents.iter().map(|extent| extent.len_pages).sum();
-        let in_both: u64 = kept.iter().map(|vma| count(child, vma).min(count(parent, vma))).sum();
+        let in_both: u64 = kept.iter().map(|kept| count(child, kept).min(count(parent, kept))).sum();
         Likeness {
             counts: cost::Likeness {
                 kept: kept.len() as u64,
@@ -171,6 +199,17 @@ impl Likeness {
     fn gain(&self, costs: &CostModel) -> i64 {
         costs.saved_by_inheriting(&self.counts)
     }
+}
+
+/// What a child would keep if it were its parent's only heir.
+fn with_all_put_off(
+    child: &Alive,
+    parent: &Alive,
+    same: &impl Fn(u32, u32) -> bool,
+    is_worth: &impl Fn(u64, u64) -> bool,
+) -> Vec<Kept> {
+    let at_fork = shape::fit(Cow::Borrowed(&parent.mm.vmas), &child.mm.vmas, is_worth);
+    kept(&child.mm.vmas, &at_fork, same, is_worth)
 }
 
 /// Mappings and pages of an address space.
@@ -206,7 +245,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     let alive = |task: TaskId| model.tasks.get(task.index()).and_then(|task| task.alive());
     let own_vdso = |task: TaskId| resolver.vdsos.contains_key(&model.tasks[task.index()].pid);
     let sharing = resolver.options.sharing;
-    let is_shallow = |depth: u32| sharing == Sharing::Keep || depth + 1 < DEEPEST;
+    let is_shallow = |depth: u32| depth + 1 < DEEPEST;
     // Those that are born with each task's address space: helpers only hand it on.
     let mut born: Vec<Vec<TaskId>> = vec![Vec::new(); model.tasks.len()];
     for child in (0..model.tasks.len()).map(TaskId::new) {
@@ -217,16 +256,20 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     for parent in forest.birth_order() {
         let Some(children) = born.get(parent.index()) else { continue };
         let mut heirs = BTreeSet::new();
-        if let Some(above) = alive(parent).filter(|_| !own_vdso(parent) && is_shallow(depth[parent.index()]))
-        {
+        let may_be_deep = sharing == Sharing::Keep;
+        let is_shallow = is_shallow(depth[parent.index()]);
+        if let Some(above) = alive(parent).filter(|_| !own_vdso(parent) && (is_shallow || may_be_deep)) {
             let mut gain = 0i64;
             for child in children {
                 let likeness = alive(*child).filter(|_| !own_vdso(*child)).and_then(|below| {
                     let runs = resolver.alike.of(child.index(), parent.index())?;
                     let same = |a, b| is_same_file(resolver, a, b);
-                    Some(Likeness::of(below, above, &same, &kept(below, above, &same), runs))
+                    Some(Likeness::of(below, above, &same, runs))
                 });
-                match likeness.filter(|likeness| likeness.pays(resolver.options)) {
+                let is_worth_depth =
+                    |likeness: &Likeness| is_shallow || likeness.counts.alike >= MANY_PAGES;
+                let pays = |likeness: &Likeness| likeness.pays(resolver.options) && is_worth_depth(likeness);
+                match likeness.filter(pays) {
                     Some(likeness) => {
                         gain = gain.saturating_add(likeness.gain(costs));
                         heirs.insert(*child);
@@ -258,61 +301,70 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             }
         }
     }
-    spaces.late = late(resolver, &spaces);
+    spaces.shapes = shapes(resolver, &spaces, &born);
+    late(resolver, &mut spaces);
     spaces
+}
+
+/// What early tasks have mapped when they fork. An heir may itself be one, so those below come first. `born` has the
+/// children of each task.
+fn shapes(
+    resolver: &Resolver<'_>,
+    spaces: &Spaces,
+    born: &[Vec<TaskId>],
+) -> BTreeMap<TaskId, Arc<[Vma]>> {
+    let alive = |task: TaskId| resolver.model.tasks.get(task.index()).and_then(|task| task.alive());
+    let mut shapes: BTreeMap<TaskId, Arc<[Vma]>> = BTreeMap::new();
+    for parent in resolver.forest.birth_order().into_iter().rev().filter(|task| spaces.is_early(*task)) {
+        let Some(above) = alive(parent) else { continue };
+        let mut shape = Cow::Borrowed(above.mm.vmas.as_slice());
+        for child in born[parent.index()].iter().filter(|child| spaces.is_heir(**child)) {
+            let Some(below) = alive(*child) else { continue };
+            let runs = resolver.alike.of(child.index(), parent.index()).unwrap_or_default();
+            let vmas = shapes.get(child).map_or(below.mm.vmas.as_slice(), |shape| shape);
+            shape = shape::fit(shape, vmas, &|start, end| within(runs, start, end).next().is_some());
+        }
+        if let Cow::Owned(shape) = shape {
+            shapes.insert(parent, shape.into());
+        }
+    }
+    shapes
 }
 
 /// The pages of early tasks that are like those of no heir, where they can be filled at any time: in what is
 /// writable. What an early task has inherited itself is there, and its children get it, whatever is filled over it.
-fn late(resolver: &Resolver<'_>, spaces: &Spaces) -> BTreeMap<TaskId, Vec<(u64, u64)>> {
+fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
+    let parent_of = |task: TaskId| tree::born_of(&resolver.forest, resolver.model.tasks.len(), task);
+    let alive = |task: TaskId| resolver.model.tasks.get(task.index()).and_then(|task| task.alive());
     let mut common: BTreeMap<TaskId, Vec<(u64, u64)>> = BTreeMap::new();
     for child in &spaces.heirs {
-        let born_of = tree::born_of(&resolver.forest, resolver.model.tasks.len(), *child);
-        let Some(parent) = born_of else { continue };
+        let Some(parent) = parent_of(*child) else { continue };
         let runs = resolver.alike.of(child.index(), parent.index()).unwrap_or_default();
         common.entry(parent).or_default().extend(runs.iter().map(|run| (run.at, run.at + run.len)));
     }
-    let is_first = |(task, _): &(TaskId, _)| spaces.is_early(*task) && !spaces.is_heir(*task);
-    let late_of = |(task, common): (TaskId, Vec<(u64, u64)>)| {
-        let alive = resolver.model.tasks.get(task.index())?.alive()?;
-        let stored: Vec<(u64, u64)> = alive.mm.pages.extents.iter().map(range).collect();
+    let mut early = resolver.forest.birth_order();
+    early.retain(|task| spaces.is_early(*task));
+    for task in early {
+        let (Some(alive_task), Some(common)) = (alive(task), common.remove(&task)) else { continue };
+        let stored: Vec<(u64, u64)> = alive_task.mm.pages.extents.iter().map(range).collect();
+        // All pages of what is locked are there from the start.
         let fixed = |vma: &&Vma| {
             vma.prot & libc::PROT_WRITE as u32 == 0
                 // What is shared meanwhile would be copied, and take further huge pages.
                 || huge::is_private(vma)
+                || vma.flags & libc::MAP_LOCKED as u32 != 0
                 || !matches!(vma.kind, VmaKind::AnonPrivate | VmaKind::FilePrivate { .. })
         };
         let fixed: Vec<(u64, u64)> =
-            alive.mm.vmas.iter().filter(fixed).map(|vma| (vma.start, vma.end)).collect();
-        Some((task, without(&without(&stored, &joined(common)), &fixed)))
-    };
-    common.into_iter().filter(is_first).filter_map(late_of).collect()
-}
-
-/// Extents outside and inside of ranges.
-pub(super) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Vec<Extent>, Vec<Extent>) {
-    let (mut outside, mut inside) = (Vec::new(), Vec::new());
-    for extent in extents {
-        let here = without(&[range(extent)], ranges);
-        outside.extend(here.iter().filter_map(|(start, end)| extent.within(*start, *end)));
-        inside.extend(
-            without(&[range(extent)], &here).iter().filter_map(|(start, end)| extent.within(*start, *end)),
-        );
-    }
-    (outside, inside)
-}
-
-/// Ranges in order and without overlaps.
-fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    ranges.sort_unstable();
-    ranges.dedup_by(|next, last| {
-        let touches = next.0 <= last.1;
-        if touches {
-            last.1 = last.1.max(next.1);
+            alive_task.mm.vmas.iter().filter(fixed).map(|vma| (vma.start, vma.end)).collect();
+        let mut late = without(&without(&stored, &joined(common)), &fixed);
+        let above = parent_of(task).filter(|_| spaces.is_heir(task));
+        if let Some((above, parent)) = above.and_then(|above| Some((above, alive(above)?))) {
+            let born: Vec<(u64, u64)> = parent.mm.pages.extents.iter().map(range).collect();
+            late = without(&late, &without(&born, spaces.late(above)));
         }
-        touches
-    });
-    ranges
+        spaces.late.insert(task, late);
+    }
 }
 
 /// How an heir's address space differs from that of its parent.
@@ -320,18 +372,23 @@ fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 pub(super) struct Difference {
     /// Ranges to be unmapped.
     pub(super) unmapped: Vec<(u64, u64)>,
-    /// First addresses of mappings that are there, sorted.
-    kept: Vec<u64>,
+    /// Mappings that are there, sorted.
+    kept: Vec<Kept>,
+    /// Ranges whose guards must go.
+    pub(super) unguarded: Vec<(u64, u64)>,
     /// Ranges whose pages must go.
     pub(super) emptied: Vec<(u64, u64)>,
     /// Pages to be filled.
     pub(super) filled: Vec<Extent>,
+    /// Guards to be put up.
+    pub(super) guards: Vec<(u64, u64)>,
 }
 
 impl Difference {
-    /// Whether a mapping is there.
-    pub(super) fn is_kept(&self, vma: &Vma) -> bool {
-        self.kept.binary_search(&vma.start).is_ok()
+    /// What is there of a mapping.
+    pub(super) fn kept(&self, vma: &Vma) -> Option<&Kept> {
+        let at = self.kept.binary_search_by_key(&vma.start, |kept| kept.start).ok()?;
+        self.kept.get(at)
     }
 }
 
@@ -339,36 +396,46 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
     let parent = tree::born_of(&resolver.forest, resolver.model.tasks.len(), child)?;
     let other = resolver.model.tasks.get(parent.index())?.alive()?;
     let runs = resolver.alike.of(child.index(), parent.index())?;
-    let kept = kept(own, other, &|a, b| is_same_file(resolver, a, b));
-    // Mappings are sorted by address.
-    let starts: Vec<u64> = kept.iter().map(|vma| vma.start).collect();
-    let mut difference = Difference::default();
-    for vma in other.mm.vmas.iter().filter(|vma| {
-        starts.binary_search(&vma.start).is_err()
-            && vma.kind != VmaKind::Vsyscall
-            && vma.madvise >> libc::MADV_DONTFORK & 1 == 0
-    }) {
-        match difference.unmapped.last_mut() {
-            Some((_, end)) if *end == vma.start => *end = vma.end,
-            _ => difference.unmapped.push((vma.start, vma.end)),
-        }
-    }
+    let at_fork = resolver.spaces.vmas(parent, other);
+    let same = |a, b| is_same_file(resolver, a, b);
+    let is_worth = |start, end| within(runs, start, end).next().is_some();
+    let kept = kept(resolver.spaces.vmas(child, own), at_fork, &same, &is_worth);
+    let born = at_fork.iter().filter(|vma| kept::is_born(vma)).map(|vma| (vma.start, vma.end)).collect();
+    let there: Vec<(u64, u64)> = kept.iter().map(|kept| (kept.start, kept.end)).collect();
+    let mut difference = Difference { unmapped: without(&joined(born), &there), ..Difference::default() };
     let late = resolver.spaces.late(parent);
-    for vma in kept.iter().filter(|vma| !matches!(vma.kind, VmaKind::Vdso | VmaKind::Vvar)) {
+    let mut alike = Vec::new();
+    let mut guarded = Vec::new();
+    for kept in kept.iter().filter(|kept| !kept.is_kernel && !kept.is_wiped()) {
         let of = |alive: &Alive| -> Vec<(u64, u64)> {
-            stored(&alive.mm.pages.extents, vma).map(|extent| range(&extent)).collect()
+            stored(&alive.mm.pages.extents, kept.start, kept.end).map(|extent| range(&extent)).collect()
         };
-        // What the parent fills behind its forks has not come along.
-        difference.emptied.extend(without(&without(&of(other), late), &of(own)));
+        // What the parent fills behind its forks has not come along. Where the child has nothing, there may be more to
+        // drop than what has: one call takes all between two of its pages.
+        let come = without(&of(other), late);
+        if !come.is_empty() {
+            let free = without(&[(kept.start, kept.end)], &of(own));
+            difference.emptied.extend(free.into_iter().filter(|(start, end)| meets(&come, *start, *end)));
+        }
+        alike.extend(within(runs, kept.start, kept.end));
+        guarded.extend(cut(&other.mm.guards, kept.start, kept.end));
     }
-    let alike: Vec<(u64, u64)> = kept.iter().flat_map(|vma| within(runs, vma)).collect();
     for extent in &own.mm.pages.extents {
         for (start, end) in without(&[range(extent)], &alike) {
             difference.filled.extend(extent.within(start, end));
         }
     }
-    difference.kept = starts;
+    difference.unguarded = without(&guarded, &own.mm.guards);
+    difference.guards = without(&own.mm.guards, &guarded);
+    difference.kept = kept;
     Some(difference)
+}
+
+/// Ranges as far as they are between two addresses.
+fn cut(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + use<'_> {
+    let first = ranges.partition_point(|(_, behind)| *behind <= start);
+    let here = ranges[first..].iter().take_while(move |(from, _)| *from < end);
+    here.map(move |(from, behind)| (start.max(*from), end.min(*behind)))
 }
 
 /// Whether the kernel knows of an heir's layout what it is to know: it has it from the parent, as the executable.
@@ -385,63 +452,6 @@ pub(super) fn is_laid_out_alike(resolver: &Resolver<'_>, child: TaskId, own: &Al
         };
         layout(&own.mm) == layout(&other.mm) && own.mm.auxv == other.mm.auxv
     })
-}
-
-/// The mappings of the child that are its parent's, by address. Both have them from the same address to the same
-/// address, so that the kernel neither joins nor cuts what was not.
-fn kept<'a>(child: &'a Alive, parent: &Alive, same: &impl Fn(u32, u32) -> bool) -> Vec<&'a Vma> {
-    let theirs = &parent.mm.vmas;
-    let is_guarded = |alive: &Alive, vma: &Vma| {
-        alive.mm.guards.iter().any(|(start, end)| *start < vma.end && vma.start < *end)
-    };
-    child
-        .mm
-        .vmas
-        .iter()
-        .filter(|vma| {
-            let at = theirs.partition_point(|other| other.start < vma.start);
-            let Some(other) = theirs.get(at) else { return false };
-            is_alike(vma, other, same) && !is_guarded(child, vma) && !is_guarded(parent, other)
-        })
-        .collect()
-}
-
-fn is_alike(a: &Vma, b: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
-    let modes = |vma: &Vma| (vma.start, vma.end, vma.prot, vma.flags, vma.madvise);
-    let is_copied = a.madvise & NOT_COPIED == 0
-        && a.flags & libc::MAP_LOCKED as u32 == 0
-        && a.flags & MAP_TYPE != MAP_DROPPABLE
-        && !huge::is_private(a);
-    if modes(a) != modes(b) || !is_copied {
-        return false;
-    }
-    match (a.kind, b.kind) {
-        (VmaKind::AnonPrivate, VmaKind::AnonPrivate)
-        | (VmaKind::Vvar, VmaKind::Vvar)
-        | (VmaKind::Vdso, VmaKind::Vdso) => true,
-        (
-            VmaKind::FilePrivate { ofd_id, offset_bytes, .. },
-            VmaKind::FilePrivate { ofd_id: other, offset_bytes: from, .. },
-        ) => offset_bytes == from && same(ofd_id, other),
-        (
-            VmaKind::FileShared { ofd_id, offset_bytes, file_flags },
-            VmaKind::FileShared { ofd_id: other, offset_bytes: from, file_flags: flags },
-        ) => offset_bytes == from && file_flags == flags && same(ofd_id, other),
-        (VmaKind::AnonShared { .. }, VmaKind::AnonShared { .. })
-        | (VmaKind::Memfd { .. }, VmaKind::Memfd { .. }) => a.kind == b.kind,
-        (
-            VmaKind::AnonPrivate
-            | VmaKind::FilePrivate { .. }
-            | VmaKind::FileShared { .. }
-            | VmaKind::AnonShared { .. }
-            | VmaKind::Memfd { .. }
-            | VmaKind::Vvar
-            | VmaKind::Vdso
-            | VmaKind::Vsyscall
-            | VmaKind::Other,
-            _,
-        ) => false,
-    }
 }
 
 /// Whether two descriptions that are mapped are one file.
@@ -463,74 +473,4 @@ fn same_vdso(a: &Alive, b: &Alive) -> bool {
         vmas.map(|vma| (vma.start, vma.end, vma.kind)).collect()
     };
     special(a) == special(b)
-}
-
-fn range(extent: &Extent) -> (u64, u64) {
-    (extent.start, extent.start + extent.len_pages * PAGE)
-}
-
-/// How many pages of a mapping are stored.
-fn pages(extents: &[Extent], vma: &Vma) -> u64 {
-    stored(extents, vma).map(|extent| extent.len_pages).sum()
-}
-
-/// The stored pages of a mapping.
-fn stored<'a>(extents: &'a [Extent], vma: &Vma) -> impl Iterator<Item = Extent> + use<'a> {
-    let (start, end) = (vma.start, vma.end);
-    let first = extents.partition_point(|extent| range(extent).1 <= start);
-    extents[first..].iter().map_while(move |extent| extent.within(start, end))
-}
-
-/// The parts of runs that are in a mapping.
-fn within<'a>(runs: &'a [Run], vma: &Vma) -> impl Iterator<Item = (u64, u64)> + use<'a> {
-    let (start, end) = (vma.start, vma.end);
-    let first = runs.partition_point(|run| run.at + run.len <= start);
-    runs[first..]
-        .iter()
-        .take_while(move |run| run.at < end)
-        .map(move |run| (run.at.max(start), (run.at + run.len).min(end)))
-}
-
-/// Ranges without other ranges; both sorted and without overlaps.
-fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut left = Vec::new();
-    for (start, end) in ranges {
-        let mut at = *start;
-        let first = others.partition_point(|(_, behind)| *behind <= at);
-        for (from, to) in others[first..].iter().take_while(|(from, _)| from < end) {
-            if at < *from {
-                left.push((at, *from));
-            }
-            at = at.max(*to);
-        }
-        if at < *end {
-            left.push((at, *end));
-        }
-    }
-    left
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(ranges: &[(u64, u64)], others: &[(u64, u64)], expected: &[(u64, u64)]) {
-        assert_eq!(without(ranges, others), expected);
-    }
-
-    #[test]
-    fn ranges_are_joined() {
-        assert_eq!(joined(vec![(8, 9), (0, 2), (1, 3), (3, 4), (8, 9)]), [(0, 4), (8, 9)]);
-        assert_eq!(joined(vec![(0, 9), (2, 3), (9, 10)]), [(0, 10)]);
-        assert_eq!(joined(Vec::new()), []);
-    }
-
-    #[test]
-    fn ranges_without_others() {
-        check(&[(0, 10)], &[], &[(0, 10)]);
-        check(&[(0, 10)], &[(0, 10)], &[]);
-        check(&[(0, 10)], &[(2, 4), (6, 20)], &[(0, 2), (4, 6)]);
-        check(&[(0, 3), (5, 9)], &[(1, 6), (8, 9)], &[(0, 1), (6, 8)]);
-        check(&[(5, 6)], &[(0, 5), (6, 7)], &[(5, 6)]);
-    }
 }

@@ -101,6 +101,7 @@ pub(crate) struct Scenario {
     policy: Option<String>,
     sharing: Option<&'static str>,
     increments: Increments,
+    stays_small: bool,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
     criu_cannot: Option<&'static str>,
 }
@@ -144,6 +145,7 @@ impl Scenario {
             policy: std::env::var("REGROW_TEST_POLICY").ok(),
             sharing: None,
             increments: Increments::None,
+            stays_small: false,
             criu_changes: Vec::new(),
             criu_cannot: None,
         }
@@ -224,6 +226,13 @@ impl Scenario {
     #[must_use]
     pub(crate) fn deduplicated(mut self) -> Scenario {
         self.increments = Increments::Deduplicated;
+        self
+    }
+
+    /// Restored by regrow, the tree takes no more memory than before: pages that were shared are shared again.
+    #[must_use]
+    pub(crate) fn stays_small(mut self) -> Scenario {
+        self.stays_small = true;
         self
     }
 
@@ -314,8 +323,12 @@ impl Scenario {
             stage.restorer = restorer;
         }
         for round in 1..=rounds {
+            let small = stage.pss_kb()?;
             stage.dump(round, &before)?;
             stage.restore(round)?;
+            if self.stays_small && stage.restorer == Restorer::Regrow {
+                stage.demand_small(round, small)?;
+            }
             let after = stage
                 .await_same(self, &format!("restored{round}"), &before)
                 .map_err(|text| format!("after restore {round}:\n{text}"))?;
@@ -420,6 +433,28 @@ impl Stage<'_> {
             return Err(format!("snapshot `{name}`: {}", tail(&text, 3)));
         }
         serde_json::from_str(&text).map_err(|error| format!("snapshot `{name}`: {error}"))
+    }
+
+    /// How much memory the tree takes, in kB; what several tasks share counts once.
+    fn pss_kb(&mut self) -> Outcome<u64> {
+        let output = self.directory.join("pss");
+        // It is appended to.
+        let _ = fs::remove_file(&output);
+        let argv = [shown(&self.ground.program("pss")), self.root.to_string()];
+        let status = self.namespace.run(&argv, &output, STEP)?;
+        let text = fs::read_to_string(&output).map_err(|error| error.to_string())?;
+        let number = text.trim().parse().ok().filter(|_| status == 0);
+        number.ok_or_else(|| format!("pss: {}", tail(&text, 3)))
+    }
+
+    /// Demands that the restored tree takes hardly more memory than it did.
+    fn demand_small(&mut self, round: u32, before_kb: u64) -> Outcome<()> {
+        let after_kb = self.pss_kb()?;
+        say(&format!("restore {round}: {before_kb} kB before, {after_kb} kB after"));
+        if after_kb > before_kb + before_kb / 20 {
+            return Err(format!("restore {round}: it took {before_kb} kB, and takes {after_kb} kB"));
+        }
+        Ok(())
     }
 
     /// Waits until the tasks have done what they do on their own account, such as closing what they have

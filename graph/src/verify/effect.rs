@@ -571,7 +571,8 @@ pub enum MemoryEffect {
         /// The file and the offset in it; `None`: anonymous.
         file: Option<(Fd, u64)>,
     },
-    /// `mremap(2)` to a fixed address. An old length of 0 makes a second view of shared memory.
+    /// `mremap(2)`: to a fixed address, or in place where no flag is given. An old length of 0 makes a second view of
+    /// shared memory.
     Remap {
         /// From here,
         from: u64,

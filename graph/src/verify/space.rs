@@ -376,6 +376,9 @@ impl Run<'_> {
         (to, new_len): (u64, u64),
         flags: u32,
     ) -> Result<(), Wrong> {
+        if flags == 0 && from == to {
+            return self.extend(at, call, from, old_len, new_len);
+        }
         if flags != MREMAP_TO {
             return Err(Wrong::NotModelled { call, what: format!("flags {flags:#x}") });
         }
@@ -430,6 +433,45 @@ impl Run<'_> {
             }
         }
         self.use_space(at, call)?.map(to, end, mapping);
+        Ok(())
+    }
+
+    /// A mapping made longer where it is: all of what is named must be one, and nothing may lie behind it.
+    fn extend(
+        &mut self,
+        at: At,
+        call: &'static str,
+        start: u64,
+        old_len: u64,
+        new_len: u64,
+    ) -> Result<(), Wrong> {
+        self.check_pages(call, start, old_len)?;
+        self.check_pages(call, start, new_len)?;
+        let (old_end, end) = (start.saturating_add(old_len), start.saturating_add(new_len));
+        let bad = |why| Err(Wrong::BadRange { call, at: start, end, why });
+        if new_len <= old_len {
+            return Err(Wrong::NotModelled { call, what: "memory made shorter".to_owned() });
+        }
+        let pieces = self.mapped(at, call, start, old_end)?;
+        if pieces.windows(2).any(|pair| !pair[0].2.continues(pair[0].1 - pair[0].0, &pair[1].2)) {
+            return bad("of more than one mapping");
+        }
+        // What a page of shared memory behind its end would be is not known; what is locked is brought in.
+        let may_grow = |mapping: &Mapping| {
+            mapping.flags & MAP_LOCKED == 0
+                && match mapping.shows {
+                    Shows::Anonymous | Shows::File { .. } => true,
+                    Shows::Droppable | Shows::Segment { .. } | Shows::Kernel => false,
+                }
+        };
+        let Some((first, _, mapping)) = pieces.last().copied().filter(|(.., last)| may_grow(last)) else {
+            return bad("not to be made longer");
+        };
+        let space = self.use_space(at, call)?;
+        if !space.mappings.is_free(old_end, end) || !space.unknown.is_free(old_end, end) {
+            return bad("something may be mapped behind it");
+        }
+        space.map(old_end, end, intervals::Cut::rest(&mapping, old_end - first));
         Ok(())
     }
 

@@ -584,6 +584,9 @@ impl World {
         {
             return fails(EINVAL);
         }
+        if flags == 0 {
+            return self.grow(tid, from, to.1);
+        }
         if flags & MREMAP_FIXED == 0 {
             return not_modelled("an address of the kernel's choice");
         }
@@ -642,6 +645,41 @@ impl World {
         space.private.place(target, &private);
         self.forget_writers(&cut);
         Ok(target as i64)
+    }
+
+    /// A mapping made longer in place: only at its end, and into free space.
+    fn grow(&mut self, tid: u32, (at, len): (u64, u64), new_len: u64) -> Call<i64> {
+        let Ok((start, old_end)) = range(at, len) else { return fails(EINVAL) };
+        let Ok((_, end)) = range(at, new_len) else { return fails(EINVAL) };
+        if start == end {
+            return fails(EINVAL);
+        }
+        if end <= old_end || start == old_end {
+            return not_modelled("memory made shorter, or of no length");
+        }
+        let space = self.space_mut(tid);
+        let Some((_, mapping)) = space.at(start) else { return fails(EFAULT) };
+        if mapping.end < old_end {
+            // Whether they are one to the kernel is its own affair.
+            return not_modelled("several mappings made longer");
+        }
+        match mapping.backing {
+            Backing::Anonymous | Backing::File { .. } => {}
+            // VM_DONTEXPAND.
+            Backing::Vvar | Backing::Vdso => return fails(EFAULT),
+            Backing::Segment(..) | Backing::Region | Backing::Foreign => {
+                return not_modelled("a view beyond the end of shared memory");
+            }
+        }
+        let is_free = space.at(old_end).is_none() && space.mappings.range(old_end..end).next().is_none();
+        if mapping.end > old_end || !is_free {
+            return fails(ENOMEM);
+        }
+        let first = space.at(start).map_or(start, |(first, _)| first);
+        if let Some(mapping) = space.mappings.get_mut(&first) {
+            mapping.end = end;
+        }
+        Ok(at as i64)
     }
 
     fn count_writer(&mut self, mapping: &Mapping) {

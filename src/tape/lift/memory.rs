@@ -11,8 +11,13 @@ impl Call<'_, '_> {
             libc::SYS_mmap => self.mmap(),
             libc::SYS_mremap => {
                 let [from, old_len, new_len, flags, to, _] = self.record.args;
-                self.gives(to)?;
                 let flags = flags as u32;
+                // Where it may not move, the fifth argument is not looked at.
+                let to = if flags == 0 { from } else { to };
+                self.gives(to)?;
+                if flags == 0 {
+                    return Ok(Some(Effect::Memory(MemoryEffect::Remap { from, old_len, to, new_len, flags })));
+                }
                 if flags & libc::MREMAP_FIXED as u32 == 0
                     || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as u32
                         != 0

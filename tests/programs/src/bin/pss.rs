@@ -1,0 +1,27 @@
+//! Prints how much memory a tree of tasks takes: `pss PID`. The sum of `Pss` of the task and all below it
+//! (proc_pid_smaps_rollup(5)), in kB: pages that several have count once.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+fn main() {
+    let root: u32 = std::env::args().nth(1).and_then(|text| text.parse().ok()).expect("pss PID");
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // The name may have anything in it, but for the last parenthesis.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+        if let Some(parent) = behind.split_whitespace().nth(1).and_then(|word| word.parse().ok()) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let (mut sum, mut left) = (0u64, vec![root]);
+    while let Some(pid) = left.pop() {
+        left.extend(children.get(&pid).into_iter().flatten());
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Pss");
+        sum += line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+    }
+    println!("{sum}");
+}
