@@ -538,6 +538,8 @@ impl Private<'_> {
         const PRESENT: u64 = 1 << 63;
         const SWAPPED: u64 = 1 << 62;
         const FILE_OR_SHARED: u64 = 1 << 61;
+        /// `MADV_GUARD_INSTALL` (Documentation/admin-guide/mm/pagemap.rst, since Linux 6.15).
+        const GUARD: u64 = 1 << 58;
         let mut entries = vec![0u8; 1 << 16];
         let mut address = start;
         while address < end {
@@ -545,7 +547,9 @@ impl Private<'_> {
             self.pagemap.read_exact_at(&mut entries[..wanted], address / PAGE_BYTES * 8)?;
             for entry in entries[..wanted].chunks_exact(8) {
                 let bits = u64::from_le_bytes(entry.try_into()?);
-                if bits & (PRESENT | SWAPPED) != 0
+                if bits & GUARD != 0 {
+                    pages.insert(format!("{address:012x}"), json!("a guard"));
+                } else if bits & (PRESENT | SWAPPED) != 0
                     && bits & FILE_OR_SHARED == 0
                     && let Some(content) = self.page(address, address - start)?
                 {
