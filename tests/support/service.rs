@@ -147,8 +147,13 @@ impl Service {
             let log = || tail(&text_of(&log), 20);
             let before = self.stage.settled(&self.scenario, &format!("before{round}"), log);
             let before = before.unwrap_or_else(|failure| panic!("{failure}"));
+            let small = self.stage.pss_kb().unwrap_or_else(|failure| panic!("{failure}"));
             let ok = self.stage.dump(round, &before).and_then(|()| self.stage.restore(round));
             ok.unwrap_or_else(|failure| panic!("{failure}\n{}", self.log()));
+            if self.stage.restorer == Restorer::Regrow {
+                let ok = self.stage.demand_small(round, small);
+                ok.unwrap_or_else(|failure| panic!("{failure}"));
+            }
             let same = self.stage.await_same(&self.scenario, &format!("restored{round}"), &before);
             same.unwrap_or_else(|text| panic!("after restore {round}:\n{text}"));
             ask(self, round);

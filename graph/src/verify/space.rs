@@ -458,7 +458,7 @@ impl Run<'_> {
         }
         // What a page of shared memory behind its end would be is not known; what is locked is brought in.
         let may_grow = |mapping: &Mapping| {
-            mapping.flags & MAP_LOCKED == 0
+            mapping.flags & (MAP_LOCKED | MAP_HUGETLB) == 0
                 && match mapping.shows {
                     Shows::Anonymous | Shows::File { .. } => true,
                     Shows::Droppable | Shows::Segment { .. } | Shows::Kernel => false,

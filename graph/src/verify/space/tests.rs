@@ -651,6 +651,52 @@ fn moves() {
 }
 
 #[test]
+fn memory_that_grows_in_place() {
+    let grow =
+        |from, old_len, new_len| memory(MemoryEffect::Remap { from, old_len, to: from, new_len, flags: 0 });
+    // Three pages that become four, and are filled as if they had always been.
+    let grown = |t: &mut Tapes| {
+        of(t, 10).splice(
+            8..12,
+            [
+                map(0x10000, 0x3000),
+                grow(0x10000, 0x3000, 0x4000),
+                open("/images/pages-1.img", 0, 0),
+                read(0, &[(0x11000, 0x1000)], 0x7000),
+                read(0, &[(0x13000, 0x1000)], 0x8000),
+                close(0),
+            ],
+        );
+    };
+    passes(|t, _| grown(t));
+    let other = |effect: Effect, words: &str| {
+        refuse(
+            |t, _| {
+                grown(t);
+                of(t, 10)[9] = effect;
+            },
+            words,
+        );
+    };
+    other(grow(0x10000, 0x3000, 0x5000), "task 10: 0x14000..0x15000 ends as private memory");
+    other(grow(0x10000, 0x3000, 0x3000), "memory made shorter is not modelled");
+    other(grow(0x10000, 0x4000, 0x5000), "nothing is mapped there then");
+    other(grow(0x10000, 0x2000, 0x4000), "something may be mapped behind it");
+    other(
+        memory(MemoryEffect::Remap {
+            from: 0x10000,
+            old_len: 0x3000,
+            to: 0x20000,
+            new_len: 0x4000,
+            flags: 0,
+        }),
+        "flags 0x0 is not modelled",
+    );
+    refuse(|t, _| last(t, 10, vec![grow(0x20000, 0x1000, 0x2000)]), "not to be made longer");
+    refuse(|t, _| last(t, 10, vec![grow(0x40000, 0x3000, 0x4000)]), "of more than one mapping");
+}
+
+#[test]
 fn what_the_kernel_refuses() {
     let refuse_last = |step: Effect, words: &str| refuse(|t, _| last(t, 10, vec![step]), words);
     refuse_last(map(0x10000, 0x1000), "mmap of 0x10000..0x11000: something may be mapped there already");
