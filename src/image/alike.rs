@@ -7,24 +7,21 @@
 //! Example: a parent with pages `A B C` at 0x1000 and a child with `A X C` there give two runs of one page each, at
 //! 0x1000 and 0x3000.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+//!
+//! What several children share may be *old*: their parent has written to its own since. Such pages are found by comparing
+//! those of the children that are not like the parent's with one another; the parent can have them when it forks, and
+//! its own behind that.
 
-use memmap2::Mmap;
+mod compare;
+
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::file::map_image;
-use super::model::{Extent, Image, Model, Pages, PagesImage};
-use super::pagemap::PAGE_BYTES;
-
-/// Pages are compared by so many bytes at a time.
-const PAGE: usize = PAGE_BYTES as usize;
-
-/// Pages images from this size on are mapped, in bytes.
-const MAPPED_FROM: usize = 1 << 20;
+use super::model::{Extent, Image, Model, PagesImage, Vma, VmaKind};
+use super::ranges::{joined, range, without};
+use compare::{Paths, Span, any_of_few, spans};
 
 /// A run of pages that are alike. Address, offsets and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,117 +51,111 @@ pub struct Pair {
 #[derive(Debug, Clone, Default)]
 pub struct Alike {
     runs: BTreeMap<usize, (usize, Vec<Run>)>,
+    old: BTreeMap<usize, Vec<Extent>>,
 }
 
 impl Alike {
-    /// The runs of pages that `child` has in common with `parent`, by address; `None`: they were not compared.
+    /// The runs of pages that `child` has in common with `parent` as it was when it forked, by address; `None`: they
+    /// were not compared. Of old pages the parent's place is that which [`Alike::old`] says.
     pub fn of(&self, child: usize, parent: usize) -> Option<&[Run]> {
         self.runs.get(&child).filter(|(other, _)| *other == parent).map(|(_, runs)| runs.as_slice())
+    }
+
+    /// Pages that several children of `parent` have in common, and it has not any more, by address: with where one of
+    /// the children has them. They are in private memory that it may write to.
+    pub fn old(&self, parent: usize) -> &[Extent] {
+        self.old.get(&parent).map_or(&[], Vec::as_slice)
     }
 
     /// Compares the stored pages of each pair, on all cores. What cannot be read is like nothing; who then reads
     /// it in earnest says why.
     pub fn find(model: &Model, pairs: &[Pair]) -> Alike {
-        let pages = |index: usize| model.tasks.get(index)?.alive().map(|alive| &alive.mm.pages);
-        let mut parents: BTreeMap<usize, Vec<(Part<'_>, Option<Mmap>)>> = BTreeMap::new();
-        for pair in pairs {
-            parents.entry(pair.parent).or_insert_with(|| {
-                let parts = pages(pair.parent).map_or_else(Vec::new, Pages::by_image).into_iter();
-                parts.map(|part| (part.clone(), map_image(model, part.0).ok())).collect()
-            });
-        }
-        let compare = |buffer: &mut Vec<u8>, pair: &Pair| {
-            let of_parent = parents.get(&pair.parent)?;
-            let mut all: Vec<Run> = Vec::new();
-            for (image, extents) in pages(pair.child)?.by_image() {
-                let mapped;
-                let of_child = match read_small(model, image, &extents, buffer) {
-                    Some(bytes) => bytes,
-                    None => {
-                        mapped = map_image(model, image).ok()?;
-                        &mapped[..]
-                    }
-                };
-                for ((_, others), bytes) in of_parent {
-                    let bytes = bytes.as_ref()?;
-                    all.extend(runs((&extents, of_child), (others, bytes)));
-                }
-            }
-            all.sort_by_key(|run| run.at);
-            Some((pair.child, (pair.parent, all)))
+        let paths = |image| model.path(Image::Pages(image));
+        let extents = |index: usize| {
+            let alive = model.tasks.get(index).and_then(|task| task.alive());
+            alive.map_or(&[][..], |alive| alive.mm.pages.extents.as_slice())
         };
-        let found = pairs.par_iter().map_init(Vec::new, compare);
-        Alike { runs: found.flatten_iter().collect() }
-    }
-}
-
-/// The extents that are in one pages image.
-type Part<'a> = (PagesImage, Cow<'a, [Extent]>);
-
-/// The pages of a small address space, read: that costs less than a mapping, whose end each core is told of.
-fn read_small<'a>(
-    model: &Model,
-    image: PagesImage,
-    extents: &[Extent],
-    buffer: &'a mut Vec<u8>,
-) -> Option<&'a [u8]> {
-    let last = extents.last()?;
-    let end = last.offset_bytes.checked_add(last.len_pages.checked_mul(PAGE_BYTES)?)?;
-    let len = usize::try_from(end).ok().filter(|len| *len <= MAPPED_FROM)?;
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    let path = model.path(Image::Pages(image));
-    // Not to hang on a FIFO of that name.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    file.read_exact_at(&mut buffer[..len], 0).ok()?;
-    Some(&buffer[..len])
-}
-
-/// The runs of two parts of address spaces: each as its extents, by address, and the bytes of its pages image.
-fn runs((child, of_child): (&[Extent], &[u8]), (parent, of_parent): (&[Extent], &[u8])) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    let (mut children, mut parents) = (child.iter().peekable(), parent.iter().peekable());
-    while let (Some(a), Some(b)) = (children.peek(), parents.peek()) {
-        let end = |extent: &Extent| extent.start.saturating_add(extent.len_pages.saturating_mul(PAGE_BYTES));
-        let (start, behind) = (a.start.max(b.start), end(a).min(end(b)));
-        let mut at = start;
-        while at < behind {
-            let place = |extent: &Extent| extent.offset_bytes.saturating_add(at - extent.start);
-            let (from, other) = (place(a), place(b));
-            let bytes = |of: &[u8], from: u64| {
-                let from = usize::try_from(from).ok()?;
-                Some(from..from.checked_add(PAGE).filter(|end| *end <= of.len())?)
-            };
-            if let (Some(mine), Some(theirs)) = (bytes(of_child, from), bytes(of_parent, other))
-                && of_child[mine] == of_parent[theirs]
-            {
-                match runs.last_mut() {
-                    Some(run)
-                        if (run.at + run.len, run.of_child + run.len, run.of_parent + run.len)
-                            == (at, from, other) =>
-                    {
-                        run.len += PAGE_BYTES;
-                    }
-                    _ => {
-                        let images = (b.image, a.image);
-                        runs.push(Run { at, len: PAGE_BYTES, images, of_child: from, of_parent: other });
-                    }
-                }
+        let lists: Vec<Vec<Span>> =
+            pairs.par_iter().map(|pair| spans(extents(pair.child), extents(pair.parent))).collect();
+        let mut families: BTreeMap<usize, Vec<(usize, Vec<Run>)>> = BTreeMap::new();
+        for (pair, runs) in pairs.iter().zip(compare::alike(&paths, &lists)) {
+            families.entry(pair.parent).or_default().push((pair.child, runs));
+        }
+        let find_old = |(parent, mut children): (usize, Vec<(usize, Vec<Run>)>)| {
+            let vmas = model.tasks.get(parent).and_then(|task| task.alive());
+            let vmas = vmas.map_or(&[][..], |alive| alive.mm.vmas.as_slice());
+            let mut family: Vec<(&[Extent], &mut Vec<Run>)> =
+                children.iter_mut().map(|(child, runs)| (extents(*child), runs)).collect();
+            let old = if family.len() > 1 { find_old(&paths, vmas, &mut family) } else { Vec::new() };
+            (parent, children, old)
+        };
+        let mut alike = Alike::default();
+        let found: Vec<_> = families.into_par_iter().map(find_old).collect();
+        for (parent, children, old) in found {
+            alike.runs.extend(children.into_iter().map(|(child, runs)| (child, (parent, runs))));
+            if !old.is_empty() {
+                alike.old.insert(parent, old);
             }
-            at += PAGE_BYTES;
         }
-        if end(a) <= end(b) {
-            children.next();
-        } else {
-            parents.next();
+        alike
+    }
+}
+
+/// The pages that children have in common with one another, where none has its parent's: for each of `family` its stored
+/// pages, and what it was found to have in common with the parent, which gets the old ones added.
+///
+/// Each child's pages are compared with those of the first that has any there; if of a few none is alike, not with all.
+fn find_old(paths: &Paths<'_>, of_parent: &[Vma], family: &mut [(&[Extent], &mut Vec<Run>)]) -> Vec<Extent> {
+    let room: Vec<(u64, u64)> =
+        of_parent.iter().filter(|vma| can_be_old(vma)).map(|vma| (vma.start, vma.end)).collect();
+    let taken = family.iter().flat_map(|(_, runs)| runs.iter().map(|run| (run.at, run.at + run.len)));
+    let free = without(&joined(room), &joined(taken.collect()));
+    let unlike: Vec<Vec<Extent>> = family.iter().map(|(extents, _)| among(extents, &free)).collect();
+    let (mut first, mut known): (Vec<Extent>, Vec<(u64, u64)>) = (Vec::new(), Vec::new());
+    let mut common: Vec<(u64, u64)> = Vec::new();
+    for ((_, all), unlike) in family.iter_mut().zip(&unlike) {
+        let both = spans(unlike, &first);
+        if any_of_few(paths, &both) {
+            let runs = compare::alike(paths, &[both]).pop().unwrap_or_default();
+            common.extend(runs.iter().map(|run| (run.at, run.at + run.len)));
+            all.extend(runs);
+        }
+        let more: Vec<(u64, u64)> = without(&unlike.iter().map(range).collect::<Vec<_>>(), &known);
+        if !more.is_empty() {
+            first.extend(among(unlike, &more));
+            first.sort_unstable_by_key(|extent| extent.start);
+            known.extend(more);
+            known = joined(known);
         }
     }
-    runs
+    let old = among(&first, &joined(common));
+    if !old.is_empty() {
+        // Who has them first has them in common with itself.
+        for ((_, all), unlike) in family.iter_mut().zip(&unlike) {
+            let own = spans(unlike, &old).into_iter().filter(|span| span.child == span.parent);
+            all.extend(own.map(|span| span.run()));
+            all.sort_by_key(|run| run.at);
+        }
+    }
+    old
+}
+
+/// Whether a mapping is private memory that can be filled at any time, and that fork copies.
+fn can_be_old(vma: &Vma) -> bool {
+    const OTHER: i32 = libc::MAP_LOCKED | libc::MAP_HUGETLB;
+    matches!(vma.kind, VmaKind::AnonPrivate | VmaKind::FilePrivate { .. })
+        && vma.prot & libc::PROT_WRITE as u32 != 0
+        && vma.flags & OTHER as u32 == 0
+}
+
+/// Extents within ranges.
+fn among(extents: &[Extent], ranges: &[(u64, u64)]) -> Vec<Extent> {
+    super::ranges::parted(extents, ranges).1
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pagemap::PAGE_BYTES;
     use super::*;
 
     /// An address space as (first page, pages); its pages are letters, one for each page in the order of the image.
@@ -179,20 +170,93 @@ mod tests {
                 extent
             })
             .collect();
-        (extents, letters.bytes().flat_map(|letter| [letter; PAGE]).collect())
+        (extents, letters.bytes().flat_map(|letter| [letter; PAGE_BYTES as usize]).collect())
     }
 
-    /// Runs as (address, pages, offset of the child, offset of the parent), all in pages.
+    /// Writes the pages of several tasks as images 1, 2 …, and gives them with their extents.
+    fn images(spaces: &[(&[(u64, u64)], &str)]) -> (tempfile::TempDir, Vec<Vec<Extent>>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut all = Vec::new();
+        for (number, (extents, letters)) in (1..).zip(spaces) {
+            let (mut extents, bytes) = space(extents, letters);
+            extents.iter_mut().for_each(|extent| extent.image = PagesImage::own(number));
+            std::fs::write(dir.path().join(format!("pages-{number}.img")), bytes).expect("written");
+            all.push(extents);
+        }
+        (dir, all)
+    }
+
+    /// As (address, pages, offset of the child, offset of the parent), all in pages.
+    fn in_pages(runs: &[Run]) -> Vec<(u64, u64, u64, u64)> {
+        let pages = |bytes: u64| bytes / PAGE_BYTES;
+        runs.iter()
+            .map(|run| (pages(run.at), pages(run.len), pages(run.of_child), pages(run.of_parent)))
+            .collect()
+    }
+
     fn check(child: (&[(u64, u64)], &str), parent: (&[(u64, u64)], &str), expected: &[(u64, u64, u64, u64)]) {
-        let (a, b) = (space(child.0, child.1), space(parent.0, parent.1));
-        let found: Vec<_> = runs((&a.0, &a.1), (&b.0, &b.1))
-            .iter()
-            .map(|run| {
-                let pages = |bytes: u64| bytes / PAGE_BYTES;
-                (pages(run.at), pages(run.len), pages(run.of_child), pages(run.of_parent))
-            })
-            .collect();
+        let (dir, extents) = images(&[child, parent]);
+        let paths = |image: PagesImage| dir.path().join(image.to_string());
+        let found = compare::alike(&paths, &[spans(&extents[0], &extents[1])]);
+        assert_eq!(in_pages(&found[0]), expected);
+    }
+
+    /// Old pages of a parent with `vmas`, and the runs that each child has afterwards; of image 1 are the parent's.
+    fn check_old(
+        vmas: &[(u64, u64, i32)],
+        parent: (&[(u64, u64)], &str),
+        children: &[(&[(u64, u64)], &str)],
+        expected: &[(u64, u64)],
+    ) -> Vec<Vec<(u64, u64, u64, u64)>> {
+        let vma = |&(start, end, prot): &(u64, u64, i32)| Vma {
+            start: start * PAGE_BYTES,
+            end: end * PAGE_BYTES,
+            prot: prot as u32,
+            flags: (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32,
+            status: 0,
+            kind: VmaKind::AnonPrivate,
+            madvise: 0,
+            origin: super::super::Origin::new(Image::Mm(1), 0),
+        };
+        let vmas: Vec<Vma> = vmas.iter().map(vma).collect();
+        let (dir, extents) = images(&[&[parent], children].concat());
+        let paths = |image: PagesImage| dir.path().join(image.to_string());
+        let lists: Vec<_> = extents[1..].iter().map(|child| spans(child, &extents[0])).collect();
+        let mut runs = compare::alike(&paths, &lists);
+        let mut family: Vec<_> =
+            extents[1..].iter().zip(&mut runs).map(|(extents, runs)| (extents.as_slice(), runs)).collect();
+        let old = find_old(&paths, &vmas, &mut family);
+        let found: Vec<_> = old.iter().map(|it| (it.start / PAGE_BYTES, it.len_pages)).collect();
         assert_eq!(found, expected);
+        runs.iter().map(|runs| in_pages(runs)).collect()
+    }
+
+    #[test]
+    fn what_children_alone_have_in_common() {
+        const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        let heap: &[(u64, u64)] = &[(1, 4)];
+        // The parent has written to B and C since, one child to C, too.
+        let runs = check_old(&[(1, 5, RW)], (heap, "AbcD"), &[(heap, "ABCD"), (heap, "ABxD")], &[(2, 1)]);
+        assert_eq!(runs[0], [(1, 1, 0, 0), (2, 1, 1, 1), (4, 1, 3, 3)]);
+        assert_eq!(runs[1], runs[0]);
+        // Not where one has the parent's, where the parent has nothing mapped, or may not write.
+        let three: [(&[(u64, u64)], &str); 3] = [(heap, "ABCD"), (heap, "AbCD"), (heap, "ABCD")];
+        check_old(&[(1, 5, RW)], (heap, "Abcd"), &three, &[(3, 2)]);
+        check_old(&[(1, 4, RW)], (heap, "Abcd"), &three, &[(3, 1)]);
+        check_old(&[(1, 4, RW), (4, 5, libc::PROT_READ)], (heap, "Abcd"), &three, &[(3, 1)]);
+        // The parent has no page there any more; the first child never had one.
+        let short: &[(u64, u64)] = &[(1, 1)];
+        let runs = check_old(
+            &[(1, 5, RW)],
+            (short, "A"),
+            &[(short, "A"), (heap, "ABCD"), (heap, "ABCD")],
+            &[(2, 3)],
+        );
+        assert_eq!(
+            runs,
+            [vec![(1, 1, 0, 0)], vec![(1, 1, 0, 0), (2, 3, 1, 1)], vec![(1, 1, 0, 0), (2, 3, 1, 1)]]
+        );
+        check_old(&[(1, 5, RW)], (heap, "abcd"), &[(heap, "ABCD"), (heap, "EFGH")], &[]);
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod mm;
 mod pagemap;
 mod parents;
 mod proto;
+pub(crate) mod ranges;
 mod read;
 mod seccomp;
 mod shared;

@@ -231,9 +231,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     for kind in special_steps(&way).into_iter().filter(|_| inherited.is_none()) {
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
     }
+    let old = resolver.spaces.old(id).to_vec();
     for vma in vmas {
         let len = vma.end - vma.start;
-        let is_filled = has_pages(extents, vma.start, vma.end);
+        let is_filled = [extents, &old].iter().any(|extents| has_pages(extents, vma.start, vma.end));
         // Filling writes; what is read-only at the end is writable until then.
         let prot = if is_filled { vma.prot | libc::PROT_WRITE as u32 } else { vma.prot };
         let kept = vma.flags & (MAP_KNOWN | MAP_HUGE);
@@ -415,7 +416,16 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             steps.extend(fill(resolver, filled, file));
         }
     }
+    for (image, extents) in by_image(&old) {
+        // The image is a child's.
+        let file = new_pages_file(resolver, image, origin);
+        steps.extend(fill(resolver, fills(&extents, provided), file));
+    }
     let mut behind = settling(resolver, shape.as_deref(), mm);
+    for (start, end) in space::gone(&old, &mm.pages.extents) {
+        let kind = StepKind::Madvise { start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
+        behind.push(resolver.add_step(kind, mm.origin, Vec::new()));
+    }
     for (image, extents) in by_image(&late) {
         let filled = fills(&extents, provided);
         if !filled.is_empty() {
@@ -465,7 +475,8 @@ fn settling(resolver: &mut Resolver<'_>, shape: Option<&[Vma]>, mm: &Mm) -> Vec<
     let advise =
         |&(start, end, advice): &(u64, u64, u32)| StepKind::Madvise { start, len: end - start, advice };
     let kinds = settling.unmapped.iter().map(unmap);
-    let kinds = kinds.chain(settling.protected.iter().map(protect)).chain(settling.advised.iter().map(advise));
+    let kinds =
+        kinds.chain(settling.protected.iter().map(protect)).chain(settling.advised.iter().map(advise));
     kinds.map(|kind| resolver.add_step(kind, mm.origin, Vec::new())).collect()
 }
 

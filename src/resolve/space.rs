@@ -9,6 +9,9 @@
 //! Pages of the parent that no heir has are filled *behind* the forks: to fork one costs time, and so does the copy that
 //! the kernel makes of it when a child fills its own over it.
 //!
+//! The other way round, pages that several heirs have and the parent not any more are filled by it before it forks, and
+//! its own behind that: so they are filled once, and shared as they were.
+//!
 //! Worked example: a server with pages `A B`, and two workers with `A B'` and `A B''`. The server maps both pages and
 //! fills `A`, then forks; then it fills `B`, and each worker its own. All three share the page `A`.
 //!
@@ -16,13 +19,11 @@
 //! |---|---|
 //! | `kept` | which mappings a child keeps of those that it is born with |
 //! | `shape` | what a task has mapped when it forks, where that is not what it has in the end |
-//! | `ranges` | what is within ranges and what is not |
 //!
 //! The choice is one of time and memory only. What it costs to fork a mapping, or a page, and to map or fill it anew is in
 //! the [`CostModel`]; wrong ones make a restore slower, not wrong.
 
 mod kept;
-mod ranges;
 mod shape;
 
 use std::borrow::Cow;
@@ -39,11 +40,11 @@ use super::numbers::PAGE;
 use super::policy::Policy;
 use super::{Options, Resolver, Sharing, huge, tree};
 use crate::image::alike::{Pair, Run};
+use crate::image::ranges::{joined, meets, range, stored, within, without};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Task, Vma, VmaKind};
 use kept::{Kept, kept};
-use ranges::{joined, meets, range, stored, within, without};
 
-pub(super) use ranges::parted;
+pub(super) use crate::image::ranges::parted;
 pub(super) use shape::settle;
 
 /// From this many forks above each other on, address spaces are made anew: each further fork of a page costs more,
@@ -63,6 +64,8 @@ pub(super) struct Spaces {
     strangers: BTreeSet<TaskId>,
     /// Of early tasks: pages that no heir has, as sorted ranges. They are filled behind the forks.
     late: BTreeMap<TaskId, Vec<(u64, u64)>>,
+    /// Of early tasks: pages of their children that they have when they fork, and not in the end.
+    old: BTreeMap<TaskId, Vec<Extent>>,
     /// Of early tasks: what they have mapped when they fork, where that is not what they have in the end.
     shapes: BTreeMap<TaskId, Arc<[Vma]>>,
 }
@@ -83,6 +86,11 @@ impl Spaces {
     /// Pages that a task fills behind its forks, so that no child is born with them: sorted ranges.
     pub(super) fn late(&self, task: TaskId) -> &[(u64, u64)] {
         self.late.get(&task).map_or(&[], Vec::as_slice)
+    }
+
+    /// Pages that a task has when it forks, and either others or none in the end, by address.
+    pub(super) fn old(&self, task: TaskId) -> &[Extent] {
+        self.old.get(&task).map_or(&[], Vec::as_slice)
     }
 
     /// What an early task has mapped when it forks; `None`: what it has in the end.
@@ -156,7 +164,8 @@ impl Likeness {
     fn of(child: &Alive, parent: &Alive, same: &impl Fn(u32, u32) -> bool, runs: &[Run]) -> Likeness {
         let is_worth = |start, end| within(runs, start, end).next().is_some();
         let kept = with_all_put_off(child, parent, same, &is_worth);
-        let alike = kept.iter().filter(|kept| !kept.is_wiped()).flat_map(|kept| within(runs, kept.start, kept.end));
+        let alike =
+            kept.iter().filter(|kept| !kept.is_wiped()).flat_map(|kept| within(runs, kept.start, kept.end));
         let alike = alike.map(|(start, end)| (end - start) / PAGE).sum();
         Likeness::new(child, parent, same, &kept, alike)
     }
@@ -266,8 +275,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
                     let same = |a, b| is_same_file(resolver, a, b);
                     Some(Likeness::of(below, above, &same, runs))
                 });
-                let is_worth_depth =
-                    |likeness: &Likeness| is_shallow || likeness.counts.alike >= MANY_PAGES;
+                let is_worth_depth = |likeness: &Likeness| is_shallow || likeness.counts.alike >= MANY_PAGES;
                 let pays = |likeness: &Likeness| likeness.pays(resolver.options) && is_worth_depth(likeness);
                 match likeness.filter(pays) {
                     Some(likeness) => {
@@ -302,17 +310,43 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
         }
     }
     spaces.shapes = shapes(resolver, &spaces, &born);
+    for task in &spaces.early {
+        let old = old(resolver, &spaces, *task, &born[task.index()]);
+        spaces.old.insert(*task, old);
+    }
     late(resolver, &mut spaces);
     spaces
 }
 
+/// Where old pages must go, for the task has none there in the end.
+pub(super) fn gone(old: &[Extent], own: &[Extent]) -> Vec<(u64, u64)> {
+    let ranges = |extents: &[Extent]| extents.iter().map(range).collect::<Vec<_>>();
+    without(&ranges(old), &ranges(own))
+}
+
+/// The old pages of a task that heirs of it are to have.
+fn old(resolver: &Resolver<'_>, spaces: &Spaces, task: TaskId, children: &[TaskId]) -> Vec<Extent> {
+    let all = resolver.alike.old(task.index());
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let heirs = children.iter().filter(|child| spaces.is_heir(**child));
+    let runs = heirs.flat_map(|heir| resolver.alike.of(heir.index(), task.index()).unwrap_or_default());
+    parted(all, &joined(runs.map(|run| (run.at, run.at + run.len)).collect())).1
+}
+
+/// Where heirs of a task are born with pages, between two addresses: what it fills behind its forks does not come along,
+/// what is old does.
+fn come_along(spaces: &Spaces, task: TaskId, alive: &Alive, start: u64, end: u64) -> Vec<(u64, u64)> {
+    let ranges =
+        |extents: &[Extent]| stored(extents, start, end).map(|extent| range(&extent)).collect::<Vec<_>>();
+    let own = without(&ranges(&alive.mm.pages.extents), spaces.late(task));
+    joined([own, ranges(spaces.old(task))].concat())
+}
+
 /// What early tasks have mapped when they fork. An heir may itself be one, so those below come first. `born` has the
 /// children of each task.
-fn shapes(
-    resolver: &Resolver<'_>,
-    spaces: &Spaces,
-    born: &[Vec<TaskId>],
-) -> BTreeMap<TaskId, Arc<[Vma]>> {
+fn shapes(resolver: &Resolver<'_>, spaces: &Spaces, born: &[Vec<TaskId>]) -> BTreeMap<TaskId, Arc<[Vma]>> {
     let alive = |task: TaskId| resolver.model.tasks.get(task.index()).and_then(|task| task.alive());
     let mut shapes: BTreeMap<TaskId, Arc<[Vma]>> = BTreeMap::new();
     for parent in resolver.forest.birth_order().into_iter().rev().filter(|task| spaces.is_early(*task)) {
@@ -360,10 +394,11 @@ fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
         let mut late = without(&without(&stored, &joined(common)), &fixed);
         let above = parent_of(task).filter(|_| spaces.is_heir(task));
         if let Some((above, parent)) = above.and_then(|above| Some((above, alive(above)?))) {
-            let born: Vec<(u64, u64)> = parent.mm.pages.extents.iter().map(range).collect();
-            late = without(&late, &without(&born, spaces.late(above)));
+            late = without(&late, &come_along(spaces, above, parent, 0, u64::MAX));
         }
-        spaces.late.insert(task, late);
+        let old: Vec<(u64, u64)> = spaces.old(task).iter().map(range).collect();
+        late.extend(without(&stored, &without(&stored, &old)));
+        spaces.late.insert(task, joined(late));
     }
 }
 
@@ -403,23 +438,24 @@ pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) ->
     let born = at_fork.iter().filter(|vma| kept::is_born(vma)).map(|vma| (vma.start, vma.end)).collect();
     let there: Vec<(u64, u64)> = kept.iter().map(|kept| (kept.start, kept.end)).collect();
     let mut difference = Difference { unmapped: without(&joined(born), &there), ..Difference::default() };
-    let late = resolver.spaces.late(parent);
     let mut alike = Vec::new();
     let mut guarded = Vec::new();
     for kept in kept.iter().filter(|kept| !kept.is_kernel && !kept.is_wiped()) {
-        let of = |alive: &Alive| -> Vec<(u64, u64)> {
-            stored(&alive.mm.pages.extents, kept.start, kept.end).map(|extent| range(&extent)).collect()
-        };
-        // What the parent fills behind its forks has not come along. Where the child has nothing, there may be more to
-        // drop than what has: one call takes all between two of its pages.
-        let come = without(&of(other), late);
+        // Where the child has nothing, there may be more to drop than what has come: one call takes all between two of
+        // its pages.
+        let come = come_along(&resolver.spaces, parent, other, kept.start, kept.end);
         if !come.is_empty() {
-            let free = without(&[(kept.start, kept.end)], &of(own));
+            let pages = stored(&own.mm.pages.extents, kept.start, kept.end);
+            let free =
+                without(&[(kept.start, kept.end)], &pages.map(|extent| range(&extent)).collect::<Vec<_>>());
             difference.emptied.extend(free.into_iter().filter(|(start, end)| meets(&come, *start, *end)));
         }
         alike.extend(within(runs, kept.start, kept.end));
         guarded.extend(cut(&other.mm.guards, kept.start, kept.end));
     }
+    // What is old when it forks itself comes over what it was born with.
+    let old: Vec<(u64, u64)> = resolver.spaces.old(child).iter().map(range).collect();
+    let alike = without(&alike, &old);
     for extent in &own.mm.pages.extents {
         for (start, end) in without(&[range(extent)], &alike) {
             difference.filled.extend(extent.within(start, end));

@@ -72,9 +72,8 @@ pub(super) fn kept(
         let end = vma.end.min(other.end);
         let is_long_enough = end == vma.end || may_grow(vma) && is_worth(vma.start, end);
         let is_kernel = matches!(vma.kind, VmaKind::Vdso | VmaKind::Vvar);
-        (other.start <= vma.start && is_long_enough && is_born(other) && is_alike(vma, other, same)).then_some(
-            Kept { start: vma.start, end, prot: other.prot, advice: other.madvise, is_kernel },
-        )
+        (other.start <= vma.start && is_long_enough && is_born(other) && is_alike(vma, other, same))
+            .then_some(Kept { start: vma.start, end, prot: other.prot, advice: other.madvise, is_kernel })
     };
     child.iter().filter_map(keep).collect()
 }

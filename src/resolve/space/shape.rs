@@ -133,7 +133,8 @@ mod tests {
     fn check(own: &[Vma], children: &[&[Vma]], expected: &[(u64, u64, i32)]) -> (Vec<Vma>, Settling) {
         let fit = |own, child: &&[Vma]| fit(own, child, &|_, _| true);
         let shape = children.iter().fold(Cow::Borrowed(own), fit).into_owned();
-        let found: Vec<_> = shape.iter().map(|vma| (vma.start >> 12, vma.end >> 12, vma.prot as i32)).collect();
+        let found: Vec<_> =
+            shape.iter().map(|vma| (vma.start >> 12, vma.end >> 12, vma.prot as i32)).collect();
         assert_eq!(found, expected);
         let settling = settle(&shape, own);
         (shape, settling)
@@ -166,10 +167,7 @@ mod tests {
     fn what_is_parted_later() {
         let own = [anon(1, 3, RW), anon(3, 5, R), anon(5, 9, RW)];
         let (_, settling) = check(&own, &[&[anon(1, 9, RW)]], &[(1, 9, RW)]);
-        assert_eq!(
-            settling,
-            Settling { protected: vec![(0x3000, 0x5000, R as u32)], ..Settling::default() }
-        );
+        assert_eq!(settling, Settling { protected: vec![(0x3000, 0x5000, R as u32)], ..Settling::default() });
         let (_, settling) = check(&own, &[&[anon(2, 5, R)]], &[(1, 5, R), (5, 9, RW)]);
         assert_eq!(
             settling,

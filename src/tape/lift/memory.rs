@@ -16,7 +16,13 @@ impl Call<'_, '_> {
                 let to = if flags == 0 { from } else { to };
                 self.gives(to)?;
                 if flags == 0 {
-                    return Ok(Some(Effect::Memory(MemoryEffect::Remap { from, old_len, to, new_len, flags })));
+                    return Ok(Some(Effect::Memory(MemoryEffect::Remap {
+                        from,
+                        old_len,
+                        to,
+                        new_len,
+                        flags,
+                    })));
                 }
                 if flags & libc::MREMAP_FIXED as u32 == 0
                     || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP) as u32

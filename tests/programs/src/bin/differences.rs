@@ -115,7 +115,9 @@ fn advise(kind: Kind, from: usize, to: usize, advice: i32) {
 
 fn protect(kind: Kind, from: usize, to: usize, protection: i32) {
     // SAFETY: as above.
-    check_errno("mprotect", unsafe { libc::mprotect(at(kind, from) as *mut _, (to - from) * PAGE, protection) });
+    check_errno("mprotect", unsafe {
+        libc::mprotect(at(kind, from) as *mut _, (to - from) * PAGE, protection)
+    });
 }
 
 impl Memory {

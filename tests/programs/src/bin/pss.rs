@@ -1,5 +1,6 @@
-//! Prints how much memory a tree of tasks takes: `pss PID`. The sum of `Pss` of the task and all below it
-//! (proc_pid_smaps_rollup(5)), in kB: pages that several have count once.
+//! Prints how much memory a tree of tasks takes: `pss PID`. The sum of `Pss_Anon` and `Pss_Shmem` of the task and all
+//! below it (proc_pid_smaps_rollup(5)), in kB: pages that several have count once. Pages of files are left out: they are
+//! in memory anyway, and mapped when somebody looks at them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +9,9 @@ fn main() {
     let root: u32 = std::env::args().nth(1).and_then(|text| text.parse().ok()).expect("pss PID");
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         // The name may have anything in it, but for the last parenthesis.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
@@ -20,8 +23,10 @@ fn main() {
     while let Some(pid) = left.pop() {
         left.extend(children.get(&pid).into_iter().flatten());
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Pss");
-        sum += line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        for what in ["Pss_Anon:", "Pss_Shmem:"] {
+            let line = text.lines().find_map(|line| line.strip_prefix(what)).expect(what);
+            sum += line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        }
     }
     println!("{sum}");
 }

@@ -1,23 +1,24 @@
 //! Ranges of addresses, and pages within them. Ranges are pairs of the first address and the one behind the last,
 //! sorted and without overlaps.
 
-use super::PAGE;
-use crate::image::alike::Run;
-use crate::image::Extent;
+use super::alike::Run;
+use super::model::Extent;
+
+const PAGE: u64 = super::pagemap::PAGE_BYTES;
 
 /// The addresses of an extent.
-pub(super) fn range(extent: &Extent) -> (u64, u64) {
+pub(crate) fn range(extent: &Extent) -> (u64, u64) {
     (extent.start, extent.start + extent.len_pages * PAGE)
 }
 
 /// The stored pages between two addresses.
-pub(super) fn stored(extents: &[Extent], start: u64, end: u64) -> impl Iterator<Item = Extent> + use<'_> {
+pub(crate) fn stored(extents: &[Extent], start: u64, end: u64) -> impl Iterator<Item = Extent> + use<'_> {
     let first = extents.partition_point(|extent| range(extent).1 <= start);
     extents[first..].iter().map_while(move |extent| extent.within(start, end))
 }
 
 /// The parts of runs that are between two addresses.
-pub(super) fn within(runs: &[Run], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + use<'_> {
+pub(crate) fn within(runs: &[Run], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + use<'_> {
     let first = runs.partition_point(|run| run.at + run.len <= start);
     runs[first..]
         .iter()
@@ -26,12 +27,12 @@ pub(super) fn within(runs: &[Run], start: u64, end: u64) -> impl Iterator<Item =
 }
 
 /// Whether anything of ranges is between two addresses.
-pub(super) fn meets(ranges: &[(u64, u64)], start: u64, end: u64) -> bool {
+pub(crate) fn meets(ranges: &[(u64, u64)], start: u64, end: u64) -> bool {
     ranges.get(ranges.partition_point(|(_, to)| *to <= start)).is_some_and(|(from, _)| *from < end)
 }
 
 /// Extents outside and inside of ranges.
-pub(in super::super) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Vec<Extent>, Vec<Extent>) {
+pub(crate) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Vec<Extent>, Vec<Extent>) {
     let (mut outside, mut inside) = (Vec::new(), Vec::new());
     for extent in extents {
         let here = without(&[range(extent)], ranges);
@@ -44,7 +45,7 @@ pub(in super::super) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Ve
 }
 
 /// Ranges in order and without overlaps, of any.
-pub(super) fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+pub(crate) fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     ranges.sort_unstable();
     ranges.dedup_by(|next, last| {
         let touches = next.0 <= last.1;
@@ -57,7 +58,7 @@ pub(super) fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// Ranges without other ranges.
-pub(super) fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+pub(crate) fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut left = Vec::new();
     for (start, end) in ranges {
         let mut at = *start;
