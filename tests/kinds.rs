@@ -45,7 +45,7 @@ impl Drop for HugePages {
 /// Private and shared, memfds mapped and open; inherited address spaces and others.
 #[test]
 fn huge_pages() {
-    let _pages = HugePages::free(26);
+    let _pages = HugePages::free(20);
     huge().run();
     huge().sharing("keep").rounds(1).run();
 }
@@ -53,7 +53,7 @@ fn huge_pages() {
 /// When there are not enough of them, nothing is begun; nor by a plan that was stored when there were.
 #[test]
 fn too_few_huge_pages() {
-    let pages = HugePages::free(26);
+    let pages = HugePages::free(20);
     let Some(mut dumped) = Dumped::program("kinds", &["huge"]) else { return };
     let images = dumped.images_dir().display().to_string();
     let plan = dumped.file("huge.plan").display().to_string();

@@ -182,7 +182,8 @@ fn facts(model: &Model) -> HostFacts {
         SpecialMapping { name: name.to_owned(), offset_bytes: vma.start - first, size_bytes }
     };
     let mappings = vec![special("[vvar]", VmaKind::Vvar), special("[vdso]", VmaKind::Vdso)];
-    HostFacts { own, kernel, vdso: Some(Vdso { mappings, bytes: Vec::new() }), ..HostFacts::default() }
+    let vdso = Some(Vdso { mappings, bytes: Vec::new() });
+    HostFacts { own, kernel, vdso, huge_pages: [(2 << 20, 2)].into(), ..HostFacts::default() }
 }
 
 struct Real {

@@ -69,4 +69,26 @@ mod tests {
         assert_eq!(of_memfd(Some(21 << SHIFT | MFD_HUGETLB)), MAP_HUGETLB | 21 << SHIFT);
         assert_eq!(of_memfd(None), 0);
     }
+
+    #[test]
+    fn sizes_that_are_left_out() {
+        let origin = crate::image::Origin::new(crate::image::Image::Mm(1), 0);
+        let vma = |start: u64, flags: u32, kind| {
+            let end = start + (2 << 20);
+            Vma { start, end, prot: 3, flags, status: 0, kind, madvise: 0, origin }
+        };
+        let (told, left_out) = (0x5404_0022, 0x4_0022);
+        let check = |flags: &[(u32, VmaKind)], expected: &[u32]| {
+            let mut vmas: Vec<Vma> =
+                (0..).zip(flags).map(|(at, (flags, kind))| vma(at << 21, *flags, *kind)).collect();
+            complete(&mut vmas);
+            assert_eq!(vmas.iter().map(|vma| vma.flags).collect::<Vec<_>>(), expected);
+        };
+        let private = VmaKind::AnonPrivate;
+        check(&[(told, private), (left_out, private), (left_out, private)], &[told; 3]);
+        check(&[(left_out, private), (told, private)], &[left_out, told]);
+        check(&[(told, private), (0x22, private), (left_out, private)], &[told, 0x22, left_out]);
+        let other = VmaKind::AnonShared { shmid: 1, offset_bytes: 0 };
+        check(&[(told, private), (0x4_0001, other)], &[told, 0x4_0001]);
+    }
 }

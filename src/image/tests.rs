@@ -430,6 +430,10 @@ fn images_must_agree() {
 
 /// The mapping of `inode_name` becomes what the images mean by it.
 fn check_memfd(inode_name: &str, is_open: bool, expected: VmaKind) {
+    check_memfd_of(inode_name, None, is_open, expected);
+}
+
+fn check_memfd_of(inode_name: &str, huge: Option<u32>, is_open: bool, expected: VmaKind) {
     let copy = Copy::new();
     let mut mm = MmEntry::decode(&copy.entries("mm-4711.img")[0][..]).unwrap();
     mm.vmas.push(VmaEntry {
@@ -438,7 +442,7 @@ fn check_memfd(inode_name: &str, is_open: bool, expected: VmaKind) {
         pgoff: 0x1000,
         shmid: 90,
         prot: 3,
-        flags: 1,
+        flags: if huge.is_some() { 0x4_0001 } else { 1 },
         status: vma::AREA_REGULAR | vma::FILE_SHARED | vma::AREA_MEMFD,
         fd: -1,
         madv: None,
@@ -454,6 +458,7 @@ fn check_memfd(inode_name: &str, is_open: bool, expected: VmaKind) {
         size: 0x3000,
         shmid: 5150,
         inode_id: 1,
+        hugetlb_flag: huge,
         ..Default::default()
     };
     copy.set_entries("memfd.img", &[inode.encode_to_vec()]);
@@ -477,7 +482,10 @@ fn check_memfd(inode_name: &str, is_open: bool, expected: VmaKind) {
     }
     let model = copy.read().unwrap();
     let vmas = &model.tasks[0].alive().unwrap().mm.vmas;
-    assert_eq!(vmas.iter().find(|vma| vma.start == 0x2000_0000).unwrap().kind, expected);
+    let vma = vmas.iter().find(|vma| vma.start == 0x2000_0000).unwrap();
+    assert_eq!(vma.kind, expected);
+    // The size is in memfd.img alone.
+    assert_eq!(vma.flags >> 26, huge.map_or(0, |_| 21));
     assert_eq!(model.shm[0].pages.extents[0].start, 0x1000);
 }
 
@@ -487,6 +495,12 @@ fn anonymous_shared_memory_is_told_from_memfds() {
     check_memfd("/dev/zero", false, VmaKind::AnonShared { shmid: 5150, offset_bytes: 0x1000 });
     check_memfd("/dev/zero", true, memfd);
     check_memfd("cache", false, memfd);
+    let anonymous = VmaKind::AnonShared { shmid: 5150, offset_bytes: 0x1000 };
+    let huge = Some(4 | 21 << 26);
+    check_memfd_of("/anon_hugepage", huge, false, anonymous);
+    check_memfd_of("/anon_hugepage", huge, true, memfd);
+    check_memfd_of("/dev/zero", huge, false, memfd);
+    check_memfd("/anon_hugepage", false, memfd);
 }
 
 /// Filters, as the dump of a thread with two of them leaves them.

@@ -180,6 +180,15 @@ struct Taken {
     most: Option<(u64, Option<NsPid>, Origin, String)>,
 }
 
+/// Shared memory of huge pages: of what size, and those that are taken, of each run the first and the one behind the
+/// last.
+#[derive(Debug)]
+struct Shared {
+    bytes: u64,
+    origin: Origin,
+    pages: Vec<(u64, u64)>,
+}
+
 /// What a restore takes, by the size of the pages.
 fn taken(model: &Model) -> BTreeMap<u64, Taken> {
     let mut taken: BTreeMap<u64, Taken> = BTreeMap::new();
@@ -191,17 +200,17 @@ fn taken(model: &Model) -> BTreeMap<u64, Taken> {
         }
     };
     // Pages of shared memory, by its number in the images.
-    let mut shared: BTreeMap<u64, (u64, Origin, Vec<(u64, u64)>)> = BTreeMap::new();
+    let mut shared: BTreeMap<u64, Shared> = BTreeMap::new();
     let shmid_of: BTreeMap<u64, u64> =
         model.memfds.iter().map(|inode| (inode.inode_id, inode.shmid)).collect();
     for inode in &model.memfds {
         if let Some(bytes) = page_bytes(of_memfd(inode.hugetlb_flag)) {
-            shared.insert(inode.shmid, (bytes, inode.origin, Vec::new()));
+            shared.insert(inode.shmid, Shared { bytes, origin: inode.origin, pages: Vec::new() });
         }
     }
     for shm in &model.shm {
-        if let Some((bytes, _, pages)) = shared.get_mut(&shm.shmid) {
-            pages.extend(touched(&shm.pages.extents, (0, u64::MAX), *bytes));
+        if let Some(all) = shared.get_mut(&shm.shmid) {
+            all.pages.extend(touched(&shm.pages.extents, (0, u64::MAX), all.bytes));
         }
     }
     for (task, alive) in model.tasks.iter().filter_map(|task| Some((task, task.alive()?))) {
@@ -217,7 +226,7 @@ fn taken(model: &Model) -> BTreeMap<u64, Taken> {
                 _ => None,
             };
             if let Some((shmid, offset)) = of_shared {
-                if is_reserved && let Some((_, _, pages)) = shared.get_mut(&shmid) {
+                if is_reserved && let Some(Shared { pages, .. }) = shared.get_mut(&shmid) {
                     pages.push((offset / bytes, (offset / bytes).saturating_add(len)));
                 }
                 continue;
@@ -228,7 +237,7 @@ fn taken(model: &Model) -> BTreeMap<u64, Taken> {
             take(bytes, pages, Some(task.pid), vma.origin, what);
         }
     }
-    for (shmid, (bytes, origin, pages)) in shared {
+    for (shmid, Shared { bytes, origin, pages }) in shared {
         take(bytes, distinct(pages), None, origin, format!("shared memory {shmid:#x}"));
     }
     taken

@@ -24,7 +24,8 @@ use thiserror::Error;
 /// The first bytes of a stored plan.
 pub const MAGIC: [u8; 8] = *b"regrowpl";
 /// Of the format as it is written. Version 1 had no `--policy`, and no pages that are alike; version 2 did not say
-/// which tasks leave by themselves; in version 3 all pages of a task were in one image.
+/// which tasks leave by themselves; in version 3 all pages of a task were in one image, and none were
+/// huge.
 pub const VERSION: u32 = 4;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;

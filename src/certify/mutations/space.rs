@@ -11,6 +11,10 @@ const PAGE: u64 = 4096;
 const SHMID: u64 = 0x1234;
 /// Below all programs, and above what the attributes of the other tests are about.
 const FREE: u64 = 0x10_0000;
+/// The same, for huge pages.
+const FREE_HUGE: u64 = 0x1000_0000;
+/// `MAP_HUGETLB | MAP_HUGE_2MB`.
+const HUGE: u32 = 0x4_0000 | 21 << 26;
 
 fn vma(start: u64, pages: u64, kind: VmaKind) -> Vma {
     let flags = match kind {
@@ -50,6 +54,10 @@ fn spaces() -> Model {
     let guarded = FREE + 0x2_0000;
     add(child, vma(guarded, 8, VmaKind::AnonPrivate));
     child.mm.guards = vec![(guarded + PAGE, guarded + 3 * PAGE)];
+    // Two huge pages.
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32 | HUGE;
+    let huge = Vma { flags, ..vma(FREE_HUGE, 1024, VmaKind::AnonPrivate) };
+    add(child, huge);
     let flags = (libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u32 | 8;
     let madvise = 1 << libc::MADV_WIPEONFORK | 1 << libc::MADV_DONTDUMP;
     add(child, Vma { flags, madvise, ..vma(FREE + 0x3_0000, 2, VmaKind::AnonPrivate) });
@@ -87,6 +95,7 @@ fn altered_memory(effect: &Effect) -> Vec<(&'static str, Effect)> {
                 ("not to be executed or to be", map(at, len, prot ^ 4, flags, file)),
                 ("not to be read or to be", map(at, len, prot ^ 1, flags, file)),
                 ("reserved or not", map(at, len, prot, flags ^ libc::MAP_NORESERVE as u32, file)),
+                ("of huge pages or not", map(at, len, prot, flags ^ HUGE, file)),
             ];
             if len > PAGE {
                 all.push(("a page shorter", map(at, len - PAGE, prot, flags, file)));

@@ -48,6 +48,12 @@ impl Explainer<'_> {
         let graph = &prepared.plan.graph;
         let finish: BTreeSet<_> =
             prepared.resolved.forest.resources[resource.index()].finish.iter().copied().collect();
+        let forest = &prepared.resolved.forest;
+        let opened = recipes.resources.iter().zip(&forest.resources).find_map(|(recipe, spec)| {
+            let is_its =
+                matches!(recipe.kind, ResourceKind::OpenedCarrier { address: at, .. } if at == address);
+            is_its.then(|| spec.yields.iter().flatten().next().copied()).flatten()
+        });
         let (mut fills, mut views) = (Vec::new(), Vec::new());
         for op in &prepared.plan.order {
             let node = graph.op(*op);
@@ -55,14 +61,24 @@ impl Explainer<'_> {
             if finish.contains(step) {
                 fills.push(self.act(*op));
             }
-            if let StepKind::MapShared { from, start, len: view_len } = recipes.steps[step.index()].kind
-                && (address..address + len).contains(&from)
-            {
+            let needs_it = || forest.steps[step.index()].needs.iter().any(|ofd| Some(*ofd) == opened);
+            let view = match recipes.steps[step.index()].kind {
+                StepKind::MapShared { from, start, len: view_len }
+                    if (address..address + len).contains(&from) =>
+                {
+                    Some((from - address, start, view_len))
+                }
+                StepKind::Mmap { start, len: view_len, file_offset: Some(offset), .. } if needs_it() => {
+                    Some((offset, start, view_len))
+                }
+                _ => None,
+            };
+            if let Some((offset_bytes, start, len_bytes)) = view {
                 views.push(View {
                     pid: self.pid(node.task),
                     start,
-                    len_bytes: view_len,
-                    offset_bytes: from - address,
+                    len_bytes,
+                    offset_bytes,
                     act: self.act(*op),
                 });
             }
