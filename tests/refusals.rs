@@ -6,8 +6,10 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use regrow::image::{Held, Image, Pages, write_pagemap};
 use serde_json::Value;
 use support::dumped::Dumped;
+use support::increments;
 
 /// Checks and restores images that must be refused: with `code` from `check`, exit status 1 from `restore`,
 /// and all of `said` from both, each in a line of its own; after that nothing is left.
@@ -145,12 +147,56 @@ fn two_images_that_are_missing() {
 #[test]
 fn images_of_an_incremental_dump() {
     let Some(mut tree) = Dumped::program("in_flight", &[]) else { return };
-    let parent = tree.images_dir().join("parent");
-    std::os::unix::fs::symlink("../before", &parent).expect("symlink");
+    let images = tree.images_dir();
+    assert!(increments::spread(&images, 2) > 0);
     tree.accept_files();
-    check_refused(&mut tree, 6, "unsupported", &[&["parent"]]);
-    fs::remove_file(parent).expect("remove");
+    let (link, pid) = (images.join("parent"), tree.root());
+    let [first, last] = [1, 2].map(|nth| increments::before(&images, nth));
+    let link_to = |target: &str| {
+        fs::remove_file(&link).expect("remove");
+        std::os::unix::fs::symlink(target, &link).expect("symlink");
+    };
+
+    link_to("../nowhere");
+    check_refused(&mut tree, 3, "bad_images", &[&["parent: missing", "it leads to ../nowhere"]]);
+    link_to("../images");
+    check_refused(&mut tree, 3, "bad_images", &[&["parent: it leads back to", "/images"]]);
+    link_to("inventory.img");
     tree.accept_files();
+    check_refused(&mut tree, 3, "bad_images", &[&["parent: ", "inventory.img is no directory"]]);
+    fs::remove_file(&link).expect("remove");
+    tree.accept_files();
+    let lost = format!("pagemap-{pid}.img entry ");
+    let said: &[&str] = &[&lost, "page 0x", "should be of a dump before, and parent is not there"];
+    check_refused(&mut tree, 3, "bad_images", &[said]);
+    std::os::unix::fs::symlink("../images-1", &link).expect("symlink");
+
+    let pagemap = first.join(format!("pagemap-{pid}.img"));
+    let kept = fs::read(&pagemap).expect("a pagemap");
+    fs::remove_file(&pagemap).expect("remove");
+    let missing = format!("parent/pagemap-{pid}.img: missing: pagemap-{pid}.img entry ");
+    check_refused(&mut tree, 3, "bad_images", &[&[&missing, "has pages in it"]]);
+    let empty = Pages { pages_id: 999, extents: Vec::new() };
+    write_pagemap(&first, Image::Pagemap(pid as u32), &empty, &Held::default()).expect("a pagemap");
+    check_refused(
+        &mut tree,
+        3,
+        "bad_images",
+        &[&[&lost, "page 0x", "should be of a dump before", "lacks it"]],
+    );
+    fs::write(&pagemap, kept).expect("write");
+
+    let is_pages = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("pages-");
+    let names = fs::read_dir(&last).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    let name = names.into_iter().find(is_pages).expect("a pages image");
+    let kept = fs::read(last.join(&name)).expect("pages");
+    fs::write(last.join(&name), &kept[..kept.len() - 1]).expect("write");
+    let short = format!("bytes of parent/parent/{}, which has {}", name.display(), kept.len() - 1);
+    check_refused(&mut tree, 3, "bad_images", &[&["parent/parent/pagemap-", "describes", &short]]);
+    fs::remove_file(last.join(&name)).expect("remove");
+    let missing = format!("parent/parent/{}: missing: parent/parent/pagemap-", name.display());
+    check_refused(&mut tree, 3, "bad_images", &[&[&missing]]);
+    fs::write(last.join(&name), kept).expect("write");
     check_mended(&mut tree);
 }
 

@@ -1,11 +1,13 @@
 //! A model into an [`Inspection`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::super::words;
 use super::*;
 use crate::image::{
-    Alive, InetSocket, Model, Ofd, OfdKind, Pages, Task, TaskState, Thread, UnixSocket, Vma, VmaKind, vma,
+    Alive, InetSocket, Model, Ofd, OfdKind, Pages, PagesImage, Task, TaskState, Thread, UnixSocket, Vma,
+    VmaKind, vma,
 };
 
 /// Collects what `model` holds; of the tasks only `only`, if given, and what it refers to.
@@ -20,6 +22,7 @@ pub fn inspect(model: &Model, images_bytes: Option<u64>, only: Option<u32>) -> I
     Inspection {
         format: FORMAT,
         directory: model.dir.clone(),
+        parents: parents(model),
         image_version: if model.inventory.img_version == 1 { "1" } else { "1.1" },
         criu_run_id: model.inventory.dump_criu_run_id.clone(),
         plugins: model.inventory.plugins.clone(),
@@ -106,8 +109,28 @@ fn mapped_bytes(vmas: &[Vma]) -> u64 {
 }
 
 fn stored(pages: &Pages) -> Stored {
-    let pages = pages.extents.iter().map(|extent| extent.len_pages).sum();
+    stored_in(pages, |_| true)
+}
+
+fn stored_in(pages: &Pages, is_counted: impl Fn(PagesImage) -> bool) -> Stored {
+    let extents = pages.extents.iter().filter(|extent| is_counted(extent.image));
+    let pages = extents.map(|extent| extent.len_pages).sum();
     Stored { pages, size_bytes: pages * 4096 }
+}
+
+/// What is used of the dumps before.
+fn parents(model: &Model) -> Vec<Parent> {
+    let all: Vec<&Pages> = model
+        .tasks
+        .iter()
+        .filter_map(|task| Some(&task.alive()?.mm.pages))
+        .chain(model.shm.iter().map(|shm| &shm.pages))
+        .collect();
+    let of = |(depth, dir): (u32, &PathBuf)| {
+        let pages = all.iter().map(|pages| stored_in(pages, |image| image.depth == depth).pages).sum();
+        Parent { directory: dir.clone(), stored_pages: Stored { pages, size_bytes: pages * 4096 } }
+    };
+    (1..).zip(&model.parents).map(of).collect()
 }
 
 fn socket_queues(model: &Model) -> Vec<SocketQueue> {

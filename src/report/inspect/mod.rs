@@ -27,6 +27,9 @@ pub struct Inspection {
     pub format: &'static str,
     /// The directory.
     pub directory: PathBuf,
+    /// Those of the dumps before, the nearest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Parent>,
     /// Version of the images: `1` or `1.1`.
     pub image_version: &'static str,
     /// `CRIU_RUN_ID` of the dump.
@@ -47,6 +50,15 @@ pub struct Inspection {
     pub socket_queues: Vec<SocketQueue>,
     /// Images that regrow recognises and does not read.
     pub unread: Vec<UnreadImage>,
+}
+
+/// A directory of a dump before, of which pages are used.
+#[derive(Debug, Clone, Serialize)]
+pub struct Parent {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The pages that are used.
+    pub stored_pages: Stored,
 }
 
 /// Sums.

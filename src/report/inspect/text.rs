@@ -136,6 +136,10 @@ fn head(inspection: &Inspection) -> String {
         let _ = write!(text, "; {} of images", words::bytes(bytes));
     }
     text.push('\n');
+    for parent in &inspection.parents {
+        let bytes = words::bytes(parent.stored_pages.size_bytes);
+        let _ = writeln!(text, "{bytes} of them of a dump before, in {}", parent.directory.display());
+    }
     for image in &inspection.unread {
         let entries =
             image.entries.map_or(String::new(), |entries| format!(", {}", words::count(entries, "entry")));
