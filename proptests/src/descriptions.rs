@@ -21,6 +21,7 @@ use regrow::synth::{
 };
 use regrow_graph::forest::Life;
 
+use crate::areas::{AreaGenes, add_areas, areas};
 use crate::history::{History, histories};
 
 /// The pid of no task is below this.
@@ -198,6 +199,7 @@ struct Genes {
     segments: Vec<SegmentGene>,
     attributes: Vec<(u16, Attributes)>,
     threads: Vec<u16>,
+    areas: AreaGenes,
 }
 
 /// Random descriptions without faults, of at most `tasks` tasks, whose files are in `files`.
@@ -217,15 +219,18 @@ pub fn descriptions(files: &Path, tasks: usize) -> impl Strategy<Value = Forest>
         prop::collection::vec(segment, 0..4),
         prop::collection::vec(attributes, 0..5),
         prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(any::<u16>(), 0..4)],
+        areas(),
     );
-    genes.prop_map(move |(mut history, resources, inherits, private, segments, attributes, threads)| {
-        // The root leads a session: with another birthplace the plan would depend on who runs the test.
-        history.has_cradle = false;
-        let events = history.events.len().min(tasks * 2);
-        history.events.truncate(events);
-        let genes = Genes { history, resources, inherits, private, segments, attributes, threads };
-        build(&genes, &files, tasks)
-    })
+    genes.prop_map(
+        move |(mut history, resources, inherits, private, segments, attributes, threads, areas)| {
+            // The root leads a session: with another birthplace the plan would depend on who runs the test.
+            history.has_cradle = false;
+            let events = history.events.len().min(tasks * 2);
+            history.events.truncate(events);
+            let genes = Genes { history, resources, inherits, private, segments, attributes, threads, areas };
+            build(&genes, &files, tasks)
+        },
+    )
 }
 
 /// The description of a seed: the same everywhere.
@@ -291,6 +296,7 @@ fn build(genes: &Genes, files: &Path, most: usize) -> Forest {
     for (choice, attributes) in &genes.attributes {
         forest.tasks[task(*choice)].attributes = attributes.clone();
     }
+    add_areas(&mut forest.tasks, &genes.areas, task);
     memory(&mut forest, genes, task);
     forest
 }

@@ -13,6 +13,7 @@
 //! | [`kernel`] | calls into what Linux does with tables, sessions, groups and zombies |
 //! | [`play`] | a plan and a schedule into the end of all programs, or the first thing that went wrong |
 //! | [`descriptions`] | that tree and random genes into a description of a synthetic forest |
+//! | `areas` | random genes into private memory that children have from their parents, and all have changed |
 //! | [`images`] | a description into an image directory, and that through the real stages |
 //! | [`reorder`] | a model into one whose images say the same in another order, by other numbers |
 //! | [`mutate`] | finished tapes into ones that are wrong in one thing |
@@ -22,6 +23,7 @@
 //! Architecture invariant: [`kernel`], [`play`] and [`oracle`] use of the planner only its input
 //! ([`regrow_graph::forest`]) and its output (operations and programs): no table, no placement.
 
+mod areas;
 pub mod descriptions;
 pub mod forests;
 pub mod history;
