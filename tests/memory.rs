@@ -43,3 +43,18 @@ fn address_spaces_come_both_ways() {
     memory("plain").sharing("none").run();
     memory("files").sharing("keep").run();
 }
+
+/// Long runs, short ones and gaps; memory that pages can be copied into, and such that they are read into; a task with
+/// guests, and pages that are written over those of a parent.
+#[test]
+fn pages_are_filled_in_every_way() {
+    for sharing in ["keep", "none"] {
+        Scenario::program("fills", &[])
+            .sharing(sharing)
+            .criu_changes(
+                &["/dev/zero (deleted)", "became", "/memfd:/dev/zero (deleted)"],
+                "CRIU maps a memfd instead",
+            )
+            .run();
+    }
+}

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `price` | what the tapes do ([`crate::verify::LiftedTree`]) into a cost for each record |
 //! | `predict` | priced tapes into the time that they take: work, critical path, on so many cores |
+//! | `fill` | runs of pages into the cheaper way to fill them |
 //! | `choose` | numbers of tasks, descriptors, mappings and pages into the cheaper way |
 //!
 //! Costs are whole nanoseconds and saturate: absurd constants give absurd sums, and never a panic.
@@ -21,6 +22,7 @@
 //! ```
 
 mod choose;
+mod fill;
 mod predict;
 mod price;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use choose::{Forking, Likeness};
+pub use fill::PageRun;
 pub use predict::{Leg, Prediction, predict};
 pub use price::{Act, Moment, PricedTape, PricedTree, price};
 
@@ -137,6 +140,9 @@ cost_model! {
     fill_ns = 280.0, "a read of pages, to start with", "pread of one page into fresh memory, without the page";
     fill_page_ns = 2500.0, "a read of pages, for each", "pread of many pages from a memfd into fresh memory";
     replace_page_ns = 2700.0, "a read of pages, for each that is shared: it is copied first", "pread of pages from a memfd into inherited ones";
+    register_ns = 1100.0, "registering memory with a userfaultfd, or no more", "UFFDIO_REGISTER and UFFDIO_UNREGISTER of a mapping, halved";
+    copy_ns = 600.0, "a copy of pages by a userfaultfd, to start with", "UFFDIO_COPY of one page from a mapped memfd, without the page";
+    copy_page_ns = 1100.0, "a copy of pages by a userfaultfd, for each", "UFFDIO_COPY of many pages from a mapped memfd";
     credentials_ns = 1200.0, "a change of credentials", "prctl(PR_SET_KEEPCAPS), forth and back";
     filter_ns = 9000.0, "a filter of system calls", "seccomp with one instruction, in a child";
     commit_thread_ns = 42_400.0, "the commit of a thread: seize, stop, unmap, registers, let go", "the same steps by ptrace with children that sleep";

@@ -85,7 +85,7 @@ mod work;
 pub use attribute::{AttributeKind, Value};
 pub use effect::{
     Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
-    NameEffect, PrivilegeEffect, Region, SeccompEffect, SocketOption,
+    NameEffect, PrivilegeEffect, Region, SeccompEffect, SocketOption, UserfaultChange,
 };
 pub use expected::{
     Content, Cradle, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,

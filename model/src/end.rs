@@ -170,7 +170,11 @@ impl Numbers<'_> {
             }
             Object::File(file) => file.content = self.runs(&file.content),
             Object::Pipe(pipe) => pipe.forget_opens(),
-            Object::Foreign | Object::Eventfd { .. } | Object::Timerfd { .. } | Object::Signalfd { .. } => {}
+            Object::Foreign
+            | Object::Eventfd { .. }
+            | Object::Timerfd { .. }
+            | Object::Signalfd { .. }
+            | Object::Userfault { .. } => {}
         }
         object
     }

@@ -9,6 +9,7 @@
 //! | `pipe` | pipes and FIFOs |
 //! | `socket` | sockets |
 //! | `object` | descriptions, and all else that is done to them |
+//! | `userfault` | pages that are copied into place |
 //! | `space`, `runs` | address spaces; what is where, by ranges |
 //! | `attribute`, `credential` | attributes of tasks and threads; credentials and limits |
 //!
@@ -25,6 +26,7 @@ mod signal;
 mod socket;
 mod space;
 mod table;
+mod userfault;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

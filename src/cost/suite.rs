@@ -99,6 +99,7 @@ pub(super) const ALL: &[Measurement] = &[
         ],
         run: memory,
     },
+    Measurement { constants: &["register_ns", "copy_ns", "copy_page_ns"], run: copies },
     Measurement {
         constants: &[
             "fork_ns",
@@ -363,6 +364,61 @@ fn memory(ground: &Ground<'_>) -> Outcome {
     let page = slope(one, many, (MORE - 1) as f64);
     constants.insert("fill_page_ns", page);
     constants.insert("fill_ns", one.map(|time| (time - page.middle).max(0.0)));
+    Ok(constants)
+}
+
+fn copies(ground: &Ground<'_>) -> Outcome {
+    /// uapi/linux/userfaultfd.h.
+    const USER_MODE_ONLY: u64 = 1;
+    const API: u64 = 0xc018_aa3f;
+    const REGISTER: u64 = 0xc020_aa00;
+    const UNREGISTER: u64 = 0x8010_aa01;
+    const COPY: u64 = 0xc028_aa03;
+    let mut bench = Bench::new(ground.cpu, 0, ground.samples as usize * 32);
+    let mut root = bench.root();
+    file(&mut bench, &mut root, FILL_PAGES);
+    root.call(libc::SYS_userfaultfd, &[USER_MODE_ONLY], 1);
+    fn written<const N: usize>(bench: &mut Bench, words: [u64; N]) -> u64 {
+        words.map(|word| bench.asm.cell(word))[0]
+    }
+    let api = written(&mut bench, [0xaa, 0, 0]);
+    root.call(libc::SYS_ioctl, &[1, API, api], 0);
+    let (source, len) = (ROOM + (1 << 30), FILL_PAGES * PAGE);
+    let shared = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+    root.call(libc::SYS_mmap, &[source, len, libc::PROT_READ as u64, shared, 0, 0], source);
+    let register = |bench: &mut Bench, tape: &mut Tape| {
+        let range = written(bench, [ROOM, len, 1, 0]);
+        tape.call(libc::SYS_ioctl, &[1, REGISTER, range], 0);
+    };
+    let unregister = |bench: &mut Bench, tape: &mut Tape| {
+        let range = bench.asm.words(&[ROOM, len]);
+        tape.call(libc::SYS_ioctl, &[1, UNREGISTER, range], 0);
+    };
+    let copy = |bench: &mut Bench, tape: &mut Tape, page: u64, pages: u64| {
+        let copy = written(bench, [ROOM + page * PAGE, source + page * PAGE, pages * PAGE, 0, 0]);
+        tape.call(libc::SYS_ioctl, &[1, COPY, copy], 0);
+    };
+    for _ in 0..ground.samples {
+        nothing(&mut bench, &mut root);
+        root.call(libc::SYS_mmap, &[ROOM, len, READ_WRITE, PRIVATE, NO_FD, 0], ROOM);
+        bench.timed(&mut root, "register_ns", 2, |bench, tape| {
+            register(bench, tape);
+            unregister(bench, tape);
+        });
+        register(&mut bench, &mut root);
+        // One page is there, and with it the table of those around it.
+        copy(&mut bench, &mut root, 0, 1);
+        bench.timed(&mut root, "one page", 1, |bench, tape| copy(bench, tape, 1, 1));
+        bench.timed(&mut root, "many pages", 1, |bench, tape| copy(bench, tape, 2, MORE));
+        unregister(&mut bench, &mut root);
+        root.call(libc::SYS_munmap, &[ROOM, len], 0);
+    }
+    let times = bench.play(root, ground.enter)?;
+    let mut constants = Constants::from([("register_ns", median(&times, "register_ns", 2)?)]);
+    let (one, many) = (median(&times, "one page", 1)?, median(&times, "many pages", 1)?);
+    let page = slope(one, many, (MORE - 1) as f64);
+    constants.insert("copy_page_ns", page);
+    constants.insert("copy_ns", one.map(|time| (time - page.middle).max(0.0)));
     Ok(constants)
 }
 

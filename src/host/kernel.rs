@@ -42,6 +42,8 @@ pub struct KernelFacts {
     pub process_vm_writev: Probe,
     /// `close_range(2)`.
     pub close_range: Probe,
+    /// `userfaultfd(2)` for faults of user space, with its handshake.
+    pub userfaultfd: Probe,
     /// Time namespaces (`CONFIG_TIME_NS`).
     pub time_namespaces: bool,
     /// Opening what a task of ours has mapped, by /proc/PID/map_files (proc_pid_map_files(5)).
@@ -95,6 +97,7 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
             Probe::Unknown
         },
         process_vm_writev: raw::try_process_vm_writev().map_or_else(Probe::Absent, |()| Probe::Present),
+        userfaultfd: raw::try_userfaultfd().map_or_else(Probe::Absent, |()| Probe::Present),
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
         map_files: try_map_files(),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),

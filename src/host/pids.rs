@@ -20,6 +20,12 @@ use regrow_graph::batches::{LEAST_BATCH, LEAST_CHILDREN};
 use super::{read_number, read_text, status_field};
 use crate::image::{NsPid, Task};
 
+/// From so many pages on a task may have guests who help to fill them ([`crate::resolve`]).
+const LARGE_PAGES: u64 = (16 << 20) / 4096;
+/// For so many tasks, and so many each, there are numbers.
+const MOST_HOSTS: usize = 64;
+const MOST_GUESTS: usize = 7;
+
 /// Use of pids in this pid namespace.
 #[derive(Debug, Clone, Default)]
 pub struct PidFacts {
@@ -138,7 +144,16 @@ pub(super) fn named_by(all: &[Task]) -> Named {
     }
     let batches =
         siblings.values().filter(|count| **count >= LEAST_CHILDREN).map(|count| count / LEAST_BATCH);
-    let spare = all.iter().filter(is_apart).count() + batches.sum::<usize>();
+    // Others may help those with much memory.
+    let is_large = |task: &&Task| {
+        task.alive().is_some_and(|alive| {
+            let pages = alive.mm.pages.extents.iter().map(|extent| extent.len_pages);
+            pages.fold(0u64, u64::saturating_add) >= LARGE_PAGES
+        })
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let guests = all.iter().filter(is_large).count().min(MOST_HOSTS) * (cores - 1).min(MOST_GUESTS);
+    let spare = all.iter().filter(is_apart).count() + batches.sum::<usize>() + guests;
     Named { tasks, absent_leaders, spare }
 }
 

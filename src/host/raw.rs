@@ -4,6 +4,7 @@
 #![allow(unsafe_code)] // CPUID, XGETBV, FXSAVE, and calls that nix has no wrapper for
 
 use std::arch::x86_64::{__cpuid_count, _fxsave, _xgetbv, CpuidResult};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -123,6 +124,23 @@ pub(super) fn try_close_range() -> Errno {
     // SAFETY: takes no pointer; a range whose end is below its beginning closes nothing.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 1u32, 0u32, 0u32) };
     refusal(result)
+}
+
+/// Whether memory can be filled by a userfaultfd: one that knows of no memory, and is closed again, changes nothing.
+pub(super) fn try_userfaultfd() -> Result<(), Errno> {
+    /// uapi/linux/userfaultfd.h
+    const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | UFFD_USER_MODE_ONLY) };
+    let fd = Errno::result(fd)?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the descriptor is new, and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut api = [0xaa_u64, 0, 0];
+    // SAFETY: the structure has the 24 bytes that the call reads and writes.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) };
+    Errno::result(result).map(drop)
 }
 
 /// Whether process_vm_writev is there: to write nothing into a process of one's own changes nothing.

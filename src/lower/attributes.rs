@@ -85,6 +85,7 @@ impl Lowering<'_> {
             StepKind::Mlock { start, len } => self.tape.call(libc::SYS_mlock, &[*start, *len], 0),
             StepKind::MapVdso { start } => self.map_vdso(*start),
             StepKind::Poke { pid, pieces } => self.poke(*pid, pieces),
+            StepKind::Copy(copying) => self.copy(copying, fds),
             StepKind::Fill { pieces, offset } => self.fill(pieces, *offset, fds),
             StepKind::SetMm(map) => self.set_mm(map, fds),
             StepKind::AltStack(sas) => {

@@ -8,6 +8,7 @@ mod attributes;
 mod credentials;
 mod eventfd;
 mod fifo;
+mod fill;
 mod inet;
 mod memory;
 mod nameless;
@@ -45,7 +46,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         window.base,
         plan.events.len(),
         names,
-        attributes::cells(recipes) + pass::cells(plan),
+        attributes::cells(recipes) + pass::cells(plan) + fill::cells(recipes),
         runner::code(),
     );
     let mut tapes = vec![(0, 0); plan.programs.len()];
@@ -82,7 +83,8 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
     let mut tapes = asm.finish(window.region_len, window.len)?;
     let place: BTreeMap<u32, usize> =
         recipes.tasks.iter().enumerate().map(|(index, recipe)| (recipe.pid.0, index)).collect();
-    tapes.tasks.sort_by_key(|task| place.get(&task.pid));
+    // Guests are nobody's in the plan.
+    tapes.tasks.sort_by_key(|task| place.get(&task.pid).copied().unwrap_or(usize::MAX));
     Ok(Tapes { clocks_ns: recipes.clocks_ns, suspended: recipes.filtered.clone(), ..tapes })
 }
 
@@ -169,6 +171,7 @@ impl Lowering<'_> {
                     ResourceKind::InetSockets(sockets) => self.inet_sockets(sockets, at, *cloexec),
                     ResourceKind::Nameless(recipe) => self.nameless(recipe, at, *cloexec),
                     ResourceKind::Channel => self.channel(*cloexec),
+                    ResourceKind::Userfault => self.userfault(at, *cloexec),
                     ResourceKind::Carrier { address, len, flags } => self.carrier(*address, *len, *flags),
                     ResourceKind::OpenedCarrier { address, len } => {
                         self.open_carrier(*address, *len, at, *cloexec)

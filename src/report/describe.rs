@@ -107,6 +107,7 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
         ResourceKind::Eventfd { counter, .. } => format!("eventfd {resource} at {counter}"),
         ResourceKind::Epoll { .. } => format!("epoll file {resource}"),
         ResourceKind::Timerfd { clock_id, .. } => format!("timerfd {resource} of clock {clock_id}"),
+        ResourceKind::Userfault => format!("userfaultfd {resource}"),
         ResourceKind::Signalfd { mask, .. } => format!("signalfd {resource} of signals {mask:#x}"),
         ResourceKind::Fifo { path, data, .. } if data.is_empty() => format!("FIFO {path}"),
         ResourceKind::Fifo { path, data, .. } => format!("FIFO {path} with {} bytes", data.len()),
@@ -185,6 +186,14 @@ pub(super) fn step_name(step: &StepKind) -> String {
             let bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
             let first = pieces.first().map_or(0, |(at, _)| *at);
             format!("write {} from {first:#x} on", words::count(bytes, "byte"))
+        }
+        StepKind::Copy(copying) => {
+            let pages: u64 = copying.pieces.iter().map(|(_, _, len)| len / 4096).sum();
+            let (pages, pieces) = (words::count(pages, "page"), words::count(copying.pieces.len(), "piece"));
+            match copying.guests.len() {
+                0 => format!("copy {pages} in {pieces}"),
+                guests => format!("copy {pages} in {pieces}, with {}", words::count(guests, "guest")),
+            }
         }
         StepKind::Fill { pieces, .. } => {
             let pages: u64 = pieces.iter().map(|(_, len)| len / 4096).sum();

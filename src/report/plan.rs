@@ -483,6 +483,7 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::Epoll { .. } => "epoll file",
         ResourceKind::Timerfd { .. } => "timerfd",
         ResourceKind::Signalfd { .. } => "signalfd",
+        ResourceKind::Userfault => "userfaultfd",
         ResourceKind::Fifo { .. } => "FIFO",
         ResourceKind::SocketPair { .. } => "socket pair",
         ResourceKind::UnixSockets(_) => "unix sockets",

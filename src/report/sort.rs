@@ -74,6 +74,7 @@ impl Sort {
                 | StepKind::MapVdso { .. }
                 | StepKind::Poke { .. }
                 | StepKind::Fill { .. }
+                | StepKind::Copy(_)
                 | StepKind::SetMm(_) => Sort::Memory,
                 StepKind::Write(_) | StepKind::FillPair(_) | StepKind::Watch { .. } => Sort::Make,
                 _ => Sort::Attribute,
@@ -98,7 +99,8 @@ impl Sort {
                 | libc::SYS_arch_prctl
                 | libc::SYS_process_vm_writev
                 | libc::SYS_preadv
-                | libc::SYS_pread64 => Sort::Memory,
+                | libc::SYS_pread64
+                | libc::SYS_userfaultfd => Sort::Memory,
                 libc::SYS_close
                 | libc::SYS_close_range
                 | libc::SYS_dup3

@@ -21,7 +21,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver, space, vdso};
+use super::{Recipes, Resolver, fill, space, vdso};
 use crate::host::Probe;
 use crate::image::huge::MAP_HUGE;
 use crate::image::{
@@ -148,18 +148,104 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                 );
             }
         }
-        // They are the owner's, whoever that will be.
-        let mut steps = Vec::new();
-        for (stored, extents) in shm.pages.by_image() {
-            let file = pages_file(resolver, stored, Origin::new(image, 0));
-            for (pieces, offset) in fills(&extents, None) {
-                let pieces = pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect();
-                let kind = StepKind::Fill { pieces, offset };
-                steps.push(resolver.add_step(kind, Origin::new(image, 0), vec![file]));
+        let origin = Origin::new(image, 0);
+        if is_huge(resolver, carrier) {
+            // They are the owner's, whoever that will be.
+            let mut steps = Vec::new();
+            for (stored, extents) in shm.pages.by_image() {
+                let file = pages_file(resolver, stored, origin);
+                for (pieces, offset) in fills(&extents, None) {
+                    let pieces = pieces.iter().map(|(from, len)| (from + carrier.at, *len)).collect();
+                    steps.push(resolver.add_step(StepKind::Fill { pieces, offset }, origin, vec![file]));
+                }
             }
+            resolver.forest.resources[carrier.resource.index()].finish = steps;
+            continue;
         }
-        resolver.forest.resources[carrier.resource.index()].finish = steps;
+        let users = resolver.forest.resources[carrier.resource.index()].users.clone();
+        for (stored, extents) in shm.pages.by_image() {
+            let extents: Vec<Extent> =
+                extents.iter().map(|extent| Extent { start: extent.start + carrier.at, ..*extent }).collect();
+            share_out(
+                resolver,
+                &SharedFill { image: stored, origin, carrier, extents: Vec::new() },
+                &extents,
+                &users,
+            );
+        }
     }
+}
+
+/// Whether shared memory is of huge pages.
+fn is_huge(resolver: &Resolver<'_>, carrier: Carrier) -> bool {
+    match &resolver.recipes.resources[carrier.resource.index()].kind {
+        ResourceKind::Carrier { flags, .. } => flags & libc::MAP_HUGETLB as u32 != 0,
+        _ => false,
+    }
+}
+
+/// What a task fills of shared memory. Addresses are those of the carrier, from the start of the carriers.
+#[derive(Debug, Clone)]
+pub(super) struct SharedFill {
+    image: PagesImage,
+    origin: Origin,
+    carrier: Carrier,
+    extents: Vec<Extent>,
+}
+
+/// Parts what is stored of a segment among those who use it: each has it where it was made, and they fill at the same
+/// time. Who has filled least so far comes first, and who has no children before who has.
+fn share_out(resolver: &mut Resolver<'_>, shared: &SharedFill, extents: &[Extent], users: &[TaskId]) {
+    /// So much is worth opening and mapping an image for.
+    const PART_PAGES: u64 = (4 << 20) / PAGE;
+    let mut parts: Vec<(Vec<Extent>, u64)> = Vec::new();
+    for extent in extents {
+        let (mut at, end) = (extent.start, extent.start + extent.len_pages * PAGE);
+        while at < end {
+            let room = match parts.last() {
+                Some((_, pages)) if *pages < PART_PAGES => PART_PAGES - pages,
+                _ => {
+                    parts.push((Vec::new(), 0));
+                    PART_PAGES
+                }
+            };
+            let to = end.min(at + room * PAGE);
+            if let (Some((part, pages)), Some(piece)) = (parts.last_mut(), extent.within(at, to)) {
+                *pages += piece.len_pages;
+                part.push(piece);
+            }
+            at = to;
+        }
+    }
+    let parents: BTreeSet<TaskId> = resolver.forest.tasks.iter().filter_map(|task| task.parent).collect();
+    let filled = |user: &TaskId| {
+        let fills = resolver.shared_fills.get(user).into_iter().flatten();
+        fills.flat_map(|fill| &fill.extents).map(|extent| extent.len_pages).sum::<u64>()
+    };
+    let mut next: BTreeSet<(u64, bool, TaskId)> =
+        users.iter().map(|user| (filled(user), parents.contains(user), *user)).collect();
+    for (extents, pages) in parts {
+        let Some((filled, has_children, user)) = next.pop_first() else { return };
+        next.insert((filled + pages, has_children, user));
+        let fills = resolver.shared_fills.entry(user).or_default();
+        match fills.last_mut() {
+            Some(last) if last.image == shared.image => last.extents.extend(extents),
+            _ => fills.push(SharedFill { extents, ..shared.clone() }),
+        }
+    }
+}
+
+/// The steps by which a task fills its part of shared memory.
+fn fill_shared(resolver: &mut Resolver<'_>, id: TaskId) -> Vec<StepId> {
+    let mut steps = Vec::new();
+    let mut userfault = None;
+    for shared in resolver.shared_fills.remove(&id).unwrap_or_default() {
+        let carrier = (shared.carrier.at, shared.carrier.at + shared.carrier.len);
+        let ways = fill::ways(resolver, &shared.extents, &[carrier], &[]);
+        let file = |resolver: &mut Resolver<'_>| new_pages_file(resolver, shared.image, shared.origin);
+        steps.extend(fill::steps(resolver, &ways, None, shared.origin, &mut userfault, file));
+    }
+    steps
 }
 
 /// Puts the addresses of carriers into the recipes, once the window is known.
@@ -175,9 +261,17 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64)
         }
     }
     for recipe in &mut recipes.steps {
+        let is_shared = matches!(recipe.origin.image, Image::PagemapShmem(_));
         match &mut recipe.kind {
+            StepKind::Copy(copying) => {
+                copying.source = window.base + window.sources;
+                if is_shared {
+                    copying.mappings.iter_mut().for_each(|(start, _)| *start += base);
+                    copying.pieces.iter_mut().for_each(|(to, ..)| *to += base);
+                }
+            }
             StepKind::MapShared { from, .. } => *from += base,
-            StepKind::Fill { pieces, .. } if matches!(recipe.origin.image, Image::PagemapShmem(_)) => {
+            StepKind::Fill { pieces, .. } if is_shared => {
                 for (address, _) in pieces {
                     *address += base;
                 }
@@ -403,37 +497,37 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     }
     let (first, late) = space::parted(extents, resolver.spaces.late(id));
     let origin = Origin::new(Image::Pagemap(pid.0), 0);
-    let fill = |resolver: &mut Resolver<'_>, reads: Vec<Read>, file: OfdId| -> Vec<StepId> {
-        reads
-            .into_iter()
-            .map(|(pieces, offset)| resolver.add_step(StepKind::Fill { pieces, offset }, origin, vec![file]))
-            .collect()
-    };
+    // An heir is born with pages of its parent's, where it has kept the mapping; and what has grown since may be two
+    // mappings to the kernel.
+    let (present, cuts) =
+        if inherited.is_some() { space::born_with(resolver, id) } else { Default::default() };
+    let mappings = fill::mappings(vmas, &cuts);
     for (image, extents) in by_image(&first) {
-        let filled = fills(&extents, provided);
-        if !filled.is_empty() {
-            let file = pages_file(resolver, image, origin);
-            steps.extend(fill(resolver, filled, file));
-        }
+        let ways = fill::ways(resolver, &extents, &mappings, &present);
+        let file = |resolver: &mut Resolver<'_>| pages_file(resolver, image, origin);
+        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut None, file));
     }
     for (image, extents) in by_image(&old) {
         // The image is a child's.
-        let file = new_pages_file(resolver, image, origin);
-        steps.extend(fill(resolver, fills(&extents, provided), file));
+        let ways = fill::ways(resolver, &extents, &mappings, &present);
+        let file = |resolver: &mut Resolver<'_>| new_pages_file(resolver, image, origin);
+        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut None, file));
     }
     let mut behind = settling(resolver, shape.as_deref(), mm);
     for (start, end) in space::gone(&old, &mm.pages.extents) {
         let kind = StepKind::Madvise { start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
         behind.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
+    let (mappings, present) = (fill::mappings(&mm.vmas, &[]), space::ranges(&old));
     for (image, extents) in by_image(&late) {
-        let filled = fills(&extents, provided);
-        if !filled.is_empty() {
-            // Opened once more: otherwise all children would be born with the descriptor.
-            let file = new_pages_file(resolver, image, origin);
-            behind.extend(fill(resolver, filled, file));
-        }
+        // Opened once more: otherwise all children would be born with the descriptor.
+        let ways = fill::ways(resolver, &extents, &mappings, &present);
+        let file = |resolver: &mut Resolver<'_>| new_pages_file(resolver, image, origin);
+        behind.extend(fill::steps(resolver, &ways, provided, origin, &mut None, file));
     }
+    // Behind the forks of who is early, too: children have it all the same.
+    let shared = fill_shared(resolver, id);
+    behind.extend(shared);
     if let vdso::Way::Led(led) = &way {
         let kind = StepKind::Poke { pid: pid.0, pieces: led.jumps.clone() };
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
@@ -559,13 +653,13 @@ fn has_pages(extents: &[Extent], start: u64, end: u64) -> bool {
 }
 
 /// Where bytes go: address and length.
-type Piece = (u64, u64);
+pub(super) type Piece = (u64, u64);
 /// One read: where its bytes go, and where it starts in the image.
-type Read = (Vec<Piece>, u64);
+pub(super) type Read = (Vec<Piece>, u64);
 
 /// Reads that bring the pages in, but for those of one range: runs of extents that follow one another
 /// in the image. An extent may reach into that range from the mappings beside it.
-fn fills(extents: &[Extent], except: Option<(u64, u64)>) -> Vec<Read> {
+pub(super) fn fills(extents: &[Extent], except: Option<(u64, u64)>) -> Vec<Read> {
     let (from, to) = except.unwrap_or((0, 0));
     let parts = extents.iter().flat_map(|extent| [extent.within(0, from), extent.within(to, u64::MAX)]);
     // Pieces, offset in the image, and their length in all.

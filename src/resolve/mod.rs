@@ -16,6 +16,7 @@ pub mod vdso;
 
 mod batches;
 mod files;
+mod fill;
 mod host;
 mod huge;
 mod numbers;
@@ -219,6 +220,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
         threads::resolve(&mut resolver, TaskId::new(index));
     }
     batches::resolve(&mut resolver, cradle);
+    fill::invite(&mut resolver);
     let window = window::find(&mut resolver, payloads);
     let Resolver { forest, mut recipes, problems, spaces, deliveries, carriers_end, .. } = resolver;
     let resolved = window.map(|window| {
@@ -256,6 +258,8 @@ struct Resolver<'a> {
     carriers_end: (u64, u64),
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
+    /// What each task fills of shared memory.
+    shared_fills: BTreeMap<TaskId, Vec<memory::SharedFill>>,
     /// Inodes without a name: the resource that makes them, and which of its inodes they are.
     inodes: BTreeMap<files::ghost::InodeKey, (ResourceId, usize)>,
     /// Their descriptions that are in no table, by flags.
@@ -327,6 +331,7 @@ impl<'a> Resolver<'a> {
             placed: vec![files::Placed::default(); model.tasks.len()],
             carriers_end: (0, numbers::PAGE),
             carriers: BTreeMap::new(),
+            shared_fills: BTreeMap::new(),
             inodes: BTreeMap::new(),
             inode_views: BTreeMap::new(),
             vdsos: Arc::default(),

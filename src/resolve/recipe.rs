@@ -126,6 +126,8 @@ pub enum StepKind {
         /// Offset of the first byte in the image.
         offset: u64,
     },
+    /// Copy pages from the needed pages image by the needed userfaultfd.
+    Copy(Box<Copying>),
     /// `prctl(PR_SET_MM, PR_SET_MM_MAP)` with the needed executable.
     SetMm(Box<MmMap>),
     /// `sigaltstack(2)`.
@@ -261,6 +263,23 @@ pub enum StepKind {
         /// Hard limit.
         max: u64,
     },
+}
+
+/// Pages that are copied into place from a mapping of their image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copying {
+    /// The mappings that they go into: first address and length.
+    pub mappings: Vec<(u64, u64)>,
+    /// Where the image is mapped meanwhile; 0 until the window is known.
+    pub source: u64,
+    /// From where on.
+    pub offset: u64,
+    /// How much of it.
+    pub len: u64,
+    /// Where pages go, their offset in the image, and their length.
+    pub pieces: Vec<(u64, u64, u64)>,
+    /// Pids of short-lived tasks in the same address space, who copy an equal part each at the same time.
+    pub guests: Vec<u32>,
 }
 
 /// A filter of system calls.
@@ -412,6 +431,8 @@ pub enum ResourceKind {
     /// which it is made, that of the image that fills it, if any, and one for each further name; then
     /// the descriptions.
     Nameless(Box<Nameless>),
+    /// `userfaultfd(2)` of the task that needs it. Yields one description.
+    Userfault,
     /// `socketpair(2)` for messages between tasks while they are restored. Yields the sending and the
     /// receiving end.
     Channel,

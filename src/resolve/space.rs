@@ -474,6 +474,25 @@ fn cut(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64
     here.map(move |(from, behind)| (start.max(*from), end.min(*behind)))
 }
 
+/// What an heir is born with: the pages of its parent that are not filled behind the forks, as sorted ranges, and
+/// where its parent's mappings start and end, sorted.
+pub(super) fn born_with(resolver: &Resolver<'_>, child: TaskId) -> (Vec<(u64, u64)>, Vec<u64>) {
+    let parent = tree::born_of(&resolver.forest, resolver.model.tasks.len(), child);
+    let alive = parent.and_then(|parent| resolver.model.tasks.get(parent.index())?.alive());
+    let (Some(parent), Some(alive)) = (parent, alive) else { return Default::default() };
+    let mut born = without(&ranges(&alive.mm.pages.extents), resolver.spaces.late(parent));
+    born.extend(ranges(resolver.spaces.old(parent)));
+    let vmas = resolver.spaces.shape(parent).map_or(alive.mm.vmas.as_slice(), |shape| shape.as_ref());
+    let mut cuts: Vec<u64> = vmas.iter().flat_map(|vma| [vma.start, vma.end]).collect();
+    cuts.dedup();
+    (joined(born), cuts)
+}
+
+/// Where extents are.
+pub(super) fn ranges(extents: &[Extent]) -> Vec<(u64, u64)> {
+    joined(extents.iter().map(range).collect())
+}
+
 /// Whether the kernel knows of an heir's layout what it is to know: it has it from the parent, as the executable.
 pub(super) fn is_laid_out_alike(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> bool {
     let parent = tree::born_of(&resolver.forest, resolver.model.tasks.len(), child);

@@ -4,13 +4,15 @@
 use super::problem::ProblemKind;
 use super::{Payloads, Resolver};
 
-/// The window: the region for tapes at its start, carriers of shared memory behind.
+/// The window: the region for tapes at its start, carriers of shared memory behind, then what pages are copied from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// First address.
     pub base: u64,
     /// Length of the part kept for the region.
     pub region_len: u64,
+    /// How far from the base files are mapped to be copied from.
+    pub sources: u64,
     /// Length of all of it.
     pub len: u64,
 }
@@ -27,8 +29,14 @@ const COPY_MAX: u64 = 1 << 30;
 pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<Window> {
     let region_len = region_bound(resolver, payloads).next_multiple_of(ALIGN);
     let (carriers, align) = resolver.carriers_end;
+    // Behind them a task maps the image that it copies from.
+    let copied = resolver.recipes.steps.iter().filter_map(|step| match &step.kind {
+        super::recipe::StepKind::Copy(copying) => Some(copying.len),
+        _ => None,
+    });
     // The window starts at a multiple of ALIGN; carriers of larger pages may start later.
-    let len = (region_len + carriers + align.saturating_sub(ALIGN)).next_multiple_of(ALIGN);
+    let sources = (region_len + carriers + align.saturating_sub(ALIGN)).next_multiple_of(ALIGN);
+    let len = (sources + copied.max().unwrap_or(0)).next_multiple_of(ALIGN);
     let mut taken: Vec<(u64, u64)> = resolver
         .model
         .tasks
@@ -43,7 +51,7 @@ pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<W
     for (start, end) in taken.into_iter().chain([(TASK_SIZE, TASK_SIZE)]) {
         // A hole's worth of distance to what lies above: a stack there may grow while we restore.
         if start >= from && start - from >= len + ALIGN {
-            return Some(Window { base: from, region_len, len });
+            return Some(Window { base: from, region_len, sources, len });
         }
         from = from.max(end.next_multiple_of(ALIGN).saturating_add(ALIGN));
     }
@@ -73,6 +81,11 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
         .iter()
         .map(|step| match &step.kind {
             super::recipe::StepKind::Fill { pieces, .. } => pieces.len() as u64,
+            // A record and a structure each; there are more parts than pieces where there are guests.
+            super::recipe::StepKind::Copy(copying) => {
+                let parts = copying.pieces.len() + 2 * copying.mappings.len() + 4 * copying.guests.len();
+                parts as u64 * 8
+            }
             // A record, a `struct sock_fprog`, and the program.
             super::recipe::StepKind::SeccompFilters(filters) => {
                 filters.iter().map(|filter| 8 + filter.program.len() as u64 / 16).sum()

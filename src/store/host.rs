@@ -161,6 +161,13 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
         // How many are needed is told with the plan.
         add(When::If(false), Rule::AtLeast, &huge_pages(*bytes), Some(free.to_string()));
     }
+    let userfaultfd = match kernel.userfaultfd {
+        Probe::Present => "there".to_owned(),
+        Probe::Unknown => "unknown".to_owned(),
+        Probe::Absent(errno) => format!("not there ({})", errno.desc()),
+    };
+    let copies = tapes.has_call(libc::SYS_userfaultfd);
+    add(When::If(copies), Rule::Same, "userfaultfd(2)", Some(userfaultfd));
     let time = if kernel.time_namespaces { "there" } else { "not there" };
     add(When::If(tapes.clocks_ns.is_some()), Rule::Same, "time namespaces", Some(time.to_owned()));
 

@@ -168,7 +168,14 @@ const MSG: &[(u64, &str)] =
     &[(0x2, "MSG_PEEK"), (0x40, "MSG_DONTWAIT"), (0x4000, "MSG_NOSIGNAL"), (0x4000_0000, "MSG_CMSG_CLOEXEC")];
 const ARCH: &[(u64, &str)] = &[(0x2003, "ARCH_MAP_VDSO_64")];
 const EPOLL: &[(u64, &str)] = &[(1, "EPOLL_CTL_ADD")];
-const IOCTL: &[(u64, &str)] = &[(0x4008_5400, "TFD_IOC_SET_TICKS")];
+const IOCTL: &[(u64, &str)] = &[
+    (0x4008_5400, "TFD_IOC_SET_TICKS"),
+    (0xc018_aa3f, "UFFDIO_API"),
+    (0xc020_aa00, "UFFDIO_REGISTER"),
+    (0x8010_aa01, "UFFDIO_UNREGISTER"),
+    (0xc028_aa03, "UFFDIO_COPY"),
+];
+const USERFAULT: &[(u64, &str)] = &[(1, "UFFD_USER_MODE_ONLY"), (0x80000, "O_CLOEXEC")];
 const SECCOMP: &[(u64, &str)] = &[(0, "SECCOMP_SET_MODE_STRICT"), (1, "SECCOMP_SET_MODE_FILTER")];
 const FILTER: &[(u64, &str)] = &[(1, "SECCOMP_FILTER_FLAG_TSYNC"), (2, "SECCOMP_FILTER_FLAG_LOG")];
 const WHENCE: &[(u64, &str)] = &[(0, "SEEK_SET")];
@@ -210,6 +217,7 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_timerfd_create => ("timerfd_create", &[Int, Flags(OPEN)]),
         libc::SYS_timerfd_settime => ("timerfd_settime", &[Fd, Hex, Words(4), Hex]),
         libc::SYS_ioctl => ("ioctl", &[Fd, Name(IOCTL), Words(1)]),
+        libc::SYS_userfaultfd => ("userfaultfd", &[Flags(USERFAULT)]),
         libc::SYS_signalfd4 => ("signalfd4", &[Fd, Words(1), Int, Flags(OPEN)]),
         libc::SYS_sendmsg => ("sendmsg", &[Fd, Words(7), Flags(MSG)]),
         libc::SYS_recvmsg => ("recvmsg", &[Fd, Words(7), Flags(MSG)]),
@@ -286,6 +294,9 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
     };
     match record.verb() {
         Some(Verb::Syscall) => syscall(tapes, record),
+        Some(Verb::Fork) if is_guest(tapes, record.args[0]) => {
+            format!("clone3({{flags=CLONE_VM, set_tid=[{}]}})", record.expect)
+        }
         Some(Verb::Fork) => {
             format!("clone3({{exit_signal=SIGCHLD, set_tid=[{}]}})", record.expect)
         }
@@ -300,6 +311,12 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
     }
 }
 
+/// Whether who is born by these `clone_args` is so in its forker's address space, and no thread.
+fn is_guest(tapes: &Tapes, clone_args: u64) -> bool {
+    let flags = tapes.bytes(clone_args, 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
+    flags == Some(libc::CLONE_VM as u64)
+}
+
 fn syscall(tapes: &Tapes, record: &Record) -> String {
     let Some((name, args)) = known(libc::c_long::from(record.nr)) else {
         let args: Vec<String> = record.args.iter().map(|arg| format!("{arg:#x}")).collect();
@@ -310,7 +327,13 @@ fn syscall(tapes: &Tapes, record: &Record) -> String {
         if index > 0 {
             text.push_str(", ");
         }
-        show(tapes, record, record.args[index], *kind, &mut text);
+        let kind = match (libc::c_long::from(record.nr), record.args[1], index) {
+            // Start and length; to, from and length (ioctl_userfaultfd(2)).
+            (libc::SYS_ioctl, 0xc020_aa00 | 0x8010_aa01, 2) => Arg::Words(2),
+            (libc::SYS_ioctl, 0xc028_aa03, 2) => Arg::Words(3),
+            _ => *kind,
+        };
+        show(tapes, record, record.args[index], kind, &mut text);
     }
     text.push(')');
     text

@@ -153,6 +153,13 @@ impl Tapes {
         })
     }
 
+    /// Whether any record is this system call.
+    pub fn has_call(&self, nr: libc::c_long) -> bool {
+        let is_it =
+            |record: Record| record.verb() == Some(abi::Verb::Syscall) && libc::c_long::from(record.nr) == nr;
+        self.tasks.iter().any(|task| self.records(task).any(|(_, record)| is_it(record)))
+    }
+
     /// Lets a record fail with `errno` when it is reached; says whether there is such a record.
     pub(crate) fn inject_fault(&mut self, pid: u32, record: u32, errno: i32) -> bool {
         let Some(task) = self.tasks.iter().find(|task| task.pid == pid && record < task.records) else {

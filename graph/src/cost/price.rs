@@ -13,6 +13,7 @@ use super::{CostModel, sum};
 use crate::ids::Fd;
 use crate::verify::{
     Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, NameEffect, PrivilegeEffect,
+    UserfaultChange,
 };
 
 /// Flag of clone(2): the child is a thread.
@@ -266,7 +267,8 @@ impl Holdings {
             FdEffect::Eventfd { fd, .. }
             | FdEffect::Epoll { fd, .. }
             | FdEffect::Timerfd { fd, .. }
-            | FdEffect::Signalfd { fd, .. } => {
+            | FdEffect::Signalfd { fd, .. }
+            | FdEffect::Userfault { fd, .. } => {
                 self.set(*fd, false);
                 one(costs.handle_ns)
             }
@@ -328,6 +330,16 @@ impl Holdings {
             | Change::SetFileOwner { .. }
             | Change::SetMode { .. }
             | Change::SetTimes { .. } => one(costs.call_ns),
+            Change::Userfault(change) => match change {
+                UserfaultChange::Handshake => one(costs.call_ns),
+                UserfaultChange::Register { .. } | UserfaultChange::Unregister { .. } => {
+                    one(costs.register_ns)
+                }
+                UserfaultChange::Copy { len, .. } => {
+                    self.pages = self.pages.saturating_add(len / PAGE);
+                    sum(&[(1, costs.copy_ns), (len / PAGE, costs.copy_page_ns)])
+                }
+            },
         }
     }
 

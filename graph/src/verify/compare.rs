@@ -103,6 +103,7 @@ pub(super) fn compare(
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
                 | ObjectKind::Segment(_)
+                | ObjectKind::Userfault { .. }
                 | ObjectKind::Inode(_) => "something",
             };
             let wrong = Wrong::NoReader { call, what: what.to_owned() };
@@ -384,6 +385,7 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
                 | ObjectKind::Segment(_)
+                | ObjectKind::Userfault { .. }
                 | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }
@@ -531,6 +533,7 @@ impl<'a> Compare<'a, '_> {
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
                 | ObjectKind::Segment(_)
+                | ObjectKind::Userfault { .. }
                 | ObjectKind::Inode(_),
                 OfdSpec::Path { .. }
                 | OfdSpec::Pipe { .. }

@@ -244,6 +244,13 @@ impl<'a> Run<'a> {
                 let desc = self.objects.add_description(object, O_RDWR, at);
                 as_expected(self.place_lowest(at, call, 0, desc, flags & 1 != 0)?, *fd)?;
             }
+            FdEffect::Userfault { flags, fd } => {
+                /// UFFD_USER_MODE_ONLY (uapi/linux/userfaultfd.h).
+                const USER_MODE_ONLY: u32 = 1;
+                let kind = ObjectKind::Userfault { space: self.space_of(at.task), is_ready: false };
+                let flags = flags & !USER_MODE_ONLY;
+                as_expected(self.open_anonymous(at, call, kind, flags, O_NONBLOCK)?, *fd)?;
+            }
             FdEffect::Receive { socket, bytes, rights, cloexec, stays, never_blocks: _ } => {
                 let (socket, bytes, rights) = (*socket, *bytes, *rights);
                 let wanted = Receiving { socket, bytes, rights, cloexec: *cloexec, stays: *stays };
@@ -400,7 +407,8 @@ impl<'a> Run<'a> {
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
-                | ObjectKind::Segment(_) => false,
+                | ObjectKind::Segment(_)
+                | ObjectKind::Userfault { .. } => false,
             };
             if !can {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
@@ -430,7 +438,8 @@ impl<'a> Run<'a> {
                 | ObjectKind::Epoll { .. }
                 | ObjectKind::Timerfd { .. }
                 | ObjectKind::Signalfd { .. }
-                | ObjectKind::Segment(_) => (false, None),
+                | ObjectKind::Segment(_)
+                | ObjectKind::Userfault { .. } => (false, None),
             };
             if !may {
                 return Err(Wrong::NotModelled { call, what: format!("another open of {}", shown()) });
@@ -688,6 +697,7 @@ impl<'a> Run<'a> {
                 inode.seals |= *seals;
             }
             Change::Enter => self.enter(at, call, desc)?,
+            Change::Userfault(change) => self.use_userfault(at, call, desc, *change)?,
             Change::Copy { from, len } => self.copy(at, call, desc, *from, *len)?,
         }
         Ok(())
@@ -732,7 +742,8 @@ impl<'a> Run<'a> {
             ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
             | ObjectKind::Signalfd { .. }
-            | ObjectKind::Segment(_) => {
+            | ObjectKind::Segment(_)
+            | ObjectKind::Userfault { .. } => {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
         };

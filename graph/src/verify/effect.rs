@@ -272,6 +272,13 @@ pub enum FdEffect {
         /// The expected number.
         fd: Fd,
     },
+    /// `userfaultfd(2)`, giving `fd`.
+    Userfault {
+        /// O_CLOEXEC, O_NONBLOCK and UFFD_USER_MODE_ONLY.
+        flags: u32,
+        /// The expected number.
+        fd: Fd,
+    },
     /// `recvmsg(2)` of one message with descriptors, which get the lowest free numbers.
     Receive {
         /// The socket.
@@ -493,6 +500,38 @@ pub enum Change {
     },
     /// `fchdir(2)`: it becomes the working directory.
     Enter,
+    /// What `ioctl(2)` does with a userfaultfd.
+    Userfault(UserfaultChange),
+}
+
+/// Something done with a userfaultfd (ioctl_userfaultfd(2)): to the address space that it was made in, whoever does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserfaultChange {
+    /// `UFFDIO_API`, without features: from then on it can be used.
+    Handshake,
+    /// `UFFDIO_REGISTER` for missing pages.
+    Register {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+    },
+    /// `UFFDIO_COPY` of all that is asked for, or a failure.
+    Copy {
+        /// Where the pages go.
+        to: u64,
+        /// Where they come from, in the address space of who asks.
+        from: u64,
+        /// Length.
+        len: u64,
+    },
+    /// `UFFDIO_UNREGISTER`.
+    Unregister {
+        /// First address.
+        at: u64,
+        /// Length.
+        len: u64,
+    },
 }
 
 /// An option of a socket. Values are numbers; times in microseconds; linger is seconds + 1, 0: off.
@@ -854,6 +893,7 @@ impl Effect {
                 FdEffect::Socket { .. } => "socket",
                 FdEffect::Accept { .. } => "accept4",
                 FdEffect::Memfd { .. } => "memfd_create",
+                FdEffect::Userfault { .. } => "userfaultfd",
                 FdEffect::Receive { .. } => "recvmsg",
                 FdEffect::Probe { .. } => "fcntl(F_GETFD)",
                 FdEffect::Dup { .. } => "dup3",
@@ -902,6 +942,10 @@ impl Effect {
                 Change::SetTimes { .. } => "utimensat",
                 Change::AddSeals { .. } => "fcntl(F_ADD_SEALS)",
                 Change::Enter => "fchdir",
+                Change::Userfault(UserfaultChange::Handshake) => "ioctl(UFFDIO_API)",
+                Change::Userfault(UserfaultChange::Register { .. }) => "ioctl(UFFDIO_REGISTER)",
+                Change::Userfault(UserfaultChange::Copy { .. }) => "ioctl(UFFDIO_COPY)",
+                Change::Userfault(UserfaultChange::Unregister { .. }) => "ioctl(UFFDIO_UNREGISTER)",
             },
             Effect::Memory(effect) => match effect {
                 MemoryEffect::Map { .. } => "mmap",

@@ -12,6 +12,7 @@ use super::outcome::Wrong;
 use super::run::{CLONE_PARENT, Flow, Group, Phase, Role, Run, SIGCHLD, Subreaper};
 use super::work;
 
+const CLONE_VM: u64 = 0x100;
 const CLONE_FILES: u64 = 0x400;
 /// What a thread shares: CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD, CLONE_SYSVSEM.
 const CLONE_THREAD_ALL: u64 = 0x100 | 0x200 | 0x400 | 0x800 | 0x1_0000 | 0x4_0000;
@@ -80,7 +81,9 @@ impl Run<'_> {
 
     pub(super) fn fork(&mut self, at: At, birth: &Birth) -> Result<(), Wrong> {
         let is_thread = birth.flags == CLONE_THREAD_ALL;
-        if !is_thread && birth.flags & !(CLONE_FILES | CLONE_PARENT) != 0 {
+        // A guest in its forker's address space, which leaves again.
+        let is_guest = birth.flags == CLONE_VM;
+        if !is_thread && !is_guest && birth.flags & !(CLONE_FILES | CLONE_PARENT) != 0 {
             return Err(Wrong::NotModelled { call: "clone3", what: format!("flags {:#x}", birth.flags) });
         }
         let Some(child) = self.by_pid.get(&birth.pid).copied() else {
@@ -100,6 +103,10 @@ impl Run<'_> {
                     call: "clone3",
                     what: format!("task {} as a thread", birth.pid),
                 });
+            }
+            (Role::Task(_), false) if is_guest => {
+                let what = format!("flags {:#x}", birth.flags);
+                return Err(Wrong::NotModelled { call: "clone3", what });
             }
             (Role::Task(_) | Role::Helper, false) => {}
         }
@@ -136,7 +143,12 @@ impl Run<'_> {
             self.tables.len() - 1
         };
         self.before.add_birth(child, at);
-        if !is_thread {
+        if is_guest {
+            let host = self.space_of(at.task);
+            self.share_space(at, "clone3")?;
+            self.tasks[child].shares_space = Some(host);
+        } else if !is_thread {
+            self.check_userfault(at, "clone3")?;
             self.spaces[child] = self.use_space(at, "clone3")?.child();
         }
         let forker = &mut self.tasks[at.task];

@@ -292,7 +292,8 @@ impl Run<'_> {
             | ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
             | ObjectKind::Signalfd { .. }
-            | ObjectKind::Segment(_) => Err(Wrong::Refused { call, what }),
+            | ObjectKind::Segment(_)
+            | ObjectKind::Userfault { .. } => Err(Wrong::Refused { call, what }),
         }
     }
 

@@ -100,6 +100,12 @@ pub(super) enum ObjectKind {
     Inode(Box<Inode>),
     /// Shared memory without a name, opened by a mapping of it (proc_pid_map_files(5)).
     Segment(usize),
+    Userfault {
+        /// The address space that it is about, by the task that has it.
+        space: usize,
+        /// The handshake has been made.
+        is_ready: bool,
+    },
 }
 
 /// A file that the restore makes itself.
@@ -302,6 +308,7 @@ impl Objects {
             ObjectKind::Timerfd { .. } => format!("the timerfd {by}"),
             ObjectKind::Signalfd { .. } => format!("the signalfd {by}"),
             ObjectKind::Segment(_) => format!("the shared memory {by}"),
+            ObjectKind::Userfault { .. } => format!("the userfaultfd {by}"),
             ObjectKind::Inode(inode) => match inode.kind {
                 InodeKind::Memfd => format!("memfd {}", inode.name.escape_ascii()),
                 InodeKind::File | InodeKind::Directory | InodeKind::Fifo | InodeKind::Linked => {

@@ -133,9 +133,10 @@ impl Privileges {
             Effect::Undo { .. } => Need::Nothing,
             Effect::File(_) => Need::Everything,
             Effect::Fd(effect) => match effect {
-                // The clocks that wake the machine need CAP_WAKE_ALARM.
+                // The clocks that wake the machine need CAP_WAKE_ALARM, page faults of the kernel CAP_SYS_PTRACE.
                 FdEffect::Open { .. }
                 | FdEffect::Timerfd { .. }
+                | FdEffect::Userfault { .. }
                 | FdEffect::Socket { .. }
                 | FdEffect::Accept { .. } => Need::Everything,
                 FdEffect::Pipe { .. }
@@ -160,6 +161,7 @@ impl Privileges {
                 | Change::SetOwner { .. }
                 | Change::SetSignal { .. }
                 | Change::Lock
+                | Change::Userfault(_)
                 | Change::Shutdown { .. } => Need::Nothing,
                 Change::SetPipeSize { .. }
                 | Change::Bind { .. }

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::attribute::state::State;
 use super::attribute::value::Value;
 use super::before::{At, Before};
-use super::effect::{Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, PrivilegeEffect};
+use super::effect::{
+    Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, PrivilegeEffect, UserfaultChange,
+};
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::name::{Name, Wanted};
 use super::object::Objects;
@@ -101,6 +103,8 @@ pub(super) struct Task {
     /// The death of a child may have left a SIGCHLD behind.
     pub(super) has_sigchld: bool,
     pub(super) vdso: Progress,
+    /// The task whose address space it is in, instead of having a copy (`CLONE_VM`).
+    pub(super) shares_space: Option<usize>,
     /// The last number that it received, until it has looked whether that is there.
     pub(super) unprobed: Option<(Fd, bool)>,
 }
@@ -297,6 +301,7 @@ impl<'a> Run<'a> {
             has_threads: false,
             has_sigchld: false,
             vdso: Progress::default(),
+            shares_space: None,
             unprobed: None,
         };
         let mut run = Run {
@@ -436,6 +441,14 @@ impl<'a> Run<'a> {
         {
             return Err(Wrong::NotProbed);
         }
+        let is_for_guest = matches!(
+            effect,
+            Effect::Exit { .. }
+                | Effect::Object { change: Change::Userfault(UserfaultChange::Copy { .. }), .. }
+        );
+        if self.tasks[task].shares_space.is_some() && !is_for_guest {
+            return Err(Wrong::NotModelled { call, what: "in the address space of another task".to_owned() });
+        }
         let is_thread = matches!(self.roles[task], Role::Thread(_));
         if is_thread
             && matches!(
@@ -469,6 +482,7 @@ impl<'a> Run<'a> {
                     });
                 }
                 self.check_vdso(task)?;
+                self.check_userfault(at, call)?;
                 self.tasks[task].phase = Phase::Arrived;
                 self.tasks[task].arrived = Some(at.record);
             }
@@ -606,7 +620,8 @@ fn is_for_tail(effect: &Effect) -> bool {
             | Change::SetMode { .. }
             | Change::SetTimes { .. }
             | Change::AddSeals { .. }
-            | Change::Enter => false,
+            | Change::Enter
+            | Change::Userfault(_) => false,
         },
         Effect::Memory(effect) => match effect {
             MemoryEffect::Protect { .. } | MemoryEffect::Advise { .. } => true,

@@ -10,6 +10,7 @@
 //! | `intervals` | ranges of addresses with values |
 //! | `expected` | what the images say |
 //! | `huge` | huge pages, and memory that is opened by a mapping |
+//! | `userfault` | pages that are copied into place |
 //! | `compare` | the end against the images |
 //!
 //! # Sources
@@ -22,6 +23,7 @@ mod intervals;
 mod state;
 #[cfg(test)]
 mod tests;
+mod userfault;
 
 pub(super) use compare::Seen;
 pub use expected::{
@@ -115,7 +117,8 @@ impl Run<'_> {
     /// The address space of a task or a thread, ordered with what its other threads do to it.
     pub(super) fn use_space(&mut self, at: At, call: &'static str) -> Result<&mut Space, Wrong> {
         let index = self.space_of(at.task);
-        if let Some(last) = self.spaces[index].last {
+        let copies = std::mem::take(&mut self.spaces[index].copies);
+        for last in self.spaces[index].last.into_iter().chain(copies.into_values()) {
             self.order(last, at, call, || "the address space".to_owned())?;
         }
         let space = &mut self.spaces[index];
@@ -153,6 +156,9 @@ impl Run<'_> {
             let bad = |at, end, why| Err(Wrong::BadRange { call, at, end, why });
             if let Some((at, end, ())) = self.spaces[index].guards.over(start, end).next() {
                 return bad(at, end, "a guard is there");
+            }
+            if let Some((at, end, _)) = self.spaces[index].registered.over(start, end).next() {
+                return bad(at, end, "it would wait for ever for who has a userfaultfd");
             }
             for (piece, behind, mapping) in pieces {
                 let part = Fill { from: fill.from + (piece - start), ..fill };
@@ -262,7 +268,11 @@ impl Run<'_> {
             MAP_SHARED | MAP_SHARED_VALIDATE if flags & MAP_GROWSDOWN == 0 => true,
             _ => return not_modelled(format!("flags {flags:#x}")),
         };
-        let in_window = is_shared && region.end <= start && end <= region.window_end;
+        let is_behind = region.end <= start && end <= region.window_end;
+        if let (true, Some((fd, offset)), PROT_READ) = (is_behind, file, prot) {
+            return self.map_source(at, call, range, (prot, flags), (fd, offset));
+        }
+        let in_window = is_shared && is_behind;
         let is_carrier = in_window && is_anonymous;
         if in_window {
             self.check_range(call, start, len, PAGE)?;
@@ -276,7 +286,8 @@ impl Run<'_> {
                 return Err(Wrong::BadRange { call, at: start, end, why });
             }
             // A window whose carriers are made by threads would need an order of its own.
-            if self.space_of(at.task) != at.task || prot & PROT_WRITE == 0 {
+            let is_free = self.spaces[at.task].sources.is_free(start, end);
+            if self.space_of(at.task) != at.task || prot & PROT_WRITE == 0 || !is_free {
                 return not_modelled("such a carrier of shared memory".to_owned());
             }
         } else {
@@ -357,7 +368,8 @@ impl Run<'_> {
             | ObjectKind::Eventfd { .. }
             | ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
-            | ObjectKind::Signalfd { .. } => false,
+            | ObjectKind::Signalfd { .. }
+            | ObjectKind::Userfault { .. } => false,
         };
         let readable = flags_of & O_PATH == 0 && flags_of & O_ACCMODE != O_WRONLY;
         let may_write = flags_of & O_ACCMODE == O_RDWR;
@@ -619,6 +631,9 @@ impl Run<'_> {
             }
             MemoryEffect::Remap { from, old_len, to, new_len, flags } => {
                 self.remap(at, call, (*from, *old_len), (*to, *new_len), *flags)?;
+            }
+            MemoryEffect::Unmap { at: start, len } if self.is_source(at, *start, *len) => {
+                self.use_space(at, call)?.sources.clear(*start, start.saturating_add(*len));
             }
             MemoryEffect::Unmap { at: start, len } => {
                 let end = start.saturating_add(*len);

@@ -79,7 +79,8 @@ impl Run<'_> {
     pub(super) fn space_of(&self, task: usize) -> usize {
         match self.roles[task] {
             Role::Thread(of) => self.by_pid.get(&of.pid).copied().unwrap_or(task),
-            Role::Task(_) | Role::Helper => task,
+            Role::Helper => self.tasks[task].shares_space.unwrap_or(task),
+            Role::Task(_) => task,
         }
     }
 

@@ -284,6 +284,7 @@ impl World {
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
             | Object::Signalfd { .. }
+            | Object::Userfault { .. }
                 if !is_path =>
             {
                 return fails(ENXIO);
@@ -291,7 +292,8 @@ impl World {
             Object::Eventfd { .. }
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
-            | Object::Signalfd { .. } => {}
+            | Object::Signalfd { .. }
+            | Object::Userfault { .. } => {}
             Object::Foreign => return not_modelled("an open of what the launcher had open"),
         }
         Ok(self.add_description(tid, 0, description))
@@ -469,7 +471,8 @@ impl World {
             | Object::Eventfd { .. }
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
-            | Object::Signalfd { .. } => not_modelled("owner and mode of what has no file"),
+            | Object::Signalfd { .. }
+            | Object::Userfault { .. } => not_modelled("owner and mode of what has no file"),
         }
     }
 

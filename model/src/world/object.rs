@@ -18,7 +18,7 @@ use super::socket::Socket;
 use super::{Call, Stop, World, fails, gives, not_modelled};
 use crate::errno::{EAGAIN, EBADF, EEXIST, EINVAL, ELOOP, ENOTTY, EPERM, ESPIPE};
 use crate::footprint::{Access, Thing};
-use crate::ids::{DescId, ObjectId};
+use crate::ids::{DescId, ObjectId, SpaceId};
 
 pub(super) const O_ACCMODE: u32 = 3;
 pub(super) const O_RDONLY: u32 = 0;
@@ -122,6 +122,13 @@ pub enum Object {
         /// Bit 0 is signal 1.
         mask: u64,
     },
+    /// A userfaultfd.
+    Userfault {
+        /// The address space that it is about.
+        space: SpaceId,
+        /// The handshake has been made.
+        is_ready: bool,
+    },
 }
 
 impl World {
@@ -160,7 +167,7 @@ impl World {
     }
 
     /// A description of something new without a name, for reading and writing.
-    fn make_anonymous(&mut self, tid: u32, object: Object, flags: u32) -> DescId {
+    pub(super) fn make_anonymous(&mut self, tid: u32, object: Object, flags: u32) -> DescId {
         let object = self.add_object(tid, 0, object);
         self.add_description(tid, 0, Description::of(object, O_RDWR | flags & O_NONBLOCK))
     }
@@ -222,7 +229,8 @@ impl World {
                     Object::Eventfd { .. }
                     | Object::Epoll { .. }
                     | Object::Timerfd { .. }
-                    | Object::Signalfd { .. } => return Ok(0),
+                    | Object::Signalfd { .. }
+                    | Object::Userfault { .. } => return Ok(0),
                 }
                 if *position > i64::MAX as u64 {
                     return fails(EINVAL);
@@ -310,6 +318,7 @@ impl World {
             }
             Change::AddSeals { seals } => self.add_seals(desc, *seals),
             Change::Enter => self.enter(tid, desc),
+            Change::Userfault(change) => self.use_userfault(tid, &object, *change),
         }
     }
 
@@ -332,7 +341,8 @@ impl World {
             | Object::Eventfd { .. }
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
-            | Object::Signalfd { .. } => {}
+            | Object::Signalfd { .. }
+            | Object::Userfault { .. } => {}
         }
         let epoll = self.description(desc).object.clone();
         if watched == desc {
@@ -404,7 +414,10 @@ impl World {
                 }
             }
             Object::Foreign => not_modelled("a write into what the launcher had open"),
-            Object::Epoll { .. } | Object::Timerfd { .. } | Object::Signalfd { .. } => fails(EINVAL),
+            Object::Epoll { .. }
+            | Object::Timerfd { .. }
+            | Object::Signalfd { .. }
+            | Object::Userfault { .. } => fails(EINVAL),
         }
     }
 
@@ -439,8 +452,8 @@ impl World {
                 taken.to_ne_bytes().to_vec()
             }
             Object::Foreign => return not_modelled("a read from what the launcher had open"),
-            Object::Timerfd { .. } | Object::Signalfd { .. } => {
-                return not_modelled("a read of time or signals");
+            Object::Timerfd { .. } | Object::Signalfd { .. } | Object::Userfault { .. } => {
+                return not_modelled("a read of time, signals or faults");
             }
             Object::Epoll { .. } => return fails(EINVAL),
         };

@@ -19,6 +19,7 @@ use crate::errno::{ECHILD, EEXIST, EINVAL, EPERM, ESRCH};
 use crate::footprint::{Access, Footprint, Thing};
 use crate::ids::{DescId, Made, SpaceId, TableId};
 
+const CLONE_VM: u64 = 0x100;
 const CLONE_FS: u64 = 0x200;
 const CLONE_FILES: u64 = 0x400;
 const CLONE_PARENT: u64 = 0x8000;
@@ -173,7 +174,9 @@ impl World {
 
     pub(super) fn fork(&mut self, tid: u32, birth: &Birth) -> Call<i64> {
         let is_thread = birth.flags == THREAD_FLAGS;
-        if !is_thread && birth.flags & !(CLONE_FILES | CLONE_PARENT | CLONE_FS) != 0 {
+        // It lives in its forker's address space, and shares nothing else.
+        let is_guest = birth.flags == CLONE_VM;
+        if !is_thread && !is_guest && birth.flags & !(CLONE_FILES | CLONE_PARENT | CLONE_FS) != 0 {
             return not_modelled(format!("flags {:#x}", birth.flags));
         }
         // `clone3_args_valid`.
@@ -244,7 +247,12 @@ impl World {
             (process.parent, process.exit_signal)
         };
         self.note(Thing::Children(parent), Access::Add);
-        let space = self.copy_space(process.space, SpaceId(made));
+        let space = if is_guest {
+            self.read(Thing::Space(process.space));
+            process.space
+        } else {
+            self.copy_space(process.space, SpaceId(made))
+        };
         let child = Process {
             parent,
             exit_signal,
@@ -332,7 +340,9 @@ impl World {
         process.limits = BTreeMap::new();
         process.is_subreaper = false;
         let space = std::mem::take(&mut process.space);
-        self.spaces.remove(&space);
+        if !self.processes.values().any(|other| other.status.is_none() && other.space == space) {
+            self.spaces.remove(&space);
+        }
         self.notify(pid);
         Ok(0)
     }

@@ -21,9 +21,9 @@ use crate::errno::{EACCES, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM,
 use crate::footprint::{Access, Thing};
 use crate::ids::{DescId, ObjectId, SegmentId, SpaceId};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// Behind the last address of user space (arch/x86, TASK_SIZE_MAX with four levels of pages).
-const USER_END: u64 = 0x7fff_ffff_f000;
+pub(super) const USER_END: u64 = 0x7fff_ffff_f000;
 const MAP_SHARED: u32 = 1;
 const MAP_PRIVATE: u32 = 2;
 const MAP_FIXED: u32 = 0x10;
@@ -67,7 +67,7 @@ pub enum Backing {
 
 impl Backing {
     /// The same, `skip` bytes further on.
-    fn part(&self, skip: u64) -> Backing {
+    pub(super) fn part(&self, skip: u64) -> Backing {
         match self {
             Backing::Segment(id, offset) => Backing::Segment(*id, offset + skip),
             Backing::File { object, offset, shared } => {
@@ -103,6 +103,8 @@ pub struct Mapping {
     may_write: bool,
     /// `MADV_*` that holds for it.
     pub advice: BTreeSet<u32>,
+    /// The userfaultfd that it is registered with.
+    pub(super) registered: Option<ObjectId>,
 }
 
 /// The layout that `PR_SET_MM_MAP` sets.
@@ -179,7 +181,7 @@ impl Space {
     }
 
     /// Changes every mapping of a range.
-    fn change(&mut self, from: u64, to: u64, change: impl Fn(&mut Mapping)) {
+    pub(super) fn change(&mut self, from: u64, to: u64, change: impl Fn(&mut Mapping)) {
         self.split(from);
         self.split(to);
         for start in self.within(from, to) {
@@ -228,6 +230,7 @@ impl World {
             backing,
             may_write: false,
             advice: BTreeSet::new(),
+            registered: None,
         };
         let mut space = Space { dumpable: 1, ..Space::default() };
         for (start, end) in &self.ground.host.mappings {
@@ -258,6 +261,11 @@ impl World {
         const WIPEONFORK: u32 = 18;
         self.read(Thing::Space(from));
         let mut copy = self.spaces.get(&from).cloned().unwrap_or_default();
+        if copy.mappings.values().any(|mapping| mapping.registered.is_some()) {
+            for mapping in Arc::make_mut(&mut copy).mappings.values_mut() {
+                mapping.registered = None;
+            }
+        }
         let marked: Vec<(u64, u64, bool)> = copy
             .mappings
             .iter()
@@ -523,7 +531,8 @@ impl World {
         let space = self.space_mut(tid);
         let cut = space.cut(start, end);
         let flags = flags & !ABOUT_THE_CALL;
-        let mapping = Mapping { end, prot, flags, backing, may_write, advice: BTreeSet::new() };
+        let mapping =
+            Mapping { end, prot, flags, backing, may_write, advice: BTreeSet::new(), registered: None };
         space.mappings.insert(start, mapping);
         self.forget_writers(&cut);
         Ok(at as i64)
@@ -548,7 +557,8 @@ impl World {
             | Object::Eventfd { .. }
             | Object::Epoll { .. }
             | Object::Timerfd { .. }
-            | Object::Signalfd { .. } => {
+            | Object::Signalfd { .. }
+            | Object::Userfault { .. } => {
                 // Whether it may be written is looked at before.
                 let refused = shared && prot & PROT_WRITE != 0 && !description.writes();
                 return fails(if refused { EACCES } else { ENODEV });
@@ -757,6 +767,7 @@ impl World {
             backing,
             may_write: true,
             advice: BTreeSet::new(),
+            registered: None,
         };
         space.mappings.insert(start, mapping(start + vvar, 1, Backing::Vvar));
         space.mappings.insert(start + vvar, mapping(end, 5, Backing::Vdso));

@@ -198,6 +198,11 @@ impl World {
                 let is = self.install(tid, 0, desc, flags & 1 != 0)?;
                 gives(is.into(), (*fd).into())
             }
+            FdEffect::Userfault { flags, fd } => {
+                let desc = self.make_userfault(tid, *flags)?;
+                let is = self.install(tid, 0, desc, flags & O_CLOEXEC != 0)?;
+                gives(is.into(), (*fd).into())
+            }
             FdEffect::Receive { socket, bytes, rights, cloexec, stays, never_blocks } => {
                 let desc = self.descriptor(tid, *socket)?;
                 let room = super::socket::Room { bytes: *bytes, rights: *rights };

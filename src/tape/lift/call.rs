@@ -112,6 +112,7 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_timerfd_create => "timerfd_create",
         libc::SYS_timerfd_settime => "timerfd_settime",
         libc::SYS_signalfd4 => "signalfd4",
+        libc::SYS_userfaultfd => "userfaultfd",
         libc::SYS_ioctl => "ioctl",
         libc::SYS_dup3 => "dup3",
         libc::SYS_dup2 => "dup2",

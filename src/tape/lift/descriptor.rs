@@ -65,6 +65,9 @@ impl Call<'_, '_> {
                 let [mask] = region.array::<1>(self.arg(1))?;
                 Ok(Effect::Fd(FdEffect::Signalfd { mask, flags: self.low(3), fd: self.number()? }))
             }
+            libc::SYS_userfaultfd => {
+                Ok(Effect::Fd(FdEffect::Userfault { flags: self.low(0), fd: self.number()? }))
+            }
             libc::SYS_memfd_create => Ok(Effect::Fd(FdEffect::Memfd {
                 name: region.text(self.arg(0))?.to_vec(),
                 flags: self.low(1),

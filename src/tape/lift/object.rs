@@ -1,6 +1,6 @@
 //! Calls that do something to what a descriptor refers to.
 
-use regrow_graph::verify::{Change, Effect};
+use regrow_graph::verify::{Change, Effect, UserfaultChange};
 
 use super::{Call, Check, IOV_MAX, Lift, RW_MAX, time};
 
@@ -47,11 +47,13 @@ impl Call<'_, '_> {
                 /// TFD_IOC_SET_TICKS (linux/timerfd.h).
                 const SET_TICKS: u32 = 0x4008_5400;
                 self.gives_zero()?;
-                if self.low(1) != SET_TICKS {
-                    return Err(format!("command {:#x}", self.low(1)));
+                match self.low(1) {
+                    SET_TICKS => {
+                        let [ticks] = region.array::<1>(self.arg(2))?;
+                        self.object(Change::SetTicks { ticks })
+                    }
+                    command => self.userfault(command),
                 }
-                let [ticks] = region.array::<1>(self.arg(2))?;
-                self.object(Change::SetTicks { ticks })
             }
             libc::SYS_read => self.read(vec![(self.arg(1), self.arg(2))], None),
             libc::SYS_pread64 => self.read(vec![(self.arg(1), self.arg(2))], Some(self.arg(3))),
@@ -115,6 +117,38 @@ impl Call<'_, '_> {
             _ => return Ok(None),
         };
         effect.map(Some)
+    }
+
+    /// Structures that the kernel writes into are the call's own.
+    fn userfault(&self, command: u32) -> Lift<Effect> {
+        /// uapi/linux/userfaultfd.h.
+        const API: u64 = 0xaa;
+        const MISSING: u64 = 1;
+        let region = self.lifter;
+        let change = match command {
+            // UFFDIO_API
+            0xc018_aa3f => match region.own_words::<3>(self.arg(2))? {
+                [API, 0, 0] => UserfaultChange::Handshake,
+                [api, features, _] => return Err(format!("API {api:#x}, features {features:#x}")),
+            },
+            // UFFDIO_REGISTER
+            0xc020_aa00 => match region.own_words::<4>(self.arg(2))? {
+                [at, len, MISSING, 0] => UserfaultChange::Register { at, len },
+                [_, _, mode, _] => return Err(format!("mode {mode:#x}")),
+            },
+            // UFFDIO_COPY: it gives 0 only where all has been copied.
+            0xc028_aa03 => match region.own_words::<5>(self.arg(2))? {
+                [to, from, len, 0, 0] => UserfaultChange::Copy { to, from, len },
+                [_, _, _, mode, _] => return Err(format!("mode {mode:#x}")),
+            },
+            // UFFDIO_UNREGISTER
+            0x8010_aa01 => {
+                let [at, len] = region.array::<2>(self.arg(2))?;
+                UserfaultChange::Unregister { at, len }
+            }
+            command => return Err(format!("command {command:#x}")),
+        };
+        self.object(Change::Userfault(change))
     }
 
     fn read(&self, into: Vec<(u64, u64)>, offset: Option<u64>) -> Lift<Effect> {

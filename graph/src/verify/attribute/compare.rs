@@ -153,6 +153,7 @@ fn shown_made(run: &Run<'_>, object: usize) -> String {
         | ObjectKind::Epoll { .. }
         | ObjectKind::Timerfd { .. }
         | ObjectKind::Signalfd { .. }
-        | ObjectKind::Segment(_) => "something else".to_owned(),
+        | ObjectKind::Segment(_)
+        | ObjectKind::Userfault { .. } => "something else".to_owned(),
     }
 }

@@ -402,7 +402,8 @@ impl Run<'_> {
             | ObjectKind::Epoll { .. }
             | ObjectKind::Timerfd { .. }
             | ObjectKind::Signalfd { .. }
-            | ObjectKind::Segment(_) => {
+            | ObjectKind::Segment(_)
+            | ObjectKind::Userfault { .. } => {
                 return Err(Wrong::Refused { call, what: self.describe(desc) });
             }
         };

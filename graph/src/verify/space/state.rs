@@ -4,6 +4,8 @@
 //! `mmap(2)`, `mremap(2)`, `mprotect(2)`, `madvise(2)`, `fork(2)`; mm/mmap.c (`do_mmap`), mm/mremap.c,
 //! mm/madvise.c (`madvise_vma_behavior`), kernel/fork.c (`dup_mmap`), mm/shmem.c (`shmem_zero_setup`).
 
+use std::collections::BTreeMap;
+
 use super::super::before::At;
 use super::super::table::Desc;
 use super::intervals::{Cut, Intervals};
@@ -205,6 +207,31 @@ impl Cut for Fill {
     }
 }
 
+/// A file that is mapped to be copied from, not read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copied {
+    /// The file, as an object.
+    pub(super) object: usize,
+    /// From where on in it.
+    pub(super) from: u64,
+}
+
+impl Cut for Copied {
+    fn rest(&self, by: u64) -> Copied {
+        Copied { from: self.from.saturating_add(by), ..*self }
+    }
+}
+
+/// A userfaultfd, as an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Registered(pub(super) usize);
+
+impl Cut for Registered {
+    fn rest(&self, _: u64) -> Registered {
+        *self
+    }
+}
+
 /// Shared memory without a name.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Segment {
@@ -235,8 +262,14 @@ pub(in super::super) struct Space {
     pub(super) fills: Intervals<Fill>,
     /// Under `MADV_GUARD_INSTALL`.
     pub(super) guards: Intervals<()>,
-    /// The last record that had to do with it.
+    /// Files that are mapped among the carriers.
+    pub(super) sources: Intervals<Copied>,
+    /// What is registered with a userfaultfd: with which.
+    pub(super) registered: Intervals<Registered>,
+    /// The last record that had to do with it, but for copies.
     pub(super) last: Option<At>,
+    /// The last copy by each task since.
+    pub(super) copies: BTreeMap<usize, At>,
     /// This one as it was at the last fork, and what the child got, where that was not the same.
     forked: Option<Box<[Space; 2]>>,
 }
@@ -251,7 +284,11 @@ impl Space {
             mappings: self.mappings.clone(),
             fills: self.fills.clone(),
             guards: self.guards.clone(),
+            // Those that are mapped at a fork are refused.
+            sources: Intervals::default(),
+            registered: Intervals::default(),
             last: None,
+            copies: BTreeMap::new(),
             forked: None,
         };
         if let Some(forked) = &self.forked
@@ -292,6 +329,7 @@ impl Space {
         self.mappings.clear(start, end);
         self.fills.clear(start, end);
         self.guards.clear(start, end);
+        self.registered.clear(start, end);
     }
 
     pub(super) fn map(&mut self, start: u64, end: u64, mapping: Mapping) {

@@ -3,6 +3,7 @@
 //! Task 10 has a file mapped and pages of its own, and makes shared memory that 11 and 12 see, too; what
 //! 11 has of its own it inherits; 12 starts with nothing but the carrier.
 
+mod copies;
 mod huge;
 
 use std::collections::BTreeMap;

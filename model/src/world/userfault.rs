@@ -1,0 +1,138 @@
+//! Pages copied into place by a userfaultfd.
+//!
+//! Which pages are there is known of those only that something was written to; what is read and gives zeros the model takes
+//! for missing.
+//!
+//! # Sources
+//! ioctl_userfaultfd(2); fs/userfaultfd.c, mm/userfaultfd.c.
+
+use std::sync::Arc;
+
+use regrow_graph::verify::UserfaultChange;
+
+use super::object::Object;
+use super::runs::Runs;
+use super::space::{Backing, PAGE, USER_END};
+use super::{Call, World, fails, not_modelled};
+use crate::errno::{EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOTTY};
+use crate::footprint::Thing;
+use crate::ids::{DescId, ObjectId};
+
+const O_CLOEXEC: u32 = 0o2_000_000;
+const O_NONBLOCK: u32 = 0o4000;
+const USER_MODE_ONLY: u32 = 1;
+
+/// A range that these calls take (fs/userfaultfd.c, `validate_range`).
+fn range(at: u64, len: u64) -> Call<(u64, u64)> {
+    match at.checked_add(len) {
+        Some(end) if at.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && len > 0 && end <= USER_END => {
+            Ok((at, end))
+        }
+        _ => fails(EINVAL),
+    }
+}
+
+impl World {
+    pub(super) fn make_userfault(&mut self, tid: u32, flags: u32) -> Call<DescId> {
+        if flags & !(O_CLOEXEC | O_NONBLOCK | USER_MODE_ONLY) != 0 {
+            return fails(EINVAL);
+        }
+        let space = self.process_of(tid).space;
+        let flags = flags & !USER_MODE_ONLY;
+        Ok(self.make_anonymous(tid, Object::Userfault { space, is_ready: false }, flags))
+    }
+
+    pub(super) fn use_userfault(&mut self, tid: u32, id: &ObjectId, change: UserfaultChange) -> Call<i64> {
+        let Object::Userfault { space, is_ready } = *self.object(id) else { return fails(ENOTTY) };
+        if is_ready == (change == UserfaultChange::Handshake) {
+            return fails(EINVAL);
+        }
+        if self.process_of(tid).space != space {
+            return not_modelled("a userfaultfd of another address space");
+        }
+        match change {
+            UserfaultChange::Handshake => {
+                if let Object::Userfault { is_ready, .. } = self.object_mut(id) {
+                    *is_ready = true;
+                }
+                Ok(0)
+            }
+            UserfaultChange::Register { at, len } => self.register(tid, id, range(at, len)?),
+            UserfaultChange::Unregister { at, len } => {
+                let (start, end) = range(at, len)?;
+                if self.space(tid).at(start).is_none() {
+                    return fails(EINVAL);
+                }
+                self.space_mut(tid).change(start, end, |mapping| mapping.registered = None);
+                Ok(0)
+            }
+            UserfaultChange::Copy { to, from, len } => self.copy_pages(tid, id, range(to, len)?, from),
+        }
+    }
+
+    fn register(&mut self, tid: u32, id: &ObjectId, (start, end): (u64, u64)) -> Call<i64> {
+        self.read(Thing::Space(self.process_of(tid).space));
+        let space = self.space(tid);
+        if space.at(start).is_none() {
+            return fails(EINVAL);
+        }
+        let mut at = start;
+        while at < end {
+            let Some((_, mapping)) = space.at(at) else {
+                return not_modelled("holes in what is registered");
+            };
+            // `vma_can_userfault`: private memory of one's own, and shared memory.
+            if !matches!(mapping.backing, Backing::Anonymous | Backing::Segment(..)) {
+                return fails(EINVAL);
+            }
+            if mapping.registered.as_ref().is_some_and(|other| other != id) {
+                return fails(EBUSY);
+            }
+            at = mapping.end;
+        }
+        self.space_mut(tid).change(start, end, |mapping| mapping.registered = Some(id.clone()));
+        Ok(0)
+    }
+
+    fn copy_pages(&mut self, tid: u32, id: &ObjectId, (to, end): (u64, u64), from: u64) -> Call<i64> {
+        self.read(Thing::Space(self.process_of(tid).space));
+        let space = self.space(tid);
+        let Some((start, mapping)) = space.at(to) else { return fails(ENOENT) };
+        if mapping.end < end || mapping.registered.as_ref() != Some(id) {
+            return fails(ENOENT);
+        }
+        let backing = mapping.backing.part(to - start);
+        let present = match &backing {
+            Backing::Segment(segment, offset) => {
+                let (first, last) = (*offset, offset + (end - to));
+                let is_there =
+                    self.segments.get(segment).is_some_and(|pages| !pages.slice(first, last).is_empty());
+                self.write(Thing::Pages(*segment, first, last));
+                is_there
+            }
+            _ => !space.private.slice(to, end).is_empty(),
+        };
+        if present {
+            // What comes before the page that is there has been copied, and is not told from it here.
+            return fails(if end - to == PAGE { EEXIST } else { EAGAIN });
+        }
+        let space = self.space(tid);
+        let behind = from.saturating_add(end - to);
+        let Some((first, source)) = space.at(from).filter(|(_, source)| source.end >= behind) else {
+            return fails(EFAULT);
+        };
+        let Backing::File { object, offset, .. } = source.backing.part(from - first) else {
+            return not_modelled("a copy of what is no file");
+        };
+        self.read(Thing::Bytes(object.clone(), offset, offset + (end - to)));
+        let mut pages = Runs::default();
+        pages.place(0, &self.content_of(&object, offset, offset + (end - to)));
+        match backing {
+            Backing::Segment(segment, offset) => {
+                Arc::make_mut(self.segments.entry(segment).or_default()).place(offset, &pages);
+            }
+            _ => self.space_mut(tid).private.place(to, &pages),
+        }
+        Ok(0)
+    }
+}
