@@ -1,12 +1,11 @@
 //! The DAG: operations as nodes, an edge for everything that must come first, a [`Reason`] on each.
 //!
-//! Storage is petgraph's; this module adds the vocabulary. It does not decide anything: who does
+//! That a task does one thing after another is not stored as edges. It does not decide anything: who does
 //! what is [`crate::place`]'s, when a task may enter a session [`crate::family`]'s, the total order
 //! [`crate::order`]'s.
 
 use std::fmt;
 
-use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
 
 use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
@@ -291,63 +290,103 @@ pub struct Op {
     pub why: Reason,
 }
 
+/// An edge that is not from an operation of a task to its next one.
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    before: OpId,
+    after: OpId,
+    why: Reason,
+    /// How many operations there were when it was demanded.
+    since: u32,
+}
+
 /// Operations and edges.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
-    inner: DiGraph<Op, Reason, u32>,
+    ops: Vec<Op>,
+    /// The operation of the same task before each: nearly all edges are from there.
+    before: Vec<Option<OpId>>,
+    others: Vec<Edge>,
     last: Vec<Option<OpId>>,
 }
 
 impl Graph {
     /// An empty graph for `tasks` tasks.
     pub fn new(tasks: usize) -> Graph {
-        Graph { inner: DiGraph::default(), last: vec![None; tasks] }
+        Graph { last: vec![None; tasks], ..Graph::default() }
+    }
+
+    /// Makes room for about so many operations.
+    pub(crate) fn reserve(&mut self, ops: usize) {
+        self.ops.reserve(ops);
+        self.before.reserve(ops);
     }
 
     /// Adds the next operation of a task, behind the one that was added last.
     pub fn push(&mut self, task: TaskId, kind: OpKind, why: Reason) -> OpId {
-        let op = OpId(self.inner.add_node(Op { task, kind, why }).index() as u32);
-        if let Some(before) = self.last[task.index()].replace(op) {
-            self.require(before, op, why);
-        }
+        let op = OpId::new(self.ops.len());
+        self.ops.push(Op { task, kind, why });
+        self.before.push(self.last[task.index()].replace(op));
         op
     }
 
     /// Demands that `before` is done before `after` starts.
     pub fn require(&mut self, before: OpId, after: OpId, why: Reason) {
-        self.inner.add_edge(NodeIndex::new(before.index()), NodeIndex::new(after.index()), why);
+        self.others.push(Edge { before, after, why, since: self.ops.len() as u32 });
     }
 
     /// The operation.
     pub fn op(&self, op: OpId) -> &Op {
-        &self.inner[NodeIndex::new(op.index())]
+        &self.ops[op.index()]
     }
 
     /// Number of operations.
     pub fn len(&self) -> usize {
-        self.inner.node_count()
+        self.ops.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.ops.is_empty()
+    }
+
+    /// For how many tasks it is.
+    pub(crate) fn tasks(&self) -> usize {
+        self.last.len()
     }
 
     /// All operations in the order in which they were added.
     pub fn ops(&self) -> impl Iterator<Item = (OpId, &Op)> + '_ {
-        self.inner.node_indices().map(|node| (OpId(node.index() as u32), &self.inner[node]))
+        self.ops.iter().enumerate().map(|(index, op)| (OpId::new(index), op))
     }
 
-    /// All edges: before, after, why.
+    /// The operation of the same task before one.
+    pub(crate) fn before(&self, op: OpId) -> Option<OpId> {
+        self.before[op.index()]
+    }
+
+    /// The edges that are not from an operation of a task to its next one: before, after, why.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (OpId, OpId, Reason)> + '_ {
+        self.others.iter().map(|edge| (edge.before, edge.after, edge.why))
+    }
+
+    /// All edges in the order in which they were added: before, after, why.
     pub fn edges(&self) -> impl Iterator<Item = (OpId, OpId, Reason)> + '_ {
-        self.inner
-            .raw_edges()
-            .iter()
-            .map(|edge| (OpId(edge.source().index() as u32), OpId(edge.target().index() as u32), edge.weight))
-    }
-
-    /// The petgraph graph below, for its algorithms.
-    pub(crate) fn inner(&self) -> &DiGraph<Op, Reason, u32> {
-        &self.inner
+        let (mut next, mut other) = (0, 0);
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(edge) = self.others.get(other)
+                    && edge.since as usize <= next
+                {
+                    other += 1;
+                    return Some((edge.before, edge.after, edge.why));
+                }
+                let op = self.ops.get(next)?;
+                next += 1;
+                if let Some(before) = self.before[next - 1] {
+                    return Some((before, OpId::new(next - 1), op.why));
+                }
+            }
+        })
     }
 }

@@ -6,12 +6,7 @@
 //! kernel itself makes one wait for the other (a birth, waiting for a death). Every wait is thus
 //! for something earlier in one common order: the earliest unfinished operation can always run.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
-
-use petgraph::Direction;
-use petgraph::graph::NodeIndex;
-use petgraph::visit::EdgeRef;
+use petgraph::graph::DiGraph;
 use thiserror::Error;
 
 use crate::family::{self, Cradle, FamilyError};
@@ -110,9 +105,11 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
     }
     let mut events: Vec<Event> = Vec::new();
     let mut event_of: Vec<Option<EventId>> = vec![None; graph.len()];
-    let mut waits: Vec<Vec<EventId>> = vec![Vec::new(); graph.len()];
+    // Who waits for what, and who waits at all.
+    let mut waits: Vec<(OpId, EventId)> = Vec::new();
+    let mut is_waiting = vec![false; graph.len()];
     let mut crossing: Vec<(OpId, OpId, Reason)> = graph
-        .edges()
+        .others()
         .filter(|(before, after, _)| graph.op(*before).task != graph.op(*after).task)
         .filter(|(_, _, why)| match why {
             // The kernel sees to these: a child runs when it has been forked, waitid waits.
@@ -144,12 +141,21 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             EventId::new(events.len() - 1)
         });
         events[event.index()].waiters.push((after, why));
-        waits[after.index()].push(event);
+        waits.push((after, event));
+        is_waiting[after.index()] = true;
     }
-    let mut programs: Vec<Vec<Item>> = vec![Vec::new(); tasks];
+    // Those of one operation stay in the order of what they wait for.
+    waits.sort_by_key(|(op, _)| *op);
+    let mut lengths = vec![0; tasks];
+    graph.ops().for_each(|(_, op)| lengths[op.task.index()] += 1);
+    let mut programs: Vec<Vec<Item>> = lengths.into_iter().map(Vec::with_capacity).collect();
     for op in &order {
         let program = &mut programs[graph.op(*op).task.index()];
-        program.extend(waits[op.index()].iter().map(|event| Item::Wait(*event)));
+        if is_waiting[op.index()] {
+            let first = waits.partition_point(|(other, _)| other < op);
+            let its = waits[first..].iter().take_while(|(other, _)| other == op);
+            program.extend(its.map(|(_, event)| Item::Wait(*event)));
+        }
         program.push(Item::Op(*op));
         program.extend(event_of[op.index()].map(Item::Post));
         if graph.op(*op).kind == OpKind::Exit
@@ -162,45 +168,129 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
     Ok(Plan { graph, owners, order, programs, events })
 }
 
+/// How many ranks there are ([`OpKind::rank`]).
+const RANKS: usize = 14;
+
 fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
-    let inner = graph.inner();
-    let mut missing: Vec<u32> = vec![0; graph.len()];
-    for edge in inner.raw_edges() {
-        missing[edge.target().index()] += 1;
-    }
     // The barrier is no edge (it would be one from every task to every other), so it is part of the key.
-    let mut arrived: BTreeSet<TaskId> = BTreeSet::new();
-    let mut is_behind = Vec::with_capacity(graph.len());
-    for (_, node) in graph.ops() {
-        is_behind.push(arrived.contains(&node.task));
-        if node.kind == OpKind::Arrive {
-            arrived.insert(node.task);
+    let mut has_arrived = vec![false; graph.tasks()];
+    let mut classes: Vec<u8> = Vec::with_capacity(graph.len());
+    let mut next: Vec<Option<OpId>> = vec![None; graph.len()];
+    let mut missing: Vec<u32> = vec![0; graph.len()];
+    for (op, node) in graph.ops() {
+        let is_behind = &mut has_arrived[node.task.index()];
+        classes.push(node.kind.rank() + if *is_behind { RANKS as u8 } else { 0 });
+        *is_behind |= node.kind == OpKind::Arrive;
+        if let Some(before) = graph.before(op) {
+            next[before.index()] = Some(op);
+            missing[op.index()] = 1;
         }
     }
-    let key = |op: OpId| Reverse((is_behind[op.index()], graph.op(op).kind.rank(), op));
-    let mut ready: BinaryHeap<Reverse<(bool, u8, OpId)>> =
-        graph.ops().map(|(op, _)| op).filter(|op| missing[op.index()] == 0).map(key).collect();
+    let mut others: Vec<(OpId, OpId)> = graph.others().map(|(before, after, _)| (before, after)).collect();
+    others.sort_unstable();
+    let mut has_others = vec![false; graph.len()];
+    for (before, after) in &others {
+        has_others[before.index()] = true;
+        missing[after.index()] += 1;
+    }
+    let mut ready = Ready::new(graph.len());
+    for (op, _) in graph.ops().filter(|(op, _)| missing[op.index()] == 0) {
+        ready.insert(classes[op.index()], op);
+    }
     let mut order = Vec::with_capacity(graph.len());
-    while let Some(Reverse((_, _, op))) = ready.pop() {
+    while let Some(op) = ready.take() {
         order.push(op);
-        for edge in inner.edges_directed(NodeIndex::new(op.index()), Direction::Outgoing) {
-            let after = edge.target();
+        let mut done = |after: OpId| {
             missing[after.index()] -= 1;
             if missing[after.index()] == 0 {
-                ready.push(key(OpId::new(after.index())));
+                ready.insert(classes[after.index()], after);
             }
+        };
+        next[op.index()].into_iter().for_each(&mut done);
+        if has_others[op.index()] {
+            let first = others.partition_point(|(before, _)| *before < op);
+            let its = others[first..].iter().take_while(|(before, _)| *before == op);
+            its.for_each(|(_, after)| done(*after));
         }
     }
     if order.len() == graph.len() {
         return Ok(order);
     }
-    let cycle = petgraph::algo::tarjan_scc(inner)
+    let edges = graph.edges().map(|(before, after, _)| (before.0, after.0));
+    let whole = DiGraph::<(), (), u32>::from_edges(edges);
+    let cycle = petgraph::algo::tarjan_scc(&whole)
         .into_iter()
-        .find(|component| component.len() > 1 || inner.find_edge(component[0], component[0]).is_some())
+        .find(|component| component.len() > 1 || whole.find_edge(component[0], component[0]).is_some())
         .unwrap_or_default();
     let mut ops: Vec<OpId> = cycle.into_iter().map(|node| OpId::new(node.index())).collect();
     ops.sort_unstable();
     Err(PlanError::Cycle(ops))
+}
+
+/// Operations that can come next, by class: of the lowest class that has any the one with the lowest id comes.
+struct Ready {
+    classes: Vec<Lowest>,
+}
+
+impl Ready {
+    fn new(ops: usize) -> Ready {
+        Ready { classes: (0..2 * RANKS).map(|_| Lowest::new(ops)).collect() }
+    }
+
+    fn insert(&mut self, class: u8, op: OpId) {
+        self.classes[usize::from(class)].insert(op.index());
+    }
+
+    fn take(&mut self) -> Option<OpId> {
+        self.classes.iter_mut().find_map(Lowest::take).map(OpId::new)
+    }
+}
+
+/// A set of numbers of which the lowest is taken: a bit for each, and above 64 words one whose bits say which of them
+/// are not 0, up to a single one.
+struct Lowest {
+    levels: Vec<Vec<u64>>,
+}
+
+impl Lowest {
+    /// For numbers below `end`.
+    fn new(end: usize) -> Lowest {
+        let mut levels = vec![vec![0; end.div_ceil(64).max(1)]];
+        while let Some(last) = levels.last().map(Vec::len).filter(|len| *len > 1) {
+            levels.push(vec![0; last.div_ceil(64)]);
+        }
+        Lowest { levels }
+    }
+
+    fn insert(&mut self, mut number: usize) {
+        for level in &mut self.levels {
+            let word = &mut level[number / 64];
+            let was_empty = *word == 0;
+            *word |= 1 << (number % 64);
+            if !was_empty {
+                break;
+            }
+            number /= 64;
+        }
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        if self.levels.last()?[0] == 0 {
+            return None;
+        }
+        let lowest =
+            self.levels.iter().rev().fold(0, |at, level| 64 * at + level[at].trailing_zeros() as usize);
+        let mut number = lowest;
+        for level in &mut self.levels {
+            let word = &mut level[number / 64];
+            *word &= !(1 << (number % 64));
+            if *word != 0 {
+                break;
+            }
+            number /= 64;
+        }
+        Some(lowest)
+    }
 }
 
 #[cfg(test)]
@@ -298,6 +388,29 @@ mod tests {
         let last_arrival = kinds.iter().rposition(|kind| **kind == OpKind::Arrive);
         let first_behind = kinds.iter().position(|kind| matches!(kind, OpKind::Step { .. } | OpKind::Park));
         assert!(last_arrival < first_behind, "{kinds:?}");
+    }
+
+    /// Beside a set that is known to be right, with numbers on all levels.
+    #[test]
+    fn the_lowest_is_taken() {
+        let mut state = 1u64;
+        for end in [1, 64, 65, 5000, 300_000] {
+            let (mut is, mut wanted) = (Lowest::new(end), std::collections::BTreeSet::new());
+            for _ in 0..2000 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                if state >> 62 == 0 {
+                    assert_eq!(is.take(), wanted.pop_first());
+                } else {
+                    let number = (state >> 20) as usize % end;
+                    is.insert(number);
+                    wanted.insert(number);
+                }
+            }
+            while let Some(lowest) = wanted.pop_first() {
+                assert_eq!(is.take(), Some(lowest));
+            }
+            assert_eq!(is.take(), None);
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@
 //! | `privilege` | which privileges a task still has |
 //! | `seccomp` | strict mode and filters |
 //! | [`attribute`] | the table of all other attributes; how records move them by it |
-//! | `compare` | the end against the images, one to one |
+//! | `compare`, `apart` | the end against the images, one to one; on all processors what each task stands for alone |
 //! | `outcome` | the certificate, and all that can be wrong |
 //!
 //! Worked example: a root that closes what the launcher left and opens /dev/null.
@@ -57,6 +57,7 @@
 //! assert_eq!(verify(&tree, &expected).unwrap().descriptors, 1);
 //! ```
 
+mod apart;
 pub mod attribute;
 mod before;
 mod compare;

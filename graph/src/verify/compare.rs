@@ -4,8 +4,9 @@
 //! and those of the images, and one between their pipes and sockets. Names are not enough: two
 //! numbers share a description, and two descriptions a pipe, if and only if the images say so.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::apart;
 use super::attribute::compare::{Seen, task as compare_attributes};
 use super::expected::{
     Content, Expected, ExpectedInode, ExpectedOfd, ExpectedTask, InodeId, InodeKind, Interest, Life, OfdSpec,
@@ -30,12 +31,36 @@ struct Place {
 }
 
 /// The number of a pipe or a socket in the images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     Pipe(u32),
     Fifo(u32),
     Socket(u32),
     Inode(InodeId),
+}
+
+/// The one-to-one relation of pipes, sockets and inodes, both ways.
+struct Relation {
+    of_object: Vec<Option<Key>>,
+    of_key: HashMap<Key, usize>,
+}
+
+impl Relation {
+    fn key(&self, object: usize) -> Option<Key> {
+        self.of_object[object]
+    }
+
+    /// Whether an object may be what the images call `key`.
+    fn may_be(&self, object: usize, key: Key) -> bool {
+        self.of_object[object].is_none_or(|other| other == key)
+            && self.of_key.get(&key).is_none_or(|other| *other == object)
+    }
+
+    /// Takes up that it is; says whether it may be.
+    fn pair(&mut self, object: usize, key: Key) -> bool {
+        *self.of_object[object].get_or_insert(key) == key
+            && *self.of_key.entry(key).or_insert(object) == object
+    }
 }
 
 struct Compare<'a, 'b> {
@@ -44,22 +69,27 @@ struct Compare<'a, 'b> {
     /// The one-to-one relation of descriptions, both ways.
     of_desc: Vec<Option<(OfdId, Place)>>,
     of_ofd: Vec<Option<(Desc, Place)>>,
-    /// That of pipes and sockets.
-    of_object: BTreeMap<usize, Key>,
-    of_key: BTreeMap<Key, usize>,
+    /// That of pipes, sockets and inodes.
+    objects: Relation,
     /// That of descriptor tables.
     of_table: BTreeMap<usize, u32>,
     of_table_id: BTreeMap<u32, usize>,
     /// Descriptions in flight, still to be compared, with where they were met.
     in_flight: Vec<(Desc, OfdId, Place)>,
-    /// What is open anywhere at the end, of descriptions and of what they show.
-    survivors: Vec<bool>,
-    open_objects: Vec<bool>,
-    /// At which open listener each connection waits.
-    listener_of: BTreeMap<usize, usize>,
+    ends: &'b Ends,
     seen: Seen,
     seen_memory: space::Seen,
     certificate: Certificate,
+}
+
+/// What is open anywhere at the end.
+struct Ends {
+    /// Of descriptions.
+    survivors: Vec<bool>,
+    /// Of what they show.
+    open_objects: Vec<bool>,
+    /// At which open listener each connection waits.
+    listener_of: BTreeMap<usize, usize>,
 }
 
 /// Compares the end of a run with the images.
@@ -67,103 +97,172 @@ pub(super) fn compare(
     run: Run<'_>,
     is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
 ) -> Result<Certificate, Counterexample> {
-    let expected = run.expected;
-    let mut survivors = vec![false; run.objects.descriptions.len()];
-    // What many tables have in common is looked at once.
-    let mut seen = HashSet::new();
-    for task in run.tasks.iter().filter(|task| task.phase == Phase::Parked) {
-        run.tables[task.table].visit_new(&mut seen, &mut |desc| survivors[desc.0 as usize] = true);
-    }
-    run.objects.close_over_flight(&mut survivors);
-    let mut open_objects = vec![false; run.objects.objects.len()];
-    let mut readable = open_objects.clone();
-    for (description, _) in run.objects.descriptions.iter().zip(&survivors).filter(|(_, is_open)| **is_open) {
-        open_objects[description.object] = true;
-        readable[description.object] |= description.flags & O_ACCMODE != O_WRONLY;
-    }
-    let mut listener_of = BTreeMap::new();
-    for (object, _) in open_objects.iter().enumerate().filter(|(_, is_open)| **is_open) {
-        if let ObjectKind::Socket(listener) = &run.objects.objects[object].kind {
-            for connection in &listener.waiting {
-                listener_of.entry(*connection).or_insert(object);
-            }
+    let ends = Ends::of(&run)?;
+    let compared = match Compare::new(&run, &ends).at_once(is_alike) {
+        Some(certificate) => {
+            // What the images' bytes can tell has been asked.
+            #[cfg(test)]
+            assert_eq!(Compare::new(&run, &ends).one_by_one(&mut |_| true).as_ref(), Ok(&certificate));
+            Ok(certificate)
         }
-    }
-    if let Some(lost) = run.lost_message(&open_objects) {
-        return Err(lost);
-    }
-    for (at, call, object) in &run.needs_reader {
-        if !readable[*object] && !run.received.contains(at) {
-            let what = match run.objects.objects[*object].kind {
-                ObjectKind::Pipe(_) => "a pipe",
-                ObjectKind::Socket(_) => "a socket",
-                ObjectKind::File { .. }
-                | ObjectKind::Eventfd { .. }
-                | ObjectKind::Epoll { .. }
-                | ObjectKind::Timerfd { .. }
-                | ObjectKind::Signalfd { .. }
-                | ObjectKind::Segment(_)
-                | ObjectKind::Userfault { .. }
-                | ObjectKind::Inode(_) => "something",
-            };
-            let wrong = Wrong::NoReader { call, what: what.to_owned() };
-            return Err(Counterexample { task: run.pid(at.task), record: Some(at.record), wrong });
-        }
-    }
-    let mut compare = Compare {
-        run: &run,
-        expected,
-        of_desc: vec![None; run.objects.descriptions.len()],
-        of_ofd: vec![None; expected.ofds.len()],
-        of_object: BTreeMap::new(),
-        of_key: BTreeMap::new(),
-        of_table: BTreeMap::new(),
-        of_table_id: BTreeMap::new(),
-        in_flight: Vec::new(),
-        survivors,
-        open_objects,
-        listener_of,
-        seen: Seen::default(),
-        seen_memory: space::Seen::default(),
-        certificate: run.certificate.clone(),
+        // What is wrong is said of the first task where it is.
+        None => Compare::new(&run, &ends).one_by_one(is_alike),
     };
-    for want in &expected.tasks {
-        let compared = compare.task(want).and_then(|()| run.compare_seccomp(want));
-        compared.and_then(|()| compare.space(want, is_alike)).map_err(|wrong| Counterexample {
-            task: want.pid,
-            record: None,
-            wrong,
-        })?;
+    run.give_back();
+    compared
+}
+
+impl Run<'_> {
+    /// Gives back the memory of the model, while others go on.
+    fn give_back(self) {
+        let Run { tasks, tables, objects, spaces, segments, .. } = self;
+        rayon::spawn(move || drop((tasks, tables, objects, spaces, segments)));
     }
-    while let Some((desc, ofd, place)) = compare.in_flight.pop() {
-        let matched = compare.description(place, desc, ofd);
-        matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
-    }
-    run.compare_segments(&compare.seen_memory, &mut compare.certificate, is_alike)?;
-    for (pid, index) in &run.by_pid {
-        if let Role::Helper = run.roles[*index] {
-            if run.tasks[*index].phase != Phase::Reaped {
-                return Err(Counterexample { task: *pid, record: None, wrong: Wrong::HelperLeft });
+}
+
+impl Ends {
+    /// Looks at all tables, and whether everything that was sent or written found who it was for.
+    fn of(run: &Run<'_>) -> Result<Ends, Counterexample> {
+        let mut survivors = vec![false; run.objects.descriptions.len()];
+        // What many tables have in common is looked at once.
+        let mut seen = HashSet::new();
+        for task in run.tasks.iter().filter(|task| task.phase == Phase::Parked) {
+            run.tables[task.table].visit_new(&mut seen, &mut |desc| survivors[desc.0 as usize] = true);
+        }
+        run.objects.close_over_flight(&mut survivors);
+        let mut open_objects = vec![false; run.objects.objects.len()];
+        let mut readable = open_objects.clone();
+        let descriptions = run.objects.descriptions.iter();
+        for (description, _) in descriptions.zip(&survivors).filter(|(_, is_open)| **is_open) {
+            open_objects[description.object] = true;
+            readable[description.object] |= description.flags & O_ACCMODE != O_WRONLY;
+        }
+        let mut listener_of = BTreeMap::new();
+        for (object, _) in open_objects.iter().enumerate().filter(|(_, is_open)| **is_open) {
+            if let ObjectKind::Socket(listener) = &run.objects.objects[object].kind {
+                for connection in &listener.waiting {
+                    listener_of.entry(*connection).or_insert(object);
+                }
             }
-            compare.certificate.helpers += 1;
+        }
+        if let Some(lost) = run.lost_message(&open_objects) {
+            return Err(lost);
+        }
+        for (at, call, object) in &run.needs_reader {
+            if !readable[*object] && !run.received.contains(at) {
+                let what = match run.objects.objects[*object].kind {
+                    ObjectKind::Pipe(_) => "a pipe",
+                    ObjectKind::Socket(_) => "a socket",
+                    ObjectKind::File { .. }
+                    | ObjectKind::Eventfd { .. }
+                    | ObjectKind::Epoll { .. }
+                    | ObjectKind::Timerfd { .. }
+                    | ObjectKind::Signalfd { .. }
+                    | ObjectKind::Segment(_)
+                    | ObjectKind::Userfault { .. }
+                    | ObjectKind::Inode(_) => "something",
+                };
+                let wrong = Wrong::NoReader { call, what: what.to_owned() };
+                return Err(Counterexample { task: run.pid(at.task), record: Some(at.record), wrong });
+            }
+        }
+        Ok(Ends { survivors, open_objects, listener_of })
+    }
+}
+
+impl<'a, 'b> Compare<'a, 'b> {
+    fn new(run: &'b Run<'a>, ends: &'b Ends) -> Compare<'a, 'b> {
+        let objects = Relation { of_object: vec![None; run.objects.objects.len()], of_key: HashMap::new() };
+        Compare {
+            run,
+            expected: run.expected,
+            of_desc: vec![None; run.objects.descriptions.len()],
+            of_ofd: vec![None; run.expected.ofds.len()],
+            objects,
+            of_table: BTreeMap::new(),
+            of_table_id: BTreeMap::new(),
+            in_flight: Vec::new(),
+            ends,
+            seen: Seen::default(),
+            seen_memory: space::Seen::default(),
+            certificate: run.certificate.clone(),
         }
     }
-    if let Some((path, name)) = run.made_names.iter().find(|(_, name)| name.is_there) {
-        let path = path.escape_ascii().to_string();
-        return Err(Counterexample {
-            task: run.pid(name.last.task),
-            record: None,
-            wrong: Wrong::NameLeft { path },
-        });
+
+    /// Compares all tasks, on all processors what each stands for alone. `None`: something is wrong.
+    fn at_once(mut self, is_alike: &mut dyn FnMut(&Alike<'_>) -> bool) -> Option<Certificate> {
+        let (run, expected) = (self.run, self.expected);
+        let (descriptors, apart) = rayon::join(
+            || expected.tasks.iter().try_for_each(|want| self.task(want)),
+            || apart::compare(run, &expected.tasks),
+        );
+        descriptors.ok()?;
+        for part in apart? {
+            self.seen.take(&part.seen);
+            self.certificate.mappings += part.certificate.mappings;
+            self.certificate.pages += part.certificate.pages;
+            let mut inodes = part.inodes.into_iter();
+            if !self.seen_memory.take(part.seen_memory)
+                || !inodes.all(|(object, inode)| self.objects.pair(object, Key::Inode(inode)))
+            {
+                return None;
+            }
+            for want in part.asking {
+                run.compare_private_pages(want, &mut self.certificate, is_alike).ok()?;
+            }
+        }
+        self.finish(is_alike).ok()
     }
-    compare.certificate.attributes = compare.seen.compared;
-    compare.certificate.host_facts = compare.seen.facts();
-    compare.certificate.descriptions = compare.of_desc.iter().flatten().count() as u64;
-    compare.certificate.objects = compare.of_object.len() as u64;
-    Ok(compare.certificate)
+
+    /// Compares one task after another.
+    fn one_by_one(
+        mut self,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+    ) -> Result<Certificate, Counterexample> {
+        for want in &self.expected.tasks {
+            self.task(want)
+                .and_then(|()| self.task_attributes(want))
+                .and_then(|()| self.run.compare_seccomp(want))
+                .and_then(|()| self.space(want, is_alike))
+                .map_err(|wrong| Counterexample { task: want.pid, record: None, wrong })?;
+        }
+        self.finish(is_alike)
+    }
+
+    /// Compares what no task in particular has.
+    fn finish(mut self, is_alike: &mut dyn FnMut(&Alike<'_>) -> bool) -> Result<Certificate, Counterexample> {
+        let run = self.run;
+        while let Some((desc, ofd, place)) = self.in_flight.pop() {
+            let matched = self.description(place, desc, ofd);
+            matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
+        }
+        run.compare_segments(&self.seen_memory, &mut self.certificate, is_alike)?;
+        for (pid, index) in &run.by_pid {
+            if let Role::Helper = run.roles[*index] {
+                if run.tasks[*index].phase != Phase::Reaped {
+                    return Err(Counterexample { task: *pid, record: None, wrong: Wrong::HelperLeft });
+                }
+                self.certificate.helpers += 1;
+            }
+        }
+        if let Some((path, name)) = run.made_names.iter().find(|(_, name)| name.is_there) {
+            let path = path.escape_ascii().to_string();
+            return Err(Counterexample {
+                task: run.pid(name.last.task),
+                record: None,
+                wrong: Wrong::NameLeft { path },
+            });
+        }
+        self.certificate.attributes = self.seen.compared;
+        self.certificate.host_facts = self.seen.facts();
+        self.certificate.descriptions = self.of_desc.iter().flatten().count() as u64;
+        self.certificate.objects = self.objects.of_object.iter().flatten().count() as u64;
+        Ok(self.certificate)
+    }
 }
 
 impl<'a> Compare<'a, '_> {
+    /// Who it is, and its descriptors.
     fn task(&mut self, want: &'a ExpectedTask) -> Result<(), Wrong> {
         let run = self.run;
         let Some(task) = run.by_pid.get(&want.pid).map(|index| &run.tasks[*index]) else {
@@ -206,7 +305,7 @@ impl<'a> Compare<'a, '_> {
                     return Err(Wrong::ZombieNotAwaited);
                 }
                 self.certificate.zombies += 1;
-                return self.task_attributes(want);
+                return Ok(());
             }
             (
                 Life::Zombie { .. },
@@ -226,7 +325,7 @@ impl<'a> Compare<'a, '_> {
         let mut open = run.tables[task.table].iter().peekable();
         loop {
             match (wanted.peek().copied(), open.peek().copied()) {
-                (None, None) => return self.task_attributes(want),
+                (None, None) => return Ok(()),
                 (Some(slot), Some((fd, entry))) if fd == slot.fd => {
                     self.slot(want.pid, slot, entry)?;
                     wanted.next();
@@ -248,20 +347,16 @@ impl<'a> Compare<'a, '_> {
         want: &ExpectedTask,
         is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
     ) -> Result<(), Wrong> {
-        let (of_object, of_key) = (&mut self.of_object, &mut self.of_key);
-        let pair = |object, inode| {
-            let key = Key::Inode(inode);
-            *of_object.entry(object).or_insert(key) == key && *of_key.entry(key).or_insert(object) == object
-        };
+        let objects = &mut self.objects;
+        let pair = |object, inode| objects.pair(object, Key::Inode(inode));
         self.run.compare_space(want, &mut self.seen_memory, &mut self.certificate, pair)?;
         self.run.compare_private_pages(want, &mut self.certificate, is_alike)
     }
 
     fn task_attributes(&mut self, want: &ExpectedTask) -> Result<(), Wrong> {
-        let (of_object, of_key) = (&mut self.of_object, &mut self.of_key);
+        let objects = &mut self.objects;
         compare_attributes(self.run, want, &mut self.seen, |object, inode| {
-            let key = Key::Inode(inode);
-            *of_object.entry(object).or_insert(key) == key && *of_key.entry(key).or_insert(object) == object
+            objects.pair(object, Key::Inode(inode))
         })
     }
 
@@ -273,7 +368,7 @@ impl<'a> Compare<'a, '_> {
     }
 
     fn describe(&self, desc: Desc) -> String {
-        match self.of_object.get(&self.run.objects.description(desc).object) {
+        match self.objects.key(self.run.objects.description(desc).object) {
             Some(Key::Pipe(pipe)) => {
                 format!("the {} of pipe {pipe:#x}", end_name(self.run.objects.description(desc).flags))
             }
@@ -567,7 +662,7 @@ impl<'a> Compare<'a, '_> {
                 wanted,
             })
         };
-        let is_open = |desc: Desc| self.survivors[desc.0 as usize];
+        let is_open = |desc: Desc| self.ends.survivors[desc.0 as usize];
         let open: Vec<_> = watched.iter().filter(|((desc, _), _)| is_open(*desc)).collect();
         if open.len() != interests.len() {
             return differs(open.len().to_string(), interests.len().to_string());
@@ -593,16 +688,14 @@ impl<'a> Compare<'a, '_> {
     /// Takes up that the object of `desc` is `key`.
     fn pair(&mut self, place: Place, desc: Desc, want: &ExpectedOfd, key: Key) -> Result<(), Wrong> {
         let object = self.run.objects.description(desc).object;
-        let known = (self.of_object.get(&object), self.of_key.get(&key));
-        if known.0.is_some_and(|other| *other != key) || known.1.is_some_and(|other| *other != object) {
+        if !self.objects.may_be(object, key) {
             return Err(Wrong::CrossedEnds {
                 fd: place.fd,
                 is: self.describe(desc),
                 wanted: want.name.clone(),
             });
         }
-        self.of_object.insert(object, key);
-        self.of_key.insert(key, object);
+        self.objects.pair(object, key);
         Ok(())
     }
 
@@ -619,10 +712,10 @@ impl<'a> Compare<'a, '_> {
         };
         // What a listener has not accepted yet is open as long as the listener is.
         let listener = match spec.peer {
-            SocketPeer::Listener(_) => socket.peer.and_then(|peer| self.listener_of.get(&peer).copied()),
+            SocketPeer::Listener(_) => socket.peer.and_then(|peer| self.ends.listener_of.get(&peer).copied()),
             SocketPeer::None | SocketPeer::Closed | SocketPeer::Socket(_) | SocketPeer::Address(_) => None,
         };
-        let peer = listener.or(socket.peer.filter(|peer| self.open_objects[*peer]));
+        let peer = listener.or(socket.peer.filter(|peer| self.ends.open_objects[*peer]));
         let shown = |bytes: &Option<Vec<u8>>| match bytes {
             Some(bytes) => bytes.escape_ascii().to_string(),
             None => "nothing".to_owned(),
@@ -640,18 +733,14 @@ impl<'a> Compare<'a, '_> {
         match (&spec.peer, peer) {
             (SocketPeer::Socket(number) | SocketPeer::Listener(number), Some(peer)) => {
                 let peer_key = Key::Socket(*number);
-                let known = (self.of_object.get(&peer), self.of_key.get(&peer_key));
-                if known.0.is_some_and(|other| *other != peer_key)
-                    || known.1.is_some_and(|other| *other != peer)
-                {
+                if !self.objects.may_be(peer, peer_key) {
                     return Err(Wrong::CrossedEnds {
                         fd: place.fd,
                         is: self.describe(desc),
                         wanted: want.name.clone(),
                     });
                 }
-                self.of_object.insert(peer, peer_key);
-                self.of_key.insert(peer_key, peer);
+                self.objects.pair(peer, peer_key);
             }
             (SocketPeer::Socket(_) | SocketPeer::Listener(_), None) => {
                 return differs("the other end", "closed".to_owned(), "open".to_owned());

@@ -70,7 +70,7 @@ pub struct ExpectedFilter {
 }
 
 /// An inode of the images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum InodeId {
     /// A ghost file, by its number.
     Ghost(u32),

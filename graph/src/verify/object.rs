@@ -9,6 +9,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use smallvec::SmallVec;
+
 use super::before::At;
 use super::effect::SocketOption;
 use super::expected::{Content, Facts, InodeKind, Owner, TimerSpec};
@@ -62,7 +64,7 @@ pub(super) struct Description {
     /// The name under which it was opened, if the file that the tapes made has several.
     pub(super) alias: Option<Box<[u8]>>,
     /// The numbers at which it has been put into any table.
-    pub(super) places: Vec<Fd>,
+    pub(super) places: SmallVec<[Fd; 4]>,
 }
 
 /// What a description shows.
@@ -72,7 +74,7 @@ pub(super) struct Object {
     pub(super) made: At,
     pub(super) last: At,
     /// Its descriptions.
-    pub(super) shown_by: Vec<Desc>,
+    pub(super) shown_by: SmallVec<[Desc; 4]>,
 }
 
 #[derive(Debug, Clone)]
@@ -221,7 +223,7 @@ impl Objects {
     }
 
     pub(super) fn add_object(&mut self, kind: ObjectKind, made: At) -> usize {
-        self.objects.push(Object { kind, made, last: made, shown_by: Vec::new() });
+        self.objects.push(Object { kind, made, last: made, shown_by: SmallVec::new() });
         self.objects.len() - 1
     }
 
@@ -234,7 +236,7 @@ impl Objects {
             owner: Owner::default(),
             last: made,
             alias: None,
-            places: Vec::new(),
+            places: SmallVec::new(),
         });
         self.objects[object].shown_by.push(desc);
         desc

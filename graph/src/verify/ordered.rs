@@ -12,7 +12,7 @@
 //! the original is as it was.
 
 use std::collections::HashSet;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::work;
 
@@ -40,7 +40,7 @@ struct Tree<V> {
     last: u64,
     count: u64,
     has_marked: bool,
-    node: Rc<Node<V>>,
+    node: Arc<Node<V>>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl<V: Item> Ordered<V> {
     pub(super) fn is_same(&self, other: &Ordered<V>) -> bool {
         match (&self.root, &other.root) {
             (None, None) => true,
-            (Some(a), Some(b)) => Rc::ptr_eq(&a.node, &b.node),
+            (Some(a), Some(b)) => Arc::ptr_eq(&a.node, &b.node),
             (Some(_), None) | (None, Some(_)) => false,
         }
     }
@@ -239,7 +239,7 @@ fn split<T>(all: &mut Vec<T>, has_grown_at: usize) -> Option<Vec<T>> {
 impl<V: Item> Tree<V> {
     /// `None` if the node is empty.
     fn of(node: Node<V>) -> Option<Tree<V>> {
-        let mut tree = Tree { first: 0, last: 0, count: 0, has_marked: false, node: Rc::new(node) };
+        let mut tree = Tree { first: 0, last: 0, count: 0, has_marked: false, node: Arc::new(node) };
         tree.refresh();
         (tree.count > 0).then_some(tree)
     }
@@ -264,7 +264,7 @@ impl<V: Item> Tree<V> {
     /// Gives the value that was there, and what has become too much for this node.
     fn insert(&mut self, key: u64, value: V) -> (Option<V>, Option<Tree<V>>) {
         work::count(1);
-        let (old, rest) = match Rc::make_mut(&mut self.node) {
+        let (old, rest) = match Arc::make_mut(&mut self.node) {
             Node::Leaf(entries) => match entries.binary_search_by_key(&key, |(other, _)| *other) {
                 Ok(at) => (Some(std::mem::replace(&mut entries[at].1, value)), None),
                 Err(at) => {
@@ -294,7 +294,7 @@ impl<V: Item> Tree<V> {
         if to <= self.first || self.last < from || from >= to {
             return false;
         }
-        match Rc::make_mut(&mut self.node) {
+        match Arc::make_mut(&mut self.node) {
             Node::Leaf(entries) => {
                 let start = entries.partition_point(|(key, _)| *key < from);
                 let end = entries.partition_point(|(key, _)| *key < to);
@@ -320,7 +320,7 @@ impl<V: Item> Tree<V> {
             return;
         }
         work::count(1);
-        match Rc::make_mut(&mut self.node) {
+        match Arc::make_mut(&mut self.node) {
             Node::Leaf(entries) => {
                 let start = entries.partition_point(|(key, _)| *key < from);
                 for (_, value) in entries[start..].iter_mut().take_while(|(key, _)| *key < to) {
@@ -383,8 +383,8 @@ impl<V: Item> Tree<V> {
 
     fn visit_new(&self, seen: &mut HashSet<usize>, visit: &mut impl FnMut(&V)) {
         // Nobody else has what is not shared.
-        let is_shared = Rc::strong_count(&self.node) > 1;
-        if is_shared && !seen.insert(Rc::as_ptr(&self.node) as usize) {
+        let is_shared = Arc::strong_count(&self.node) > 1;
+        if is_shared && !seen.insert(Arc::as_ptr(&self.node) as usize) {
             return;
         }
         match &*self.node {

@@ -10,7 +10,6 @@
 //! `seccomp_sync_threads` in kernel/seccomp.c.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::attribute::AttributeKind;
@@ -30,7 +29,7 @@ const LOG: u64 = 2;
 pub(super) struct Seccomp {
     strict: bool,
     /// The newest.
-    last: Option<Rc<Filter>>,
+    last: Option<Arc<Filter>>,
 }
 
 /// An installed filter. Threads share it with all that were installed before it.
@@ -38,7 +37,7 @@ pub(super) struct Seccomp {
 struct Filter {
     program: Arc<[u8]>,
     logs: bool,
-    before: Option<Rc<Filter>>,
+    before: Option<Arc<Filter>>,
     /// How many there are up to this one.
     count: usize,
 }
@@ -66,10 +65,8 @@ impl Drop for Filter {
     fn drop(&mut self) {
         let mut next = self.before.take();
         while let Some(filter) = next {
-            match Rc::try_unwrap(filter) {
-                Ok(mut filter) => next = filter.before.take(),
-                Err(_) => break,
-            }
+            // Of all who let go of it at once, one gets it.
+            next = Arc::into_inner(filter).and_then(|mut filter| filter.before.take());
         }
     }
 }
@@ -96,7 +93,7 @@ impl Run<'_> {
         }
         let before = now.last.take();
         let count = before.as_ref().map_or(0, |before| before.count) + 1;
-        now.last = Some(Rc::new(Filter { program: program.clone(), logs: flags & LOG != 0, before, count }));
+        now.last = Some(Arc::new(Filter { program: program.clone(), logs: flags & LOG != 0, before, count }));
         self.certificate.filters += 1;
         if flags & TSYNC != 0 { self.give_to_all(at) } else { Ok(()) }
     }
@@ -162,9 +159,9 @@ fn equal(is: &Seccomp, filters: &[ExpectedFilter]) -> bool {
 }
 
 /// Not only alike.
-fn same(one: Option<&Rc<Filter>>, other: Option<&Rc<Filter>>) -> bool {
+fn same(one: Option<&Arc<Filter>>, other: Option<&Arc<Filter>>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     }

@@ -19,10 +19,13 @@ pub(super) fn count(steps: usize) {
 #[inline]
 pub(super) fn count(_: usize) {}
 
-/// How many steps `of` takes.
+/// How many steps `of` takes: on one thread, which counts all of them.
 #[cfg(test)]
-pub(super) fn steps(of: impl FnOnce()) -> u64 {
-    let before = STEPS.with(std::cell::Cell::get);
-    of();
-    STEPS.with(std::cell::Cell::get) - before
+pub(super) fn steps(of: impl FnOnce() + Send) -> u64 {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    pool.install(|| {
+        let before = STEPS.with(std::cell::Cell::get);
+        of();
+        STEPS.with(std::cell::Cell::get) - before
+    })
 }

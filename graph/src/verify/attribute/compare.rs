@@ -30,6 +30,14 @@ impl Seen {
         }
     }
 
+    /// Takes over what has been seen of other tasks.
+    pub(in crate::verify) fn take(&mut self, other: &Seen) {
+        self.compared += other.compared;
+        for (mine, others) in self.relied_on.iter_mut().zip(&other.relied_on) {
+            *mine |= others;
+        }
+    }
+
     /// The names of what was relied on.
     pub(in crate::verify) fn facts(&self) -> Vec<String> {
         let bits = |row: &'static Row| (0..u16::BITS).map(move |index| (row, index));

@@ -43,6 +43,16 @@ enum Held<'a> {
     Kernel,
 }
 
+impl Seen {
+    /// Takes over what has been seen of other tasks. Says whether all of it is one to one.
+    pub(in super::super) fn take(&mut self, other: Seen) -> bool {
+        let mut pairs = other.of_segment.into_iter();
+        let mut numbers = other.of_number.into_iter();
+        pairs.all(|(segment, number)| *self.of_segment.entry(segment).or_insert(number) == number)
+            && numbers.all(|(number, met)| self.of_number.entry(number).or_insert(met).0 == met.0)
+    }
+}
+
 impl Run<'_> {
     /// Compares the address space of a living task. `pair`: whether an object may be an inode of the
     /// images, and is from now on.
