@@ -33,6 +33,7 @@ pub mod family;
 pub mod forest;
 pub mod graph;
 pub mod ids;
+mod lists;
 mod needs;
 mod numbers;
 pub mod order;

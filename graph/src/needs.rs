@@ -3,8 +3,11 @@
 //! Example: a pipe that two grandchildren in different branches use is owned by their grandparent and
 //! goes through both children, each of which needs it only for the child below.
 
+use std::collections::BTreeMap;
+
 use crate::forest::{Forest, Life};
 use crate::ids::{OfdId, ResourceId, TaskId};
+use crate::lists::Lists;
 use crate::place::PlaceError;
 
 /// The first and the last child, by rank, below which something is used.
@@ -23,56 +26,56 @@ pub(crate) struct Needs {
 }
 
 /// Which end of a pipe is used where: what a task carries for those below is not more than they use.
-#[derive(Default)]
 struct Ends {
     /// When the walk through the tree enters each task, and when the last task below it.
     times: Vec<(u32, u32)>,
-    /// When it enters the users of each description, sorted; `None`: whoever uses the resource may use it.
-    users: Vec<Option<Vec<u32>>>,
+    /// Whether it is certain who uses a description; else whoever uses the resource may use it.
+    is_certain: Vec<bool>,
+    /// When it enters the users of each description, sorted.
+    users: Lists<u32>,
 }
 
 impl Ends {
     fn find(forest: &Forest) -> Ends {
-        let is_certain = |index: usize| {
+        let is_alone = |index: usize| {
             let resource = &forest.resources[index];
             resource.yields.len() > 1
                 && resource.users.is_empty()
                 && !forest.passing.is_passed(ResourceId::new(index))
         };
-        let mut users: Vec<Option<Vec<u32>>> = vec![None; forest.ofds];
-        for (_, resource) in forest.resources.iter().enumerate().filter(|(index, _)| is_certain(*index)) {
+        let mut is_certain = vec![false; forest.ofds];
+        for (_, resource) in forest.resources.iter().enumerate().filter(|(index, _)| is_alone(*index)) {
             for ofd in resource.yields.iter().flatten() {
-                users[ofd.index()] = Some(Vec::new());
+                is_certain[ofd.index()] = true;
             }
         }
         let times = tour(forest);
         // What finishing a resource takes, its owner uses: who that is, is not known here.
         for step in forest.resources.iter().flat_map(|resource| &resource.finish) {
             for ofd in &forest.steps[step.index()].needs {
-                users[ofd.index()] = None;
+                is_certain[ofd.index()] = false;
             }
         }
-        for (task, (entered, _)) in forest.tasks.iter().zip(&times) {
-            let steps = [&task.birth, &task.before_forks, &task.steps, &task.with_threads, &task.tail];
-            let needs = steps.into_iter().flatten().flat_map(|step| &forest.steps[step.index()].needs);
-            for ofd in task.table.iter().map(|slot| &slot.ofd).chain(needs) {
-                if let Some(users) = users.get_mut(ofd.index()).and_then(Option::as_mut) {
-                    users.push(*entered);
-                }
-            }
-        }
-        for users in users.iter_mut().flatten() {
-            users.sort_unstable();
-        }
-        Ends { times, users }
+        let uses = || {
+            forest.tasks.iter().zip(&times).flat_map(|(task, (entered, _))| {
+                let steps = [&task.birth, &task.before_forks, &task.steps, &task.with_threads, &task.tail];
+                let needs = steps.into_iter().flatten().flat_map(|step| &forest.steps[step.index()].needs);
+                let ofds = task.table.iter().map(|slot| &slot.ofd).chain(needs);
+                ofds.filter(|ofd| is_certain[ofd.index()]).map(|ofd| (ofd.index(), *entered))
+            })
+        };
+        let mut users = Lists::of(forest.ofds, uses);
+        users.for_each(|_, users| users.sort_unstable());
+        Ends { times, is_certain, users }
     }
 
     fn is_used_below(&self, task: TaskId, ofd: OfdId) -> bool {
         let (entered, last) = self.times[task.index()];
-        self.users[ofd.index()].as_ref().is_none_or(|users| {
+        let users = self.users.get(ofd.index());
+        !self.is_certain[ofd.index()] || {
             let at = users.partition_point(|user| *user <= entered);
             users.get(at).is_some_and(|user| *user <= last)
-        })
+        }
     }
 }
 
@@ -129,31 +132,46 @@ impl Needs {
             }
         }
         // Direct users, each resource once a task.
-        let mut users: Vec<Vec<TaskId>> = forest.resources.iter().map(|r| r.users.clone()).collect();
-        for (index, task) in forest.tasks.iter().enumerate() {
-            let id = TaskId::new(index);
-            let steps = task.birth.iter().chain(&task.before_forks).chain(&task.steps).chain(&task.tail);
-            let in_steps = steps.flat_map(|step| &forest.steps[step.index()].needs);
-            for ofd in task.table.iter().map(|slot| &slot.ofd).chain(in_steps) {
-                match of_ofd.get(ofd.index()).copied().flatten() {
-                    Some(resource) => users[resource.index()].push(id),
-                    None => errors.push(PlaceError::Unmade { task: id, ofd: *ofd }),
-                }
-            }
-        }
+        let uses = || {
+            forest.tasks.iter().enumerate().flat_map(|(index, task)| {
+                let steps = task.birth.iter().chain(&task.before_forks).chain(&task.steps).chain(&task.tail);
+                let in_steps = steps.flat_map(|step| &forest.steps[step.index()].needs);
+                let ofds = task.table.iter().map(|slot| &slot.ofd).chain(in_steps);
+                ofds.map(move |ofd| (TaskId::new(index), *ofd))
+            })
+        };
+        let made_by = |ofd: OfdId| of_ofd.get(ofd.index()).copied().flatten();
+        errors.extend(
+            uses()
+                .filter(|(_, ofd)| made_by(*ofd).is_none())
+                .map(|(task, ofd)| PlaceError::Unmade { task, ofd }),
+        );
         if !errors.is_empty() {
             return Err(errors);
         }
+        let (users, ends) = rayon::join(
+            || {
+                let users = || uses().filter_map(|(task, ofd)| Some((made_by(ofd)?.index(), task)));
+                Lists::of(forest.resources.len(), users)
+            },
+            || Ends::find(forest),
+        );
+        // Owners that need something to finish something else.
+        let mut finishers: BTreeMap<usize, Vec<TaskId>> = BTreeMap::new();
         let depth = depths(forest);
         let mut needs = Needs {
             of_ofd,
             owners: vec![None; forest.resources.len()],
-            through: vec![Vec::new(); forest.tasks.len()],
-            ends: Ends::find(forest),
+            through: forest.tasks.iter().map(|task| Vec::with_capacity(task.table.len())).collect(),
+            ends,
         };
         let fork_rank = fork_ranks(forest);
-        for index in 0..users.len() {
-            let mut direct = std::mem::take(&mut users[index]);
+        let mut direct: Vec<TaskId> = Vec::new();
+        for index in 0..forest.resources.len() {
+            direct.clear();
+            direct.extend(&forest.resources[index].users);
+            direct.extend(users.get(index));
+            direct.extend(finishers.remove(&index).into_iter().flatten());
             direct.sort_unstable();
             direct.dedup();
             let resource = ResourceId::new(index);
@@ -172,7 +190,9 @@ impl Needs {
                 forest.resources[index].finish.iter().flat_map(|step| &forest.steps[step.index()].needs)
             {
                 match needs.of_ofd.get(ofd.index()).copied().flatten() {
-                    Some(needed) if needed.index() > index => users[needed.index()].push(owner),
+                    Some(needed) if needed.index() > index => {
+                        finishers.entry(needed.index()).or_default().push(owner);
+                    }
                     Some(_) | None => errors.push(PlaceError::Unmade { task: owner, ofd: *ofd }),
                 }
             }
@@ -258,6 +278,9 @@ fn fork_ranks(forest: &Forest) -> Vec<u32> {
 
 fn common_ancestor(forest: &Forest, depth: &[u32], mut a: TaskId, mut b: TaskId) -> TaskId {
     while a != b {
+        if a.index() == 0 || b.index() == 0 {
+            return TaskId(0);
+        }
         let lower = if depth[a.index()] >= depth[b.index()] { &mut a } else { &mut b };
         match forest.tasks[lower.index()].parent {
             Some(parent) => *lower = parent,

@@ -1,9 +1,10 @@
 //! The numbers at which descriptions travel to the tasks that want them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::forest::Forest;
 use crate::ids::{Fd, OfdId};
+use crate::lists::Lists;
 use crate::needs::Needs;
 
 /// The numbers at which descriptions travel.
@@ -13,31 +14,36 @@ pub(crate) struct Numbers {
     pub(crate) wanted: Vec<Option<Fd>>,
     /// A number that no table uses, handed out on demand.
     aside: BTreeMap<OfdId, Fd>,
-    used: BTreeSet<Fd>,
+    /// What the tables use, ascending.
+    used: Vec<Fd>,
     next: Fd,
 }
 
 impl Numbers {
     pub(crate) fn choose(forest: &Forest, needs: &Needs) -> Numbers {
-        let slots = forest.tasks.iter().flat_map(|task| &task.table);
-        let mut votes: Vec<(OfdId, Fd)> = slots.map(|slot| (slot.ofd, slot.fd)).collect();
-        // There are as many as uses: sorted at once they cost less than in a map.
-        votes.sort_unstable();
-        let mut best: Vec<Option<(u32, Fd)>> = vec![None; forest.ofds];
-        for alike in votes.chunk_by(|one, other| one == other) {
-            let ((ofd, fd), count) = (alike[0], alike.len() as u32);
-            let slot = &mut best[ofd.index()];
-            if slot.is_none_or(|(most, _)| count > most) {
-                *slot = Some((count, fd));
+        let slots = || forest.tasks.iter().flat_map(|task| &task.table);
+        let mut votes = Lists::of(forest.ofds, || slots().map(|slot| (slot.ofd.index(), slot.fd)));
+        let mut best: Vec<Option<Fd>> = vec![None; forest.ofds];
+        let mut used: Vec<Fd> = Vec::new();
+        votes.for_each(|ofd, fds| {
+            // Mostly all want the same.
+            if !fds.iter().all(|fd| *fd == fds[0]) {
+                fds.sort_unstable();
             }
-        }
-        let mut used: Vec<Fd> = votes.into_iter().map(|(_, fd)| fd).collect();
+            let mut most = 0;
+            for alike in fds.chunk_by(|one, other| one == other) {
+                used.push(alike[0]);
+                if alike.len() > most {
+                    most = alike.len();
+                    best[ofd] = Some(alike[0]);
+                }
+            }
+        });
         used.sort_unstable();
         used.dedup();
-        let used = used.into_iter().collect();
         let mut numbers = Numbers { wanted: vec![None; forest.ofds], aside: BTreeMap::new(), used, next: 0 };
         for (index, best) in best.iter().enumerate() {
-            if let Some((_, fd)) = best {
+            if let Some(fd) = best {
                 numbers.wanted[index] = Some(*fd);
             } else if needs.of_ofd[index].is_some_and(|r| needs.is_carried(r)) {
                 numbers.wanted[index] = Some(numbers.aside(OfdId::new(index)));
@@ -50,7 +56,7 @@ impl Numbers {
         if let Some(fd) = self.aside.get(&ofd) {
             return *fd;
         }
-        while self.used.contains(&self.next) {
+        while self.used.binary_search(&self.next).is_ok() {
             self.next += 1;
         }
         let fd = self.next;

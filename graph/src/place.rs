@@ -107,6 +107,8 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         errors: Vec::new(),
         needs,
     };
+    // About one for each step, two for each resource, and a few for each task.
+    placer.graph.reserve(forest.steps.len() + 2 * forest.resources.len() + 6 * forest.tasks.len());
     if let Some(root) = placer.born.first_mut() {
         *root = Some((Table::new(), None));
     }
@@ -141,6 +143,14 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
     } else {
         Err(placer.errors)
     }
+}
+
+/// Each of them once, in ascending order.
+fn sorted(all: impl Iterator<Item = OfdId>) -> Vec<OfdId> {
+    let mut all: Vec<OfdId> = all.collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// What a task does about deaths when it has forked all.
@@ -271,17 +281,16 @@ impl Placer<'_> {
         let spec = &forest.tasks[task.index()];
         let mut desk = Desk::new(task, spec, table);
         let by_child = self.creations_by_child(task);
-        let in_steps: BTreeSet<OfdId> = self
-            .finish(task)
-            .chain(spec.steps.iter().copied())
-            .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
-            .collect();
+        let in_steps = sorted(
+            self.finish(task)
+                .chain(spec.steps.iter().copied())
+                .flat_map(|step| forest.steps[step.index()].needs.iter().copied()),
+        );
         self.before_forks(&mut desk);
         let takes_part = self.exchange.takes_part(task);
-        let mut held = in_steps.clone();
         let lent = self.lent(task);
-        held.extend(&lent);
-        held.extend(self.held_for_messages(task));
+        let for_messages = self.held_for_messages(task);
+        let held = sorted(in_steps.iter().chain(&lent).chain(&for_messages).copied());
         self.forks(&mut desk, &held, &by_child);
         let done = self.turns.done(task);
         if !done.staged {
@@ -296,7 +305,8 @@ impl Placer<'_> {
             .collect();
         let (given, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| self.forest.passing.is_passed(*r));
         let (mut own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
-            self.yields(*r).any(|ofd| in_steps.contains(&ofd)) && !self.yields(*r).any(|ofd| desk.wants(ofd))
+            self.yields(*r).any(|ofd| in_steps.binary_search(&ofd).is_ok())
+                && !self.yields(*r).any(|ofd| desk.wants(ofd))
         });
         let own_lasting: Vec<ResourceId> =
             own_lasting.into_iter().filter(|r| !self.made[r.index()]).collect();
@@ -313,7 +323,7 @@ impl Placer<'_> {
         self.send_all(&desk);
         self.receive_all(&mut desk);
         self.create_all(&mut desk, own_lasting, Reason::AfterForks);
-        let kept: BTreeSet<OfdId> = in_steps.iter().chain(&lent).copied().collect();
+        let kept = sorted(in_steps.iter().chain(&lent).copied());
         let moves = desk.settle(&mut self.numbers, &kept);
         self.push_moves(task, moves, Reason::AfterForks);
         if !done.staged {
@@ -380,48 +390,54 @@ impl Placer<'_> {
     }
 
     /// Whether a resource was made for the steps before the forks and is not needed behind them.
-    fn is_done_with(&self, resource: ResourceId, in_steps: &BTreeSet<OfdId>) -> bool {
-        self.made[resource.index()] && !self.yields(resource).any(|ofd| in_steps.contains(&ofd))
+    fn is_done_with(&self, resource: ResourceId, in_steps: &[OfdId]) -> bool {
+        self.made[resource.index()] && !self.yields(resource).any(|ofd| in_steps.binary_search(&ofd).is_ok())
     }
 
     /// Forks the children: those first that must be born before setsid.
-    fn forks(
-        &mut self,
-        desk: &mut Desk,
-        in_steps: &BTreeSet<OfdId>,
-        by_child: &BTreeMap<u32, Vec<ResourceId>>,
-    ) {
+    fn forks(&mut self, desk: &mut Desk, in_steps: &[OfdId], by_child: &BTreeMap<u32, Vec<ResourceId>>) {
         let task = desk.task;
         let children = std::mem::take(&mut self.children[task.index()]);
+        if children.is_empty() {
+            if !self.turns.done(task).entered {
+                self.enter_family(task);
+            }
+            return;
+        }
         let mut order: Vec<(u32, TaskId)> =
             children.iter().enumerate().map(|(rank, child)| (rank as u32, *child)).collect();
         order.sort_by_key(|(rank, child)| (!self.family.early[child.index()], *rank));
         // First and last use by position in the fork order, of what is open or will be made here.
-        let position: BTreeMap<u32, u32> =
-            order.iter().enumerate().map(|(at, (rank, _))| (*rank, at as u32)).collect();
+        let mut position: Vec<u32> = vec![0; order.len()];
+        for (at, (rank, _)) in order.iter().enumerate() {
+            position[*rank as usize] = at as u32;
+        }
         let reordered = order.iter().enumerate().any(|(at, (rank, _))| at as u32 != *rank);
-        let mut last_use: BTreeMap<OfdId, u32> = BTreeMap::new();
+        let mut last_use: Vec<(OfdId, u32)> = Vec::new();
         let mut create_at: BTreeMap<u32, Vec<ResourceId>> = BTreeMap::new();
         for (rank, resources) in by_child {
             // With children out of order a resource is made before the first fork of all.
-            let at = if reordered { 0 } else { position.get(rank).copied().unwrap_or(0) };
+            let at = if reordered { 0 } else { position.get(*rank as usize).copied().unwrap_or(0) };
             // What it receives somebody else has made.
             let missing = resources.iter().filter(|r| !self.owns(task, **r) || !self.made[r.index()]);
             create_at.entry(at).or_default().extend(missing);
         }
-        let spans: Vec<(ResourceId, Option<(u32, u32)>)> = self.through(task).collect();
-        for (resource, span) in spans {
+        for (resource, span) in self.through(task) {
             if let Some((_, last)) = span {
-                let at =
-                    if reordered { order.len() as u32 } else { position.get(&last).copied().unwrap_or(0) };
-                for ofd in self.yields(resource).filter(|ofd| self.needs.is_used_below(task, *ofd)) {
-                    last_use.insert(ofd, at);
-                }
+                let at = if reordered {
+                    order.len() as u32
+                } else {
+                    position.get(last as usize).copied().unwrap_or(0)
+                };
+                let used = self.yields(resource).filter(|ofd| self.needs.is_used_below(task, *ofd));
+                last_use.extend(used.map(|ofd| (ofd, at)));
             }
         }
+        // No description comes from two resources.
+        last_use.sort_unstable();
         let mut expires: BTreeMap<u32, Vec<OfdId>> = BTreeMap::new();
         for (ofd, at) in &last_use {
-            if !desk.wants(*ofd) && !in_steps.contains(ofd) {
+            if !desk.wants(*ofd) && in_steps.binary_search(ofd).is_err() {
                 expires.entry(*at).or_default().push(*ofd);
             }
         }
@@ -436,10 +452,10 @@ impl Placer<'_> {
             let why = Reason::InheritedBy { child: *child };
             // What has gone leaves its numbers to what comes.
             let gone = at.checked_sub(1).and_then(|last| expires.remove(&last)).unwrap_or_default();
-            let kept: BTreeSet<OfdId> = if at == 0 {
-                in_steps.iter().chain(last_use.keys()).copied().collect()
+            let kept = if at == 0 {
+                sorted(in_steps.iter().copied().chain(last_use.iter().map(|(ofd, _)| *ofd)))
             } else {
-                BTreeSet::new()
+                Vec::new()
             };
             let moves = if at == 0 {
                 desk.settle(&mut self.numbers, &kept)
@@ -455,7 +471,11 @@ impl Placer<'_> {
             let useless: Vec<OfdId> = resources
                 .iter()
                 .flat_map(|resource| self.yields(*resource))
-                .filter(|ofd| !desk.wants(*ofd) && !in_steps.contains(ofd) && !last_use.contains_key(ofd))
+                .filter(|ofd| {
+                    !desk.wants(*ofd)
+                        && in_steps.binary_search(ofd).is_err()
+                        && last_use.binary_search_by_key(ofd, |(other, _)| *other).is_err()
+                })
                 .collect();
             self.create_all(desk, resources, why);
             let moves = if at == 0 {
@@ -482,7 +502,8 @@ impl Placer<'_> {
         self.forked[child.index()] = Some(fork);
         // What it or somebody below it uses, it will look for.
         let relevant = self.through(child).flat_map(|(resource, _)| self.yields(resource));
-        self.born[child.index()] = Some((desk.table.inherited(relevant), Some(fork)));
+        let count = self.needs.through[child.index()].len();
+        self.born[child.index()] = Some((desk.table.inherited(relevant, count), Some(fork)));
     }
 
     fn enter_family(&mut self, task: TaskId) {

@@ -11,6 +11,8 @@ mod slots;
 
 use std::collections::BTreeSet;
 
+use smallvec::SmallVec;
+
 use crate::ids::{Fd, OfdId};
 use places::Places;
 use slots::Slots;
@@ -77,10 +79,10 @@ impl Table {
         Table::default()
     }
 
-    /// What a child gets, in which only `relevant` can be found by description: the time it takes is by their
-    /// number, however long the table is.
-    pub fn inherited(&self, relevant: impl Iterator<Item = OfdId>) -> Table {
-        Table { slots: self.slots.clone(), places: self.places.only(relevant) }
+    /// What a child gets, in which only `relevant`, about `count`, can be found by description: the time it takes is
+    /// by their number, however long the table is.
+    pub fn inherited(&self, relevant: impl Iterator<Item = OfdId>, count: usize) -> Table {
+        Table { slots: self.slots.clone(), places: self.places.only(relevant, count) }
     }
 
     /// What `fd` refers to.
@@ -90,7 +92,7 @@ impl Table {
 
     /// The lowest number of `ofd`.
     pub fn find(&self, ofd: OfdId) -> Option<Fd> {
-        self.places_of(ofd).next()
+        self.places.lowest(ofd)
     }
 
     /// All numbers of `ofd`, the lowest first.
@@ -220,19 +222,19 @@ impl Table {
 
     /// Fills the numbers of `wanted`, all of whose descriptions are open.
     fn fill(&mut self, wanted: &[(Fd, Entry)], moves: &mut Vec<Move>) {
-        let mut todo: BTreeSet<Fd> = wanted
-            .iter()
-            .filter(|(fd, entry)| self.get(*fd).and_then(|now| now.ofd) != entry.ofd)
-            .map(|(fd, _)| *fd)
-            .collect();
+        let is_at_its_place = |(fd, entry): &(Fd, Entry)| self.get(*fd).and_then(|now| now.ofd) == entry.ofd;
+        let mut is_todo: Vec<bool> = wanted.iter().map(|want| !is_at_its_place(want)).collect();
         // A number may be overwritten if what is there has another copy, or none is needed. Filling one
         // number can make others free to be filled, so those that hold the filled description are
         // looked at again.
-        let mut ready: Vec<Fd> = todo.iter().rev().copied().collect();
-        while !todo.is_empty() {
-            let Some(to) = ready.pop() else {
+        let mut ready: Vec<usize> = (0..wanted.len()).rev().filter(|at| is_todo[*at]).collect();
+        let (mut left, mut lowest) = (ready.len(), 0);
+        while left > 0 {
+            let Some(at) = ready.pop() else {
                 // Only cycles are left: set one description aside and go on.
-                let Some(&to) = todo.first() else { break };
+                let Some(further) = is_todo[lowest..].iter().position(|is_todo| *is_todo) else { break };
+                lowest += further;
+                let to = wanted[lowest].0;
                 let mut aside = self.lowest_free(0);
                 while look(wanted, aside).is_some() {
                     aside = self.lowest_free(aside + 1);
@@ -241,25 +243,27 @@ impl Table {
                 let step = Move::Dup { ofd, from: to, to: aside, cloexec: false };
                 self.apply(step);
                 moves.push(step);
-                ready.push(to);
+                ready.push(lowest);
                 continue;
             };
-            if !todo.contains(&to) {
+            if !is_todo[at] {
                 continue;
             }
+            let (to, want) = wanted[at];
             let occupant = self.get(to).and_then(|entry| entry.ofd);
             if occupant.is_some_and(|ofd| self.has_one_copy(ofd)) {
                 continue;
             }
-            let Some(want) = look(wanted, to) else { break };
             let Some((ofd, from)) = want.ofd.and_then(|ofd| Some((ofd, self.find(ofd)?))) else { break };
             let step = Move::Dup { ofd: want.ofd, from, to, cloexec: want.cloexec };
             self.apply(step);
             moves.push(step);
-            todo.remove(&to);
+            is_todo[at] = false;
+            left -= 1;
             // `from` now has a second copy: if it is to be overwritten itself, it may be.
-            let places: Vec<Fd> = self.places_of(ofd).collect();
-            ready.extend(places.iter().rev().filter(|fd| todo.contains(fd)));
+            let places: SmallVec<[Fd; 4]> = self.places_of(ofd).collect();
+            let again = places.iter().rev().filter_map(|fd| position(wanted, *fd));
+            ready.extend(again.filter(|at| is_todo[*at]));
         }
     }
 
@@ -282,13 +286,18 @@ pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move
     if table.is_alike(wanted) {
         return;
     }
-    let needed = needed_by(wanted);
-    let mut kept: Vec<Fd> = needed.iter().flat_map(|ofd| table.places_of(*ofd)).collect();
-    kept.sort_unstable();
-    table.keep_only(&kept, moves);
-    table.fill(wanted, moves);
-    let kept: Vec<Fd> = wanted.iter().map(|(fd, _)| *fd).collect();
-    table.keep_only(&kept, moves);
+    let at_the_end: Vec<Fd> = wanted.iter().map(|(fd, _)| *fd).collect();
+    let is_in_place = |(fd, entry): &(Fd, Entry)| {
+        entry.ofd.is_some() && table.get(*fd).is_some_and(|now| now.ofd == entry.ofd)
+    };
+    // Mostly nothing has to be moved.
+    if table.places.has_others() || !wanted.iter().all(is_in_place) {
+        let mut kept: Vec<Fd> = needed_by(wanted).into_iter().flat_map(|ofd| table.places_of(ofd)).collect();
+        kept.sort_unstable();
+        table.keep_only(&kept, moves);
+        table.fill(wanted, moves);
+    }
+    table.keep_only(&at_the_end, moves);
     table.mark(wanted, moves);
 }
 
@@ -316,7 +325,12 @@ pub fn transform_part(
 
 /// What a list sorted by number has at `fd`.
 fn look(wanted: &[(Fd, Entry)], fd: Fd) -> Option<Entry> {
-    wanted.binary_search_by_key(&fd, |(other, _)| *other).ok().map(|at| wanted[at].1)
+    position(wanted, fd).map(|at| wanted[at].1)
+}
+
+/// Where a list sorted by number has `fd`.
+fn position(wanted: &[(Fd, Entry)], fd: Fd) -> Option<usize> {
+    wanted.binary_search_by_key(&fd, |(other, _)| *other).ok()
 }
 
 /// All descriptions of a table, sorted.

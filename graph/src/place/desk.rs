@@ -22,9 +22,11 @@ pub(super) struct Desk {
     /// The same by number.
     carried_at: BTreeMap<Fd, OfdId>,
     /// What has been opened since the table was last put right.
-    fresh: BTreeSet<OfdId>,
+    fresh: Vec<OfdId>,
     /// Likewise, by number; also ends that nobody wants.
-    fresh_fds: BTreeSet<Fd>,
+    fresh_fds: Vec<Fd>,
+    /// It shares the table with who forks it.
+    shares_table: bool,
 }
 
 impl Desk {
@@ -46,8 +48,9 @@ impl Desk {
             by_ofd,
             carried: BTreeMap::new(),
             carried_at: BTreeMap::new(),
-            fresh: BTreeSet::new(),
-            fresh_fds: BTreeSet::new(),
+            fresh: Vec::new(),
+            fresh_fds: Vec::new(),
+            shares_table: spec.shares_table,
         }
     }
 
@@ -71,7 +74,7 @@ impl Desk {
     pub(super) fn open(&mut self, fd: Fd, ofd: Option<OfdId>) {
         self.table.set(fd, Entry { ofd, cloexec: false });
         self.fresh.extend(ofd);
-        self.fresh_fds.insert(fd);
+        self.fresh_fds.push(fd);
     }
 
     /// Turns the table into the final one.
@@ -81,28 +84,26 @@ impl Desk {
     }
 
     /// Puts the table right: what is open and in the final table to its final numbers, what is open and in
-    /// `kept` to the number at which it is carried, and nothing else is open.
-    pub(super) fn settle(&mut self, numbers: &mut Numbers, kept: &BTreeSet<OfdId>) -> Vec<Move> {
+    /// `kept`, which is sorted, to the number at which it is carried, and nothing else is open.
+    pub(super) fn settle(&mut self, numbers: &mut Numbers, kept: &[OfdId]) -> Vec<Move> {
         let gone: Vec<OfdId> = self
             .carried
             .keys()
             .copied()
-            .filter(|ofd| self.table.find(*ofd).is_none() || !kept.contains(ofd))
+            .filter(|ofd| self.table.find(*ofd).is_none() || kept.binary_search(ofd).is_err())
             .collect();
         self.drop_carried(&gone);
-        let mut wanted: Vec<(Fd, Entry)> = self
-            .slots
-            .iter()
-            .filter(|slot| self.table.find(slot.ofd).is_some())
-            .map(|slot| (slot.fd, entry(slot)))
-            .collect();
-        for (fd, _) in &wanted {
-            // It gets another number below.
-            self.evict(*fd);
+        let mut wanted: Vec<(Fd, Entry)> =
+            self.slots.iter().filter(|slot| self.is_open(slot)).map(|slot| (slot.fd, entry(slot))).collect();
+        if !self.carried_at.is_empty() {
+            for (fd, _) in &wanted {
+                // It gets another number below.
+                self.evict(*fd);
+            }
         }
-        for ofd in kept.iter().filter(|ofd| !self.wants(**ofd)).copied().collect::<Vec<_>>() {
-            if self.table.find(ofd).is_some() {
-                wanted.extend([self.carry(numbers, ofd)]);
+        for ofd in kept {
+            if !self.wants(*ofd) && self.table.find(*ofd).is_some() {
+                wanted.push(self.carry(numbers, *ofd));
             }
         }
         wanted.sort_unstable_by_key(|(fd, _)| *fd);
@@ -113,8 +114,10 @@ impl Desk {
     /// is not kept any more.
     pub(super) fn settle_changes(&mut self, numbers: &mut Numbers, gone: &[OfdId]) -> Vec<Move> {
         self.drop_carried(gone);
-        let fresh = std::mem::take(&mut self.fresh);
-        let mut scope = std::mem::take(&mut self.fresh_fds);
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.sort_unstable();
+        fresh.dedup();
+        let mut scope: BTreeSet<Fd> = std::mem::take(&mut self.fresh_fds).into_iter().collect();
         scope.extend(gone.iter().chain(&fresh).flat_map(|ofd| self.table.places_of(*ofd)));
         let mut wanted: Vec<(Fd, Entry)> = Vec::new();
         let mut to_carry = Vec::new();
@@ -148,6 +151,13 @@ impl Desk {
         let mut moves = Vec::new();
         transform(&mut self.table, wanted, &mut moves);
         moves
+    }
+
+    /// Whether what is wanted at a number is open, there or elsewhere.
+    fn is_open(&self, slot: &Slot) -> bool {
+        // What it shares may be there and be nothing that it knows.
+        let is_there = || self.table.get(slot.fd).is_some_and(|now| now.ofd == Some(slot.ofd));
+        !self.shares_table && is_there() || self.table.find(slot.ofd).is_some()
     }
 
     /// Where a description is carried that is open and not in the final table.

@@ -52,9 +52,9 @@ impl Exchange {
 
 impl Placer<'_> {
     /// What a task must have open for its messages beside what it needs itself.
-    pub(super) fn held_for_messages(&self, task: TaskId) -> BTreeSet<OfdId> {
+    pub(super) fn held_for_messages(&self, task: TaskId) -> Vec<OfdId> {
         let messages = &self.forest.passing.messages;
-        let mut held = BTreeSet::new();
+        let mut held = Vec::new();
         for index in &self.exchange.sends[task.index()] {
             held.extend(self.sending_end(messages[*index].channel));
             held.extend(&messages[*index].ofds);

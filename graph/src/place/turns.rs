@@ -13,9 +13,7 @@
 //! Example: 1 has file 9 at 3, and 2 shares the table and maps file 8. 1 opens 9, forks 2 and hands on; 2 takes over,
 //! opens 8 at 4, maps it, closes 4 and hands on; 1 takes over.
 
-use std::collections::BTreeSet;
-
-use super::{Desk, PlaceError, Placer};
+use super::{Desk, PlaceError, Placer, sorted};
 use crate::forest::{Descent, Forest, Life};
 use crate::graph::{OpKind, Reason};
 use crate::ids::{OfdId, OpId, TaskId};
@@ -72,11 +70,11 @@ impl Turns {
 
 impl Placer<'_> {
     /// What must be open at the end of a task's own turn for those that it hands the table on to.
-    pub(super) fn lent(&self, task: TaskId) -> BTreeSet<OfdId> {
+    pub(super) fn lent(&self, task: TaskId) -> Vec<OfdId> {
         let sharers = self.turns.sharers[task.index()].iter();
         let through = sharers.flat_map(|sharer| self.through(*sharer));
         let yields = through.flat_map(|(resource, _)| self.yields(resource));
-        yields.filter(|ofd| self.needs.is_used_below(task, *ofd)).collect()
+        sorted(yields.filter(|ofd| self.needs.is_used_below(task, *ofd)))
     }
 
     /// Hands on what the task shares, and waits until it gets it back as it was.

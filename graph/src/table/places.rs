@@ -3,7 +3,8 @@
 //! It is asked for with every use of every description, and nobody asks for all of them in order: so it is a hash
 //! map, and what is iterated over is only the numbers of one description, which are sorted.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::ids::{Fd, OfdId};
@@ -26,56 +27,79 @@ impl Hasher for Spread {
     }
 }
 
-/// The numbers of a description; nearly always there is one.
-#[derive(Debug, Clone)]
-struct Numbers {
-    lowest: Fd,
-    /// The others, ascending.
-    others: Vec<Fd>,
-}
-
 /// The numbers of each description.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places(HashMap<OfdId, Numbers, BuildHasherDefault<Spread>>);
+pub(super) struct Places {
+    /// The lowest of each: nearly always there is no other.
+    lowest: HashMap<OfdId, Fd, BuildHasherDefault<Spread>>,
+    /// The others, ascending, where there are any.
+    others: BTreeMap<OfdId, Vec<Fd>>,
+}
 
 impl Places {
-    /// Those of some descriptions.
-    pub(super) fn only(&self, relevant: impl Iterator<Item = OfdId>) -> Places {
-        Places(relevant.filter_map(|ofd| Some((ofd, self.0.get(&ofd)?.clone()))).collect())
+    /// Those of some descriptions, about `count`.
+    pub(super) fn only(&self, relevant: impl Iterator<Item = OfdId>, count: usize) -> Places {
+        let mut only = Places::default();
+        only.lowest.reserve(count.min(self.lowest.len()));
+        for ofd in relevant {
+            let Some(lowest) = self.lowest.get(&ofd) else { continue };
+            only.lowest.insert(ofd, *lowest);
+            if self.has_others()
+                && let Some(others) = self.others.get(&ofd)
+            {
+                only.others.insert(ofd, others.clone());
+            }
+        }
+        only
+    }
+
+    /// Whether any description has more than one number.
+    pub(super) fn has_others(&self) -> bool {
+        !self.others.is_empty()
     }
 
     /// The numbers of a description, the lowest first.
     pub(super) fn of(&self, ofd: OfdId) -> impl Iterator<Item = Fd> + '_ {
-        let numbers = self.0.get(&ofd);
-        numbers
-            .into_iter()
-            .flat_map(|numbers| std::iter::once(numbers.lowest).chain(numbers.others.iter().copied()))
+        let others = if self.has_others() { self.others.get(&ofd) } else { None };
+        self.lowest.get(&ofd).into_iter().chain(others.into_iter().flatten()).copied()
+    }
+
+    /// The lowest number of a description.
+    pub(super) fn lowest(&self, ofd: OfdId) -> Option<Fd> {
+        self.lowest.get(&ofd).copied()
     }
 
     /// A description has come to a number that it did not have.
     pub(super) fn insert(&mut self, ofd: OfdId, fd: Fd) {
-        let numbers = self.0.entry(ofd).or_insert(Numbers { lowest: fd, others: Vec::new() });
-        if numbers.lowest == fd {
+        let lowest = self.lowest.entry(ofd).or_insert(fd);
+        if *lowest == fd {
             return;
         }
-        let other = numbers.lowest.max(fd);
-        numbers.lowest = numbers.lowest.min(fd);
-        if let Err(at) = numbers.others.binary_search(&other) {
-            numbers.others.insert(at, other);
+        let other = fd.max(*lowest);
+        *lowest = fd.min(*lowest);
+        let others = self.others.entry(ofd).or_default();
+        if let Err(at) = others.binary_search(&other) {
+            others.insert(at, other);
         }
     }
 
     /// It is there no more.
     pub(super) fn remove(&mut self, ofd: OfdId, fd: Fd) {
-        let Some(numbers) = self.0.get_mut(&ofd) else { return };
-        if let Ok(at) = numbers.others.binary_search(&fd) {
-            numbers.others.remove(at);
-        } else if numbers.lowest == fd {
-            if numbers.others.is_empty() {
-                self.0.remove(&ofd);
-            } else {
-                numbers.lowest = numbers.others.remove(0);
+        let Some(lowest) = self.lowest.get_mut(&ofd) else { return };
+        if self.others.is_empty() || !self.others.contains_key(&ofd) {
+            if *lowest == fd {
+                self.lowest.remove(&ofd);
             }
+            return;
+        }
+        let Entry::Occupied(mut others) = self.others.entry(ofd) else { return };
+        if *lowest == fd {
+            *lowest = others.get_mut().remove(0);
+        } else if let Ok(at) = others.get().binary_search(&fd) {
+            others.get_mut().remove(at);
+        }
+        if others.get().is_empty() {
+            others.remove();
         }
     }
 }
@@ -98,7 +122,7 @@ mod tests {
         places.remove(OfdId(1), 9);
         places.remove(OfdId(1), 8);
         check(&places, 1, &[5, 7]);
-        let only = places.only([OfdId(1), OfdId(3)].into_iter());
+        let only = places.only([OfdId(1), OfdId(3)].into_iter(), 2);
         check(&only, 1, &[5, 7]);
         check(&only, 2, &[]);
         places.remove(OfdId(2), 4);

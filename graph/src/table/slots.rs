@@ -117,8 +117,9 @@ impl Slots {
         self.chunks.iter().flat_map(|(number, chunk)| {
             chunk.pages.iter().zip(0..).flat_map(move |(page, at)| {
                 page.iter().flat_map(move |page| {
-                    (0..WIDTH)
-                        .filter_map(move |bit| Some((number * CHUNK + at * WIDTH + bit, page.entry(bit)?)))
+                    let bits =
+                        std::iter::successors(first_from(page.open, 0), |bit| first_from(page.open, bit + 1));
+                    bits.filter_map(move |bit| Some((number * CHUNK + at * WIDTH + bit, page.entry(bit)?)))
                 })
             })
         })
