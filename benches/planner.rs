@@ -4,6 +4,8 @@
 //! cargo bench --bench planner -- [TASKS …]
 //! ```
 //!
+//! The program itself prints digests of the tapes with `--digests TASKS …`.
+//!
 //! Models of the shapes that the race restores, at several sizes, go through what `regrow plan` does with a model:
 //! resources and recipes are found, descriptors placed and ordered, the programs lowered and assembled, the tapes lifted
 //! and certified. The tasks are synthetic ones with as many mappings as a small program with a few libraries; each
@@ -42,6 +44,14 @@ fn main() {
     {
         let at = |text: &str| text.parse::<usize>().expect("a number");
         measure(at(shape), at(tasks), at(rounds));
+        return;
+    }
+    if let [digests, tasks @ ..] = arguments.as_slice()
+        && digests == "--digests"
+    {
+        for tasks in tasks {
+            (0..SHAPES.len()).for_each(|shape| digest(shape, tasks.parse().expect("a number")));
+        }
         return;
     }
     if !arguments.iter().any(|argument| argument == "--bench") {
@@ -131,6 +141,22 @@ fn measure(shape: usize, tasks: usize, rounds: usize) {
         total * 1e9 / uses.max(1) as f64,
         peak_mib(),
     );
+}
+
+/// By what two builds are compared that should plan alike: prints a digest of the tapes.
+fn digest(shape: usize, tasks: usize) {
+    let (label, grow, segments) = SHAPES[shape];
+    let mut grower = Grower::new(segments);
+    grow(tasks, &mut grower);
+    let (model, facts) = grower.done();
+    let (options, payloads) = (Options::default(), Payloads::default());
+    let (prepared, _) =
+        try_prepare_model(model, payloads, facts, &options, Timings::default()).expect("a certificate");
+    let tapes = &prepared.expect("a plan").tapes;
+    let places = tapes.tasks.iter().flat_map(|task| [task.tape, task.clone_args].map(u64::to_ne_bytes));
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&tapes.rw).update(&tapes.ro).update(places.flatten().collect::<Vec<u8>>().as_slice());
+    println!("{} {label}, {tasks} tasks", hasher.finalize().to_hex());
 }
 
 /// The most memory that this process has had (proc_pid_status(5)).

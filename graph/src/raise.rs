@@ -41,7 +41,9 @@ pub struct Helper {
 /// Finds out who forks whom in a forest in which each task's `parent` is its parent in the end, and adds
 /// the helper tasks that this takes. Those that stand in for nobody get pids of `spare`.
 pub fn raise(forest: &mut Forest, cradle: Cradle, spare: &mut dyn Iterator<Item = u32>) -> Vec<Helper> {
-    let before = forest.clone();
+    // Nothing else of a task is changed.
+    let before: Vec<(Option<TaskId>, Descent)> =
+        forest.tasks.iter().map(|task| (task.parent, task.descent)).collect();
     let mut raising = Raising::new(forest, cradle, spare);
     raising.pass_on();
     raising.serve();
@@ -51,7 +53,10 @@ pub fn raise(forest: &mut Forest, cradle: Cradle, spare: &mut dyn Iterator<Item 
         return helpers;
     }
     // Two sessions that each need the other first: no history leads there.
-    *forest = before;
+    forest.tasks.truncate(before.len());
+    for (task, (parent, descent)) in forest.tasks.iter_mut().zip(before) {
+        (task.parent, task.descent) = (parent, descent);
+    }
     Vec::new()
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
 use regrow_graph::verify::{
     Certificate, Counterexample, Expected, Facts, InodeKind, LiftedTree, Wrong, verify_with,
 };
@@ -12,7 +13,10 @@ use crate::image::Model;
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
 use crate::tape::lift::{LiftError, lift};
-use crate::tape::{Tapes, ThreadState, Undo, UndoKind};
+use crate::tape::{Tapes, TaskTape, ThreadState, Undo, UndoKind};
+
+/// Tasks that are looked at by one job.
+const TASKS: usize = 32;
 
 /// Checks that `tapes` do what the images say, on this ground, and that the commit then sets what
 /// they say; `None`: there is to be no commit.
@@ -78,7 +82,10 @@ pub(super) fn check_lifted(
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
     let mut reader = space::Reader::of(&expected.images, &demands.alike);
-    verify_with(&lifted, &expected, &mut |alike| reader.is_alike(alike))
+    let certificate = verify_with(&lifted, &expected, &mut |alike| reader.is_alike(alike));
+    // Others go on meanwhile.
+    rayon::spawn(move || drop(lifted));
+    certificate
 }
 
 /// Whether the launcher would find every name that a task makes: each has a note of its own, whose
@@ -90,7 +97,11 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
     for undo in &tapes.undo {
         free.entry(undo.intent).or_default().push(undo);
     }
-    for task in &tapes.tasks {
+    let names_files =
+        |task: &&TaskTape| tapes.records(task).any(|(_, record)| makes_or_removes(&record) != (false, false));
+    // Few tasks do.
+    let tasks: Vec<&TaskTape> = tapes.tasks.par_iter().with_min_len(TASKS).filter(names_files).collect();
+    for task in tasks {
         let records: Vec<Record> = tapes.records(task).map(|(_, record)| record).collect();
         let posts = |at: Option<usize>, word: u64| {
             let record = at.and_then(|at| records.get(at));
@@ -104,16 +115,12 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
             wrong: Wrong::NotUnderstood { what: format!("{}: {what}", path.escape_ascii()) },
         };
         let mut open: BTreeMap<&[u8], Vec<&Undo>> = BTreeMap::new();
-        for (at, record) in
-            records.iter().enumerate().filter(|(_, record)| record.verb() == Some(Verb::Syscall))
-        {
-            let nr = libc::c_long::from(record.nr);
-            let makes = matches!(nr, libc::SYS_mkdirat | libc::SYS_mknodat | libc::SYS_linkat)
-                || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
-            let removes = nr == libc::SYS_unlinkat || nr == libc::SYS_renameat2 && record.args[4] == 0;
+        for (at, record) in records.iter().enumerate() {
+            let (makes, removes) = makes_or_removes(record);
             if !makes && !removes {
                 continue;
             }
+            let nr = libc::c_long::from(record.nr);
             let path_at = if nr == libc::SYS_linkat { record.args[3] } else { record.args[1] };
             let path = tapes.c_string(path_at).unwrap_or_default();
             if removes {
@@ -158,6 +165,18 @@ fn check_undo(tapes: &Tapes, expected: &Expected) -> Result<(), Counterexample> 
         }
     }
     Ok(())
+}
+
+/// Whether a record makes a name in the file system, and whether it removes one.
+fn makes_or_removes(record: &Record) -> (bool, bool) {
+    if record.verb() != Some(Verb::Syscall) {
+        return (false, false);
+    }
+    let nr = libc::c_long::from(record.nr);
+    let makes = matches!(nr, libc::SYS_mkdirat | libc::SYS_mknodat | libc::SYS_linkat)
+        || nr == libc::SYS_openat && record.args[2] & libc::O_CREAT as u64 != 0;
+    let removes = nr == libc::SYS_unlinkat || nr == libc::SYS_renameat2 && record.args[4] == 0;
+    (makes, removes)
 }
 
 /// Whether the clocks never run backwards: in a time namespace they go on from the dump, and without one

@@ -49,6 +49,8 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         attributes::cells(recipes) + pass::cells(plan) + fill::cells(recipes),
         runner::code(),
     );
+    // Few operations take more than one record.
+    asm.reserve(plan.programs.iter().map(Vec::len).sum());
     let mut tapes = vec![(0, 0); plan.programs.len()];
     // Who forks a task needs the address of its tape.
     for index in births(plan).into_iter().rev() {
@@ -58,7 +60,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             recipes,
             window,
             asm: &mut asm,
-            tape: Tape::default(),
+            tape: Tape { records: Vec::with_capacity(program.len() + 8), ..Tape::default() },
             task: TaskId::new(index),
             tapes: &tapes,
         };

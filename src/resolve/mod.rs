@@ -19,6 +19,7 @@ mod files;
 mod fill;
 mod host;
 mod huge;
+mod index;
 mod numbers;
 mod seccomp;
 mod sharing;
@@ -230,6 +231,9 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     Resolution { resolved, problems: problems.into_vec() }
 }
 
+/// About how many steps a task has beside those of its mappings.
+const OWN_STEPS: usize = 32;
+
 /// The state of a resolution.
 struct Resolver<'a> {
     model: &'a Model,
@@ -245,7 +249,7 @@ struct Resolver<'a> {
     /// What helpers make for others.
     deliveries: BTreeMap<ResourceId, Delivery>,
     /// The description of each image id.
-    ofd_of_id: HashMap<u32, OfdId>,
+    ofd_of_id: index::Index,
     /// What has become of the files that had lost their names, by image id.
     remap_of_id: HashMap<u32, Remap>,
     /// Files that are opened for mapping only, by path and access mode.
@@ -281,6 +285,13 @@ impl<'a> Resolver<'a> {
             .map_or(0, |limit| limit.max.min(u64::from(u32::MAX)));
         let mut forest = Forest { ofds: model.ofds.len(), fd_limit: limit as u32, ..Forest::default() };
         let mut recipes = Recipes::default();
+        // About one for each description, and one for each mapping and attribute.
+        let mappings = model.tasks.iter().filter_map(|task| task.alive()).map(|alive| alive.mm.vmas.len());
+        let steps = mappings.sum::<usize>() + OWN_STEPS * model.tasks.len();
+        forest.resources.reserve(model.ofds.len());
+        recipes.resources.reserve(model.ofds.len());
+        forest.steps.reserve(steps);
+        recipes.steps.reserve(steps);
         for task in &model.tasks {
             forest.tasks.push(TaskSpec {
                 pid: task.pid.0,
@@ -318,12 +329,7 @@ impl<'a> Resolver<'a> {
                 .collect(),
             adopters: BTreeSet::new(),
             deliveries: BTreeMap::new(),
-            ofd_of_id: model
-                .ofds
-                .iter()
-                .enumerate()
-                .map(|(index, ofd)| (ofd.id, OfdId::new(index)))
-                .collect(),
+            ofd_of_id: index::Index::of(model.ofds.iter().map(|ofd| ofd.id)),
             // Of several the first counts.
             remap_of_id: model.remaps.iter().rev().map(|remap| (remap.orig_id, *remap)).collect(),
             mapped_files: BTreeMap::new(),

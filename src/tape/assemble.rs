@@ -142,6 +142,11 @@ impl Assembler {
         self.data(&bytes, 8)
     }
 
+    /// Makes room for about so many records.
+    pub fn reserve(&mut self, records: usize) {
+        self.ro.reserve(records * size_of::<Record>());
+    }
+
     fn append(&mut self, bytes: &[u8], align: u64) -> u64 {
         let at = (self.ro.len() as u64).next_multiple_of(align);
         self.ro.resize(at as usize, 0);
@@ -152,8 +157,11 @@ impl Assembler {
     /// Lays down one task's tape and returns its address. Children before their parents, which need
     /// that address.
     pub fn tape(&mut self, pid: u32, lives: bool, clone_args: u64, records: &[Record]) -> u64 {
-        let bytes: Vec<u8> = records.iter().flat_map(|record| record.to_bytes()).collect();
-        let tape = self.append(&bytes, 64);
+        let tape = self.append(&[], 64);
+        self.ro.reserve(size_of_val(records));
+        for record in records {
+            self.ro.extend_from_slice(&record.to_bytes());
+        }
         self.tasks.push(TaskTape { pid, lives, tape, records: records.len() as u32, clone_args });
         tape
     }

@@ -27,7 +27,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
+use rayon::prelude::*;
 use regrow_graph::verify::{Birth, Effect, Lifted, LiftedTask, LiftedTree, Region};
 use thiserror::Error;
 
@@ -48,6 +51,10 @@ const GROUPS_MAX: u64 = 65536;
 const PAGE: u64 = 4096;
 /// Calls may name the same buffers again and again; they are not read for ever.
 const READ_TIMES: u64 = 16;
+/// How much of that is taken at once, in bytes.
+const ALLOWANCE: u64 = 1 << 16;
+/// Tapes that are lifted by one job.
+const TASKS: usize = 32;
 
 /// A record that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -75,14 +82,20 @@ pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
     if birth.pid != root.pid {
         return Err(whole(root.pid)(format!("its clone_args ask for pid {}", birth.pid)));
     }
-    let mut tasks = Vec::with_capacity(tapes.tasks.len());
-    for task in &tapes.tasks {
-        tasks.push(lifter.task(task)?);
-    }
-    lifter.check_cells().map_err(whole(0))?;
+    let (end, total) = (lifter.end, lifter.total);
+    // Whose tape is not understood is found out one after another, so that it does not depend on who was first.
+    let tasks = match lifter.tasks_at_once() {
+        Some(tasks) => tasks,
+        None => {
+            let lifter = Lifter::new(tapes).map_err(whole(0))?;
+            let tasks = tapes.tasks.iter().map(|task| lifter.task(task)).collect::<Result<_, _>>()?;
+            lifter.check_cells().map_err(whole(0))?;
+            tasks
+        }
+    };
     let window_end = tapes.base.saturating_add(tapes.window_len);
-    let region = Region { start: tapes.base, rw_end: tapes.ro_base(), end: lifter.end, window_end };
-    Ok(LiftedTree { region, total: lifter.total, root: birth, tasks, suspended: tapes.suspended.clone() })
+    let region = Region { start: tapes.base, rw_end: tapes.ro_base(), end, window_end };
+    Ok(LiftedTree { region, total, root: birth, tasks, suspended: tapes.suspended.clone() })
 }
 
 /// What is wrong with a record, in words.
@@ -94,16 +107,18 @@ type Programs = BTreeMap<(u64, u64), Arc<[u8]>>;
 struct Lifter<'a> {
     tapes: &'a Tapes,
     /// Notes of files of sockets, by the offsets of their first and second words.
-    socket_notes: BTreeMap<u64, &'a Undo>,
+    socket_notes: Arc<BTreeMap<u64, &'a Undo>>,
     /// Where each pid's tape starts.
-    tape_of: BTreeMap<u32, u64>,
+    tape_of: Arc<BTreeMap<u32, u64>>,
     /// Behind the last event word that any tape names.
     events_end: u64,
     /// Behind the region.
     end: u64,
     total: u32,
-    /// How many bytes may still be read.
-    budget: Cell<u64>,
+    /// How many bytes may still be read, by this one and by all beside it.
+    budget: Arc<AtomicU64>,
+    /// What this one has taken of them.
+    allowance: Cell<u64>,
     /// What calls write and nobody reads: first address, and behind the last.
     outputs: RefCell<BTreeSet<(u64, u64)>>,
     /// What one call reads and writes.
@@ -145,12 +160,14 @@ impl<'a> Lifter<'a> {
         let mut events_end = tapes.base.saturating_add(EVENTS_OFFSET);
         for task in &tapes.tasks {
             tape_of.insert(task.pid, task.tape);
-            for (_, record) in tapes.records(task) {
-                if matches!(record.verb(), Some(Verb::Post | Verb::Wait)) {
-                    events_end = events_end.max(record.args[0].saturating_add(4));
-                }
-            }
         }
+        let last_event = |task: &TaskTape| {
+            let records = tapes.records(task).map(|(_, record)| record);
+            let events = records.filter(|record| matches!(record.verb(), Some(Verb::Post | Verb::Wait)));
+            events.map(|record| record.args[0].saturating_add(4)).max()
+        };
+        let last = tapes.tasks.par_iter().with_min_len(TASKS).filter_map(last_event).max();
+        events_end = events_end.max(last.unwrap_or(0));
         let total_at = offset_of!(Control, total);
         let head_len = usize::try_from(events_end - tapes.base).unwrap_or(usize::MAX);
         let head = tapes.rw.get(..head_len).ok_or("events outside the written part of the region")?;
@@ -185,22 +202,71 @@ impl<'a> Lifter<'a> {
         }
         Ok(Lifter {
             tapes,
-            socket_notes,
-            tape_of,
+            socket_notes: Arc::new(socket_notes),
+            tape_of: Arc::new(tape_of),
             events_end,
             end,
             total: total.unwrap_or(0),
-            budget: Cell::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES)),
+            budget: Arc::new(AtomicU64::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES))),
+            allowance: Cell::new(0),
             outputs: RefCell::default(),
             cells: RefCell::default(),
             programs: RefCell::default(),
         })
     }
 
+    /// One for other tapes of the same region.
+    fn beside(&self) -> Lifter<'a> {
+        Lifter {
+            tapes: self.tapes,
+            socket_notes: Arc::clone(&self.socket_notes),
+            tape_of: Arc::clone(&self.tape_of),
+            events_end: self.events_end,
+            end: self.end,
+            total: self.total,
+            budget: Arc::clone(&self.budget),
+            allowance: Cell::new(0),
+            outputs: RefCell::default(),
+            cells: RefCell::default(),
+            programs: RefCell::default(),
+        }
+    }
+
+    /// Lifts all tapes, on all processors; `None`: one of them is not understood, or two calls are in each other's way.
+    fn tasks_at_once(mut self) -> Option<Vec<LiftedTask>> {
+        let parts: Vec<_> = self.tapes.tasks.chunks(TASKS).map(|tasks| (self.beside(), tasks)).collect();
+        let lifted: Option<Vec<_>> = parts
+            .into_par_iter()
+            .map(|(lifter, tasks)| {
+                let tasks: Result<Vec<LiftedTask>, LiftError> =
+                    tasks.iter().map(|task| lifter.task(task)).collect();
+                Some((tasks.ok()?, lifter.outputs.into_inner(), lifter.cells.into_inner()))
+            })
+            .collect();
+        let mut all = Vec::with_capacity(self.tapes.tasks.len());
+        for (tasks, outputs, cells) in lifted? {
+            all.extend(tasks);
+            self.outputs.get_mut().extend(outputs);
+            if !cells.into_iter().all(|range| self.cells.get_mut().insert(range)) {
+                return None;
+            }
+        }
+        self.check_cells().ok()?;
+        Some(all)
+    }
+
     fn spend(&self, len: u64) -> Lift<()> {
-        let rest =
-            self.budget.get().checked_sub(len).ok_or("the calls read more than the tapes could hold")?;
-        self.budget.set(rest);
+        if self.allowance.get() < len {
+            let lacking = len - self.allowance.get();
+            // In pieces, so that all beside it seldom meet.
+            let taken = [lacking.max(ALLOWANCE), lacking].into_iter().find(|wanted| {
+                let taken = self.budget.fetch_update(Relaxed, Relaxed, |budget| budget.checked_sub(*wanted));
+                taken.is_ok()
+            });
+            let taken = taken.ok_or("the calls read more than the tapes could hold")?;
+            self.allowance.set(self.allowance.get() + taken);
+        }
+        self.allowance.set(self.allowance.get() - len);
         Ok(())
     }
 
