@@ -717,7 +717,7 @@ fn mapped_file(
         resolver.problems.unsupported(Some(pid), Some(entry.origin), text);
         return None;
     };
-    let key = (file.path.clone(), access);
+    let key = (file.path.as_str(), access);
     if let Some(ofd) = resolver.mapped_files.get(&key) {
         return Some(*ofd);
     }

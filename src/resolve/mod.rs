@@ -253,7 +253,7 @@ struct Resolver<'a> {
     /// What has become of the files that had lost their names, by image id.
     remap_of_id: HashMap<u32, Remap>,
     /// Files that are opened for mapping only, by path and access mode.
-    mapped_files: BTreeMap<(String, u32), OfdId>,
+    mapped_files: BTreeMap<(&'a str, u32), OfdId>,
     /// Pages images, by number.
     pages_files: BTreeMap<PagesImage, OfdId>,
     /// What tasks do to descriptions when they have them at their numbers.

@@ -6,7 +6,7 @@
 //!
 //! Example: 10 and its child 11 have the table 3, and 12, the child of 11, has the table 4: 11 shares, 12 does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use regrow_graph::forest::Descent;
 use regrow_graph::ids::TaskId;
@@ -17,21 +17,23 @@ use crate::image::NsPid;
 
 /// Notes who shares what with its parent, and refuses what is shared otherwise.
 pub(super) fn resolve(resolver: &mut Resolver<'_>) {
-    let mut first: BTreeMap<(&str, u32), NsPid> = BTreeMap::new();
+    // Who has each first, by what it is.
+    let mut first: [HashMap<u32, NsPid>; 4] = Default::default();
     for (index, task) in resolver.model.tasks.iter().enumerate() {
         let Some(alive) = task.alive() else { continue };
         let ids = alive.ids;
-        for (what, id) in [
+        let shared = [
             ("descriptor table", ids.files),
             ("address space", ids.vm),
             ("working directory (CLONE_FS)", ids.fs),
             ("signal handlers", ids.sighand),
-        ] {
+        ];
+        for ((what, id), first) in shared.into_iter().zip(&mut first) {
             if id == 0 {
                 continue;
             }
-            let Some(other) = first.get(&(what, id)).copied() else {
-                first.insert((what, id), task.pid);
+            let Some(other) = first.get(&id).copied() else {
+                first.insert(id, task.pid);
                 continue;
             };
             let parent = resolver.forest.tasks[index].parent;

@@ -5,6 +5,8 @@
 //! launcher had), a child's are the difference from its parent. *Steps* follow the last fork.
 //! *Tail* steps come after the barrier: what takes privileges away, or must come after what does.
 
+use std::borrow::Cow;
+
 use regrow_graph::ids::{StepId, TaskId};
 
 use super::files::{self, ghost};
@@ -73,7 +75,7 @@ fn timers(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive) -> Vec<StepId
 
 /// What a living task's children see of it when they are forked.
 struct Inherited<'a> {
-    sigactions: Vec<SigAction>,
+    sigactions: Cow<'a, [SigAction]>,
     umask: u32,
     cwd: Option<&'a str>,
     comm: &'a str,
@@ -81,12 +83,9 @@ struct Inherited<'a> {
 
 impl<'a> Inherited<'a> {
     fn of(resolver: &Resolver<'a>, id: TaskId, alive: &'a Alive) -> Inherited<'a> {
-        let mut sigactions = alive.sigactions.clone();
-        if keeps_zombies(resolver, id)
-            && let Some(action) = sigactions.get_mut(SIGCHLD - 1)
-            && discards_children(action)
-        {
-            *action = SigAction::default();
+        let mut sigactions = Cow::Borrowed(alive.sigactions.as_slice());
+        if alive.sigactions.get(SIGCHLD - 1).is_some_and(discards_children) && keeps_zombies(resolver, id) {
+            sigactions.to_mut()[SIGCHLD - 1] = SigAction::default();
         }
         Inherited { sigactions, umask: alive.umask, cwd: cwd(resolver, alive), comm: &alive.comm }
     }

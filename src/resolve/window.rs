@@ -37,15 +37,19 @@ pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<W
     // The window starts at a multiple of ALIGN; carriers of larger pages may start later.
     let sources = (region_len + carriers + align.saturating_sub(ALIGN)).next_multiple_of(ALIGN);
     let len = (sources + copied.max().unwrap_or(0)).next_multiple_of(ALIGN);
-    let mut taken: Vec<(u64, u64)> = resolver
-        .model
-        .tasks
-        .iter()
-        .filter_map(|task| task.alive())
-        .flat_map(|alive| alive.mm.vmas.iter().map(|vma| (vma.start, vma.end)))
-        .chain(resolver.facts.address_space.in_use.iter().copied())
-        .chain(resolver.placed_vdsos.iter().copied())
-        .collect();
+    let in_use = resolver.facts.address_space.in_use.iter().chain(&resolver.placed_vdsos);
+    let mut taken: Vec<(u64, u64)> = in_use.copied().collect();
+    for alive in resolver.model.tasks.iter().filter_map(|task| task.alive()) {
+        let mut last: Option<(u64, u64)> = None;
+        for vma in &alive.mm.vmas {
+            match &mut last {
+                // Nothing fits between the two, so they are as good as one.
+                Some((_, end)) if vma.start >= *end && vma.start - *end < len => *end = vma.end,
+                Some(_) | None => taken.extend(last.replace((vma.start, vma.end))),
+            }
+        }
+        taken.extend(last);
+    }
     taken.sort_unstable();
     let mut from = LOWEST;
     for (start, end) in taken.into_iter().chain([(TASK_SIZE, TASK_SIZE)]) {

@@ -12,6 +12,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::work;
 
 /// A record of a task: the index of its tape and the record's index in it.
@@ -41,7 +43,7 @@ pub(super) struct Before {
     /// For a task and one that it waits for: its waits, with the last record that they have waited for so far.
     direct: BTreeMap<(usize, usize), Vec<(u32, u32)>>,
     /// For each task: with which records the checker has gone on with it, and when.
-    resumed: Vec<Vec<(u32, u32)>>,
+    resumed: Vec<SmallVec<[(u32, u32); 2]>>,
     now: u32,
 }
 
@@ -51,7 +53,7 @@ impl Before {
             lines: (0..tasks).map(|task| Line { jump: task, ..Line::default() }).collect(),
             waits: vec![Vec::new(); tasks],
             direct: BTreeMap::new(),
-            resumed: vec![Vec::new(); tasks],
+            resumed: vec![SmallVec::new(); tasks],
             now: 0,
         }
     }

@@ -210,6 +210,11 @@ pub(super) struct Objects {
 }
 
 impl Objects {
+    /// None yet, and room for about so many descriptions.
+    pub(super) fn with_room(descriptions: usize) -> Objects {
+        Objects { descriptions: Vec::with_capacity(descriptions), objects: Vec::with_capacity(descriptions) }
+    }
+
     pub(super) fn description(&self, desc: Desc) -> &Description {
         &self.descriptions[desc.0 as usize]
     }

@@ -264,6 +264,7 @@ impl<V: Item> Tree<V> {
     /// Gives the value that was there, and what has become too much for this node.
     fn insert(&mut self, key: u64, value: V) -> (Option<V>, Option<Tree<V>>) {
         work::count(1);
+        let is_marked = value.is_marked();
         let (old, rest) = match Arc::make_mut(&mut self.node) {
             Node::Leaf(entries) => match entries.binary_search_by_key(&key, |(other, _)| *other) {
                 Ok(at) => (Some(std::mem::replace(&mut entries[at].1, value)), None),
@@ -281,7 +282,15 @@ impl<V: Item> Tree<V> {
                 (old, split(below, at + 1).map(Node::Inner))
             }
         };
-        self.refresh();
+        if rest.is_some() || old.as_ref().is_some_and(V::is_marked) {
+            self.refresh();
+        } else {
+            // What is known of all the others stays true.
+            self.first = self.first.min(key);
+            self.last = self.last.max(key);
+            self.count += u64::from(old.is_none());
+            self.has_marked |= is_marked;
+        }
         (old, rest.and_then(Tree::of))
     }
 

@@ -28,6 +28,8 @@ use crate::ids::Fd;
 
 pub(super) const CLONE_PARENT: u64 = 0x8000;
 pub(super) const SIGCHLD: u32 = 17;
+/// About how many descriptions each task opens only to map or to read them.
+const MAPPED: usize = 2;
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,8 +317,12 @@ impl<'a> Run<'a> {
                 .collect(),
             children: vec![Vec::new(); count],
             by_pid,
-            tables: vec![Table::unknown()],
-            objects: Objects::default(),
+            tables: {
+                let mut tables = Vec::with_capacity(count + 1);
+                tables.push(Table::unknown());
+                tables
+            },
+            objects: Objects::with_room(expected.ofds.len() + MAPPED * count),
             seccomp: vec![Seccomp::default(); count],
             filters: Filters::of(tree),
             names: Names::default(),

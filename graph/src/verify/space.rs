@@ -33,6 +33,7 @@ pub(super) use huge::{MFD_HUGE, huge_memfd};
 pub(super) use state::{Carrier, Segment, Space};
 
 use intervals::Intervals;
+use smallvec::SmallVec;
 use state::{
     Fill, HUGE, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
     MADV_KEEPONFORK, MADV_MERGEABLE, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_DROPPABLE, MAP_FIXED_NOREPLACE,
@@ -193,7 +194,7 @@ impl Run<'_> {
         fill: Fill,
     ) -> Result<(), Wrong> {
         let end = offset.saturating_add(len);
-        let others: Vec<At> =
+        let others: SmallVec<[At; 2]> =
             self.segments[segment].fills.over(offset, end).map(|(_, _, fill)| fill.at).collect();
         for last in others {
             self.order(last, at, call, || "shared memory".to_owned())?;
@@ -209,7 +210,7 @@ impl Run<'_> {
         call: &'static str,
         start: u64,
         end: u64,
-    ) -> Result<Vec<(u64, u64, Mapping)>, Wrong> {
+    ) -> Result<SmallVec<[(u64, u64, Mapping); 2]>, Wrong> {
         let space = self.use_space(at, call)?;
         if let Some(hole) = space.mappings.hole(start, end) {
             return Err(Wrong::BadRange { call, at: hole, end, why: "nothing is mapped there then" });

@@ -50,6 +50,11 @@ impl<T: Cut> Intervals<T> {
     /// Puts a range in, in the place of whatever was there.
     pub(super) fn insert(&mut self, start: u64, end: u64, value: T) {
         self.clear(start, end);
+        self.insert_free(start, end, value);
+    }
+
+    /// As [`Intervals::insert`], where nothing is.
+    pub(super) fn insert_free(&mut self, start: u64, end: u64, value: T) {
         if start < end {
             self.ranges.insert(start, Range(end, value));
         }

@@ -334,7 +334,7 @@ impl Space {
 
     pub(super) fn map(&mut self, start: u64, end: u64, mapping: Mapping) {
         self.unmap(start, end);
-        self.mappings.insert(start, end, mapping);
+        self.mappings.insert_free(start, end, mapping);
     }
 
     /// Moves what is there, which is `old_len` long, and makes it shorter or longer.
