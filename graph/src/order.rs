@@ -178,6 +178,7 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
     let mut next: Vec<Option<OpId>> = vec![None; graph.len()];
     let mut missing: Vec<u32> = vec![0; graph.len()];
     for (op, node) in graph.ops() {
+        debug_assert!(usize::from(node.kind.rank()) < RANKS, "a rank beyond the last");
         let is_behind = &mut has_arrived[node.task.index()];
         classes.push(node.kind.rank() + if *is_behind { RANKS as u8 } else { 0 });
         *is_behind |= node.kind == OpKind::Arrive;

@@ -26,9 +26,9 @@ mod task;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 use regrow_graph::verify::{Birth, Effect, Lifted, LiftedTask, LiftedTree, Region};
@@ -124,7 +124,7 @@ struct Lifter<'a> {
     /// What one call reads and writes.
     cells: RefCell<BTreeSet<(u64, u64)>>,
     /// Programs of filters by address and length, read once: many threads have the same.
-    programs: RefCell<Programs>,
+    programs: Arc<Mutex<Programs>>,
 }
 
 /// One system call.
@@ -211,7 +211,7 @@ impl<'a> Lifter<'a> {
             allowance: Cell::new(0),
             outputs: RefCell::default(),
             cells: RefCell::default(),
-            programs: RefCell::default(),
+            programs: Arc::default(),
         })
     }
 
@@ -228,7 +228,7 @@ impl<'a> Lifter<'a> {
             allowance: Cell::new(0),
             outputs: RefCell::default(),
             cells: RefCell::default(),
-            programs: RefCell::default(),
+            programs: Arc::clone(&self.programs),
         }
     }
 
