@@ -2,6 +2,7 @@
 //! the launcher's.
 
 use super::problem::ProblemKind;
+use super::recipe::StepKind;
 use super::{Payloads, Resolver};
 
 /// The window: the region for tapes at its start, carriers of shared memory behind, then what pages are copied from.
@@ -30,10 +31,10 @@ pub(super) fn find(resolver: &mut Resolver<'_>, payloads: &Payloads) -> Option<W
     let region_len = region_bound(resolver, payloads).next_multiple_of(ALIGN);
     let (carriers, align) = resolver.carriers_end;
     // Behind them a task maps the image that it copies from.
-    let copied = resolver.recipes.steps.iter().filter_map(|step| match &step.kind {
-        super::recipe::StepKind::Copy(copying) => Some(copying.len),
-        _ => None,
-    });
+    let copied =
+        resolver.recipes.steps.iter().filter_map(|step| {
+            if let StepKind::Copy(copying) = &step.kind { Some(copying.len) } else { None }
+        });
     // The window starts at a multiple of ALIGN; carriers of larger pages may start later.
     let sources = (region_len + carriers + align.saturating_sub(ALIGN)).next_multiple_of(ALIGN);
     let len = (sources + copied.max().unwrap_or(0)).next_multiple_of(ALIGN);

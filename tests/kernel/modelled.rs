@@ -32,7 +32,7 @@ pub(crate) fn held(world: &World, tid: u32, kind: Kind) -> Vec<u32> {
     let end = world.end();
     let table = end.threads.get(&tid).and_then(|thread| end.tables.get(&thread.table));
     let is_one = |object: &Object| match object {
-        Object::Foreign | Object::Signalfd { .. } => kind == Kind::Any,
+        Object::Foreign | Object::Signalfd { .. } | Object::Userfault { .. } => kind == Kind::Any,
         Object::File(file) if file.kind == FileKind::Directory => matches!(kind, Kind::Any | Kind::Directory),
         Object::File(_) => matches!(kind, Kind::Any | Kind::File),
         Object::Pipe(_) => matches!(kind, Kind::Any | Kind::Pipe),
@@ -103,6 +103,9 @@ pub(crate) fn facts(world: &World) -> State {
         match &end.objects[id] {
             Object::Foreign => {
                 state.insert(about, "foreign".to_owned());
+            }
+            Object::Userfault { .. } => {
+                state.insert(about, "userfaultfd".to_owned());
             }
             Object::Eventfd { counter, semaphore } => {
                 state.insert(
