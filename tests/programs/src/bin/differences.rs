@@ -205,6 +205,8 @@ impl Memory {
 
     /// Writes to all of it, and looks whether it holds when the others have written to theirs.
     fn write_everywhere(&mut self, task: &mut Task, seed: u64, others: impl Iterator<Item = String>) {
+        let others: Vec<String> = others.collect();
+        meet(task, "checked", &others);
         for kind in KINDS {
             for page in 0..ROOM {
                 if self.0[kind as usize][page] != Page::Absent {
@@ -213,11 +215,7 @@ impl Memory {
                 }
             }
         }
-        let wrote = task.file(&format!("wrote.{}", task.name()));
-        task.check_ok("write", std::fs::write(wrote, ""));
-        for other in others {
-            task.check("a sibling writes", wait_for_file(&task.file(&format!("wrote.{other}"))));
-        }
+        meet(task, "wrote", &others);
         for kind in KINDS {
             for page in 0..ROOM {
                 if let Page::Full(seed, _) = self.0[kind as usize][page]
@@ -227,6 +225,16 @@ impl Memory {
                 }
             }
         }
+    }
+}
+
+/// Waits until this task and all others have come so far.
+fn meet(task: &mut Task, what: &str, others: &[String]) {
+    let own = task.file(&format!("{what}.{}", task.name()));
+    task.check_ok(what, std::fs::write(own, ""));
+    for other in others {
+        let file = task.file(&format!("{what}.{other}"));
+        task.check("a sibling comes", wait_for_file(&file));
     }
 }
 
@@ -318,8 +326,12 @@ fn main() {
     memory.become_(Kind::Guarded, FIRST + 3, FIRST + 5, Page::Absent);
     // SAFETY: memory of an area.
     check_errno("mlock", unsafe { libc::mlock(at(Kind::Locked, FIRST) as *const _, PAGES * PAGE) });
+    let mut first = None;
     for number in 0..CHILDREN {
-        task.spawn(&format!("child{number}"), |task| child(task, number, memory.inherited()));
+        let before = first;
+        let pid =
+            task.spawn(&format!("child{number}"), |task| child(task, number, memory.inherited(), before));
+        first.get_or_insert(pid);
     }
     change_behind_forks(&mut memory);
     task.park();
@@ -329,7 +341,7 @@ fn main() {
     task.finish();
 }
 
-fn child(task: &mut Task, number: usize, mut memory: Memory) {
+fn child(task: &mut Task, number: usize, mut memory: Memory, first: Option<Pid>) {
     change(&mut memory, number);
     if number == CHILDREN - 1 {
         for below in 0..2 {
@@ -340,6 +352,15 @@ fn child(task: &mut Task, number: usize, mut memory: Memory) {
     task.park();
     task.collect();
     memory.check(task);
+    // What the root has written to since is still one page for all children.
+    if let Some(first) = first {
+        let found =
+            frames(None, Kind::Dirtied).and_then(|own| Ok((own, frames(Some(first), Kind::Dirtied)?)));
+        if let Some((mine, theirs)) = task.check_ok("pagemap", found) {
+            let are_one = (FIRST + 20..FIRST + 24).all(|page| mine[page] != 0 && mine[page] == theirs[page]);
+            task.check("pages that children share, and their parent has no more", are_one);
+        }
+    }
     let seed = 1_000_000 * (number as u64 + 1);
     memory.write_everywhere(task, seed, (0..CHILDREN).map(|other| format!("child{other}")));
 }
