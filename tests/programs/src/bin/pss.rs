@@ -2,6 +2,8 @@
 //! below it (proc_pid_smaps_rollup(5)), in kB: pages that several have count once. Pages of files are left out: they are
 //! in memory anyway, and mapped when somebody looks at them.
 
+#![allow(clippy::print_stdout, reason = "the number is the result")]
+
 use std::collections::BTreeMap;
 use std::fs;
 
