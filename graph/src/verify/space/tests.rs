@@ -693,7 +693,7 @@ fn memory_that_grows_in_place() {
         }),
         "flags 0x0 is not modelled",
     );
-    refuse(|t, _| last(t, 10, vec![grow(0x20000, 0x1000, 0x2000)]), "not to be made longer");
+    refuse(|t, _| last(t, 10, vec![grow(0x30000, 0x2000, 0x3000)]), "not to be made longer");
     refuse(|t, _| last(t, 10, vec![grow(0x40000, 0x3000, 0x4000)]), "of more than one mapping");
 }
 
