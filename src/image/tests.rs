@@ -135,12 +135,12 @@ fn summary(model: &Model) -> String {
         writeln!(out, "ofd {} {kind}", ofd.id).unwrap();
     }
     for data in &model.pipe_data {
-        let bytes = open_blob(&model, &data.data).unwrap();
+        let bytes = open_blob(model, &data.data).unwrap();
         writeln!(out, "pipe holds {:?} of {:?}", String::from_utf8(bytes).unwrap(), data.capacity_bytes)
             .unwrap();
     }
     for packet in &model.packets {
-        let bytes = open_blob(&model, &packet.data).unwrap();
+        let bytes = open_blob(model, &packet.data).unwrap();
         writeln!(out, "socket holds {:?}", String::from_utf8(bytes).unwrap()).unwrap();
     }
     out
