@@ -4,18 +4,20 @@
 //! a plan that differs from another does not differ because somebody else has started a process in between.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use regrow::certify::{self, Certificate, Counterexample};
 use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
 use regrow::image::alike::Alike;
-use regrow::image::{self, Model, NsPid};
+use regrow::image::{self, Image, Model, NsPid};
 use regrow::lower;
 use regrow::resolve::policy::{self, Policy};
 use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::resolve::{self, Options, Payloads, Sharing, space};
 use regrow::synth::Forest;
+use regrow::synth::increments::spread;
 use regrow::synth::model::{Ground, Synthetic, synthesise};
 use regrow::tape::Tapes;
 use regrow_graph::cost::CostModel;
@@ -107,6 +109,23 @@ fn facts(model: &Model) -> HostFacts {
 pub fn model_of(forest: &Forest) -> Result<Synthetic, String> {
     let ground = Ground { own: own(), executable: "/bin/true" };
     synthesise(forest, &ground).map_err(|faults| faults.join("; "))
+}
+
+/// The same images as so many dumps before and one would have them: each page in any of them.
+///
+/// # Errors
+/// A page cannot be had.
+pub fn incremental(synthetic: &Synthetic, seed: u64, dumps: u32) -> Result<Synthetic, String> {
+    if dumps == 0 {
+        return Ok(synthetic.clone());
+    }
+    let depth = |image: Image, page: u64| {
+        let mut hasher = DefaultHasher::new();
+        // Often as the page before.
+        (seed, image, page.count_ones(), page / 8).hash(&mut hasher);
+        (hasher.finish() % u64::from(dumps + 1)) as u32
+    };
+    spread(synthetic, depth).map_err(|error| error.to_string())
 }
 
 /// What is planned for a directory.

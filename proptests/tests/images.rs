@@ -2,16 +2,17 @@
 //!
 //! `REGROW_CASES` is how many cases each property gets, instead of its own number.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use regrow::image::{self, Contents, Model};
-use regrow::synth::Forest;
+use regrow::image::{self, Contents, Image, Model};
 use regrow::synth::model::Synthetic;
+use regrow::synth::{Forest, PAGE};
 use regrow::tape::Tapes;
 use regrow_proptests::descriptions::descriptions;
-use regrow_proptests::images::{Planned, Refused, Room, model_of, plan};
+use regrow_proptests::images::{Planned, Refused, Room, incremental, model_of, plan};
 use regrow_proptests::reorder::{Numbers, reorder};
 
 static ROOM: LazyLock<Room> = LazyLock::new(|| Room::new("images"));
@@ -76,10 +77,12 @@ proptest! {
         }
     }
 
-    /// What is written reads as it was; only pieces of raw bytes lie elsewhere.
+    /// What is written reads as it was; only pieces of raw bytes lie elsewhere. Its pages are those that were made, of
+    /// however many dumps they are.
     #[test]
-    fn what_is_written_reads_the_same(forest in forests(), seed in any::<u64>()) {
-        let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
+    fn what_is_written_reads_the_same(forest in forests(), seed in any::<u64>(), dumps in 0..4u32) {
+        let whole = model_of(&forest).map_err(TestCaseError::fail)?;
+        let synthetic = incremental(&whole, seed, dumps).map_err(TestCaseError::fail)?;
         let model = reorder(&synthetic.model, seed, Numbers::Any);
         let made = Synthetic { model, ..synthetic };
         let dir = ROOM.write("written", &made).map_err(TestCaseError::fail)?;
@@ -90,6 +93,8 @@ proptest! {
             let (made_of, read_from) = (made.contents.bytes(made_of), image::open_blob(&read, &read_from));
             prop_assert_eq!(made_of.ok().map(|bytes| bytes.into_owned()), read_from.ok());
         }
+        let (of_whole, of_read) = (pages(&whole.model, &whole.contents)?, pages(&read, &read)?);
+        prop_assert!(of_whole == of_read, "pages have become others");
         let (read, model) = (without_places(read), without_places(model));
         let differ = read.lines().zip(model.lines()).find(|(read, made)| read != made);
         prop_assert!(read == model, "{differ:?}");
@@ -109,6 +114,28 @@ proptest! {
     }
 }
 
+/// All stored pages, by whose they are and where.
+fn pages(
+    model: &Model,
+    contents: &impl Contents,
+) -> Result<BTreeMap<(image::Image, u64), Vec<u8>>, TestCaseError> {
+    let tasks =
+        model.tasks.iter().filter_map(|task| Some((Image::Pagemap(task.pid.0), &task.alive()?.mm.pages)));
+    let segments = model.shm.iter().map(|shm| (Image::PagemapShmem(shm.shmid), &shm.pages));
+    let mut all = BTreeMap::new();
+    for (of, pages) in tasks.chain(segments) {
+        for extent in &pages.extents {
+            for at in (0..extent.len_pages).map(|page| page * PAGE) {
+                let offset_bytes = extent.offset_bytes + at;
+                let blob = image::Blob { image: Image::Pages(extent.image), offset_bytes, len_bytes: PAGE };
+                let bytes = contents.bytes(&blob).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                all.insert((of, extent.start + at), bytes.into_owned());
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// Where in the images raw bytes are.
 fn blobs(model: &Model) -> Vec<image::Blob> {
     let pipes = model.pipe_data.iter().chain(&model.fifo_data).map(|pipe| pipe.data);
@@ -118,6 +145,7 @@ fn blobs(model: &Model) -> Vec<image::Blob> {
 /// The model in words, without where in the images raw bytes lie.
 fn without_places(mut model: Model) -> String {
     model.dir.clear();
+    model.parents.clear();
     model.pipe_data.iter_mut().for_each(|pipe| pipe.data.offset_bytes = 0);
     model.packets.iter_mut().for_each(|packet| packet.data.offset_bytes = 0);
     format!("{model:#?}")

@@ -13,7 +13,7 @@ use regrow::tape::lift::lift;
 use regrow_graph::verify::{AttributeKind, Value};
 use regrow_model::{Host, Schedule, World, play, wanted};
 use regrow_proptests::descriptions::descriptions;
-use regrow_proptests::images::{Refused, Room, model_of, plan_by};
+use regrow_proptests::images::{Refused, Room, incremental, model_of, plan_by};
 use regrow_proptests::memory;
 
 static ROOM: LazyLock<Room> = LazyLock::new(|| Room::new("played"));
@@ -37,8 +37,10 @@ proptest! {
         forest in descriptions(&ROOM.files(), 16),
         policy in prop_oneof![2 => Just(Policy::Inherit), 1 => Just(Policy::LowestPid)],
         seed in any::<u64>(),
+        dumps in prop_oneof![2 => Just(0), 1 => 1..4u32],
     ) {
-        let synthetic = model_of(&forest).map_err(TestCaseError::fail)?;
+        let synthetic = model_of(&forest).and_then(|synthetic| incremental(&synthetic, seed, dumps));
+        let synthetic = synthetic.map_err(TestCaseError::fail)?;
         let dir = ROOM.write("images", &synthetic).map_err(TestCaseError::fail)?;
         let planned = match plan_by(policy, &dir) {
             Ok(planned) => planned,

@@ -155,8 +155,11 @@ fn among(extents: &[Extent], ranges: &[(u64, u64)]) -> Vec<Extent> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::increments::pair;
+    use super::super::model::Blob;
     use super::super::pagemap::PAGE_BYTES;
     use super::*;
+    use crate::synth::increments::spread;
 
     /// An address space as (first page, pages); its pages are letters, one for each page in the order of the image.
     fn space(extents: &[(u64, u64)], letters: &str) -> (Vec<Extent>, Vec<u8>) {
@@ -278,6 +281,36 @@ mod tests {
         // Neighbours in memory that are none in an image are two runs.
         check((&[(1, 1), (2, 1)], "AB"), (&[(1, 1), (2, 1)], "AB"), &[(1, 2, 0, 0)]);
         check((&[(1, 1), (2, 1)], "AB"), (&[(0, 1), (1, 1), (2, 1)], "_AB"), &[(1, 2, 0, 1)]);
+    }
+
+    /// Pages of both tasks are in images of several dumps.
+    #[test]
+    fn pages_of_dumps_before() {
+        let model = pair();
+        let shape = [Pair { child: 1, parent: 0 }];
+        let runs = |model: &Model| {
+            let alike = Alike::find(model, &shape);
+            let pages =
+                |run: &Run| (0..run.len / PAGE_BYTES).map(|page| run.at + page * PAGE_BYTES).collect();
+            alike.of(1, 0).unwrap_or_default().iter().flat_map::<Vec<u64>, _>(pages).collect::<Vec<u64>>()
+        };
+        let whole = runs(&model);
+        assert!(!whole.is_empty());
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut number = 0u32;
+        let synthetic = super::super::increments::held();
+        let made = spread(&synthetic, |_, _| (number % 3, number += 1).0).expect("it is spread");
+        super::super::write_model(&made.model, &made.contents, dir.path()).expect("it is written");
+        let read = super::super::read_model(dir.path()).expect("it is read");
+        assert_eq!(runs(&read), whole);
+        // What each run says of its place is so.
+        for run in Alike::find(&read, &shape).of(1, 0).unwrap_or_default() {
+            let bytes = |image: PagesImage, offset_bytes: u64| {
+                let blob = Blob { image: Image::Pages(image), offset_bytes, len_bytes: run.len };
+                super::super::open_blob(&read, &blob).expect("it is there")
+            };
+            assert_eq!(bytes(run.images.0, run.of_parent), bytes(run.images.1, run.of_child));
+        }
     }
 
     #[test]

@@ -20,12 +20,12 @@ const DEPTHS: [u32; 7] = [0, 1, 2, 0, 2, 1, 0];
 const TASK: u32 = 4711;
 const PAGEMAP: &str = "pagemap-4711.img";
 
-fn pair() -> Model {
+pub(super) fn pair() -> Model {
     read_model(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images")).unwrap()
 }
 
 /// The pair with all its bytes in memory.
-fn held() -> Synthetic {
+pub(super) fn held() -> Synthetic {
     let model = pair();
     let mut contents = Held::default();
     let blobs =

@@ -446,6 +446,53 @@ fn pages_that_end_otherwise() {
     );
 }
 
+/// Pages of two files, of which one is in the directory of a dump before.
+#[test]
+fn pages_of_several_files() {
+    let before = "/before/pages-1.img";
+    // The page at 0x13000 is the second of that file, instead of the second of the other.
+    let spread = |t: &mut BTreeMap<u32, Vec<Effect>>, e: &mut Expected, from: u64| {
+        e.images.push(b"/before".to_vec());
+        let pages = &mut space(e, 0).pages;
+        pages.files.push(before.as_bytes().to_vec());
+        let extents = pages.extents.iter_mut();
+        extents
+            .filter(|extent| extent.at == 0x13000)
+            .for_each(|extent| (extent.file, extent.from) = (1, 0x1000));
+        let fill = [open(before, 0, 1), read(1, &[(0x13000, 0x1000)], from), close(1)];
+        of(t, 10).splice(11..11, fill);
+    };
+    passes(|t, e| spread(t, e, 0x1000));
+    refuse(
+        |t, e| spread(t, e, 0x2000),
+        "0x13000..0x14000 ends with the bytes of /before/pages-1.img from 0x2000, the images say the bytes of /before/pages-1.img from 0x1000",
+    );
+    // The same page of the other file.
+    refuse(
+        |t, e| {
+            spread(t, e, 0x1000);
+            space(e, 0).pages.files[1] = b"/images/pages-1.img".to_vec();
+        },
+        "ends with the bytes of /before/pages-1.img from 0x1000, the images say the bytes of /images/pages-1.img from 0x1000",
+    );
+    // A directory that is none of the images'.
+    refuse(
+        |t, e| {
+            spread(t, e, 0x1000);
+            e.images.pop();
+        },
+        "opens /before/pages-1.img, which the images do not mention",
+    );
+    // A file that is none.
+    refuse(
+        |t, e| {
+            spread(t, e, 0x1000);
+            space(e, 0).pages.files.pop();
+        },
+        "the images say the bytes of  from 0x1000",
+    );
+}
+
 #[test]
 fn shared_memory_is_one_thing() {
     let again = |at: u64| map_as(at, 0x4000, RW, SHARED);
