@@ -42,15 +42,20 @@ fn main() {
     let mapped = least(|| {
         // Mapped anew each time: pages that are there already cost nothing.
         let images = [1, 2].map(|id| map(&dir.path().join(format!("pages-{id}.img"))));
-        let alike: usize = (0..images[0].len() / PIECE).into_par_iter().map(|piece| {
-            let [ours, theirs] = [0, 1].map(|which: usize| {
-                let image = &images[which];
-                image.advise_range(Advice::PopulateRead, piece * PIECE, PIECE).expect("MADV_POPULATE_READ");
-                &image[piece * PIECE..][..PIECE]
-            });
-            let pages = ours.chunks(PAGE).zip(theirs.chunks(PAGE));
-            pages.filter(|(a, b)| a == b).count() * PAGE
-        });
+        let alike: usize = (0..images[0].len() / PIECE)
+            .into_par_iter()
+            .map(|piece| {
+                let [ours, theirs] = [0, 1].map(|which: usize| {
+                    let image = &images[which];
+                    image
+                        .advise_range(Advice::PopulateRead, piece * PIECE, PIECE)
+                        .expect("MADV_POPULATE_READ");
+                    &image[piece * PIECE..][..PIECE]
+                });
+                let pages = ours.chunks(PAGE).zip(theirs.chunks(PAGE));
+                pages.filter(|(a, b)| a == b).count() * PAGE
+            })
+            .sum();
         assert_eq!(alike, wanted);
     });
     let copied = least(|| {
