@@ -17,6 +17,9 @@ struct HugePages {
 /// The kernel's pool is one for all tests.
 static POOL: Mutex<()> = Mutex::new(());
 
+/// What the program takes, and what a dump takes meanwhile to look at it.
+const PAGES: u64 = 26;
+
 impl HugePages {
     const NUMBER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
     const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
@@ -45,7 +48,7 @@ impl Drop for HugePages {
 /// Private and shared, memfds mapped and open; inherited address spaces and others.
 #[test]
 fn huge_pages() {
-    let _pages = HugePages::free(20);
+    let _pages = HugePages::free(PAGES);
     huge().run();
     huge().sharing("keep").rounds(1).run();
 }
@@ -53,7 +56,7 @@ fn huge_pages() {
 /// When there are not enough of them, nothing is begun; nor by a plan that was stored when there were.
 #[test]
 fn too_few_huge_pages() {
-    let pages = HugePages::free(20);
+    let pages = HugePages::free(PAGES);
     let Some(mut dumped) = Dumped::program("kinds", &["huge"]) else { return };
     let images = dumped.images_dir().display().to_string();
     let plan = dumped.file("huge.plan").display().to_string();

@@ -1,6 +1,7 @@
 //! Prints how much memory a tree of tasks takes: `pss PID`. The sum of `Pss_Anon` and `Pss_Shmem` of the task and all
 //! below it (proc_pid_smaps_rollup(5)), in kB: pages that several have count once. Pages of files are left out: they are
 //! in memory anyway, and mapped when somebody looks at them.
+#![allow(clippy::print_stdout, reason = "standard output is the result")]
 
 #![allow(clippy::print_stdout, reason = "the number is the result")]
 
