@@ -58,6 +58,9 @@ const USER_END: u64 = 0x7fff_ffff_f000;
 /// `MREMAP_MAYMOVE | MREMAP_FIXED`.
 const MREMAP_TO: u32 = 3;
 
+/// What is mapped somewhere: first address, the one behind the last, and the mapping. Mostly it is one.
+type Mapped = SmallVec<[(u64, u64, Mapping); 2]>;
+
 impl Run<'_> {
     /// Whether a range lies in user space and clear of the tapes.
     pub(super) fn check_range(&self, call: &'static str, at: u64, len: u64, align: u64) -> Result<(), Wrong> {
@@ -204,13 +207,7 @@ impl Run<'_> {
     }
 
     /// What is mapped between two addresses, all of it: each as far as it goes within them.
-    fn mapped(
-        &mut self,
-        at: At,
-        call: &'static str,
-        start: u64,
-        end: u64,
-    ) -> Result<SmallVec<[(u64, u64, Mapping); 2]>, Wrong> {
+    fn mapped(&mut self, at: At, call: &'static str, start: u64, end: u64) -> Result<Mapped, Wrong> {
         let space = self.use_space(at, call)?;
         if let Some(hole) = space.mappings.hole(start, end) {
             return Err(Wrong::BadRange { call, at: hole, end, why: "nothing is mapped there then" });
