@@ -102,7 +102,7 @@ impl Levels {
                 std::cmp::Ordering::Less => (false, None),
                 std::cmp::Ordering::Equal => (true, Some(bytes)),
                 // What was there before it was written once more; or it was not there at all.
-                std::cmp::Ordering::Greater if start / PAGE % 3 == 0 => continue,
+                std::cmp::Ordering::Greater if (start / PAGE).is_multiple_of(3) => continue,
                 std::cmp::Ordering::Greater => (true, Some(&other[..])),
             };
             let own = PagesImage::own(pages.pages_id);

@@ -516,7 +516,7 @@ impl Stage<'_> {
                 if moved == 0 {
                     return Err(format!("dump {round}: no page is further back"));
                 }
-                if round % 2 == 0 {
+                if round.is_multiple_of(2) {
                     self.deduplicate(&images, dumps)?;
                 }
             }
