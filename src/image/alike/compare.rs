@@ -1,8 +1,8 @@
 //! Comparing stored pages: which of two tasks' hold the same, at the speed of the memory.
 //!
 //! What is to be compared is cut into pieces that all cores take turns at, also those of a single pair. A piece is read
-//! into two buffers that stay in the cache of a core, and compared there: that is as fast as to compare what is mapped,
-//! and takes no time to map and unmap (`benches/compare.rs`). What is one stretch of one file is alike unread.
+//! into two buffers that stay in the cache of a core, and compared there: nothing is mapped and unmapped, of whose end
+//! each core would be told. `benches/compare.rs` measures both. What is one stretch of one file is alike unread.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -5,8 +5,9 @@
 //! (mremap(2)), as the original had been: memory that is mapped beside it would be another mapping, for the kernel
 //! joins nothing to what was inherited (`vma_is_fork_child`, mm/vma.c). Protection and advice are set to the child's.
 //!
-//! Not kept are private huge pages, of which there may be too few for copies, and what fork does not simply copy: memory that may be dropped (`MAP_DROPPABLE`), what the child has locked
-//! (all its pages would be copied at once: `populate_vma_page_range`, mm/gup.c), and advice that cannot be taken back.
+//! Not kept are private huge pages, of which there may be too few for copies, and what fork does not simply copy: memory
+//! that may be dropped (`MAP_DROPPABLE`), what the child has locked (all its pages would be copied at once:
+//! `populate_vma_page_range`, mm/gup.c), and advice that cannot be taken back.
 //!
 //! Worked example: a parent with a heap `0x1000..0x9000`, and a child with `0x1000..0x3000`, readable and writable, and
 //! `0x3000..0xa000`, readable. Both begin in the parent's: the first is kept as it is, the second from `0x3000` to
