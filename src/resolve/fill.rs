@@ -233,12 +233,15 @@ mod tests {
         pages.iter().map(extent).collect()
     }
 
+    /// What is copied, dropped and read, as in [`check`].
+    type Wanted<'a> = (&'a [(u64, u64)], &'a [Range], &'a [(u64, u64)]);
+
     /// All in pages: extents, mappings, pages that are there; copied and dropped and read as (start, pages).
     fn check(
         pages: &[(u64, u64)],
         mappings: &[Range],
         present: &[Range],
-        (copied, dropped, read): (&[(u64, u64)], &[Range], &[(u64, u64)]),
+        (copied, dropped, read): Wanted<'_>,
     ) {
         let bytes = |ranges: &[Range]| {
             ranges.iter().map(|(start, end)| (start * PAGE, end * PAGE)).collect::<Vec<_>>()

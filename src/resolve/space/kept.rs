@@ -155,6 +155,8 @@ fn can_become(from: u64, wanted: u64) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::image::{Image, Origin};
 
@@ -261,20 +263,20 @@ pub(super) mod tests {
         ]
         .map(|advice| advised(plain.clone(), advice));
         for advice in [&secret, &wiped, &merged, &withheld, &huge] {
-            check(&[plain.clone()], &[(*advice).clone()], &[(1, 9)]);
+            check(from_ref(&plain), from_ref(advice), &[(1, 9)]);
         }
         for (from, back) in [(&secret, libc::MADV_DODUMP), (&merged, libc::MADV_UNMERGEABLE)] {
-            let kept = check(&[from.clone()], &[plain.clone()], &[(1, 9)]);
+            let kept = check(from_ref(from), from_ref(&plain), &[(1, 9)]);
             assert_eq!(kept[0].taken_back(0).collect::<Vec<_>>(), [back as u32]);
         }
-        let kept = check(&[wiped.clone()], &[wiped.clone()], &[(1, 9)]);
+        let kept = check(from_ref(&wiped), from_ref(&wiped), &[(1, 9)]);
         assert!(kept[0].is_wiped() && kept[0].taken_back(wiped.madvise).next().is_none());
         // There is no way back from huge pages but to forbid them, and a child is not born with what is withheld.
-        check(&[huge], &[plain.clone()], &[]);
-        check(&[withheld], &[plain.clone()], &[]);
+        check(&[huge], from_ref(&plain), &[]);
+        check(&[withheld], from_ref(&plain), &[]);
         let locked = flagged(plain.clone(), libc::MAP_LOCKED);
-        check(&[locked.clone()], &[plain.clone()], &[(1, 9)]);
-        check(&[locked.clone()], &[locked.clone()], &[]);
+        check(from_ref(&locked), from_ref(&plain), &[(1, 9)]);
+        check(from_ref(&locked), from_ref(&locked), &[]);
         check(&[plain], &[locked], &[]);
     }
 }

@@ -120,7 +120,7 @@ fn main() {
         Area::map("not to be touched", 200, PRIVATE, None, |page| Some(12_000 + page as u64)),
         Area::map("locked", 16, PRIVATE, None, |page| Some(13_000 + page as u64)),
         Area::map("for huge pages", 1536, PRIVATE, None, |page| {
-            (page < 1100 || page > 1200).then_some(14_000 + page as u64)
+            (!(1100..=1200).contains(&page)).then_some(14_000 + page as u64)
         }),
         Area::map("shared", 4000, SHARED, None, |page| {
             (!(1000..1100).contains(&page)).then_some(15_000 + page as u64)

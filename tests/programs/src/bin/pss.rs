@@ -3,8 +3,6 @@
 //! in memory anyway, and mapped when somebody looks at them.
 #![allow(clippy::print_stdout, reason = "standard output is the result")]
 
-#![allow(clippy::print_stdout, reason = "the number is the result")]
-
 use std::collections::BTreeMap;
 use std::fs;
 
