@@ -5,7 +5,7 @@
 //!
 //! Of several mappings of one file, one behind the other, CRIU up to 4.3 stores the size with the first alone
 //! (`vma_get_mapfile` in `criu/proc_parse.c` looks at a file once). Those of memfds have it from the inode, private
-//! ones from the mapping before them ([`complete`]).
+//! ones from the mapping before them (`complete`).
 //!
 //! Example: flags `0x5404_0022` are `MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB` with pages of 2^21 bytes.
 //!
