@@ -3,12 +3,13 @@
 //! in memory anyway, and mapped when somebody looks at them.
 #![allow(clippy::print_stdout, reason = "standard output is the result")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 fn main() {
     let root: u32 = std::env::args().nth(1).and_then(|text| text.parse().ok()).expect("pss PID");
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let mut zombies = BTreeSet::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
@@ -16,6 +17,9 @@ fn main() {
         // The name may have anything in it, but for the last parenthesis.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+        if behind.trim_start().starts_with('Z') {
+            zombies.insert(pid);
+        }
         if let Some(parent) = behind.split_whitespace().nth(1).and_then(|word| word.parse().ok()) {
             children.entry(parent).or_default().push(pid);
         }
@@ -23,6 +27,10 @@ fn main() {
     let (mut sum, mut left) = (0u64, vec![root]);
     while let Some(pid) = left.pop() {
         left.extend(children.get(&pid).into_iter().flatten());
+        // What is dead has no memory.
+        if zombies.contains(&pid) {
+            continue;
+        }
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps_rollup");
         for what in ["Pss_Anon:", "Pss_Shmem:"] {
             let line = text.lines().find_map(|line| line.strip_prefix(what)).expect(what);
