@@ -369,7 +369,7 @@ impl<'a> Plan<'a> {
             }
             Kind::OtherCloexec => {
                 let which = match libc::c_long::from(record.nr) {
-                    libc::SYS_epoll_create1 => 0,
+                    libc::SYS_epoll_create1 | libc::SYS_userfaultfd => 0,
                     libc::SYS_openat | libc::SYS_dup3 => 2,
                     libc::SYS_fcntl => {
                         return replaced(arg(2, record.args[2] ^ 1)).filter(|it| self.ends_otherwise(it));
@@ -700,7 +700,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Calls that make descriptors.
-const MAKERS: [libc::c_long; 10] = [
+const MAKERS: [libc::c_long; 11] = [
     libc::SYS_openat,
     libc::SYS_pipe2,
     libc::SYS_socketpair,
@@ -711,6 +711,7 @@ const MAKERS: [libc::c_long; 10] = [
     libc::SYS_timerfd_create,
     libc::SYS_signalfd4,
     libc::SYS_memfd_create,
+    libc::SYS_userfaultfd,
 ];
 
 fn is_call(record: &Record, number: libc::c_long) -> bool {

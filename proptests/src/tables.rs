@@ -191,7 +191,9 @@ impl<'a> Player<'a> {
                 let is_memfd = libc::c_long::from(record.nr) == libc::SYS_memfd_create;
                 result = Some(self.make(record, 1, if is_memfd { b & 1 != 0 } else { cloexec(b) }, all));
             }
-            libc::SYS_epoll_create1 => result = Some(self.make(record, 1, cloexec(a), all)),
+            libc::SYS_epoll_create1 | libc::SYS_userfaultfd => {
+                result = Some(self.make(record, 1, cloexec(a), all))
+            }
             libc::SYS_timerfd_create => result = Some(self.make(record, 1, cloexec(b), all)),
             libc::SYS_signalfd4 | libc::SYS_accept4 => result = Some(self.make(record, 1, cloexec(d), all)),
             libc::SYS_pipe2 => drop(self.make(record, 2, cloexec(b), all)),
@@ -236,6 +238,7 @@ impl<'a> Player<'a> {
             | libc::SYS_listen
             | libc::SYS_bind
             | libc::SYS_timerfd_settime
+            | libc::SYS_ioctl
             | libc::SYS_ftruncate => drop(self.open(from)?),
             libc::SYS_epoll_ctl => {
                 self.open(from)?;
