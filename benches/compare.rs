@@ -61,7 +61,10 @@ fn main() {
     let copied = least(|| {
         (0..images[0].len() / PIECE).into_par_iter().for_each_init(
             || vec![0u8; PIECE],
-            |buffer, piece| buffer.copy_from_slice(&images[0][piece * PIECE..][..PIECE]),
+            |buffer, piece| {
+                buffer.copy_from_slice(&images[0][piece * PIECE..][..PIECE]);
+                std::hint::black_box(buffer);
+            },
         );
     });
     println!("| {mib} MiB, {} cores | GiB/s |\n|---|---|", rayon::current_num_threads());

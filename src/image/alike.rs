@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Extent, Image, Model, PagesImage, Vma, VmaKind};
 use super::ranges::{joined, range, without};
-use compare::{Paths, Span, any_of_few, spans};
+use compare::{Paths, Reader, Span, spans};
 
 /// A run of pages that are alike. Address, offsets and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,9 +113,10 @@ fn find_old(paths: &Paths<'_>, of_parent: &[Vma], family: &mut [(&[Extent], &mut
     let unlike: Vec<Vec<Extent>> = family.iter().map(|(extents, _)| among(extents, &free)).collect();
     let (mut first, mut known): (Vec<Extent>, Vec<(u64, u64)>) = (Vec::new(), Vec::new());
     let mut common: Vec<(u64, u64)> = Vec::new();
+    let mut reader = Reader::new(paths);
     for ((_, all), unlike) in family.iter_mut().zip(&unlike) {
         let both = spans(unlike, &first);
-        if any_of_few(paths, &both) {
+        if reader.any_of_few(&both) {
             let runs = compare::alike(paths, &[both]).pop().unwrap_or_default();
             common.extend(runs.iter().map(|run| (run.at, run.at + run.len)));
             all.extend(runs);

@@ -97,30 +97,6 @@ pub(super) fn alike(paths: &Paths<'_>, lists: &[Vec<Span>]) -> Vec<Vec<Run>> {
     all
 }
 
-/// Whether any of a few pages of a list is alike: where none is, hardly any other will be.
-pub(super) fn any_of_few(paths: &Paths<'_>, spans: &[Span]) -> bool {
-    const AT_LEAST: u64 = 8;
-    const ONE_OF: u64 = 64;
-    let pages = spans.iter().fold(0u64, |sum, span| sum.saturating_add(span.len / PAGE_BYTES));
-    let samples = (AT_LEAST + pages / ONE_OF).min(pages);
-    let mut reader = Reader::new(paths);
-    let (mut before, mut sample) = (0, 0);
-    for span in spans {
-        let here = span.len / PAGE_BYTES;
-        while sample < samples {
-            let page =
-                u64::try_from(u128::from(sample) * u128::from(pages) / u128::from(samples)).unwrap_or(0);
-            let Some(page) = page.checked_sub(before).filter(|page| *page < here) else { break };
-            if !reader.compare(&[span.part(page * PAGE_BYTES, PAGE_BYTES)]).is_empty() {
-                return true;
-            }
-            sample += 1;
-        }
-        before += here;
-    }
-    false
-}
-
 /// Adds a run to those before it, which it may continue.
 fn add(runs: &mut Vec<Run>, run: Run) {
     match runs.last_mut() {
@@ -181,15 +157,42 @@ fn together(spans: &[Span]) -> (usize, [u64; 2]) {
 }
 
 /// Reads pages images into its buffers.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     paths: &'a Paths<'a>,
     open: Vec<(PagesImage, Option<File>)>,
     buffers: [Vec<u8>; 2],
 }
 
 impl<'a> Reader<'a> {
-    fn new(paths: &'a Paths<'a>) -> Reader<'a> {
+    pub(super) fn new(paths: &'a Paths<'a>) -> Reader<'a> {
         Reader { paths, open: Vec::new(), buffers: [Vec::new(), Vec::new()] }
+    }
+
+    /// Whether any of a few pages of a list is alike: where none is, hardly any other will be. Of what is read at once
+    /// all are looked at.
+    pub(super) fn any_of_few(&mut self, spans: &[Span]) -> bool {
+        const AT_LEAST: u64 = 8;
+        const ONE_OF: u64 = 64;
+        let pages = spans.iter().fold(0u64, |sum, span| sum.saturating_add(span.len / PAGE_BYTES));
+        if pages <= BUFFER / PAGE_BYTES {
+            return !self.compare(spans).is_empty();
+        }
+        let samples = AT_LEAST + pages / ONE_OF;
+        let (mut before, mut sample) = (0, 0);
+        for span in spans {
+            let here = span.len / PAGE_BYTES;
+            while sample < samples {
+                let page =
+                    u64::try_from(u128::from(sample) * u128::from(pages) / u128::from(samples)).unwrap_or(0);
+                let Some(page) = page.checked_sub(before).filter(|page| *page < here) else { break };
+                if !self.compare(&[span.part(page * PAGE_BYTES, PAGE_BYTES)]).is_empty() {
+                    return true;
+                }
+                sample += 1;
+            }
+            before += here;
+        }
+        false
     }
 
     /// The pages that hold the same. What cannot be read is like nothing.
@@ -248,7 +251,12 @@ impl<'a> Reader<'a> {
     /// Reads into a buffer, and gives how much there is.
     fn read(&mut self, buffer: usize, (image, from): (PagesImage, u64), len: u64) -> usize {
         let at = match self.open.iter().position(|(open, _)| *open == image) {
-            Some(at) => at,
+            // What was used last is closed last.
+            Some(at) => {
+                let used = self.open.remove(at);
+                self.open.push(used);
+                self.open.len() - 1
+            }
             None => {
                 if self.open.len() == OPEN {
                     self.open.remove(0);
