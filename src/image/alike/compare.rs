@@ -20,6 +20,8 @@ const PAGE: usize = PAGE_BYTES as usize;
 const PIECE: u64 = 1 << 20;
 /// Length of a buffer: two of them stay in the second cache.
 const BUFFER: u64 = 1 << 17;
+/// To read so much more costs hardly more than another call.
+const CLOSE: u64 = 1 << 16;
 /// So many files stay open between two reads: images of a few tasks.
 const OPEN: usize = 8;
 
@@ -143,7 +145,7 @@ fn together(spans: &[Span]) -> (usize, [u64; 2]) {
         used = used.saturating_add(span.len);
         let behind = |(image, from): (PagesImage, u64), (other, at): (PagesImage, u64)| {
             let end = from.checked_sub(at)?.checked_add(span.len)?;
-            (image == other && end <= BUFFER && end <= used.saturating_mul(2)).then_some(end)
+            (image == other && end <= BUFFER && end <= used.saturating_mul(2).max(CLOSE)).then_some(end)
         };
         let (Some(child), Some(parent)) =
             (behind(span.child, first.child), behind(span.parent, first.parent))
@@ -330,7 +332,8 @@ mod tests {
         let every_second: Vec<Span> = (0..9).map(|n| span(2 * n, 1, n, 2 * n)).collect();
         assert_eq!(pages(together(&every_second)), (9, 9, 17));
         // Too far apart, or in front of the others.
-        assert_eq!(pages(together(&[span(0, 1, 0, 0), span(9, 1, 1, 9)])), (1, 1, 1));
+        assert_eq!(pages(together(&[span(0, 1, 0, 0), span(9, 1, 1, 9)])), (2, 2, 10));
+        assert_eq!(pages(together(&[span(0, 1, 0, 0), span(20, 1, 1, 20)])), (1, 1, 1));
         assert_eq!(pages(together(&[span(0, 1, 5, 5), span(9, 1, 4, 6)])), (1, 1, 1));
         // All of a buffer, and no more.
         assert_eq!(pages(together(&[span(0, 20, 0, 0), span(20, 12, 20, 20)])), (2, 32, 32));
