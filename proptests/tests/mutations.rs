@@ -44,7 +44,7 @@ fn for_plans(cases: u32, name: &str, mut test: impl FnMut(&Forest, &Planned, u64
 #[test]
 fn every_mutation_loses_the_certificate() {
     let mut made: BTreeMap<Kind, u32> = BTreeMap::new();
-    for_plans(250, "mutant", |forest, planned, seed| {
+    for_plans(350, "mutant", |forest, planned, seed| {
         let spoiled = Plan::new(forest, &planned.tapes).map_err(TestCaseError::fail)?;
         for kind in Kind::ALL {
             let Some(mutant) = spoiled.mutant(kind, seed) else { continue };

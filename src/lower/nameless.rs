@@ -220,10 +220,15 @@ impl Lowering<'_> {
         self.tape.post(flags.gone);
     }
 
-    fn fill_file(&mut self, inode: &Inode, fd: u64, source: u64, close: u64) {
+    /// What is not filled is a hole.
+    fn set_length(&mut self, inode: &Inode, fd: u64) {
         if inode.size_bytes != 0 {
             self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
         }
+    }
+
+    fn fill_file(&mut self, inode: &Inode, fd: u64, source: u64, close: u64) {
+        self.set_length(inode, fd);
         for (index, content) in inode.contents.iter().enumerate() {
             self.open_content(index, content, source, close);
             for piece in &content.pieces {
@@ -242,9 +247,7 @@ impl Lowering<'_> {
 
     /// A file of huge pages is filled where it is mapped: it cannot be written (fs/hugetlbfs/inode.c).
     fn fill_huge(&mut self, inode: &Inode, fd: u64, source: u64, close: u64, scratch: u64) {
-        if inode.size_bytes != 0 {
-            self.tape.call(libc::SYS_ftruncate, &[fd, inode.size_bytes], 0);
-        }
+        self.set_length(inode, fd);
         if inode.contents.is_empty() {
             return;
         }
