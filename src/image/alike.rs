@@ -14,14 +14,23 @@
 
 mod compare;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Extent, Image, Model, PagesImage, Vma, VmaKind};
-use super::ranges::{joined, range, without};
-use compare::{Paths, Reader, Span, spans};
+use super::pagemap::PAGE_BYTES;
+use super::ranges::{joined, meets, range, without};
+use compare::{Found, Paths, Print, Span, spans};
+
+/// Of a task with at most so many pages all are hashed that are not alike.
+const SMALL_PAGES: u64 = 1024;
+/// Of others one in so many, by address.
+const ONE_IN: u64 = 16;
+/// And of those that the parent has none of, which would not be read otherwise, one in so many.
+const ONE_OF_OWN_IN: u64 = 64;
 
 /// A run of pages that are alike. Address, offsets and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,28 +80,28 @@ impl Alike {
     /// it in earnest says why.
     pub fn find(model: &Model, pairs: &[Pair]) -> Alike {
         let paths = |image| model.path(Image::Pages(image));
-        let extents = |index: usize| {
-            let alive = model.tasks.get(index).and_then(|task| task.alive());
-            alive.map_or(&[][..], |alive| alive.mm.pages.extents.as_slice())
-        };
-        let lists: Vec<Vec<Span>> =
-            pairs.par_iter().map(|pair| spans(extents(pair.child), extents(pair.parent))).collect();
-        let mut families: BTreeMap<usize, Vec<(usize, Vec<Run>)>> = BTreeMap::new();
-        for (pair, runs) in pairs.iter().zip(compare::alike(&paths, &lists)) {
-            families.entry(pair.parent).or_default().push((pair.child, runs));
+        let mut families: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for pair in pairs {
+            families.entry(pair.parent).or_default().push(pair.child);
         }
-        let find_old = |(parent, mut children): (usize, Vec<(usize, Vec<Run>)>)| {
-            let vmas = model.tasks.get(parent).and_then(|task| task.alive());
-            let vmas = vmas.map_or(&[][..], |alive| alive.mm.vmas.as_slice());
-            let mut family: Vec<(&[Extent], &mut Vec<Run>)> =
-                children.iter_mut().map(|(child, runs)| (extents(*child), runs)).collect();
-            let old = if family.len() > 1 { find_old(&paths, vmas, &mut family) } else { Vec::new() };
-            (parent, children, old)
+        let families: Vec<(usize, Vec<usize>)> = families.into_iter().collect();
+        let memory = |index: usize| {
+            let alive = model.tasks.get(index).and_then(|task| task.alive());
+            alive.map_or((&[][..], &[][..]), |alive| (&alive.mm.vmas[..], &alive.mm.pages.extents[..]))
         };
+        let find = |(parent, children): &(usize, Vec<usize>)| {
+            let (vmas, stored) = memory(*parent);
+            let family = Family {
+                stored,
+                room: room(vmas),
+                children: children.iter().map(|child| memory(*child).1).collect(),
+            };
+            family.find(&paths)
+        };
+        let found: Vec<_> = families.par_iter().map(find).collect();
         let mut alike = Alike::default();
-        let found: Vec<_> = families.into_par_iter().map(find_old).collect();
-        for (parent, children, old) in found {
-            alike.runs.extend(children.into_iter().map(|(child, runs)| (child, (parent, runs))));
+        for ((parent, children), (runs, old)) in families.into_iter().zip(found) {
+            alike.runs.extend(children.into_iter().zip(runs).map(|(child, runs)| (child, (parent, runs))));
             if !old.is_empty() {
                 alike.old.insert(parent, old);
             }
@@ -101,44 +110,155 @@ impl Alike {
     }
 }
 
-/// The pages that children have in common with one another, where none has its parent's: for each of `family` its stored
-/// pages, and what it was found to have in common with the parent, which gets the old ones added.
-///
-/// Each child's pages are compared with those of the first that has any there; if of a few none is alike, not with all.
-fn find_old(paths: &Paths<'_>, of_parent: &[Vma], family: &mut [(&[Extent], &mut Vec<Run>)]) -> Vec<Extent> {
-    let room: Vec<(u64, u64)> =
-        of_parent.iter().filter(|vma| can_be_old(vma)).map(|vma| (vma.start, vma.end)).collect();
-    let taken = family.iter().flat_map(|(_, runs)| runs.iter().map(|run| (run.at, run.at + run.len)));
-    let free = without(&joined(room), &joined(taken.collect()));
-    let unlike: Vec<Vec<Extent>> = family.iter().map(|(extents, _)| among(extents, &free)).collect();
-    let (mut first, mut known): (Vec<Extent>, Vec<(u64, u64)>) = (Vec::new(), Vec::new());
-    let mut common: Vec<(u64, u64)> = Vec::new();
-    let mut reader = Reader::new(paths);
-    for ((_, all), unlike) in family.iter_mut().zip(&unlike) {
-        let both = spans(unlike, &first);
-        if reader.any_of_few(&both) {
-            let runs = compare::alike(paths, &[both]).pop().unwrap_or_default();
-            common.extend(runs.iter().map(|run| (run.at, run.at + run.len)));
-            all.extend(runs);
+/// A parent and children of it.
+struct Family<'a> {
+    /// The parent's stored pages.
+    stored: &'a [Extent],
+    /// Where it can have had others.
+    room: Vec<(u64, u64)>,
+    /// The stored pages of each child.
+    children: Vec<&'a [Extent]>,
+}
+
+impl Family<'_> {
+    /// What each child has in common with the parent as it was, and the old pages that it had.
+    fn find(&self, paths: &Paths<'_>) -> (Vec<Vec<Run>>, Vec<Extent>) {
+        let ours = joined(self.stored.iter().map(range).collect());
+        let own = without(&self.room, &ours);
+        let tasks: Vec<compare::Task> =
+            self.children.par_iter().map(|child| self.to_compare(child, &own)).collect();
+        let found = compare::compare(paths, &tasks);
+        let (mut runs, mut prints): (Vec<_>, Vec<_>) =
+            found.into_iter().map(|Found { runs, prints }| (runs, prints)).unzip();
+        let taken = runs.iter().flatten().map(|run: &Run| (run.at, run.at + run.len)).collect();
+        let free = without(&self.room, &joined(taken));
+        let mut common = most_common(&prints, &free);
+        if common.is_empty() {
+            return (runs, Vec::new());
         }
-        let more: Vec<(u64, u64)> = without(&unlike.iter().map(range).collect::<Vec<_>>(), &known);
-        if !more.is_empty() {
-            first.extend(among(unlike, &more));
-            first.sort_unstable_by_key(|extent| extent.start);
-            known.extend(more);
-            known = joined(known);
+        let in_part: Vec<usize> = (0..tasks.len()).filter(|at| tasks[*at].every > 1).collect();
+        if !in_part.is_empty() {
+            let whole = |at: &usize| compare::Task {
+                spans: alone(&among(self.children[*at], &free)).collect(),
+                every: 1,
+            };
+            let whole: Vec<compare::Task> = in_part.iter().map(whole).collect();
+            for (at, found) in in_part.into_iter().zip(compare::compare(paths, &whole)) {
+                prints[at] = found.prints;
+            }
+            common = most_common(&prints, &free);
         }
+        let old = self.verified(paths, &prints, &common, &mut runs);
+        (runs, old)
     }
-    let old = among(&first, &joined(common));
-    if !old.is_empty() {
-        // Who has them first has them in common with itself.
-        for ((_, all), unlike) in family.iter_mut().zip(&unlike) {
-            let own = spans(unlike, &old).into_iter().filter(|span| span.child == span.parent);
-            all.extend(own.map(|span| span.run()));
-            all.sort_by_key(|run| run.at);
+
+    /// A child's pages where its parent has some, too, and those of which siblings may have the same. `own`: where the
+    /// parent can have had pages, and has none now.
+    fn to_compare(&self, child: &[Extent], own: &[(u64, u64)]) -> compare::Task {
+        let mut spans = spans(child, self.stored);
+        if self.children.len() == 1 {
+            return compare::Task { spans, every: 0 };
         }
+        let pages = child.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len_pages));
+        let (mut own, mut every) = (among(child, own), 1);
+        if pages > SMALL_PAGES {
+            own = own.iter().flat_map(|extent| some_of(extent, ONE_OF_OWN_IN)).collect();
+            every = ONE_IN;
+        }
+        spans.extend(alone(&own));
+        spans.sort_unstable_by_key(|span| span.at);
+        compare::Task { spans, every }
     }
-    old
+
+    /// Compares what seems to be common, adds it to the runs of those who have it, and gives the pages.
+    fn verified(
+        &self,
+        paths: &Paths<'_>,
+        prints: &[Vec<Print>],
+        common: &[Common],
+        runs: &mut [Vec<Run>],
+    ) -> Vec<Extent> {
+        let who_has = |child: usize, common: &Common| common.first == child;
+        let seeming = |child: usize, is_wanted: &(dyn Fn(usize, &Common) -> bool + Sync)| {
+            let is_common = |print: &&Print| {
+                let at = common.binary_search_by_key(&print.at, |common| common.at);
+                at.is_ok_and(|at| common[at].hash == print.hash && is_wanted(child, &common[at]))
+            };
+            let pages = prints[child].iter().filter(is_common).map(|print| (print.at, print.at + PAGE_BYTES));
+            among(self.children[child], &joined(pages.collect()))
+        };
+        let children = 0..self.children.len();
+        let mut first: Vec<Extent> =
+            children.clone().into_par_iter().flat_map_iter(|child| seeming(child, &who_has)).collect();
+        first.sort_unstable_by_key(|extent| extent.start);
+        let seeming: Vec<Vec<Extent>> =
+            children.into_par_iter().map(|child| seeming(child, &|_, _| true)).collect();
+        let is_own = |span: &Span| span.parent == Some(span.child);
+        let others = |pages: &Vec<Extent>| compare::Task {
+            spans: spans(pages, &first).into_iter().filter(|span| !is_own(span)).collect(),
+            every: 0,
+        };
+        let found = compare::compare(paths, &seeming.iter().map(others).collect::<Vec<_>>());
+        let common = found.iter().flat_map(|found| &found.runs).map(|run| (run.at, run.at + run.len));
+        let old = among(&first, &joined(common.collect()));
+        for ((all, found), seeming) in runs.iter_mut().zip(found).zip(&seeming) {
+            all.extend(found.runs);
+            // Who has them first has them in common with itself.
+            all.extend(spans(seeming, &old).iter().filter(|span| is_own(span)).filter_map(Span::run));
+            all.sort_unstable_by_key(|run| run.at);
+        }
+        old
+    }
+}
+
+/// What several children seem to have at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Common {
+    /// The address.
+    at: u64,
+    /// The hash of the page.
+    hash: u64,
+    /// The first child that has it.
+    first: usize,
+}
+
+/// For each page in `free` of which several children seem to have the same: that which most have, by address.
+fn most_common(prints: &[Vec<Print>], free: &[(u64, u64)]) -> Vec<Common> {
+    let of = |(child, prints): (usize, &Vec<Print>)| -> Vec<Common> {
+        let free = prints.iter().filter(|print| meets(free, print.at, print.at + 1));
+        free.map(|print| Common { at: print.at, hash: print.hash, first: child }).collect()
+    };
+    let mut all: Vec<Common> = prints.par_iter().enumerate().flat_map_iter(of).collect();
+    all.par_sort_unstable_by_key(|it| (it.at, it.hash, it.first));
+    let most = |page: &[Common]| {
+        let same = page.chunk_by(|a, b| a.hash == b.hash).filter(|same| same.len() > 1);
+        same.max_by_key(|same| (same.len(), Reverse(same[0].first))).map(|same| same[0])
+    };
+    all.chunk_by(|a, b| a.at == b.at).filter_map(most).collect()
+}
+
+/// Stored pages without any that they may be like.
+fn alone(extents: &[Extent]) -> impl Iterator<Item = Span> + use<'_> {
+    extents.iter().map(|extent| Span {
+        at: extent.start,
+        len: extent.len_pages.saturating_mul(PAGE_BYTES),
+        child: (extent.image, extent.offset_bytes),
+        parent: None,
+    })
+}
+
+/// Those pages of an extent whose number, address by size, is a multiple of `every`.
+fn some_of(extent: &Extent, every: u64) -> impl Iterator<Item = Extent> + use<> {
+    let (extent, step) = (*extent, every.saturating_mul(PAGE_BYTES).max(PAGE_BYTES));
+    let (first, end) = (extent.start.next_multiple_of(step), range(&extent).1);
+    (first..end)
+        .step_by(usize::try_from(step).unwrap_or(usize::MAX))
+        .filter_map(move |at| extent.within(at, at + PAGE_BYTES))
+}
+
+/// Where a task with such mappings can have had other pages.
+fn room(vmas: &[Vma]) -> Vec<(u64, u64)> {
+    joined(vmas.iter().filter(|vma| can_be_old(vma)).map(|vma| (vma.start, vma.end)).collect())
 }
 
 /// Whether a mapping is private memory that can be filled at any time, and that fork copies.
@@ -158,7 +278,6 @@ fn among(extents: &[Extent], ranges: &[(u64, u64)]) -> Vec<Extent> {
 mod tests {
     use super::super::increments::pair;
     use super::super::model::Blob;
-    use super::super::pagemap::PAGE_BYTES;
     use super::*;
     use crate::synth::increments::spread;
 
@@ -201,8 +320,9 @@ mod tests {
     fn check(child: (&[(u64, u64)], &str), parent: (&[(u64, u64)], &str), expected: &[(u64, u64, u64, u64)]) {
         let (dir, extents) = images(&[child, parent]);
         let paths = |image: PagesImage| dir.path().join(image.to_string());
-        let found = compare::alike(&paths, &[spans(&extents[0], &extents[1])]);
-        assert_eq!(in_pages(&found[0]), expected);
+        let found =
+            compare::compare(&paths, &[compare::Task { spans: spans(&extents[0], &extents[1]), every: 0 }]);
+        assert_eq!(in_pages(&found[0].runs), expected);
     }
 
     /// Old pages of a parent with `vmas`, and the runs that each child has afterwards; of image 1 are the parent's.
@@ -225,11 +345,12 @@ mod tests {
         let vmas: Vec<Vma> = vmas.iter().map(vma).collect();
         let (dir, extents) = images(&[&[parent], children].concat());
         let paths = |image: PagesImage| dir.path().join(image.to_string());
-        let lists: Vec<_> = extents[1..].iter().map(|child| spans(child, &extents[0])).collect();
-        let mut runs = compare::alike(&paths, &lists);
-        let mut family: Vec<_> =
-            extents[1..].iter().zip(&mut runs).map(|(extents, runs)| (extents.as_slice(), runs)).collect();
-        let old = find_old(&paths, &vmas, &mut family);
+        let family = Family {
+            stored: &extents[0],
+            room: room(&vmas),
+            children: extents[1..].iter().map(Vec::as_slice).collect(),
+        };
+        let (runs, old) = family.find(&paths);
         let found: Vec<_> = old.iter().map(|it| (it.start / PAGE_BYTES, it.len_pages)).collect();
         assert_eq!(found, expected);
         runs.iter().map(|runs| in_pages(runs)).collect()
@@ -261,6 +382,34 @@ mod tests {
             [vec![(1, 1, 0, 0)], vec![(1, 1, 0, 0), (2, 3, 1, 1)], vec![(1, 1, 0, 0), (2, 3, 1, 1)]]
         );
         check_old(&[(1, 5, RW)], (heap, "abcd"), &[(heap, "ABCD"), (heap, "EFGH")], &[]);
+        // The first child has written to all of its own; of what two pairs have, the first's is taken.
+        let runs = check_old(
+            &[(1, 5, RW)],
+            (heap, "abcd"),
+            &[(heap, "1234"), (heap, "ABCe"), (heap, "ABCD"), (heap, "EBCe")],
+            &[(1, 4)],
+        );
+        assert_eq!(runs, [vec![], vec![(1, 4, 0, 0)], vec![(1, 3, 0, 0)], vec![(2, 3, 1, 1)]]);
+    }
+
+    /// Of large children some pages are looked at before all.
+    #[test]
+    fn what_large_children_have_in_common() {
+        const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        let pages = SMALL_PAGES + 100;
+        let all: &[(u64, u64)] = &[(0, pages)];
+        let letters = |letter: &dyn Fn(u64) -> u8| -> String {
+            (0..pages).map(|page| char::from(letter(page))).collect()
+        };
+        let (ours, theirs) = (letters(&|_| b'a'), letters(&|page| b'A' + (page % 8) as u8));
+        let other = letters(&|page| if page < 500 { b'A' + (page % 8) as u8 } else { b'x' });
+        let vmas = [(0, pages, RW)];
+        check_old(&vmas, (all, &ours), &[(all, &theirs), (all, &other)], &[(0, 500)]);
+        check_old(&vmas, (all, &ours), &[(all, &theirs), (all, &ours), (all, &other)], &[]);
+        // Also where their parent has nothing any more.
+        let runs = check_old(&vmas, (&[], ""), &[(all, &theirs), (all, &other)], &[(0, 500)]);
+        assert_eq!(runs, [[(0, 500, 0, 0)], [(0, 500, 0, 0)]]);
+        check_old(&vmas, (&[], ""), &[(all, &theirs), (all, &ours)], &[]);
     }
 
     #[test]

@@ -3,11 +3,17 @@
 //! What is to be compared is cut into pieces that all cores take turns at, also those of a single pair. A piece is read
 //! into two buffers that stay in the cache of a core, and compared there: nothing is mapped and unmapped, of whose end
 //! each core would be told. `benches/compare.rs` measures both. What is one stretch of one file is alike unread.
+//!
+//! A child's pages that are not alike are in a cache then: a hash of each is taken at once ([`Print`]), by which siblings
+//! are compared with one another without reading them all again.
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use foldhash::fast::FixedState;
 use rayon::prelude::*;
 
 use super::Run;
@@ -18,8 +24,12 @@ use crate::image::pagemap::PAGE_BYTES;
 const PAGE: usize = PAGE_BYTES as usize;
 /// A piece of work for a core, in bytes: some hundred microseconds.
 const PIECE: u64 = 1 << 20;
-/// Length of a buffer: two of them stay in the second cache.
+/// Length of a buffer: all that a reader has stay in the second cache.
 const BUFFER: u64 = 1 << 17;
+/// What is kept of parents, in bytes: what all children of a small task are compared with is read once.
+const OF_PARENTS: u64 = 4 * BUFFER;
+/// In so many buffers.
+const BUFFERS: usize = 32;
 /// To read so much more costs hardly more than another call.
 const CLOSE: u64 = 1 << 16;
 /// So many files stay open between two reads: images of a few tasks.
@@ -28,34 +38,74 @@ const OPEN: usize = 8;
 /// Where a pages image is.
 pub(super) type Paths<'a> = dyn Fn(PagesImage) -> PathBuf + Sync + 'a;
 
-/// Two stretches of stored pages, at one address in two tasks.
+/// Where stored pages are: image and offset.
+pub(super) type Place = (PagesImage, u64);
+
+/// A stretch of a child's stored pages, and what is at the same address in another task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     /// The address.
     pub(super) at: u64,
     /// Length in bytes.
     pub(super) len: u64,
-    /// Where the child's are: image and offset.
-    pub(super) child: (PagesImage, u64),
-    /// Where the others are.
-    pub(super) parent: (PagesImage, u64),
+    /// Where the child's are.
+    pub(super) child: Place,
+    /// Where the others are; `None`: there are none.
+    pub(super) parent: Option<Place>,
+}
+
+/// What is to be compared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Task {
+    /// By address.
+    pub(super) spans: Vec<Span>,
+    /// Of the pages that are not alike those have prints whose number, address by size, is a multiple of this;
+    /// 0: none.
+    pub(super) every: u64,
+}
+
+/// A page of a child that no other was found to be alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Print {
+    /// Its address.
+    pub(super) at: u64,
+    /// A hash of its bytes: pages with different ones are not alike, others most likely are.
+    pub(super) hash: u64,
+    /// Where it is.
+    pub(super) place: Place,
+}
+
+/// What was found out about a [`Task`], by address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// What is alike.
+    pub(super) runs: Vec<Run>,
+    /// Of what is not.
+    pub(super) prints: Vec<Print>,
 }
 
 impl Span {
     /// The part from `by` on, at most `len` long.
     fn part(&self, by: u64, len: u64) -> Span {
-        let further = |(image, from): (PagesImage, u64)| (image, from.saturating_add(by));
+        let further = |(image, from): Place| (image, from.saturating_add(by));
         Span {
             at: self.at.saturating_add(by),
             len: len.min(self.len.saturating_sub(by)),
             child: further(self.child),
-            parent: further(self.parent),
+            parent: self.parent.map(further),
         }
     }
 
-    pub(super) fn run(&self) -> Run {
-        let images = (self.parent.0, self.child.0);
-        Run { at: self.at, len: self.len, images, of_child: self.child.1, of_parent: self.parent.1 }
+    /// All of it as alike, where there is something to be like.
+    pub(super) fn run(&self) -> Option<Run> {
+        let (parent, of_parent) = self.parent?;
+        Some(Run {
+            at: self.at,
+            len: self.len,
+            images: (parent, self.child.0),
+            of_child: self.child.1,
+            of_parent,
+        })
     }
 }
 
@@ -69,7 +119,7 @@ pub(super) fn spans(child: &[Extent], parent: &[Extent]) -> Vec<Span> {
         if at < behind {
             let place =
                 |extent: &Extent| (extent.image, extent.offset_bytes.saturating_add(at - extent.start));
-            spans.push(Span { at, len: behind - at, child: place(a), parent: place(b) });
+            spans.push(Span { at, len: behind - at, child: place(a), parent: Some(place(b)) });
         }
         if end(a) <= end(b) {
             children.next();
@@ -80,20 +130,23 @@ pub(super) fn spans(child: &[Extent], parent: &[Extent]) -> Vec<Span> {
     spans
 }
 
-/// The pages of each list of spans that hold the same, by address.
-pub(super) fn alike(paths: &Paths<'_>, lists: &[Vec<Span>]) -> Vec<Vec<Run>> {
-    let pieces: Vec<(usize, Vec<Span>)> = lists
-        .iter()
-        .enumerate()
-        .flat_map(|(list, spans)| cut(spans).into_iter().map(move |it| (list, it)))
-        .collect();
-    let compare =
-        |reader: &mut Reader<'_>, (list, spans): &(usize, Vec<Span>)| (*list, reader.compare(spans));
-    let found: Vec<(usize, Vec<Run>)> = pieces.par_iter().map_init(|| Reader::new(paths), compare).collect();
-    let mut all = vec![Vec::new(); lists.len()];
-    for (list, runs) in found {
-        for run in runs {
-            add(&mut all[list], run);
+/// Compares, on all cores.
+pub(super) fn compare(paths: &Paths<'_>, tasks: &[Task]) -> Vec<Found> {
+    let cut = |(task, it): (usize, &Task)| {
+        let every = it.every;
+        cut(&it.spans).into_iter().map(move |spans| (task, every, spans))
+    };
+    let pieces: Vec<(usize, u64, Vec<Span>)> = tasks.iter().enumerate().flat_map(cut).collect();
+    let compare = |reader: &mut Reader<'_>, (task, every, spans): &(usize, u64, Vec<Span>)| {
+        (*task, reader.compare(spans, *every))
+    };
+    let found: Vec<(usize, Found)> = pieces.par_iter().map_init(|| Reader::new(paths), compare).collect();
+    let mut all = vec![Found::default(); tasks.len()];
+    for (task, found) in found {
+        let all = &mut all[task];
+        all.prints.extend(found.prints);
+        for run in found.runs {
+            add(&mut all.runs, run);
         }
     }
     all
@@ -135,155 +188,200 @@ fn cut(spans: &[Span]) -> Vec<Vec<Span>> {
     pieces
 }
 
-/// How many of the spans can be read at once: one behind the other in both images, with little between them, and
-/// together no longer than a buffer. Gives how many bytes of each.
-fn together(spans: &[Span]) -> (usize, [u64; 2]) {
-    let Some(first) = spans.first() else { return (0, [0; 2]) };
-    let mut used = 0u64;
-    let (mut count, mut lengths) = (0, [0; 2]);
-    for span in spans {
-        used = used.saturating_add(span.len);
-        let behind = |(image, from): (PagesImage, u64), (other, at): (PagesImage, u64)| {
-            let end = from.checked_sub(at)?.checked_add(span.len)?;
-            (image == other && end <= BUFFER && end <= used.saturating_mul(2).max(CLOSE)).then_some(end)
-        };
-        let (Some(child), Some(parent)) =
-            (behind(span.child, first.child), behind(span.parent, first.parent))
-        else {
-            break;
-        };
+/// How many stretches, of places and lengths, can be read at once: one behind the other in one image, with little
+/// between them, and together no longer than a buffer. Gives how many bytes, too. What has no place is not read.
+fn together(stretches: impl IntoIterator<Item = (Option<Place>, u64)>) -> (usize, u64) {
+    let (mut count, mut used, mut len) = (0, 0u64, 0);
+    let mut first = None;
+    for (place, here) in stretches {
+        if let Some((image, from)) = place {
+            let (other, at) = *first.get_or_insert((image, from));
+            used = used.saturating_add(here);
+            let end = from.checked_sub(at).and_then(|by| by.checked_add(here));
+            let Some(end) = end.filter(|end| *end <= BUFFER && *end <= used.saturating_mul(2).max(CLOSE))
+            else {
+                break;
+            };
+            if image != other {
+                break;
+            }
+            len = end.max(len);
+        }
         count += 1;
-        lengths = [lengths[0].max(child), lengths[1].max(parent)];
     }
-    (count, lengths)
+    (count, len)
 }
 
 /// Reads pages images into its buffers.
-pub(super) struct Reader<'a> {
+struct Reader<'a> {
     paths: &'a Paths<'a>,
     open: Vec<(PagesImage, Option<File>)>,
-    buffers: [Vec<u8>; 2],
+    child: Buffer,
+    /// What was read last is the last.
+    parents: VecDeque<Buffer>,
+    hash: FixedState,
+}
+
+/// Bytes of a pages image.
+#[derive(Debug, Default)]
+struct Buffer {
+    /// Where they are from, and how many were asked for.
+    of: Option<(Place, u64)>,
+    bytes: Vec<u8>,
+    /// How many there are.
+    len: usize,
+}
+
+impl Buffer {
+    /// How many were asked for.
+    fn asked(&self) -> u64 {
+        self.of.map_or(0, |(_, asked)| asked)
+    }
+
+    /// Whether all of a stretch was asked for.
+    fn covers(&self, (image, from): Place, len: u64) -> bool {
+        self.of.is_some_and(|((other, at), asked)| {
+            image == other && at <= from && from.saturating_add(len) <= at.saturating_add(asked)
+        })
+    }
+
+    /// The page at an offset of the image.
+    fn page(&self, offset: u64) -> Option<&[u8]> {
+        let ((_, first), _) = self.of?;
+        let from = usize::try_from(offset.checked_sub(first)?).ok()?;
+        self.bytes[..self.len].get(from..from.checked_add(PAGE)?)
+    }
+
+    fn fill(&mut self, file: Option<&File>, place: Place, len: u64) {
+        self.of = Some((place, len));
+        self.len = 0;
+        let len = usize::try_from(len.min(BUFFER)).unwrap_or(0);
+        let Some(file) = file else { return };
+        if self.bytes.len() < len {
+            self.bytes.resize(len, 0);
+        }
+        while self.len < len {
+            let into = &mut self.bytes[self.len..len];
+            match file.read_at(into, place.1.saturating_add(self.len as u64)) {
+                Ok(0) | Err(_) => break,
+                Ok(more) => self.len += more,
+            }
+        }
+    }
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(paths: &'a Paths<'a>) -> Reader<'a> {
-        Reader { paths, open: Vec::new(), buffers: [Vec::new(), Vec::new()] }
+    fn new(paths: &'a Paths<'a>) -> Reader<'a> {
+        Reader {
+            paths,
+            open: Vec::new(),
+            child: Buffer::default(),
+            parents: VecDeque::new(),
+            hash: FixedState::default(),
+        }
     }
 
-    /// Whether any of a few pages of a list is alike: where none is, hardly any other will be. Of what is read at once
-    /// all are looked at.
-    pub(super) fn any_of_few(&mut self, spans: &[Span]) -> bool {
-        const AT_LEAST: u64 = 8;
-        const ONE_OF: u64 = 64;
-        let pages = spans.iter().fold(0u64, |sum, span| sum.saturating_add(span.len / PAGE_BYTES));
-        if pages <= BUFFER / PAGE_BYTES {
-            return !self.compare(spans).is_empty();
-        }
-        let samples = AT_LEAST + pages / ONE_OF;
-        let (mut before, mut sample) = (0, 0);
-        for span in spans {
-            let here = span.len / PAGE_BYTES;
-            while sample < samples {
-                let page =
-                    u64::try_from(u128::from(sample) * u128::from(pages) / u128::from(samples)).unwrap_or(0);
-                let Some(page) = page.checked_sub(before).filter(|page| *page < here) else { break };
-                if !self.compare(&[span.part(page * PAGE_BYTES, PAGE_BYTES)]).is_empty() {
-                    return true;
-                }
-                sample += 1;
-            }
-            before += here;
-        }
-        false
-    }
-
-    /// The pages that hold the same. What cannot be read is like nothing.
-    fn compare(&mut self, spans: &[Span]) -> Vec<Run> {
-        let mut runs = Vec::new();
+    /// The pages that hold the same, and prints of `every` other. What cannot be read is like nothing.
+    fn compare(&mut self, spans: &[Span], every: u64) -> Found {
+        let mut found = Found::default();
         let mut left = spans;
         while let Some(first) = left.first() {
-            if first.child == first.parent {
-                add(&mut runs, first.run());
+            if first.parent == Some(first.child) {
+                first.run().into_iter().for_each(|run| add(&mut found.runs, run));
                 left = &left[1..];
                 continue;
             }
-            let (count, lengths) = together(left);
+            let others = left.iter().take_while(|span| span.parent != Some(span.child));
+            let (count, len) = together(others.map(|span| (Some(span.child), span.len)));
             if count == 0 {
                 // Longer than a buffer.
                 let mut by = 0;
                 while by < first.len {
                     let part = first.part(by, BUFFER);
-                    self.compare_together(&[part], [part.len; 2], &mut runs);
+                    self.compare_together(&[part], part.len, every, &mut found);
                     by += part.len;
                 }
                 left = &left[1..];
                 continue;
             }
-            self.compare_together(&left[..count], lengths, &mut runs);
+            self.compare_together(&left[..count], len, every, &mut found);
             left = &left[count..];
         }
-        runs
+        found
     }
 
-    fn compare_together(&mut self, spans: &[Span], lengths: [u64; 2], runs: &mut Vec<Run>) {
+    /// As [`Reader::compare`]: of the child no more than `len` bytes are read, and at once.
+    fn compare_together(&mut self, spans: &[Span], len: u64, every: u64, found: &mut Found) {
         let Some(first) = spans.first() else { return };
-        let child = self.read(0, first.child, lengths[0]);
-        let parent = self.read(1, first.parent, lengths[1]);
-        let [ours, theirs] = &self.buffers;
-        let (ours, theirs) = (&ours[..child], &theirs[..parent]);
-        for span in spans {
-            let mut by = 0;
-            while by < span.len {
-                let page = span.part(by, PAGE_BYTES);
-                let bytes = |of: &'_ [u8], from: u64| -> Option<std::ops::Range<usize>> {
-                    let from = usize::try_from(from).ok()?;
-                    Some(from..from.checked_add(PAGE).filter(|end| *end <= of.len())?)
-                };
-                if let (Some(a), Some(b)) =
-                    (bytes(ours, page.child.1 - first.child.1), bytes(theirs, page.parent.1 - first.parent.1))
-                    && ours[a] == theirs[b]
-                {
-                    add(runs, page.run());
-                }
-                by += PAGE_BYTES;
+        self.child.fill(open(&mut self.open, self.paths, first.child.0), first.child, len);
+        let mut left = spans;
+        while !left.is_empty() {
+            let (count, len) = together(left.iter().map(|span| (span.parent, span.len)));
+            let (here, behind) = left.split_at(count.max(1));
+            if let Some(place) = here.iter().find_map(|span| span.parent) {
+                self.read_parent(place, len);
+            }
+            here.iter().for_each(|span| self.compare_pages(span, every, found));
+            left = behind;
+        }
+    }
+
+    /// The child's pages have been read, and the parent's last.
+    fn compare_pages(&self, span: &Span, every: u64, found: &mut Found) {
+        let parent = self.parents.back();
+        let mut by = 0;
+        while by < span.len {
+            let page = span.part(by, PAGE_BYTES);
+            by += PAGE_BYTES;
+            let Some(ours) = self.child.page(page.child.1) else { continue };
+            let theirs = page.parent.and_then(|(_, offset)| parent?.page(offset));
+            if theirs == Some(ours) {
+                page.run().into_iter().for_each(|run| add(&mut found.runs, run));
+            } else if every != 0 && (page.at / PAGE_BYTES).is_multiple_of(every) {
+                let mut hasher = self.hash.build_hasher();
+                hasher.write(ours);
+                found.prints.push(Print { at: page.at, hash: hasher.finish(), place: page.child });
             }
         }
     }
 
-    /// Reads into a buffer, and gives how much there is.
-    fn read(&mut self, buffer: usize, (image, from): (PagesImage, u64), len: u64) -> usize {
-        let at = match self.open.iter().position(|(open, _)| *open == image) {
-            // What was used last is closed last.
-            Some(at) => {
-                let used = self.open.remove(at);
-                self.open.push(used);
-                self.open.len() - 1
-            }
-            None => {
-                if self.open.len() == OPEN {
-                    self.open.remove(0);
-                }
-                // Not to hang on a FIFO of that name.
-                let path = (self.paths)(image);
-                let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok();
-                self.open.push((image, file));
-                self.open.len() - 1
-            }
-        };
-        let len = usize::try_from(len.min(BUFFER)).unwrap_or(0);
-        let (Some(file), into) = (&self.open[at].1, &mut self.buffers[buffer]) else { return 0 };
-        if into.len() < len {
-            into.resize(len, 0);
+    /// Has it as the last of the parents' buffers.
+    fn read_parent(&mut self, place: Place, len: u64) {
+        if let Some(at) = self.parents.iter().position(|held| held.covers(place, len)) {
+            let held = self.parents.remove(at);
+            self.parents.extend(held);
+            return;
         }
-        let mut done = 0;
-        while done < len {
-            match file.read_at(&mut into[done..len], from.saturating_add(done as u64)) {
-                Ok(0) | Err(_) => break,
-                Ok(more) => done += more,
-            }
+        let mut held: u64 = self.parents.iter().map(Buffer::asked).sum();
+        let mut buffer = Buffer::default();
+        while self.parents.len() >= BUFFERS || held.saturating_add(len) > OF_PARENTS {
+            let Some(oldest) = self.parents.pop_front() else { break };
+            held -= oldest.asked();
+            buffer = oldest;
         }
-        done
+        buffer.fill(open(&mut self.open, self.paths, place.0), place, len);
+        self.parents.push_back(buffer);
     }
+}
+
+/// Opens an image, if it is not; what was used last is closed last.
+fn open<'a>(
+    open: &'a mut Vec<(PagesImage, Option<File>)>,
+    paths: &Paths<'_>,
+    image: PagesImage,
+) -> Option<&'a File> {
+    let used = match open.iter().position(|(open, _)| *open == image) {
+        Some(at) => open.remove(at),
+        None => {
+            if open.len() == OPEN {
+                open.remove(0);
+            }
+            // Not to hang on a FIFO of that name.
+            (image, File::options().read(true).custom_flags(libc::O_NONBLOCK).open(paths(image)).ok())
+        }
+    };
+    open.push(used);
+    open.last().and_then(|(_, file)| file.as_ref())
 }
 
 #[cfg(test)]
@@ -299,7 +397,7 @@ mod tests {
             at: at << 12,
             len: len << 12,
             child: (image(1), child << 12),
-            parent: (image(2), parent << 12),
+            parent: Some((image(2), parent << 12)),
         }
     }
 
@@ -315,7 +413,8 @@ mod tests {
             let of = |span: &Span| {
                 (0..span.len >> 12)
                     .map(|page| {
-                        ((span.at >> 12) + page, (span.child.1 >> 12) + page, (span.parent.1 >> 12) + page)
+                        let parent = span.parent.map_or(0, |(_, offset)| offset >> 12);
+                        ((span.at >> 12) + page, (span.child.1 >> 12) + page, parent + page)
                     })
                     .collect::<Vec<_>>()
             };
@@ -327,17 +426,26 @@ mod tests {
 
     #[test]
     fn what_is_read_at_once() {
-        let pages = |(count, [child, parent]): (usize, [u64; 2])| (count, child >> 12, parent >> 12);
-        // Every second page of the parent's.
-        let every_second: Vec<Span> = (0..9).map(|n| span(2 * n, 1, n, 2 * n)).collect();
-        assert_eq!(pages(together(&every_second)), (9, 9, 17));
-        // Too far apart, or in front of the others.
-        assert_eq!(pages(together(&[span(0, 1, 0, 0), span(9, 1, 1, 9)])), (2, 2, 10));
-        assert_eq!(pages(together(&[span(0, 1, 0, 0), span(20, 1, 1, 20)])), (1, 1, 1));
-        assert_eq!(pages(together(&[span(0, 1, 5, 5), span(9, 1, 4, 6)])), (1, 1, 1));
+        /// Pages of images, as (image, first, pages); image 0: none.
+        fn check(stretches: &[(u32, u64, u64)], expected: (usize, u64)) {
+            let place = |id, first: u64| (id != 0).then(|| (image(id), first << 12));
+            let (count, len) =
+                together(stretches.iter().map(|(id, first, len)| (place(*id, *first), len << 12)));
+            assert_eq!((count, len >> 12), expected, "{stretches:?}");
+        }
+        let every_second: Vec<(u32, u64, u64)> = (0..9).map(|n| (1, 2 * n, 1)).collect();
+        check(&every_second, (9, 17));
+        // Too far apart, in front of the others, or elsewhere.
+        check(&[(1, 0, 1), (1, 9, 1)], (2, 10));
+        check(&[(1, 0, 1), (1, 20, 1)], (1, 1));
+        check(&[(1, 5, 1), (1, 4, 1)], (1, 1));
+        check(&[(1, 5, 1), (2, 6, 1)], (1, 1));
         // All of a buffer, and no more.
-        assert_eq!(pages(together(&[span(0, 20, 0, 0), span(20, 12, 20, 20)])), (2, 32, 32));
-        assert_eq!(pages(together(&[span(0, 20, 0, 0), span(20, 13, 20, 20)])), (1, 20, 20));
-        assert_eq!(together(&[span(0, 33, 0, 0)]).0, 0);
+        check(&[(1, 0, 20), (1, 20, 12)], (2, 32));
+        check(&[(1, 0, 20), (1, 20, 13)], (1, 20));
+        check(&[(1, 0, 33)], (0, 0));
+        // What is nowhere is no reason to stop.
+        check(&[(0, 0, 99), (1, 7, 1), (0, 0, 1), (1, 8, 1), (2, 9, 1)], (4, 2));
+        check(&[], (0, 0));
     }
 }
