@@ -7,10 +7,11 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use regrow::pipeline::{self, PrepareError, Prepared};
 use regrow::report;
+use regrow::report::summary::{Comparison, Unplanned};
 use regrow::report::trace::Trace;
 use regrow::resolve::Options;
 use regrow::resolve::policy::Policy;
-use regrow::resolve::problem::ProblemKind;
+use regrow::resolve::problem::{Problem, ProblemKind};
 use regrow::store::StoredPlan;
 use regrow::store::identity::Identity;
 
@@ -88,27 +89,42 @@ impl Plan {
         super::refuse(&PrepareError::Problems(problems))
     }
 
-    /// Plans by each policy: the same images, and the same end.
+    /// Plans by each policy: the same images, and the same end. What keeps the tree from being planned by one that is
+    /// not the default is no failure: it is one of the things that the comparison says.
     fn compare(&self) -> anyhow::Result<ExitCode> {
-        let mut plans = Vec::new();
-        let mut found = Vec::new();
+        let (mut plans, mut unplanned) = (Vec::new(), Vec::new());
+        let mut found: Vec<Problem> = Vec::new();
         for policy in Policy::ALL {
             let options = Options { policy, ..self.features.options()? };
-            let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &options) {
-                Ok(outcome) => outcome,
-                Err(error) => return super::refuse(&error),
+            let outcome = pipeline::try_prepare(&self.images.dir(), &options);
+            let problems = match outcome {
+                Ok((Some(prepared), problems)) => {
+                    plans.push(report::plan::summarize(&prepared)?);
+                    problems
+                }
+                Ok((None, problems)) if policy == Policy::default() => problems,
+                Err(error @ PrepareError::Refuted(_)) => return super::refuse(&error),
+                Err(error) if policy == Policy::default() => return super::refuse(&error),
+                Ok((None, problems)) => {
+                    let news = problems.iter().filter(|problem| !found.contains(*problem));
+                    let reasons: Vec<String> = news.map(ToString::to_string).collect();
+                    if !reasons.is_empty() {
+                        unplanned.push(Unplanned { policy: policy.name(), reasons });
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    let reasons = error.problems().iter().map(ToString::to_string).collect();
+                    unplanned.push(Unplanned { policy: policy.name(), reasons });
+                    continue;
+                }
             };
-            if let Some(prepared) = prepared {
-                plans.push(report::plan::summarize(&prepared)?);
-            }
             found.extend(problems.into_iter().filter(|problem| !found.contains(problem)).collect::<Vec<_>>());
         }
+        let comparison = Comparison::new(plans, unplanned);
         match self.format.unwrap_or(Format::Text) {
-            Format::Text => print(&report::summary::text(&plans))?,
-            Format::Json => {
-                let comparison = report::summary::Comparison::new(plans);
-                print(&(serde_json::to_string_pretty(&comparison)? + "\n"))?;
-            }
+            Format::Text => print(&comparison.text())?,
+            Format::Json => print(&(serde_json::to_string_pretty(&comparison)? + "\n"))?,
             Format::Dot | Format::Html => anyhow::bail!("--compare prints text or json"),
         }
         super::refuse(&PrepareError::Problems(found))

@@ -132,17 +132,38 @@ pub struct Comparison {
     pub format: &'static str,
     /// One a policy.
     pub plans: Vec<Summary>,
+    /// Policies by which this tree cannot be planned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unplanned: Vec<Unplanned>,
+}
+
+/// A policy by which a tree cannot be planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unplanned {
+    /// Its name.
+    pub policy: &'static str,
+    /// What is in the way.
+    pub reasons: Vec<String>,
 }
 
 impl Comparison {
     /// Puts plans beside one another.
-    pub fn new(plans: Vec<Summary>) -> Comparison {
-        Comparison { format: FORMAT, plans }
+    pub fn new(plans: Vec<Summary>, unplanned: Vec<Unplanned>) -> Comparison {
+        Comparison { format: FORMAT, plans, unplanned }
+    }
+
+    /// As text: the plans with the numbers in rows, and below them what cannot be planned.
+    pub fn text(&self) -> String {
+        let mut text = if self.plans.is_empty() { String::new() } else { text(&self.plans) };
+        for Unplanned { policy, reasons } in &self.unplanned {
+            text += &format!("by {policy} there is no plan: {}\n", reasons.join("; "));
+        }
+        text
     }
 }
 
 /// Plans beside one another, the numbers in rows.
-pub fn text(summaries: &[Summary]) -> String {
+pub(super) fn text(summaries: &[Summary]) -> String {
     let row = |name: &str, value: &dyn Fn(&Summary) -> String| -> Vec<String> {
         std::iter::once(name.to_owned()).chain(summaries.iter().map(value)).collect()
     };
@@ -168,4 +189,23 @@ pub fn text(summaries: &[Summary]) -> String {
         time("and from there", |summary| summary.commit_ns),
     ];
     words::table(&rows, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_planned_is_said() {
+        let unplanned = |policy| Unplanned { policy, reasons: vec!["task 7: this".into(), "that".into()] };
+        let comparison = Comparison::new(Vec::new(), vec![unplanned("lowest-pid")]);
+        assert_eq!(comparison.text(), "by lowest-pid there is no plan: task 7: this; that\n");
+        let json = |comparison: &Comparison| serde_json::to_string(comparison).expect("it is JSON");
+        assert_eq!(
+            json(&comparison),
+            r#"{"format":"regrow-comparison/1","plans":[],"unplanned":[{"policy":"lowest-pid","reasons":["task 7: this","that"]}]}"#
+        );
+        let all = Comparison::new(Vec::new(), Vec::new());
+        assert_eq!((all.text().as_str(), json(&all).contains("unplanned")), ("", false));
+    }
 }
