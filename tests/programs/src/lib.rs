@@ -195,7 +195,9 @@ impl Task {
         // SAFETY: both pointers are to live, initialised values; the remaining time is not asked for.
         unsafe {
             while libc::access(go.as_ptr(), libc::F_OK) != 0 {
-                libc::nanosleep(&raw const pause, std::ptr::null_mut());
+                // It returns its errors: `errno` and with it the memory of the task stay as they are when a restored
+                // task goes on with EINTR.
+                libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &raw const pause, std::ptr::null_mut());
             }
         }
         self.check_identity(before);
