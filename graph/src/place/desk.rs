@@ -31,8 +31,8 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(task: TaskId, spec: &TaskSpec, table: Table) -> Desk {
-        // What it shares it leaves as it is.
-        let shared = table.iter().filter(|_| spec.shares_table);
+        // What it shares it leaves as it is. (A table of its own may be long, and is not looked through.)
+        let shared = spec.shares_table.then(|| table.iter()).into_iter().flatten();
         let mut slots: Vec<Slot> = shared
             .filter_map(|(fd, entry)| Some(Slot { fd, ofd: entry.ofd?, cloexec: entry.cloexec }))
             .chain(spec.table.iter().copied())
