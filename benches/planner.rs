@@ -38,6 +38,7 @@ const NUMBERS: u64 = 1 << 20;
 
 fn main() {
     regrow::sys::heap::take_in_large_pieces();
+    regrow::sys::heap::be_of_huge_pages();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [one, shape, tasks, rounds] = arguments.as_slice()
         && one == "--one"

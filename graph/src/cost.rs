@@ -150,8 +150,7 @@ cost_model! {
 
 impl CostModel {
     /// What the built-in table was measured on.
-    pub const MEASURED_ON: &'static str =
-        "2 cores of a virtual machine, x86-64, Linux 6.18, as root, with nothing else on it: medians of five runs";
+    pub const MEASURED_ON: &'static str = "2 cores of a virtual machine, x86-64, Linux 6.18, as root, with nothing else on it: medians of five runs";
 
     /// The largest constant that a table may have: a thousand seconds. Beyond it is no cost but a mistake.
     pub const MOST_NS: f64 = 1e12;

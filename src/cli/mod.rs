@@ -53,6 +53,17 @@ enum Command {
 
 /// Runs the subcommand.
 pub(crate) fn run(cli: Cli) -> ExitCode {
+    match &cli.command {
+        Command::Inspect(_)
+        | Command::Check(_)
+        | Command::Plan(_)
+        | Command::Explain(_)
+        | Command::Tape(_)
+        | Command::Verify(_)
+        | Command::Restore(_) => regrow::sys::heap::be_of_huge_pages(),
+        // They enter namespaces, which only a process without further threads may (unshare(2)).
+        Command::Calibrate(_) | Command::Demo(_) => {}
+    }
     let result = match cli.command {
         Command::Inspect(inspect) => inspect.run(),
         Command::Check(check) => check.run(),
