@@ -79,6 +79,7 @@ impl Ground {
         let defaults = Facts {
             clocks_ns: [facts.clocks_ns.realtime, facts.clocks_ns.monotonic, facts.clocks_ns.boottime],
             suid_dumpable: facts.kernel.suid_dumpable,
+            processors: facts.kernel.possible_processors,
             ..Facts::default()
         };
         Ground {

@@ -58,3 +58,15 @@ fn pages_are_filled_in_every_way() {
             .run();
     }
 }
+
+/// Rings of asynchronous I/O: at their addresses, which are the ids of their contexts, with events that nobody has read
+/// yet, and with room for as many more as there was.
+#[test]
+fn rings_of_asynchronous_io() {
+    for sharing in ["keep", "none"] {
+        Scenario::program("aio_rings", &[])
+            .sharing(sharing)
+            .criu_changes(&["r--s", "[aio]", "became", "rw-s"], "CRIU does not protect a ring again")
+            .run();
+    }
+}

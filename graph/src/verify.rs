@@ -86,7 +86,7 @@ mod work;
 pub use attribute::{AttributeKind, Value};
 pub use effect::{
     Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
-    NameEffect, PrivilegeEffect, Region, SeccompEffect, SocketOption, UserfaultChange,
+    NameEffect, PrivilegeEffect, Region, RingEffect, SeccompEffect, SocketOption, UserfaultChange,
 };
 pub use expected::{
     Content, Cradle, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,

@@ -135,9 +135,12 @@ impl Numbers<'_> {
                 Backing::File { object, offset, shared } => {
                     Backing::File { object: self.object(&object), offset, shared }
                 }
-                Backing::Anonymous | Backing::Region | Backing::Vvar | Backing::Vdso | Backing::Foreign => {
-                    mapping.backing
-                }
+                Backing::Anonymous
+                | Backing::Region
+                | Backing::Vvar
+                | Backing::Vdso
+                | Backing::Foreign
+                | Backing::Ring => mapping.backing,
             };
             renamed.mappings.insert(start, mapping);
         }

@@ -39,6 +39,10 @@ pub struct Host {
     pub limits: BTreeMap<u32, (u64, u64)>,
     /// Capabilities that the root has in all of its sets but the ambient one; the inheritable is empty.
     pub capabilities: u64,
+    /// How many processors there may be.
+    pub processors: u32,
+    /// How many requests rings of asynchronous I/O may be asked for with.
+    pub aio_requests: u64,
     /// Pages of variables below the vDSO's code, bytes.
     pub vvar_bytes: u64,
     /// The vDSO's code, bytes.
@@ -71,6 +75,8 @@ impl Default for Host {
             suid_dumpable: 0,
             limits: BTreeMap::new(),
             capabilities: (1 << 41) - 1,
+            processors: 2,
+            aio_requests: 65536,
             vvar_bytes: 0x4000,
             vdso_bytes: 0x2000,
             files: BTreeSet::new(),

@@ -152,7 +152,7 @@ impl<'a> Player<'a> {
                 }
                 Some(Verb::Post) => drop(posted.insert(record.args[0])),
                 Some(Verb::Wait) if !posted.contains(&record.args[0]) => return Ok(None),
-                Some(Verb::Wait | Verb::Arrive | Verb::Park) | None => {}
+                Some(Verb::Indirect | Verb::Wait | Verb::Arrive | Verb::Park) | None => {}
             }
             self.next = index + 1;
             if born.is_some() {

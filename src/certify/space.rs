@@ -15,7 +15,7 @@ use regrow_graph::verify::{
 use serde::{Deserialize, Serialize};
 
 use crate::image::alike::Run;
-use crate::image::{Alive, Image, Model, Pages, PagesImage, Vma, VmaKind};
+use crate::image::{Alive, Extent, Image, Model, PagesImage, Vma, VmaKind};
 
 const PAGE: u64 = 4096;
 
@@ -30,7 +30,7 @@ pub(super) fn expected(
 ) -> Result<ExpectedSpace, String> {
     let mut mappings = Vec::with_capacity(alive.mm.vmas.len());
     for vma in &alive.mm.vmas {
-        if let Some(shows) = shown(vma, index_of)? {
+        if let Some(shows) = shown(vma, alive, index_of)? {
             mappings.push(ExpectedMapping {
                 start: vma.start,
                 end: vma.end,
@@ -41,11 +41,14 @@ pub(super) fn expected(
             });
         }
     }
-    Ok(ExpectedSpace { mappings, guards: alive.mm.guards.clone(), pages: pages(model, &alive.mm.pages) })
+    let rings: Vec<(u64, &[Extent])> =
+        alive.mm.aio_rings.iter().map(|ring| (ring.start, ring.pages.as_slice())).collect();
+    let pages = pages(model, &alive.mm.pages.extents, &rings);
+    Ok(ExpectedSpace { mappings, guards: alive.mm.guards.clone(), pages })
 }
 
 /// What a mapping shows; `None`: every task has it, and none can change it.
-fn shown(vma: &Vma, index_of: &HashMap<u32, OfdId>) -> Result<Option<Shown>, String> {
+fn shown(vma: &Vma, alive: &Alive, index_of: &HashMap<u32, OfdId>) -> Result<Option<Shown>, String> {
     let file = |ofd_id: u32, offset: u64, shared: Option<bool>| match index_of.get(&ofd_id) {
         Some(ofd) => Ok(Some(Shown::File { ofd: *ofd, offset, shared })),
         None => Err(format!("mapping {:#x}: file {ofd_id:#x} is not in files.img", vma.start)),
@@ -75,6 +78,10 @@ fn shown(vma: &Vma, index_of: &HashMap<u32, OfdId>) -> Result<Option<Shown>, Str
             file(ofd_id, offset_bytes, is_shared.then(|| may_write(file_flags)))
         }
         VmaKind::Vvar | VmaKind::Vdso => Ok(Some(Shown::Kernel)),
+        VmaKind::AioRing => match alive.mm.aio_rings.iter().find(|ring| ring.start == vma.start) {
+            Some(ring) => Ok(Some(Shown::Ring { head: ring.head, tail: ring.tail })),
+            None => Err(format!("mapping {:#x}: a ring of which no entry tells", vma.start)),
+        },
         VmaKind::Vsyscall => Ok(None),
         VmaKind::Other => Err(format!("mapping {:#x}: status {:#x}", vma.start, vma.status)),
     }
@@ -96,7 +103,7 @@ pub(super) fn segments(model: &Model) -> BTreeMap<u64, ExpectedSegment> {
     }
     for shm in &model.shm {
         if let Some(segment) = segments.get_mut(&shm.shmid) {
-            segment.pages = pages(model, &shm.pages);
+            segment.pages = pages(model, &shm.pages.extents, &[]);
         }
     }
     for segment in segments.values_mut() {
@@ -105,17 +112,30 @@ pub(super) fn segments(model: &Model) -> BTreeMap<u64, ExpectedSegment> {
     segments
 }
 
-fn pages(model: &Model, pages: &Pages) -> ExpectedPages {
-    let mut images: Vec<PagesImage> = pages.extents.iter().map(|extent| extent.image).collect();
+/// Stored pages; of rings, by where they start, all but the head, which the kernel writes.
+fn pages(model: &Model, extents: &[Extent], rings: &[(u64, &[Extent])]) -> ExpectedPages {
+    /// Bytes of `struct aio_ring` (fs/aio.c).
+    const HEAD: u64 = 32;
+    let of_rings = || rings.iter().flat_map(|(_, extents)| extents.iter());
+    let mut images: Vec<PagesImage> = extents.iter().chain(of_rings()).map(|extent| extent.image).collect();
     images.sort_unstable();
     images.dedup();
-    let extents = pages.extents.iter().map(|extent| PageExtent {
-        at: extent.start,
-        len: extent.len_pages.saturating_mul(PAGE),
+    let expected = |extent: &Extent, head: u64| PageExtent {
+        at: extent.start.saturating_add(head),
+        len: extent.len_pages.saturating_mul(PAGE).saturating_sub(head),
         file: images.partition_point(|image| *image < extent.image) as u32,
-        from: extent.offset_bytes,
-    });
-    let extents = extents.collect();
+        from: extent.offset_bytes.saturating_add(head),
+    };
+    let mut all: Vec<PageExtent> = extents.iter().map(|extent| expected(extent, 0)).collect();
+    for (start, extents) in rings {
+        all.extend(
+            extents.iter().map(|extent| expected(extent, if extent.start == *start { HEAD } else { 0 })),
+        );
+    }
+    if !rings.is_empty() {
+        all.sort_unstable_by_key(|extent| extent.at);
+    }
+    let extents = all;
     let files = images.into_iter().map(|image| model.path(Image::Pages(image)).into_os_string().into_vec());
     ExpectedPages { files: files.collect(), extents }
 }
@@ -267,7 +287,7 @@ mod tests {
             .tasks
             .iter()
             .filter_map(|task| task.alive())
-            .flat_map(|alive| super::pages(&model, &alive.mm.pages).files)
+            .flat_map(|alive| super::pages(&model, &alive.mm.pages.extents, &[]).files)
             .collect();
         let [first, second] = [&pages[0], &pages[1]].map(|path| {
             let bytes = std::fs::read(OsStr::from_bytes(path)).expect("it is there");

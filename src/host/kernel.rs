@@ -9,7 +9,7 @@
 use nix::errno::Errno;
 
 use super::own::CapSets;
-use super::{raw, read_number, read_text};
+use super::{aio, raw, read_number, read_text};
 
 /// CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE, either of which allows `set_tid` (kernel/pid.c, alloc_pid).
 const CAP_SYS_ADMIN: u32 = 21;
@@ -32,6 +32,11 @@ pub struct KernelFacts {
     pub suid_dumpable: Option<u32>,
     /// `kernel.yama.ptrace_scope`; `None` without Yama.
     pub yama_ptrace_scope: Option<u32>,
+    /// How many processors there may be, from the start to the next.
+    pub possible_processors: Option<u32>,
+    /// How many requests rings of asynchronous I/O may be asked for with in all (`fs.aio-max-nr`), and how many they
+    /// have been (`fs.aio-nr`).
+    pub aio_requests: Option<(u64, u64)>,
     /// `clone3` with `set_tid`, and the privilege that it needs.
     pub clone3_set_tid: Probe,
     /// `prctl(PR_SET_MM, PR_SET_MM_MAP)`.
@@ -50,6 +55,13 @@ pub struct KernelFacts {
     pub map_files: Probe,
     /// `prctl(PR_TIMER_CREATE_RESTORE_IDS)`: POSIX timers with the ids of our choice.
     pub timer_restore_ids: Probe,
+}
+
+impl KernelFacts {
+    /// How many requests further rings may be asked for with.
+    pub fn aio_requests_free(&self) -> Option<u64> {
+        self.aio_requests.map(|(most, now)| most.saturating_sub(now))
+    }
 }
 
 /// Whether the kernel has a feature and lets this process use it.
@@ -84,6 +96,8 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         pipe_max_size_bytes: read_number("/proc/sys/fs/pipe-max-size"),
         max_map_count: read_number("/proc/sys/vm/max_map_count"),
         memfd_noexec: read_number("/proc/sys/vm/memfd_noexec"),
+        possible_processors: aio::possible_processors(),
+        aio_requests: aio::requests(),
         yama_ptrace_scope: read_number("/proc/sys/kernel/yama/ptrace_scope"),
         suid_dumpable: read_number("/proc/sys/fs/suid_dumpable"),
         clone3_set_tid: match Probe::from_refusal(raw::try_clone3_set_tid(), Errno::EINVAL) {

@@ -17,6 +17,7 @@
 //! some twenty microseconds for each file of which a build-id is asked.
 
 mod address_space;
+mod aio;
 mod cpu;
 mod files;
 mod huge;

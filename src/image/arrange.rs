@@ -114,6 +114,7 @@ impl Places {
                     | VmaKind::Vvar
                     | VmaKind::Vdso
                     | VmaKind::Vsyscall
+                    | VmaKind::AioRing
                     | VmaKind::Other => {}
                 }
             }

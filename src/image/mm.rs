@@ -15,6 +15,7 @@
 //! Example: status `0x201`, flags `0x22` (`MAP_PRIVATE | MAP_ANONYMOUS`) is
 //! [`VmaKind::AnonPrivate`].
 
+use super::aio::read_rings;
 use super::error::Errors;
 use super::magic;
 use super::model::{Image, Mm, NsPid, Origin, Pages, Vma, VmaKind};
@@ -45,7 +46,7 @@ pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
     if pages.is_none() && errors.count() == before {
         errors.missing_file(pagemap, "a living task has one");
     }
-    let (e, pages) = (e?, pages?);
+    let (e, mut pages) = (e?, pages?);
 
     if e.mm_saved_auxv.len() > 512 {
         errors.inconsistent(image, 0, format!("auxiliary vector of {} words", e.mm_saved_auxv.len()));
@@ -58,6 +59,7 @@ pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
     if errors.count() == before {
         check_pages(pagemap, &pages, &vmas, errors);
     }
+    let aio_rings = read_rings(dir, image, &e.aios, &vmas, &mut pages, errors);
     Some(Mm {
         origin: Origin::new(image, 0),
         start_code: e.mm_start_code,
@@ -75,7 +77,7 @@ pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
         auxv: e.mm_saved_auxv,
         dumpable: e.dumpable,
         thp_disabled: e.thp_disabled.unwrap_or(false),
-        aio_rings: e.aios.len() as u32,
+        aio_rings,
         vmas,
         guards,
         pages,
@@ -188,6 +190,8 @@ fn vma_kind(e: &VmaEntry) -> Option<VmaKind> {
     let (offset_bytes, file_flags) = (e.pgoff, e.fdflags);
     Some(if is(vma::SPECIAL) {
         VmaKind::Other
+    } else if is(vma::AREA_AIORING) {
+        VmaKind::AioRing
     } else if is(vma::AREA_VSYSCALL) {
         VmaKind::Vsyscall
     } else if is(vma::AREA_VDSO) {

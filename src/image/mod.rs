@@ -35,6 +35,7 @@ pub mod model;
 pub mod vdso;
 pub mod vma;
 
+mod aio;
 mod arrange;
 mod core;
 mod error;

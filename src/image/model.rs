@@ -625,15 +625,50 @@ pub struct Mm {
     pub dumpable: Option<i32>,
     /// `PR_SET_THP_DISABLE`.
     pub thp_disabled: bool,
-    /// AIO rings: how many.
-    pub aio_rings: u32,
+    /// Rings of asynchronous I/O, by address.
+    pub aio_rings: Vec<AioRing>,
     /// Mappings, sorted by start, none overlapping another.
     pub vmas: Vec<Vma>,
     /// Ranges under `MADV_GUARD_INSTALL`, sorted: (first address, address behind the last). CRIU
     /// stores them behind the mappings as if they were mappings; each lies within real ones.
     pub guards: Vec<(u64, u64)>,
-    /// Pages with contents, sorted by address.
+    /// Pages with contents, sorted by address; without those of rings.
     pub pages: Pages,
+}
+
+/// The ring of an AIO context (`io_setup(2)`). Its mapping is a [`VmaKind::AioRing`].
+#[derive(Debug, Clone)]
+pub struct AioRing {
+    /// Its address, which is the context's id.
+    pub start: u64,
+    /// Length of the mapping.
+    pub len_bytes: u64,
+    /// The most requests that may have been asked for (`nr_req`): what was asked for is not known.
+    pub requests: u32,
+    /// Its number among the contexts of the task.
+    pub id: u32,
+    /// The event that is read next.
+    pub head: u32,
+    /// The event that is written next.
+    pub tail: u32,
+    /// Its pages, all of them.
+    pub pages: Vec<Extent>,
+    /// Entry.
+    pub origin: Origin,
+}
+
+impl AioRing {
+    /// How many events there is room for: what a page holds, but for the head in the place of one (`aio_setup_ring`,
+    /// fs/aio.c).
+    pub fn events(&self) -> u64 {
+        (self.len_bytes / 32).saturating_sub(1)
+    }
+
+    /// How many events nobody has read.
+    pub fn pending(&self) -> u64 {
+        let (head, tail) = (u64::from(self.head), u64::from(self.tail));
+        if head <= tail { tail - head } else { self.events().saturating_sub(head - tail) }
+    }
 }
 
 /// Which pages of an address space or of a shared memory segment are stored, and where.
@@ -767,6 +802,8 @@ pub enum VmaKind {
     Vdso,
     /// The fixed vsyscall page.
     Vsyscall,
+    /// The ring of an AIO context: one of [`Mm::aio_rings`].
+    AioRing,
     /// Something that regrow does not restore; its status bits tell.
     Other,
 }

@@ -3,8 +3,8 @@
 //! What the reader understands is written back in version 1.1 (a common magic heads every image), with
 //! the same messages: reading what was written gives the model that was written, up to where in an
 //! image raw bytes lie. What the model does not keep is not there to be written: the uptime of the dump,
-//! CRIU's notes for its next dump, the tree of cgroup directories. What the model only *counts* (AIO rings,
-//! TLS descriptors, images that are not read) is refused, never left out in silence.
+//! CRIU's notes for its next dump, the tree of cgroup directories. What the model only *counts* (TLS
+//! descriptors, images that are not read) is refused, never left out in silence.
 //!
 //! The model has raw bytes (pages, what waits in pipes and sockets) only by place. Where they come from says
 //! [`Contents`]: an image directory, or memory ([`Held`]) for a model that never was in images.
@@ -283,10 +283,6 @@ mod tests {
         check(
             |model| model.ofds[0].kind = OfdKind::Other("TTY"),
             "files.img: an open file of the kind TTY cannot be written",
-        );
-        check(
-            |model| model.tasks[0].alive_mut().unwrap().mm.aio_rings = 1,
-            "mm-4711.img: 1 AIO rings cannot be written",
         );
         check(
             |model| model.tasks[0].alive_mut().unwrap().threads[0].gdt_tls = 2,

@@ -72,6 +72,7 @@ impl Lowering<'_> {
             StepKind::Mmap { start, len, prot, flags, file_offset } => {
                 self.mmap(*start, *len, *prot, *flags, *file_offset, fds)
             }
+            StepKind::Ring(ring) => self.ring(ring, fds),
             StepKind::MapShared { from, start, len } => self.map_shared(*from, *start, *len),
             StepKind::Grow { start, len, new_len } => {
                 self.tape.call(libc::SYS_mremap, &[*start, *len, *new_len, 0], *start)

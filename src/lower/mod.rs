@@ -4,6 +4,7 @@
 //! asked for each of them. Worked example: `Create { pipe, at: [3, 4] }` with five bytes in it
 //! becomes `pipe2(scratch, 0) = 0`, `write(4, "hello", 5) = 5`.
 
+mod aio;
 mod attributes;
 mod credentials;
 mod eventfd;
@@ -46,7 +47,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         window.base,
         plan.events.len(),
         names,
-        attributes::cells(recipes) + pass::cells(plan) + fill::cells(recipes),
+        attributes::cells(recipes) + pass::cells(plan) + fill::cells(recipes) + aio::cells(recipes),
         runner::code(),
     );
     // Few operations take more than one record.

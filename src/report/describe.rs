@@ -170,6 +170,10 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Comm(name) => format!("name {name}"),
         StepKind::Personality(persona) => format!("personality {persona:#x}"),
         StepKind::Mmap { start, len, .. } => format!("map {}", range(*start, *len)),
+        StepKind::Ring(ring) => {
+            let events = words::count(ring.pending, "event");
+            format!("AIO ring {} with {events}", range(ring.start, ring.len))
+        }
         StepKind::MapShared { start, len, .. } => format!("map shared memory {}", range(*start, *len)),
         StepKind::Grow { start, len, new_len } => {
             format!("grow {} to {:#x}", range(*start, *len), start.saturating_add(*new_len))

@@ -74,6 +74,7 @@ impl Sort {
                 | StepKind::MapVdso { .. }
                 | StepKind::Poke { .. }
                 | StepKind::Fill { .. }
+                | StepKind::Ring(_)
                 | StepKind::Copy(_)
                 | StepKind::SetMm(_) => Sort::Memory,
                 StepKind::Write(_) | StepKind::FillPair(_) | StepKind::Watch { .. } => Sort::Make,
@@ -89,7 +90,7 @@ impl Sort {
             Some(Verb::Post | Verb::Wait) => Sort::Wait,
             Some(Verb::Arrive | Verb::Park) => Sort::Barrier,
             None => Sort::Death,
-            Some(Verb::Syscall) => match libc::c_long::from(record.nr) {
+            Some(Verb::Syscall | Verb::Indirect) => match libc::c_long::from(record.nr) {
                 libc::SYS_mmap
                 | libc::SYS_mremap
                 | libc::SYS_munmap
@@ -100,7 +101,10 @@ impl Sort {
                 | libc::SYS_process_vm_writev
                 | libc::SYS_preadv
                 | libc::SYS_pread64
-                | libc::SYS_userfaultfd => Sort::Memory,
+                | libc::SYS_userfaultfd
+                | libc::SYS_io_setup
+                | libc::SYS_io_submit
+                | libc::SYS_io_getevents => Sort::Memory,
                 libc::SYS_close
                 | libc::SYS_close_range
                 | libc::SYS_dup3

@@ -364,7 +364,7 @@ impl Trace {
 
 /// Whether two records behind one another are told as one.
 fn is_one(a: &Record, b: &Record) -> bool {
-    let is_call = |record: &Record| record.verb() == Some(Verb::Syscall);
+    let is_call = |record: &Record| matches!(record.verb(), Some(Verb::Syscall | Verb::Indirect));
     a.op == b.op && is_call(a) && is_call(b)
 }
 
@@ -380,7 +380,9 @@ fn name(tapes: &Tapes, record: &Record, words: &Words) -> String {
             "note for the launcher".to_owned()
         }
         Some(Verb::Post) => format!("post e{}", event()),
-        Some(Verb::Syscall | Verb::Fork | Verb::Arrive | Verb::Park) | None => words.what.clone(),
+        Some(Verb::Syscall | Verb::Indirect | Verb::Fork | Verb::Arrive | Verb::Park) | None => {
+            words.what.clone()
+        }
     }
 }
 

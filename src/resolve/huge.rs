@@ -34,6 +34,8 @@ pub(super) fn unknown_flags(vma: &Vma) -> u32 {
             vma.flags & (!(MAP_KNOWN | MAP_HUGE) | odd)
         }
         VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::Other => 0,
+        // The kernel gives it no other (`aio_setup_ring`, fs/aio.c), and does not lock what must not be longer.
+        VmaKind::AioRing => vma.flags & !(libc::MAP_SHARED as u32),
         VmaKind::AnonPrivate
         | VmaKind::FilePrivate { .. }
         | VmaKind::FileShared { .. }

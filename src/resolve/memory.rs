@@ -21,7 +21,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver, fill, space, vdso};
+use super::{Recipes, Resolver, aio, fill, space, vdso};
 use crate::host::Probe;
 use crate::image::huge::MAP_HUGE;
 use crate::image::{
@@ -319,9 +319,6 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     }
     // What the kernel itself provides is not filled.
     let provided = if let vdso::Way::Led(_) = way { None } else { vdso_range(&mm.vmas) };
-    if mm.aio_rings != 0 {
-        resolver.problems.unsupported(Some(pid), Some(mm.origin), "AIO rings are not restored yet");
-    }
     for kind in special_steps(&way).into_iter().filter(|_| inherited.is_none()) {
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
     }
@@ -449,6 +446,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
                 }
             }
             VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => {}
+            // Made behind the forks.
+            VmaKind::AioRing => continue,
             VmaKind::Memfd { inode_id, offset_bytes, file_flags, .. } => {
                 let shared = vma.flags & libc::MAP_SHARED as u32 != 0;
                 let default = if shared && vma.prot & libc::PROT_WRITE as u32 != 0 {
@@ -528,6 +527,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     // Behind the forks of who is early, too: children have it all the same.
     let shared = fill_shared(resolver, id);
     behind.extend(shared);
+    behind.extend(aio::resolve(resolver, pid, alive));
     if let vdso::Way::Led(led) = &way {
         let kind = StepKind::Poke { pid: pid.0, pieces: led.jumps.clone() };
         steps.push(resolver.add_step(kind, vdso::origin(alive), Vec::new()));
@@ -634,6 +634,7 @@ fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, provided:
                 VmaKind::FileShared { .. }
                 | VmaKind::AnonShared { .. }
                 | VmaKind::Vsyscall
+                | VmaKind::AioRing
                 | VmaKind::Other => false,
             });
             let Some(vma) = fits else {
@@ -751,7 +752,7 @@ fn pages_file(resolver: &mut Resolver<'_>, image: PagesImage, origin: Origin) ->
 }
 
 /// The same, opened for one task alone.
-fn new_pages_file(resolver: &mut Resolver<'_>, image: PagesImage, origin: Origin) -> OfdId {
+pub(super) fn new_pages_file(resolver: &mut Resolver<'_>, image: PagesImage, origin: Origin) -> OfdId {
     let ofd = resolver.new_ofd();
     let path = resolver.model.path(Image::Pages(image)).to_string_lossy().into_owned();
     let kind =

@@ -14,6 +14,7 @@ pub mod problem;
 pub mod recipe;
 pub mod vdso;
 
+mod aio;
 mod batches;
 mod files;
 mod fill;
@@ -47,6 +48,7 @@ use crate::image::{Model, NsPid, Origin, PagesImage, Remap, TaskState};
 use problem::{Problem, Problems};
 use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
+pub(crate) use aio::needed as needed_aio_requests;
 pub(crate) use huge::needed as needed_huge_pages;
 pub(crate) use tree::born_of;
 pub use window::Window;
@@ -210,6 +212,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
     huge::count(&mut resolver);
+    aio::find_problems(&mut resolver);
     let cradle = tree::cradle(&mut resolver);
     tree::raise(&mut resolver, &cradle);
     sharing::judge(&mut resolver);

@@ -64,6 +64,8 @@ pub enum StepKind {
         /// Offset in the needed file; `None`: anonymous.
         file_offset: Option<u64>,
     },
+    /// The ring of an AIO context, and the events that have gone through it.
+    Ring(RingRecipe),
     /// A view of a carrier: `mremap(2)` with old size 0.
     MapShared {
         /// Address in the carrier.
@@ -342,6 +344,21 @@ pub struct MmMap {
     pub env_start: u64,
     pub env_end: u64,
     pub auxv: Vec<u64>,
+}
+
+/// How the ring of an AIO context is made: `io_setup(2)`, then requests that read nothing of the file that the step needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingRecipe {
+    /// Its address.
+    pub start: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What it is asked for with.
+    pub requests: u32,
+    /// How many events are read again.
+    pub read: u32,
+    /// How many are then left to be read.
+    pub pending: u32,
 }
 
 /// What makes a resource, with where it comes from.

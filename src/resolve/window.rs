@@ -91,6 +91,10 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
                 let parts = copying.pieces.len() + 2 * copying.mappings.len() + 4 * copying.guests.len();
                 parts as u64 * 8
             }
+            // A record for 64 events or fewer, two where they are read, and a list of requests.
+            super::recipe::StepKind::Ring(ring) => {
+                u64::from(ring.read) / 8 + u64::from(ring.pending) / 16 + 128
+            }
             // A record, a `struct sock_fprog`, and the program.
             super::recipe::StepKind::SeccompFilters(filters) => {
                 filters.iter().map(|filter| 8 + filter.program.len() as u64 / 16).sum()

@@ -40,12 +40,20 @@ macro_rules! runner {
             "je 60f",
             "cmp eax, 5",
             "je 70f",
+            "cmp eax, 6",
+            "je 21f",
             "mov rax, [rbx + 56]", // No such verb: a failure that was put there.
             "jmp 90f",
+            // A system call, the first argument of which is in a word.
+            "21:",
+            "mov rdi, [rbx + 8]",
+            "mov rdi, [rdi]",
+            "jmp 22f",
             // A system call.
             "20:",
-            "movzx eax, word ptr [rbx + 2]",
             "mov rdi, [rbx + 8]",
+            "22:",
+            "movzx eax, word ptr [rbx + 2]",
             "mov rsi, [rbx + 16]",
             "mov rdx, [rbx + 24]",
             "mov r10, [rbx + 32]",

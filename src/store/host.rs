@@ -168,6 +168,12 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
     };
     let copies = tapes.has_call(libc::SYS_userfaultfd);
     add(When::If(copies), Rule::Same, "userfaultfd(2)", Some(userfaultfd));
+    // How long the kernel makes rings, and how many events they have room for.
+    let has_rings = tapes.has_call(libc::SYS_io_setup);
+    let processors = number(kernel.possible_processors.map(u64::from));
+    add(When::If(has_rings), Rule::Same, "possible processors", processors);
+    // How many are needed is told with the plan.
+    add(When::If(false), Rule::AtLeast, AIO_REQUESTS, number(kernel.aio_requests_free()));
     let time = if kernel.time_namespaces { "there" } else { "not there" };
     add(When::If(tapes.clocks_ns.is_some()), Rule::Same, "time namespaces", Some(time.to_owned()));
 
@@ -187,6 +193,9 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
     }
     all
 }
+
+/// How many requests rings may still be asked for with.
+const AIO_REQUESTS: &str = "free AIO requests";
 
 fn huge_pages(bytes: u64) -> String {
     format!("free huge pages of {bytes} bytes")
@@ -238,7 +247,12 @@ impl Relied {
             rule: Rule::AtLeast,
             value: pages.to_string(),
         });
-        let facts = facts.chain(huge).collect();
+        let rings = crate::resolve::needed_aio_requests(&prepared.model).map(|requests| Fact {
+            name: AIO_REQUESTS.to_owned(),
+            rule: Rule::AtLeast,
+            value: requests.to_string(),
+        });
+        let facts = facts.chain(huge).chain(rings).collect();
         let asked = asked(&prepared.model);
         // What is below /proc of the tree's own tasks is not there yet, whatever is there now.
         let own: BTreeSet<String> =

@@ -836,7 +836,7 @@ fn mm(forest: &Forest, index: usize, contents: &mut Held) -> Mm {
         auxv: vec![0, 0],
         dumpable: Some((!forest.tasks[index].attributes.undumpable).into()),
         thp_disabled: false,
-        aio_rings: 0,
+        aio_rings: Vec::new(),
         vmas: vmas.collect(),
         guards: Vec::new(),
         pages: pages.pages,

@@ -24,7 +24,7 @@ pub struct Record {
     pub verb: u8,
     /// How the result is judged: one of [`Check`].
     pub check: u8,
-    /// Number of the system call (`verb` [`Verb::Syscall`]).
+    /// Number of the system call (`verb` [`Verb::Syscall`] or [`Verb::Indirect`]).
     pub nr: u16,
     /// The operation this record belongs to: an index into the plan's table of origins.
     pub op: u32,
@@ -50,6 +50,8 @@ pub enum Verb {
     Arrive = 4,
     /// Counts this task as parked and waits to be given its registers, or to leave the window.
     Park = 5,
+    /// A raw system call whose first argument is in the word at `args[0]`, where another has written it.
+    Indirect = 6,
 }
 
 /// How the result of a system call is judged.
@@ -67,9 +69,9 @@ pub enum Check {
 impl Record {
     /// The verb, if it is one.
     pub fn verb(&self) -> Option<Verb> {
-        [Verb::Syscall, Verb::Fork, Verb::Post, Verb::Wait, Verb::Arrive, Verb::Park]
-            .into_iter()
-            .find(|verb| *verb as u8 == self.verb)
+        use Verb::{Arrive, Fork, Indirect, Park, Post, Syscall, Wait};
+        let all = [Syscall, Fork, Post, Wait, Arrive, Park, Indirect];
+        all.into_iter().find(|verb| *verb as u8 == self.verb)
     }
 
     /// The judgement, if it is one.

@@ -245,6 +245,13 @@ impl Tape {
         self.push(Verb::Syscall, nr as u16, Check::Any, args, 0);
     }
 
+    /// A system call that must return `expect`, with what is in the word at `first` for its first argument, and with
+    /// `rest` behind it.
+    pub fn call_at(&mut self, nr: libc::c_long, first: u64, rest: &[u64], expect: u64) {
+        let args = [&[first], rest].concat();
+        self.push(Verb::Indirect, nr as u16, Check::Equal, &args, expect);
+    }
+
     /// A fork of `pid`, which goes on at `tape`.
     pub fn fork(&mut self, clone_args: u64, tape: u64, pid: u32) {
         self.push(

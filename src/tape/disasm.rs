@@ -217,6 +217,9 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_timerfd_create => ("timerfd_create", &[Int, Flags(OPEN)]),
         libc::SYS_timerfd_settime => ("timerfd_settime", &[Fd, Hex, Words(4), Hex]),
         libc::SYS_ioctl => ("ioctl", &[Fd, Name(IOCTL), Words(1)]),
+        libc::SYS_io_setup => ("io_setup", &[Int, Hex]),
+        libc::SYS_io_submit => ("io_submit", &[Hex, Int, Hex]),
+        libc::SYS_io_getevents => ("io_getevents", &[Hex, Int, Int, Hex, Hex]),
         libc::SYS_userfaultfd => ("userfaultfd", &[Flags(USERFAULT)]),
         libc::SYS_signalfd4 => ("signalfd4", &[Fd, Words(1), Int, Flags(OPEN)]),
         libc::SYS_sendmsg => ("sendmsg", &[Fd, Words(7), Flags(MSG)]),
@@ -265,13 +268,13 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
 pub fn line(tapes: &Tapes, record: &Record) -> String {
     let mut text = call(tapes, record);
     match (record.verb(), record.check()) {
-        (Some(Verb::Syscall), Some(Check::Equal)) | (Some(Verb::Fork), _) => {
+        (Some(Verb::Syscall | Verb::Indirect), Some(Check::Equal)) | (Some(Verb::Fork), _) => {
             let _ = match record.expect {
                 value if value < 1 << 20 => write!(text, " = {value}"),
                 value => write!(text, " = {value:#x}"),
             };
         }
-        (Some(Verb::Syscall), Some(Check::Success)) => text.push_str(" succeeds"),
+        (Some(Verb::Syscall | Verb::Indirect), Some(Check::Success)) => text.push_str(" succeeds"),
         (_, _) => {}
     }
     text
@@ -293,7 +296,7 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
         format!("event {}", (address.wrapping_sub(tapes.base).wrapping_sub(super::abi::EVENTS_OFFSET)) / 4)
     };
     match record.verb() {
-        Some(Verb::Syscall) => syscall(tapes, record),
+        Some(Verb::Syscall | Verb::Indirect) => syscall(tapes, record),
         Some(Verb::Fork) if is_guest(tapes, record.args[0]) => {
             format!("clone3({{flags=CLONE_VM, set_tid=[{}]}})", record.expect)
         }
@@ -333,6 +336,10 @@ fn syscall(tapes: &Tapes, record: &Record) -> String {
             (libc::SYS_ioctl, 0xc028_aa03, 2) => Arg::Words(3),
             _ => *kind,
         };
+        if record.verb() == Some(Verb::Indirect) && index == 0 {
+            let _ = write!(text, "*{:#x}", record.args[0]);
+            continue;
+        }
         show(tapes, record, record.args[index], kind, &mut text);
     }
     text.push(')');
@@ -432,6 +439,10 @@ mod tests {
         );
         check(|_, tape| tape.call_ok(libc::SYS_umask, &[0o22]), "umask(0x12) succeeds");
         check(|_, tape| tape.call(libc::SYS_close_range, &[3, 9, 0], 0), "close_range(3, 9, 0) = 0");
+        check(
+            |_, tape| tape.call_at(libc::SYS_mremap, 0x1_0000_0890, &[4096, 4096, 3, 0x7000], 0x7000),
+            "mremap(*0x100000890, 0x1000, 0x1000, MREMAP_MAYMOVE|MREMAP_FIXED, 0x7000) = 28672",
+        );
         check(|asm, tape| tape.wait(asm.event(0)), "wait(event 0)");
         check(|_, tape| tape.call(500, &[1], 0), "syscall_500(0x1, 0x0, 0x0, 0x0, 0x0, 0x0) = 0");
     }

@@ -320,7 +320,8 @@ fn memory(world: &World, end: &End, pid: u32, state: &mut State) {
                 | Backing::Region
                 | Backing::Vvar
                 | Backing::Vdso
-                | Backing::Foreign => (String::new(), false),
+                | Backing::Foreign
+                | Backing::Ring => (String::new(), false),
             };
             let content =
                 world.memory(pid, page, page + PAGE).map(|runs| bytes(&runs, PAGE)).unwrap_or_default();

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::{CostModel, sum};
 use crate::ids::Fd;
 use crate::verify::{
-    Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, NameEffect, PrivilegeEffect,
+    Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, NameEffect, PrivilegeEffect, RingEffect,
     UserfaultChange,
 };
 
@@ -377,6 +377,14 @@ impl Holdings {
                 sum(&[(1, costs.protect_ns), (len / PAGE, costs.fill_page_ns)])
             }
             MemoryEffect::SetMm { .. } => one(costs.attach_ns),
+            MemoryEffect::Ring(RingEffect::Setup { .. }) => {
+                self.vmas = self.vmas.saturating_add(1);
+                one(costs.map_file_ns)
+            }
+            MemoryEffect::Ring(RingEffect::Place { .. }) => one(costs.remap_ns),
+            MemoryEffect::Ring(RingEffect::Submit { count, .. } | RingEffect::Reap { count, .. }) => {
+                sum(&[(u64::from(*count), costs.call_ns)])
+            }
             MemoryEffect::Write { pieces } => {
                 self.pages = self.pages.saturating_add(pieces.len() as u64);
                 sum(&[(1, costs.fill_ns), (pieces.len() as u64, costs.fill_page_ns)])

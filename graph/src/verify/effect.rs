@@ -675,6 +675,45 @@ pub enum MemoryEffect {
         /// Addresses and bytes.
         pieces: Vec<(u64, Vec<u8>)>,
     },
+    /// What is done about rings of asynchronous I/O.
+    Ring(RingEffect),
+}
+
+/// A change of an AIO context, or of its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RingEffect {
+    /// `io_setup(2)`: the kernel chooses where the ring is, and writes that into a word of the call's own.
+    Setup {
+        /// How many requests.
+        requests: u32,
+        /// Address of the word.
+        cell: u64,
+    },
+    /// `mremap(2)` from the address that a word has, without making it longer.
+    Place {
+        /// Address of the word.
+        cell: u64,
+        /// Length.
+        len: u64,
+        /// To here.
+        to: u64,
+    },
+    /// `io_submit(2)` of requests that read nothing.
+    Submit {
+        /// The context, by the address of its ring.
+        ring: u64,
+        /// How many.
+        count: u32,
+        /// Of this file.
+        fd: Fd,
+    },
+    /// `io_getevents(2)` that waits for all of them. Where they go nobody reads.
+    Reap {
+        /// The context, by the address of its ring.
+        ring: u64,
+        /// How many.
+        count: u32,
+    },
 }
 
 /// An attribute of a task or of a thread.
@@ -957,6 +996,10 @@ impl Effect {
                 MemoryEffect::SetMm { .. } => "prctl(PR_SET_MM)",
                 MemoryEffect::MapVdso { .. } => "arch_prctl(ARCH_MAP_VDSO_64)",
                 MemoryEffect::Write { .. } => "process_vm_writev",
+                MemoryEffect::Ring(RingEffect::Setup { .. }) => "io_setup",
+                MemoryEffect::Ring(RingEffect::Place { .. }) => "mremap",
+                MemoryEffect::Ring(RingEffect::Submit { .. }) => "io_submit",
+                MemoryEffect::Ring(RingEffect::Reap { .. }) => "io_getevents",
             },
             Effect::Attribute(attribute) => match attribute {
                 Attribute::Name(_) => "prctl(PR_SET_NAME)",

@@ -189,6 +189,8 @@ pub struct Facts {
     pub clocks_ns: [Option<u64>; 3],
     /// `fs.suid_dumpable`: what a change of credentials leaves of dumpable.
     pub suid_dumpable: Option<u32>,
+    /// How many processors there may be at most (`num_possible_cpus`): the kernel makes rings of asynchronous I/O by it.
+    pub processors: Option<u32>,
 }
 
 impl Default for Facts {
@@ -201,6 +203,7 @@ impl Default for Facts {
             rmem_max: 212_992,
             clocks_ns: [None; 3],
             suid_dumpable: None,
+            processors: None,
         }
     }
 }

@@ -149,6 +149,7 @@ impl Run<'_> {
             self.tasks[child].shares_space = Some(host);
         } else if !is_thread {
             self.check_userfault(at, "clone3")?;
+            self.check_ringless(at, "clone3")?;
             self.spaces[child] = self.use_space(at, "clone3")?.child();
         }
         let forker = &mut self.tasks[at.task];

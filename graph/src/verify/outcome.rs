@@ -239,6 +239,11 @@ pub enum Wrong {
     LauncherMemory { at: u64, end: u64 },
     #[error("{at:#x}..{end:#x} ends {} a guard, the images say {}", with(*.is), with(!*.is))]
     WrongGuard { at: u64, end: u64, is: bool },
+    #[error(
+        "the ring at {at:#x} ends read and written up to {}, the images say {} and {}",
+        .is.map_or_else(|| "nothing".to_owned(), |(head, tail)| format!("{head} and {tail}")), .wanted.0, .wanted.1
+    )]
+    WrongRing { at: u64, is: Option<(u64, u64)>, wanted: (u64, u64) },
     #[error("{at:#x}..{end:#x} ends with {is}, the images say {wanted}")]
     WrongPages { at: u64, end: u64, is: String, wanted: String },
     #[error("shared memory {segment:#x} ends {is_bytes:#x} bytes long, the images say {wanted_bytes:#x}")]
@@ -385,6 +390,7 @@ impl Wrong {
             | Wrong::WrongMapping { .. }
             | Wrong::LauncherMemory { .. }
             | Wrong::WrongGuard { .. }
+            | Wrong::WrongRing { .. }
             | Wrong::WrongPages { .. }
             | Wrong::WrongLength { .. }
             | Wrong::WrongShared { .. }

@@ -189,7 +189,8 @@ impl Privileges {
                 | MemoryEffect::Protect { .. }
                 | MemoryEffect::Advise { .. }
                 // Its own memory takes no permission (mm/process_vm_access.c).
-                | MemoryEffect::Write { .. } => Need::Nothing,
+                | MemoryEffect::Write { .. }
+                | MemoryEffect::Ring(_) => Need::Nothing,
                 MemoryEffect::SetMm { .. } | MemoryEffect::MapVdso { .. } | MemoryEffect::Lock { .. } => {
                     Need::Everything
                 }

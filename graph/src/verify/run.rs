@@ -489,6 +489,7 @@ impl<'a> Run<'a> {
                 }
                 self.check_vdso(task)?;
                 self.check_userfault(at, call)?;
+                self.check_floating(at, call)?;
                 self.tasks[task].phase = Phase::Arrived;
                 self.tasks[task].arrived = Some(at.record);
             }
@@ -637,7 +638,8 @@ fn is_for_tail(effect: &Effect) -> bool {
             | MemoryEffect::Lock { .. }
             | MemoryEffect::SetMm { .. }
             | MemoryEffect::MapVdso { .. }
-            | MemoryEffect::Write { .. } => false,
+            | MemoryEffect::Write { .. }
+            | MemoryEffect::Ring(_) => false,
         },
         Effect::Attribute(attribute) => !matches!(attribute, Attribute::TimerCreate { .. }),
     }

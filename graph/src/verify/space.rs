@@ -10,6 +10,7 @@
 //! | `intervals` | ranges of addresses with values |
 //! | `expected` | what the images say |
 //! | `huge` | huge pages, and memory that is opened by a mapping |
+//! | `ring` | rings of asynchronous I/O |
 //! | `userfault` | pages that are copied into place |
 //! | `compare` | the end against the images |
 //!
@@ -20,6 +21,7 @@ mod compare;
 mod expected;
 mod huge;
 mod intervals;
+mod ring;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -35,10 +37,11 @@ pub(super) use state::{Carrier, Segment, Space};
 use intervals::Intervals;
 use smallvec::SmallVec;
 use state::{
-    Fill, HUGE, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
-    MADV_KEEPONFORK, MADV_MERGEABLE, MADV_WIPEONFORK, MAP_ANONYMOUS, MAP_DROPPABLE, MAP_FIXED_NOREPLACE,
-    MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
-    MAP_TYPE, Mapping, PAGE, PROT_ALL, PROT_EXEC, PROT_READ, PROT_WRITE, Shows, advised, bit, kept,
+    Fill, HUGE, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE, MADV_KEEPONFORK, MADV_MERGEABLE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WIPEONFORK,
+    MAP_ANONYMOUS, MAP_DROPPABLE, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE,
+    MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, Mapping, PAGE, PROT_ALL, PROT_EXEC, PROT_READ,
+    PROT_WRITE, Shows, advised, bit, kept,
 };
 
 use super::attribute::value::Value;
@@ -178,7 +181,10 @@ impl Run<'_> {
                         self.fill_inode(at, call, desc, into, (object, part.from))?;
                     }
                     Shows::Kernel => return bad(piece, behind, "over the vDSO"),
-                    Shows::Anonymous | Shows::Droppable | Shows::File { .. } => {
+                    Shows::Ring { offset } if offset < ring::HEAD => {
+                        return bad(piece, behind, "over the head of a ring");
+                    }
+                    Shows::Ring { .. } | Shows::Anonymous | Shows::Droppable | Shows::File { .. } => {
                         self.spaces[index].fills.insert(piece, behind, part);
                     }
                 }
@@ -409,9 +415,10 @@ impl Run<'_> {
             if pieces.windows(2).any(|pair| !pair[0].2.continues(pair[0].1 - pair[0].0, &pair[1].2)) {
                 return bad("from more than one mapping");
             }
-            let may_grow = pieces.iter().all(|(_, _, mapping)| !matches!(mapping.shows, Shows::Kernel));
+            let is_special = |mapping: &Mapping| matches!(mapping.shows, Shows::Kernel | Shows::Ring { .. });
+            let may_grow = pieces.iter().all(|(_, _, mapping)| !is_special(mapping));
             if !may_grow {
-                return bad("of the vDSO");
+                return bad("of the vDSO, or of a ring");
             }
             if pieces.iter().any(|(_, _, mapping)| mapping.flags & MAP_HUGETLB != 0) {
                 return bad("of huge pages");
@@ -438,7 +445,7 @@ impl Run<'_> {
                 }
             }
             Shows::File { is_shared: true, .. } => {}
-            Shows::Anonymous | Shows::Droppable | Shows::File { .. } | Shows::Kernel => {
+            Shows::Anonymous | Shows::Droppable | Shows::File { .. } | Shows::Kernel | Shows::Ring { .. } => {
                 return bad("a second view of what is not shared");
             }
         }
@@ -471,7 +478,7 @@ impl Run<'_> {
             mapping.flags & (MAP_LOCKED | MAP_HUGETLB) == 0
                 && match mapping.shows {
                     Shows::Anonymous | Shows::File { .. } => true,
-                    Shows::Droppable | Shows::Segment { .. } | Shows::Kernel => false,
+                    Shows::Droppable | Shows::Segment { .. } | Shows::Kernel | Shows::Ring { .. } => false,
                 }
         };
         let Some((first, _, mapping)) = pieces.last().copied().filter(|(.., last)| may_grow(last)) else {
@@ -532,6 +539,10 @@ impl Run<'_> {
             }
             // Its data is out of core dumps anyway; nothing else is asked of it.
             (_, Shows::Kernel) => advice == MADV_DONTDUMP,
+            // It is in core dumps and goes to children as the kernel has it, unless it is told not to.
+            (_, Shows::Ring { .. }) => {
+                matches!(advice, MADV_RANDOM | MADV_SEQUENTIAL | MADV_DONTFORK | MADV_DONTDUMP)
+            }
             (MADV_DONTNEED | MADV_GUARD_INSTALL, _) => mapping.flags & MAP_LOCKED == 0,
             (MADV_WIPEONFORK | MADV_KEEPONFORK, Shows::Anonymous) => true,
             (MADV_WIPEONFORK, Shows::Droppable) => true,
@@ -577,7 +588,7 @@ impl Run<'_> {
         let is_open = |mapping: &Mapping| match mapping.shows {
             _ if mapping.flags & MAP_HUGETLB != 0 => false,
             Shows::Anonymous | Shows::Segment { .. } | Shows::File { .. } => mapping.prot != 0,
-            Shows::Droppable | Shows::Kernel => false,
+            Shows::Droppable | Shows::Kernel | Shows::Ring { .. } => false,
         };
         if !pieces.iter().all(|(_, _, mapping)| is_open(mapping)) {
             return bad("memory that is not to be locked");
@@ -623,6 +634,7 @@ impl Run<'_> {
         for range in replaced(effect) {
             self.spare_vdso(at, call, range, drops)?;
         }
+        self.spare_rings(at, call, effect)?;
         match effect {
             MemoryEffect::Map { at: start, len, prot, flags, file } => {
                 self.map(at, call, (*start, *len), (*prot, *flags), *file)?;
@@ -663,6 +675,7 @@ impl Run<'_> {
                 }
             }
             MemoryEffect::MapVdso { at: start } => self.map_vdso(at, call, *start)?,
+            MemoryEffect::Ring(effect) => self.change_ring(at, call, *effect)?,
             MemoryEffect::Write { pieces } => {
                 self.write_vdso(at, call, pieces)?;
                 for (start, bytes) in pieces {

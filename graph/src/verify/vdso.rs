@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::before::At;
-use super::effect::MemoryEffect;
+use super::effect::{MemoryEffect, RingEffect};
 use super::outcome::Wrong;
 use super::run::{Role, Run};
 
@@ -252,7 +252,11 @@ pub(super) fn replaced(effect: &MemoryEffect) -> impl Iterator<Item = (u64, u64)
         MemoryEffect::Remap { from, old_len, to, new_len, .. } => {
             [Some((*from, *old_len)), Some((*to, *new_len))]
         }
-        MemoryEffect::Protect { .. }
+        MemoryEffect::Ring(RingEffect::Place { len, to, .. }) => [Some((*to, *len)), None],
+        MemoryEffect::Ring(
+            RingEffect::Setup { .. } | RingEffect::Submit { .. } | RingEffect::Reap { .. },
+        )
+        | MemoryEffect::Protect { .. }
         | MemoryEffect::Advise { .. }
         | MemoryEffect::Lock { .. }
         | MemoryEffect::SetMm { .. }

@@ -15,6 +15,7 @@ use regrow_graph::verify::MemoryEffect;
 
 use super::file::{File, FileKind};
 use super::object::{Description, O_PATH, Object};
+use super::ring::Context;
 use super::runs::{Runs, Source};
 use super::{Call, World, fails, gives, not_modelled};
 use crate::errno::{EACCES, EBADF, EBUSY, EEXIST, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM};
@@ -24,7 +25,7 @@ use crate::ids::{DescId, ObjectId, SegmentId, SpaceId};
 pub(super) const PAGE: u64 = 4096;
 /// Behind the last address of user space (arch/x86, TASK_SIZE_MAX with four levels of pages).
 pub(super) const USER_END: u64 = 0x7fff_ffff_f000;
-const MAP_SHARED: u32 = 1;
+pub(super) const MAP_SHARED: u32 = 1;
 const MAP_PRIVATE: u32 = 2;
 const MAP_FIXED: u32 = 0x10;
 const MAP_LOCKED: u32 = 0x2000;
@@ -63,6 +64,8 @@ pub enum Backing {
     Vdso,
     /// Something of the launcher's.
     Foreign,
+    /// The ring of an AIO context.
+    Ring,
 }
 
 impl Backing {
@@ -73,15 +76,18 @@ impl Backing {
             Backing::File { object, offset, shared } => {
                 Backing::File { object: object.clone(), offset: offset + skip, shared: *shared }
             }
-            Backing::Anonymous | Backing::Region | Backing::Vvar | Backing::Vdso | Backing::Foreign => {
-                self.clone()
-            }
+            Backing::Anonymous
+            | Backing::Region
+            | Backing::Vvar
+            | Backing::Vdso
+            | Backing::Foreign
+            | Backing::Ring => self.clone(),
         }
     }
 
     fn is_shared(&self) -> bool {
         match self {
-            Backing::Segment(..) | Backing::Region => true,
+            Backing::Segment(..) | Backing::Region | Backing::Ring => true,
             Backing::File { shared, .. } => *shared,
             Backing::Anonymous | Backing::Vvar | Backing::Vdso | Backing::Foreign => false,
         }
@@ -100,7 +106,7 @@ pub struct Mapping {
     /// What it shows.
     pub backing: Backing,
     /// Whether it may be made writable.
-    may_write: bool,
+    pub(super) may_write: bool,
     /// `MADV_*` that holds for it.
     pub advice: BTreeSet<u32>,
     /// The userfaultfd that it is registered with.
@@ -125,6 +131,10 @@ pub struct Space {
     pub mappings: BTreeMap<u64, Mapping>,
     /// What is written in private mappings, by address.
     pub private: Runs,
+    /// AIO contexts, by the addresses of their rings.
+    pub contexts: BTreeMap<u64, Context>,
+    /// A ring that the kernel put somewhere: the word that says where.
+    pub(crate) floating: Option<(u64, Context)>,
     /// Addresses, auxiliary vector, executable.
     pub layout: Layout,
     /// `PR_SET_DUMPABLE`.
@@ -159,7 +169,7 @@ impl Space {
     }
 
     /// Takes mappings and their contents out of a range.
-    fn cut(&mut self, from: u64, to: u64) -> Vec<(u64, Mapping)> {
+    pub(super) fn cut(&mut self, from: u64, to: u64) -> Vec<(u64, Mapping)> {
         self.split(from);
         self.split(to);
         let cut = self.within(from, to);
@@ -169,7 +179,7 @@ impl Space {
     }
 
     /// Whether every page of a range is mapped.
-    fn is_whole(&self, from: u64, to: u64) -> bool {
+    pub(super) fn is_whole(&self, from: u64, to: u64) -> bool {
         let mut at = from;
         while at < to {
             match self.at(at) {
@@ -210,7 +220,7 @@ impl Space {
 }
 
 /// A range of pages in user space.
-fn range(at: u64, len: u64) -> Call<(u64, u64)> {
+pub(super) fn range(at: u64, len: u64) -> Call<(u64, u64)> {
     if !at.is_multiple_of(PAGE) {
         return fails(EINVAL);
     }
@@ -264,6 +274,15 @@ impl World {
         if copy.mappings.values().any(|mapping| mapping.registered.is_some()) {
             for mapping in Arc::make_mut(&mut copy).mappings.values_mut() {
                 mapping.registered = None;
+            }
+        }
+        if !copy.contexts.is_empty() {
+            // See `ring`.
+            let space = Arc::make_mut(&mut copy);
+            for start in std::mem::take(&mut space.contexts).into_keys() {
+                if let Some(end) = space.mappings.get(&start).map(|mapping| mapping.end) {
+                    space.cut(start, end);
+                }
             }
         }
         let marked: Vec<(u64, u64, bool)> = copy
@@ -365,7 +384,8 @@ impl World {
                     pages.place(from - first, &piece);
                     space.private.place(first, &pages);
                 }
-                Backing::Anonymous | Backing::Vvar | Backing::Vdso | Backing::Foreign => {
+                Backing::Ring if from - start < 32 => return not_modelled("the head of a ring written to"),
+                Backing::Anonymous | Backing::Vvar | Backing::Vdso | Backing::Foreign | Backing::Ring => {
                     self.space_mut(tid).private.place(from, &piece);
                 }
             }
@@ -375,7 +395,11 @@ impl World {
     }
 
     pub(super) fn change_memory(&mut self, tid: u32, effect: &MemoryEffect) -> Call<i64> {
+        if self.space(tid).floating.is_some() && !matches!(effect, MemoryEffect::Ring(_)) {
+            return not_modelled("memory beside a ring that is wherever the kernel put it");
+        }
         match effect {
+            MemoryEffect::Ring(effect) => self.change_ring(tid, *effect),
             MemoryEffect::Map { at, len, prot, flags, file } => {
                 let file = file.map(|(fd, offset)| Ok((self.descriptor(tid, fd)?, offset))).transpose()?;
                 self.map(tid, (*at, *len), *prot, *flags, file)
@@ -577,7 +601,7 @@ impl World {
     }
 
     /// Mappings that could write to memfds are gone.
-    fn forget_writers(&mut self, cut: &[(u64, Mapping)]) {
+    pub(super) fn forget_writers(&mut self, cut: &[(u64, Mapping)]) {
         for (_, mapping) in cut {
             if let Backing::File { object, shared: true, .. } = &mapping.backing
                 && mapping.may_write
@@ -618,6 +642,9 @@ impl World {
             return fails(EFAULT);
         };
         // Behind the end of shared memory there is nothing, and where that is is not kept.
+        if matches!(mapping.backing, Backing::Ring) {
+            return not_modelled("a ring moved, or seen twice");
+        }
         let grows =
             if start == old_end { start + (target_end - target) > mapping.end } else { to.1 > from.1 };
         if grows && matches!(mapping.backing, Backing::Segment(..)) {
@@ -676,7 +703,7 @@ impl World {
         match mapping.backing {
             Backing::Anonymous | Backing::File { .. } => {}
             // VM_DONTEXPAND.
-            Backing::Vvar | Backing::Vdso => return fails(EFAULT),
+            Backing::Vvar | Backing::Vdso | Backing::Ring => return fails(EFAULT),
             Backing::Segment(..) | Backing::Region | Backing::Foreign => {
                 return not_modelled("a view beyond the end of shared memory");
             }
@@ -728,6 +755,10 @@ impl World {
             1 => (Some(1), &[2]),
             2 => (Some(2), &[1]),
             DONTNEED => {
+                let is_ring = |start: &u64| matches!(space.mappings[start].backing, Backing::Ring);
+                if space.within(first, end).iter().any(is_ring) {
+                    return not_modelled("a ring told not to be needed");
+                }
                 space.private.remove(start, end);
                 return Ok(0);
             }
@@ -795,7 +826,7 @@ impl World {
                     content
                 }
                 Backing::File { object, offset, .. } => self.content_of(&object, offset, offset + (end - at)),
-                Backing::Anonymous => {
+                Backing::Anonymous | Backing::Ring => {
                     let mut content = Runs::default();
                     content.insert(0, end - at, Source::Zero);
                     content

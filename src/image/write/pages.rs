@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::super::aio::all_pages;
 use super::super::magic::{PAGEMAP, PAGEMAP_SHMEM};
 use super::super::model::{Blob, Image, Model, Pages, PagesImage, Task};
 use super::super::pagemap::{PAGE_BYTES, PE_PARENT, PE_PRESENT};
@@ -14,8 +15,9 @@ use super::{Contents, Entries, Out, WriteError};
 
 /// How many directories before its own have pages of a model.
 pub(super) fn parents(model: &Model) -> u32 {
-    let tasks = model.tasks.iter().filter_map(Task::alive).map(|alive| &alive.mm.pages);
-    tasks.chain(model.shm.iter().map(|shm| &shm.pages)).map(deepest).max().unwrap_or(0)
+    let tasks = model.tasks.iter().filter_map(Task::alive).map(|alive| &alive.mm);
+    let tasks = tasks.map(|mm| deepest(&all_pages(&mm.pages, &mm.aio_rings)));
+    tasks.chain(model.shm.iter().map(|shm| deepest(&shm.pages))).max().unwrap_or(0)
 }
 
 fn deepest(pages: &Pages) -> u32 {

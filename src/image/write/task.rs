@@ -2,16 +2,17 @@
 //!
 //! The inverse of [`super::super::task`], `core`, `mm` and `fds`.
 
+use super::super::aio::all_pages;
 use super::super::magic;
 use super::super::model::{
-    Alive, Creds, Fpu, Image, KobjIds, Model, OfdKind, PosixTimer, Regs, SigAction, Task, TaskState, Thread,
-    Timers, Vma, VmaKind,
+    AioRing, Alive, Creds, Fpu, Image, KobjIds, Model, OfdKind, PosixTimer, Regs, SigAction, Task, TaskState,
+    Thread, Timers, Vma, VmaKind,
 };
 use super::super::proto::{
-    CoreEntry, CredsEntry, FdinfoEntry, FsEntry, ItimerEntry, MARCH_X86_64, MmEntry, PosixTimerEntry,
-    PstreeEntry, RlimitEntry, RseqEntry, SaEntry, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
-    TaskKobjIdsEntry, TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
-    UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry, VmaEntry,
+    AioRingEntry, CoreEntry, CredsEntry, FdinfoEntry, FsEntry, ItimerEntry, MARCH_X86_64, MmEntry,
+    PosixTimerEntry, PstreeEntry, RlimitEntry, RseqEntry, SaEntry, SiginfoEntry, SignalQueueEntry,
+    TaskCoreEntry, TaskKobjIdsEntry, TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadInfoX86,
+    ThreadSasEntry, UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry, VmaEntry,
 };
 use super::super::vma;
 use super::{Contents, Entries, Out, WriteError, by_entry, files, pages};
@@ -354,9 +355,6 @@ fn write_mm<C: Contents + ?Sized>(
     alive: &Alive,
 ) -> Result<(), WriteError> {
     let (image, mm) = (Image::Mm(pid), &alive.mm);
-    if mm.aio_rings != 0 {
-        return Err(WriteError::unsupported(image, format!("{} AIO rings", mm.aio_rings)));
-    }
     let mut mappings: Vec<&Vma> = mm.vmas.iter().collect();
     mappings.sort_by_key(|vma| vma.origin.entry);
     let mut vmas =
@@ -387,16 +385,22 @@ fn write_mm<C: Contents + ?Sized>(
         mm_saved_auxv: mm.auxv.clone(),
         vmas,
         dumpable: mm.dumpable,
-        aios: Vec::new(),
+        aios: mm.aio_rings.iter().map(aio_entry).collect(),
         thp_disabled: Some(mm.thp_disabled),
     });
     out.write(image, &entries)?;
-    pages::write(out, Image::Pagemap(pid), &mm.pages)
+    pages::write(out, Image::Pagemap(pid), &all_pages(&mm.pages, &mm.aio_rings))
+}
+
+fn aio_entry(ring: &AioRing) -> AioRingEntry {
+    AioRingEntry { id: ring.start, nr_req: ring.requests, ring_len: ring.len_bytes as u32 }
 }
 
 fn vma_entry(model: &Model, image: Image, vma: &Vma) -> Result<VmaEntry, WriteError> {
     let (shmid, pgoff, fdflags) = match vma.kind {
-        VmaKind::AnonPrivate | VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => (0, 0, None),
+        VmaKind::AnonPrivate | VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::AioRing => {
+            (0, 0, None)
+        }
         VmaKind::FilePrivate { ofd_id, offset_bytes, file_flags }
         | VmaKind::FileShared { ofd_id, offset_bytes, file_flags }
         | VmaKind::Memfd { ofd_id, offset_bytes, file_flags, .. } => {

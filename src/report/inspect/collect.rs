@@ -76,6 +76,7 @@ fn mapped_id(vma: &Vma) -> Option<u32> {
         | VmaKind::Vvar
         | VmaKind::Vdso
         | VmaKind::Vsyscall
+        | VmaKind::AioRing
         | VmaKind::Other => None,
     }
 }
@@ -244,7 +245,9 @@ impl<'a> Collector<'a> {
                 ("stack".to_owned(), None)
             }
             VmaKind::Other => (format!("status {:#x}", vma.status), None),
-            VmaKind::AnonPrivate | VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall => (String::new(), None),
+            VmaKind::AnonPrivate | VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::AioRing => {
+                (String::new(), None)
+            }
         };
         Mapping {
             start: vma.start,
@@ -374,6 +377,7 @@ impl<'a> Collector<'a> {
                     | VmaKind::Vvar
                     | VmaKind::Vdso
                     | VmaKind::Vsyscall
+                    | VmaKind::AioRing
                     | VmaKind::Other => continue,
                 };
                 let end = offset.saturating_add(vma.end - vma.start);
@@ -436,6 +440,7 @@ fn mapping_kind(vma: &Vma) -> &'static str {
         VmaKind::Vvar => "vvar",
         VmaKind::Vdso => "vdso",
         VmaKind::Vsyscall => "vsyscall",
+        VmaKind::AioRing => "AIO ring",
         VmaKind::Other => "other",
     }
 }

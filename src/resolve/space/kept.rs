@@ -54,9 +54,9 @@ pub(super) fn has(advice: u64, which: i32) -> bool {
     advice >> which & 1 == 1
 }
 
-/// Whether a child is born with a mapping at all.
+/// Whether a child is born with a mapping at all. Rings are made behind the forks.
 pub(super) fn is_born(vma: &Vma) -> bool {
-    vma.kind != VmaKind::Vsyscall && !has(vma.madvise, libc::MADV_DONTFORK)
+    !matches!(vma.kind, VmaKind::Vsyscall | VmaKind::AioRing) && !has(vma.madvise, libc::MADV_DONTFORK)
 }
 
 /// The mappings of a child that it keeps, by address; both lists are sorted. `at_fork` are its parent's at that time,
@@ -141,6 +141,7 @@ fn is_alike(vma: &Vma, other: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
             | VmaKind::Vvar
             | VmaKind::Vdso
             | VmaKind::Vsyscall
+            | VmaKind::AioRing
             | VmaKind::Other,
             _,
         ) => false,

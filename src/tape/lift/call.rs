@@ -83,7 +83,9 @@ impl Call<'_, '_> {
 
     /// What the call does.
     pub(super) fn effect(&self) -> Lift<Effect> {
-        for lift in [Self::descriptor, Self::object_change, Self::socket, Self::memory, Self::family] {
+        for lift in
+            [Self::descriptor, Self::object_change, Self::socket, Self::memory, Self::ring, Self::family]
+        {
             if let Some(effect) = lift(self)? {
                 return Ok(effect);
             }
@@ -149,6 +151,9 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_mprotect => "mprotect",
         libc::SYS_madvise => "madvise",
         libc::SYS_mlock => "mlock",
+        libc::SYS_io_setup => "io_setup",
+        libc::SYS_io_submit => "io_submit",
+        libc::SYS_io_getevents => "io_getevents",
         libc::SYS_arch_prctl => "arch_prctl",
         libc::SYS_setsid => "setsid",
         libc::SYS_setpgid => "setpgid",

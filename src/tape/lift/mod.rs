@@ -19,6 +19,7 @@ mod call;
 mod descriptor;
 mod memory;
 mod object;
+mod ring;
 mod seccomp;
 mod socket;
 mod task;
@@ -123,6 +124,8 @@ struct Lifter<'a> {
     outputs: RefCell<BTreeSet<(u64, u64)>>,
     /// What one call reads and writes.
     cells: RefCell<BTreeSet<(u64, u64)>>,
+    /// What calls read and write as it is.
+    kept: RefCell<BTreeSet<(u64, u64)>>,
     /// Programs of filters by address and length, read once: many threads have the same.
     programs: Arc<Mutex<Programs>>,
 }
@@ -211,6 +214,7 @@ impl<'a> Lifter<'a> {
             allowance: Cell::new(0),
             outputs: RefCell::default(),
             cells: RefCell::default(),
+            kept: RefCell::default(),
             programs: Arc::default(),
         })
     }
@@ -228,6 +232,7 @@ impl<'a> Lifter<'a> {
             allowance: Cell::new(0),
             outputs: RefCell::default(),
             cells: RefCell::default(),
+            kept: RefCell::default(),
             programs: Arc::clone(&self.programs),
         }
     }
@@ -240,12 +245,14 @@ impl<'a> Lifter<'a> {
             .map(|(lifter, tasks)| {
                 let tasks: Result<Vec<LiftedTask>, LiftError> =
                     tasks.iter().map(|task| lifter.task(task)).collect();
-                Some((tasks.ok()?, lifter.outputs.into_inner(), lifter.cells.into_inner()))
+                let kept = lifter.kept.into_inner();
+                Some((tasks.ok()?, lifter.outputs.into_inner(), lifter.cells.into_inner(), kept))
             })
             .collect();
         let mut all = Vec::with_capacity(self.tapes.tasks.len());
-        for (tasks, outputs, cells) in lifted? {
+        for (tasks, outputs, cells, kept) in lifted? {
             all.extend(tasks);
+            self.kept.get_mut().extend(kept);
             self.outputs.get_mut().extend(outputs);
             if !cells.into_iter().all(|range| self.cells.get_mut().insert(range)) {
                 return None;
@@ -322,6 +329,11 @@ impl<'a> Lifter<'a> {
                 let check = record.check().ok_or_else(|| format!("check {}", record.check))?;
                 let call = Call { lifter: self, record: *record, check, pid };
                 call.effect().map_err(|what| format!("{}: {what}", call::name(record.nr)))
+            }
+            Verb::Indirect => {
+                let check = record.check().ok_or_else(|| format!("check {}", record.check))?;
+                let call = Call { lifter: self, record: *record, check, pid };
+                call.indirect().map_err(|what| format!("{}: {what}", call::name(record.nr)))
             }
             Verb::Fork => {
                 let [clone_args, size, tape, ..] = record.args;
@@ -417,8 +429,21 @@ impl<'a> Lifter<'a> {
 
     /// Words that the call reads and writes, and no other call uses: what they are at first.
     fn own_words<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
+        self.own(address, 8 * N as u64)?;
+        self.written_words(address)
+    }
+
+    /// Words that calls read, and write as they are: they may be used by many, and by no other call.
+    fn kept_words<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
         let len = 8 * N as u64;
-        self.own(address, len)?;
+        let range = self.scratch(address, len)?;
+        self.kept.borrow_mut().insert(range);
+        self.written_words(address)
+    }
+
+    /// Words of the written part, as they are at first.
+    fn written_words<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
+        let len = 8 * N as u64;
         let bytes = self
             .tapes
             .bytes(address, len)
@@ -458,9 +483,9 @@ impl<'a> Lifter<'a> {
 
     /// Nothing else writes what a call reads.
     fn check_cells(&self) -> Lift<()> {
-        let (outputs, cells) = (self.outputs.borrow(), self.cells.borrow());
-        let ranges =
-            outputs.iter().map(|range| (*range, false)).chain(cells.iter().map(|range| (*range, true)));
+        let (outputs, cells, kept) = (self.outputs.borrow(), self.cells.borrow(), self.kept.borrow());
+        let read = cells.iter().chain(kept.iter()).map(|range| (*range, true));
+        let ranges = outputs.iter().map(|range| (*range, false)).chain(read);
         let mut ranges: Vec<((u64, u64), bool)> = ranges.collect();
         ranges.sort_unstable();
         let (mut outputs_end, mut cells_end) = (0, 0);

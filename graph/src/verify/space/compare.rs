@@ -82,6 +82,16 @@ impl Run<'_> {
                 }
             })?;
         }
+        let rings = space.mappings.iter().filter_map(|mapping| match mapping.shows {
+            Shown::Ring { head, tail } => Some((mapping.start, (u64::from(head), u64::from(tail)))),
+            _ => None,
+        });
+        for (at, wanted) in rings {
+            let is = is.rings.get(&at).map(|ring| (ring.head, ring.tail));
+            if is != Some(wanted) {
+                return Err(Wrong::WrongRing { at, is, wanted });
+            }
+        }
         let guards = space.guards.iter().map(|(start, end)| (*start, *end, ()));
         for (at, end, is, wanted) in both(is.guards.iter(), guards) {
             if is.is_some() != wanted.is_some() {
@@ -219,17 +229,21 @@ impl Run<'_> {
                     && is_shared.then_some(may_write) == shared
                     && self.is_file(desc, self.expected.ofds.get(ofd.index()).map(|ofd| &ofd.spec), pair)
             }
+            // Each is one context's: there is none of which another's is a part.
+            (Shows::Ring { offset }, Shown::Ring { .. }) => offset == by,
             (
                 Shows::Anonymous
                 | Shows::Droppable
                 | Shows::Segment { .. }
                 | Shows::File { .. }
-                | Shows::Kernel,
+                | Shows::Kernel
+                | Shows::Ring { .. },
                 Shown::Anonymous
                 | Shown::Droppable
                 | Shown::Segment { .. }
                 | Shown::File { .. }
-                | Shown::Kernel,
+                | Shown::Kernel
+                | Shown::Ring { .. },
             ) => false,
         };
         let modes = (is.prot, is.flags, is.advice);
@@ -304,6 +318,7 @@ impl Run<'_> {
             Shows::Anonymous => "private memory".to_owned(),
             Shows::Droppable => "droppable memory".to_owned(),
             Shows::Kernel => "the vDSO".to_owned(),
+            Shows::Ring { offset } => format!("a ring of asynchronous I/O, from {offset:#x}"),
             Shows::Segment { segment, offset } => {
                 let made = self.segments[segment].made;
                 let by = self.pid(made.task);
@@ -325,6 +340,7 @@ impl Run<'_> {
             Shown::Anonymous => "private memory".to_owned(),
             Shown::Droppable => "droppable memory".to_owned(),
             Shown::Kernel => "the vDSO".to_owned(),
+            Shown::Ring { .. } => format!("a ring of asynchronous I/O, from {by:#x}"),
             Shown::Segment { segment, offset } => {
                 let other = seen.of_number.get(&segment).map_or_else(String::new, |(_, place)| {
                     format!(" that task {} has at {:#x}", place.task, place.at)

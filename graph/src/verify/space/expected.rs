@@ -60,6 +60,13 @@ pub enum Shown {
         /// Shared: whether it may be written, now or after `mprotect(2)`. `None`: private.
         shared: Option<bool>,
     },
+    /// The ring of an AIO context, all of it.
+    Ring {
+        /// The event that is read next.
+        head: u32,
+        /// The event that is written next.
+        tail: u32,
+    },
     /// The kernel's own, or the task's own in its place ([`super::super::ExpectedVdso`] says which).
     Kernel,
 }

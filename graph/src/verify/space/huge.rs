@@ -81,7 +81,8 @@ impl Run<'_> {
             | Shows::Anonymous
             | Shows::Droppable
             | Shows::Segment { .. }
-            | Shows::Kernel => false,
+            | Shows::Kernel
+            | Shows::Ring { .. } => false,
         })
     }
 
@@ -127,7 +128,7 @@ pub(super) fn is_whole(call: &'static str, mapping: &Mapping, start: u64, end: u
     let align = mapping.align();
     let offset = match mapping.shows {
         Shows::Segment { offset, .. } | Shows::File { offset, .. } => offset,
-        Shows::Anonymous | Shows::Droppable | Shows::Kernel => 0,
+        Shows::Anonymous | Shows::Droppable | Shows::Kernel | Shows::Ring { .. } => 0,
     };
     if [start, end, offset].iter().all(|at| at.is_multiple_of(align)) {
         return Ok(());

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::super::before::At;
 use super::super::table::Desc;
 use super::intervals::{Cut, Intervals};
+use super::ring::{Floating, Ring};
 
 pub(super) const MAP_SHARED: u32 = 1;
 pub(super) const MAP_PRIVATE: u32 = 2;
@@ -51,8 +52,8 @@ pub(super) const PROT_EXEC: u32 = 4;
 pub(super) const PROT_ALL: u32 = 7;
 
 const MADV_NORMAL: u32 = 0;
-const MADV_RANDOM: u32 = 1;
-const MADV_SEQUENTIAL: u32 = 2;
+pub(super) const MADV_RANDOM: u32 = 1;
+pub(super) const MADV_SEQUENTIAL: u32 = 2;
 const MADV_WILLNEED: u32 = 3;
 pub(super) const MADV_DONTNEED: u32 = 4;
 pub(super) const MADV_DONTFORK: u32 = 10;
@@ -119,6 +120,8 @@ pub(in super::super) enum Shows {
     },
     /// The kernel's own: the vDSO and its data.
     Kernel,
+    /// The ring of an AIO context, from an offset on.
+    Ring { offset: u64 },
 }
 
 /// A mapping.
@@ -137,7 +140,7 @@ impl Mapping {
         match self.shows {
             Shows::Anonymous | Shows::Droppable => true,
             Shows::File { is_shared, .. } => !is_shared,
-            Shows::Segment { .. } | Shows::Kernel => false,
+            Shows::Segment { .. } | Shows::Kernel | Shows::Ring { .. } => false,
         }
     }
 
@@ -167,7 +170,8 @@ impl Mapping {
                 | Shows::Droppable
                 | Shows::Segment { .. }
                 | Shows::File { .. }
-                | Shows::Kernel,
+                | Shows::Kernel
+                | Shows::Ring { .. },
                 _,
             ) => false,
         };
@@ -179,7 +183,9 @@ impl Cut for Mapping {
     fn rest(&self, by: u64) -> Mapping {
         let mut rest = *self;
         match &mut rest.shows {
-            Shows::Segment { offset, .. } | Shows::File { offset, .. } => *offset = offset.saturating_add(by),
+            Shows::Segment { offset, .. } | Shows::File { offset, .. } | Shows::Ring { offset } => {
+                *offset = offset.saturating_add(by);
+            }
             Shows::Anonymous | Shows::Droppable | Shows::Kernel => {}
         }
         rest
@@ -266,6 +272,10 @@ pub(in super::super) struct Space {
     pub(super) sources: Intervals<Copied>,
     /// What is registered with a userfaultfd: with which.
     pub(super) registered: Intervals<Registered>,
+    /// AIO contexts, by the addresses of their rings.
+    pub(super) rings: BTreeMap<u64, Ring>,
+    /// A ring that is made, and not yet where it belongs.
+    pub(super) floating: Option<Floating>,
     /// The last record that had to do with it, but for copies.
     pub(super) last: Option<At>,
     /// The last copy by each task since.
@@ -287,6 +297,9 @@ impl Space {
             // Those that are mapped at a fork are refused.
             sources: Intervals::default(),
             registered: Intervals::default(),
+            // So is a fork of who has any.
+            rings: BTreeMap::new(),
+            floating: None,
             last: None,
             copies: BTreeMap::new(),
             forked: None,

@@ -182,7 +182,7 @@ impl Run<'_> {
             _ if mapping.flags & MAP_HUGETLB != 0 => bad("memory that no page is copied into"),
             Shows::Anonymous => Ok(Target::Private),
             Shows::Segment { segment, offset } => Ok(Target::Segment { segment, offset }),
-            Shows::Droppable | Shows::File { .. } | Shows::Kernel => {
+            Shows::Droppable | Shows::File { .. } | Shows::Kernel | Shows::Ring { .. } => {
                 bad("memory that no page is copied into")
             }
         }
