@@ -170,3 +170,171 @@ pub(super) fn all_pages<'a>(pages: &'a Pages, rings: &[AioRing]) -> Cow<'a, Page
     });
     Cow::Owned(all)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::image::{Blob, Contents, Model, WriteError, read_model, write_model};
+
+    const RING: u64 = 0x5000_0000_0000;
+    const LEN: u64 = 2 * PAGE_BYTES;
+    /// Far behind all other pages of the task.
+    const OFFSET: u64 = 1 << 40;
+
+    fn head(id: u32, events: u32, head: u32, tail: u32) -> Vec<u8> {
+        let words = [id, events, head, tail, FIXED[0], FIXED[1], FIXED[2], FIXED[3]];
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    /// The sample, with a ring of two pages that starts like this.
+    struct Sample {
+        model: Model,
+        start: Vec<u8>,
+    }
+
+    impl Contents for Sample {
+        fn bytes(&self, blob: &Blob) -> Result<Cow<'_, [u8]>, WriteError> {
+            if blob.offset_bytes < OFFSET {
+                return Ok(Cow::Owned(self.model.bytes(blob)?.into_owned()));
+            }
+            let mut bytes = self.start.clone();
+            bytes.resize((blob.offset_bytes - OFFSET + blob.len_bytes) as usize, 7);
+            Ok(Cow::Owned(bytes.split_off((blob.offset_bytes - OFFSET) as usize)))
+        }
+    }
+
+    fn sample() -> Sample {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images");
+        let mut model = read_model(&dir).unwrap();
+        let mm = &mut model.tasks[0].alive_mut().unwrap().mm;
+        let like = mm.vmas[0].clone();
+        let image = PagesImage::own(mm.pages.pages_id);
+        let at = mm.vmas.partition_point(|vma| vma.start < RING);
+        assert!(mm.vmas[at].start >= RING + 16 * LEN && mm.vmas[at - 1].end <= RING);
+        let origin = Origin { entry: mm.vmas.len() as u32, ..like.origin };
+        let vma = Vma {
+            start: RING,
+            end: RING + LEN,
+            prot: 3,
+            flags: libc::MAP_SHARED as u32,
+            status: super::super::vma::AREA_AIORING,
+            kind: VmaKind::AioRing,
+            madvise: 0,
+            origin,
+        };
+        mm.vmas.insert(at, vma);
+        let page = Extent { start: RING, len_pages: 2, image, offset_bytes: OFFSET, entry: 0 };
+        let (pages, origin) = (vec![page], mm.origin);
+        mm.aio_rings = vec![AioRing {
+            start: RING,
+            len_bytes: LEN,
+            requests: 126,
+            id: 0,
+            head: 0,
+            tail: 0,
+            pages,
+            origin,
+        }];
+        Sample { model, start: head(3, 255, 5, 9) }
+    }
+
+    fn ring_of(sample: &mut Sample) -> &mut AioRing {
+        &mut sample.model.tasks[0].alive_mut().unwrap().mm.aio_rings[0]
+    }
+
+    fn vmas_of(sample: &mut Sample) -> &mut Vec<Vma> {
+        &mut sample.model.tasks[0].alive_mut().unwrap().mm.vmas
+    }
+
+    fn read(spoil: impl FnOnce(&mut Sample)) -> Result<Model, String> {
+        let mut sample = sample();
+        spoil(&mut sample);
+        let dir = tempfile::tempdir().unwrap();
+        write_model(&sample.model, &sample, dir.path()).unwrap();
+        read_model(dir.path()).map_err(|error| {
+            let errors: Vec<String> = error.errors().iter().map(ToString::to_string).collect();
+            errors.join("; ")
+        })
+    }
+
+    #[track_caller]
+    fn refuse(spoil: impl FnOnce(&mut Sample), expected: &str) {
+        assert_eq!(read(spoil).map(drop), Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn rings_are_written_and_read() {
+        let model = read(|_| ()).unwrap();
+        let mm = &model.tasks[0].alive().unwrap().mm;
+        let ring = &mm.aio_rings[0];
+        assert_eq!((ring.start, ring.len_bytes, ring.requests), (RING, LEN, 126));
+        assert_eq!((ring.id, ring.head, ring.tail, ring.events(), ring.pending()), (3, 5, 9, 255, 4));
+        assert_eq!(ring.pages.iter().map(range).collect::<Vec<_>>(), [(RING, RING + LEN)]);
+        let before = sample();
+        let pages = |model: &Model| {
+            let extents = &model.tasks[0].alive().unwrap().mm.pages.extents;
+            extents.iter().map(range).collect::<Vec<_>>()
+        };
+        assert_eq!(pages(&model), pages(&before.model), "all other pages are as they were");
+        let round = read(|sample| sample.start = head(0, 255, 250, 2)).unwrap();
+        assert_eq!(round.tasks[0].alive().unwrap().mm.aio_rings[0].pending(), 7);
+    }
+
+    #[test]
+    fn entries_mappings_and_pages_that_do_not_fit() {
+        let at = "AIO ring 0 at 0x500000000000";
+        refuse(
+            |sample| ring_of(sample).start = RING + LEN,
+            &format!(
+                "mm-4711.img entry 0: AIO ring 0 at 0x500000002000: no ring is mapped there; \
+                 mm-4711.img entry {}: mapping 0x500000000000-0x500000002000: an AIO ring of which no entry tells",
+                vmas_of(&mut sample()).len() - 1
+            ),
+        );
+        refuse(
+            |sample| ring_of(sample).len_bytes = PAGE_BYTES,
+            &format!("mm-4711.img entry 0: {at}: of 4096 bytes, and 8192 are mapped"),
+        );
+        for requests in [0, 62, 127, u32::MAX] {
+            refuse(
+                |sample| ring_of(sample).requests = requests,
+                &format!("mm-4711.img entry 0: {at}: {requests} requests do not make a ring of 8192 bytes"),
+            );
+        }
+        refuse(
+            |sample| {
+                let ring = ring_of(sample).clone();
+                let mm = &mut sample.model.tasks[0].alive_mut().unwrap().mm;
+                mm.aio_rings.push(AioRing { pages: Vec::new(), ..ring });
+            },
+            "mm-4711.img entry 0: AIO ring 1 at 0x500000000000: is there a second time",
+        );
+        refuse(
+            |sample| ring_of(sample).pages[0].len_pages = 1,
+            &format!("mm-4711.img entry 0: {at}: the page at 0x500000001000 is not stored"),
+        );
+    }
+
+    #[test]
+    fn heads_that_are_none() {
+        let at = |sample: &Sample| {
+            let id = sample.model.tasks[0].alive().unwrap().mm.pages.pages_id;
+            format!("pages-{id}.img: AIO ring at {RING:#x}")
+        };
+        let check = |start: Vec<u8>, why: &str| {
+            let expected = format!("{}: {why}", at(&sample()));
+            let found = read(|sample| sample.start = start).map(drop).unwrap_err();
+            assert!(found.starts_with(&expected), "{found}\nexpected: {expected}");
+        };
+        check(Vec::new(), "its head says [");
+        check(head(0, 127, 0, 0), "its head says 127 events, and there is room for 255");
+        check(head(0, 255, 255, 0), "its head says that it is read from 255 to 0 of 255");
+        check(head(0, 255, 0, 300), "its head says that it is read from 0 to 300 of 255");
+        let mut other = head(0, 255, 0, 0);
+        other[24] = 1;
+        check(other, "its head says [");
+    }
+}

@@ -1,6 +1,6 @@
 //! Each call back to its effect, and what is refused.
 
-use regrow_graph::verify::{Attribute, Change, FdEffect, MemoryEffect, NameEffect, SocketOption};
+use regrow_graph::verify::{Attribute, Change, FdEffect, MemoryEffect, NameEffect, RingEffect, SocketOption};
 
 use super::*;
 use crate::tape::assemble::Assembler;
@@ -554,4 +554,101 @@ fn messages_with_descriptors() {
 #[track_caller]
 fn check_probe(build: impl FnOnce(&mut Builder)) {
     check(build, Effect::Fd(FdEffect::Probe { fd: 4, cloexec: true }));
+}
+
+/// A region with a request in its written part.
+fn with_request(words: &[u64], build: impl FnOnce(&mut Builder)) -> Result<LiftedTree, LiftError> {
+    let mut builder = Builder::new();
+    build(&mut builder);
+    builder.verb(Verb::Wait as u8, &[BASE + EVENTS_OFFSET + 4]);
+    builder.verb(Verb::Park as u8, &[]);
+    let mut tapes = builder.finish();
+    for (at, word) in (REQUEST - BASE..).step_by(8).zip(words) {
+        tapes.rw[at as usize..at as usize + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+    lift(&tapes)
+}
+
+const REQUEST: u64 = BASE + PAGE - 64;
+
+#[test]
+fn rings_of_asynchronous_io() {
+    let ring = |effect| Effect::Memory(MemoryEffect::Ring(effect));
+    let cell = SCRATCH + 0x800;
+    check(|b| b.call(libc::SYS_io_setup, &[63, cell], 0), ring(RingEffect::Setup { requests: 63, cell }));
+    refuse(|b| b.call(libc::SYS_io_setup, &[63, RO], 0), "not in the scratch part");
+    refuse(|b| b.record(0, Check::Any, libc::SYS_io_setup, &[63, cell], 0), "its failure would not be seen");
+    // What is not 0 is a context that is there.
+    let taken = with_request(&[1], |b| b.call(libc::SYS_io_setup, &[63, REQUEST], 0));
+    assert!(taken.unwrap_err().to_string().contains("of a context that is there"));
+
+    let indirect = |b: &mut Builder, nr, args: &[u64], expect| {
+        b.record(Verb::Indirect as u8, Check::Equal, nr, args, expect);
+    };
+    check(
+        |b| indirect(b, libc::SYS_mremap, &[cell, 4096, 4096, 3, 0x7000], 0x7000),
+        ring(RingEffect::Place { cell, len: 4096, to: 0x7000 }),
+    );
+    refuse(
+        |b| indirect(b, libc::SYS_mremap, &[cell, 4096, 4096, 3, 0x7000], 0x8000),
+        "and 32768 is expected",
+    );
+    refuse(|b| indirect(b, libc::SYS_mremap, &[cell, 4096, 8192, 3, 0x7000], 0x7000), "of what is not known");
+    refuse(|b| indirect(b, libc::SYS_mremap, &[cell, 4096, 4096, 7, 0x7000], 0x7000), "of what is not known");
+    refuse(
+        |b| indirect(b, libc::SYS_mremap, &[RO, 4096, 4096, 3, 0x7000], 0x7000),
+        "not in the scratch part",
+    );
+    refuse(|b| indirect(b, libc::SYS_munmap, &[cell, 4096], 0), "its first argument is in a word");
+
+    let reap = |b: &mut Builder, args: &[u64], expect| b.call(libc::SYS_io_getevents, args, expect);
+    check(|b| reap(b, &[0x7000, 5, 5, SCRATCH], 5), ring(RingEffect::Reap { ring: 0x7000, count: 5 }));
+    refuse(|b| reap(b, &[0x7000, 4, 5, SCRATCH], 5), "4 to 5 events");
+    refuse(|b| reap(b, &[0x7000, 5, 5, SCRATCH], 4), "and 4 is expected");
+    refuse(|b| reap(b, &[0x7000, 5, 5, SCRATCH, RO], 5), "argument 4");
+    refuse(|b| reap(b, &[0x7000, 5, 5, BASE + PAGE - 159], 5), "not in the scratch part");
+    refuse(|b| reap(b, &[0x7000, 1 << 32, 1 << 32, SCRATCH], 1 << 32), "at once");
+}
+
+#[test]
+fn requests_that_read_nothing() {
+    let submit = |of: &[u64], count: u64, expect: u64| {
+        let of = of.to_vec();
+        move |b: &mut Builder| {
+            let list = b.words(&of);
+            b.call(libc::SYS_io_submit, &[0x7000, count, list], expect);
+        }
+    };
+    let plain = [0, 0, 9 << 32, 0, 0, 0, 0, 0];
+    let two = with_request(&plain, submit(&[REQUEST; 2], 2, 2)).expect("it is understood");
+    let effect = RingEffect::Submit { ring: 0x7000, count: 2, fd: 9 };
+    assert_eq!(two.tasks[0].effects[0].effect, Effect::Memory(MemoryEffect::Ring(effect)));
+    let refuse = |words: &[u64], build: &dyn Fn(&mut Builder), why: &str| {
+        let error = with_request(words, build).expect_err("it is refused").to_string();
+        assert!(error.contains(why), "{error}\nexpected: {why}");
+    };
+    refuse(&plain, &submit(&[REQUEST; 2], 2, 1), "and 1 is expected");
+    refuse(&plain, &submit(&[REQUEST, REQUEST - 64], 2, 2), "requests that differ");
+    refuse(&plain, &submit(&[], 0, 0), "no request");
+    refuse(&plain, &submit(&[RO; 1], 1, 1), "not in the scratch part");
+    // Anything else than a read of no bytes from the start of a file.
+    for at in [0, 1, 3, 4, 5, 6, 7] {
+        let mut other = plain;
+        other[at] = 1;
+        refuse(&other, &submit(&[REQUEST], 1, 1), "more than read nothing");
+    }
+    for word in [9 << 32 | 1, 9 << 32 | 1 << 16, 1 << 63] {
+        refuse(&[0, 0, word], &submit(&[REQUEST], 1, 1), "more than read nothing");
+    }
+    // Another call would write into it.
+    let written = |b: &mut Builder| {
+        submit(&[REQUEST], 1, 1)(b);
+        b.call(libc::SYS_io_getevents, &[0x7000, 1, 1, REQUEST - 8], 1);
+    };
+    refuse(&plain, &written, "is written by another");
+    let own = |b: &mut Builder| {
+        submit(&[REQUEST], 1, 1)(b);
+        b.call(libc::SYS_io_setup, &[1, REQUEST], 0);
+    };
+    refuse(&plain, &own, "is written by another");
 }

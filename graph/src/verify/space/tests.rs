@@ -5,6 +5,7 @@
 
 mod copies;
 mod huge;
+mod rings;
 
 use std::collections::BTreeMap;
 
