@@ -11,13 +11,13 @@ use regrow_graph::order;
 use regrow_graph::verify::attribute::{Limit, TABLE};
 use regrow_graph::verify::{
     Attribute, AttributeKind as Kind, Change, Effect, Expected, LiftedTree, MemoryEffect, PrivilegeEffect,
-    Value, verify,
+    RingEffect, UserfaultChange, Value, verify,
 };
 
 mod space;
 
 use super::*;
-use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, Probe, SpecialMapping, Vdso};
+use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, PidFacts, Probe, SpecialMapping, Vdso};
 use crate::image::Model;
 use crate::image::{
     Creds, Image, KobjIds, NsPid, Ofd, OfdKind, Origin, PosixTimer, RLimit, RegFile, Rseq, Sched, SigAction,
@@ -172,8 +172,16 @@ fn facts(model: &Model) -> HostFacts {
         thp_disabled: Some(false),
         ..OwnFacts::default()
     };
-    let kernel =
-        KernelFacts { suid_dumpable: Some(2), timer_restore_ids: Probe::Present, ..KernelFacts::default() };
+    let kernel = KernelFacts {
+        suid_dumpable: Some(2),
+        timer_restore_ids: Probe::Present,
+        userfaultfd: Probe::Present,
+        possible_processors: Some(2),
+        aio_requests: Some((65536, 0)),
+        ..KernelFacts::default()
+    };
+    // For those who come to help with the pages of one task.
+    let pids = PidFacts { spare: vec![NsPid(9001)], ..PidFacts::default() };
     let vmas = &model.tasks[0].alive().expect("it lives").mm.vmas;
     let first = vmas.iter().find(|vma| vma.kind == VmaKind::Vvar).expect("a clock").start;
     let special = |name: &str, kind| {
@@ -183,7 +191,7 @@ fn facts(model: &Model) -> HostFacts {
     };
     let mappings = vec![special("[vvar]", VmaKind::Vvar), special("[vdso]", VmaKind::Vdso)];
     let vdso = Some(Vdso { mappings, bytes: Vec::new() });
-    HostFacts { own, kernel, vdso, huge_pages: [(2 << 20, 2)].into(), ..HostFacts::default() }
+    HostFacts { own, kernel, vdso, pids, huge_pages: [(2 << 20, 2)].into(), ..HostFacts::default() }
 }
 
 struct Real {
@@ -210,7 +218,7 @@ fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
         vdsos: Default::default(),
         alike: Default::default(),
     };
-    let resolution = resolve::resolve(&model, &payloads, facts, &Options::default());
+    let resolution = resolve::resolve(&model, &payloads, facts, &Options { cores: 2, ..Options::default() });
     let resolved = resolution.resolved.expect("there is room for the tapes");
     let plan = order::plan_in(&resolved.forest, resolved.cradle).expect("a plan");
     let tapes = lower::lower(&plan, &resolved.recipes, &resolved.window).expect("they fit");

@@ -1,11 +1,12 @@
 //! Plans whose address spaces end otherwise in one record: each loses the certificate of a real plan.
 //!
-//! The tree is the same, with shared memory, guards, droppable memory and advice among its mappings.
+//! The tree is the same, with shared memory, guards, droppable memory and advice among its mappings, pages that are copied into
+//! place with the help of another task, and rings of asynchronous I/O.
 
 use regrow_graph::verify::{ExpectedSegment, Lifted, Shown};
 
 use super::*;
-use crate::image::{Alive, Extent, Pages, PagesImage, Shm, Vma};
+use crate::image::{AioRing, Alive, Extent, Pages, PagesImage, Shm, Vma};
 
 const PAGE: u64 = 4096;
 const SHMID: u64 = 0x1234;
@@ -15,6 +16,12 @@ const FREE: u64 = 0x10_0000;
 const FREE_HUGE: u64 = 0x1000_0000;
 /// `MAP_HUGETLB | MAP_HUGE_2MB`.
 const HUGE: u32 = 0x4_0000 | 21 << 26;
+/// The same, for pages that are copied: more than one task copies by itself, and fewer.
+const FREE_COPIED: u64 = 0x2000_0000;
+const COPIED: u64 = 5000;
+const FEW_COPIED: u64 = 300;
+/// The same, for rings.
+const FREE_RINGS: u64 = 0x3000_0000;
 
 fn vma(start: u64, pages: u64, kind: VmaKind) -> Vma {
     let flags = match kind {
@@ -64,7 +71,37 @@ fn spaces() -> Model {
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_LOCKED) as u32;
     let madvise = 1 << libc::MADV_DONTFORK | 1 << libc::MADV_HUGEPAGE | 1 << libc::MADV_SEQUENTIAL;
     add(child, Vma { flags, madvise, ..vma(FREE + 0x4_0000, 4, VmaKind::AnonPrivate) });
+    add_runs(child);
+    add_rings(child);
     model
+}
+
+/// Two runs of pages, behind all others in the image.
+fn add_runs(alive: &mut Alive) {
+    let image = PagesImage::own(alive.mm.pages.pages_id);
+    let few = FREE_COPIED + 2 * COPIED * PAGE;
+    for (start, len_pages, offset_bytes) in [(FREE_COPIED, COPIED, 1 << 30), (few, FEW_COPIED, 1 << 31)] {
+        add(alive, vma(start, len_pages + 10, VmaKind::AnonPrivate));
+        alive.mm.pages.extents.push(Extent { start, len_pages, image, offset_bytes, entry: 0 });
+    }
+    alive.mm.pages.extents.sort_by_key(|extent| extent.start);
+}
+
+/// A ring of a page with four events, one of two pages that has come round, and one that was never used.
+fn add_rings(alive: &mut Alive) {
+    let image = PagesImage::own(alive.mm.pages.pages_id);
+    let mut start = FREE_RINGS;
+    for (id, (len_pages, head, tail)) in (0..).zip([(1, 5, 9), (2, 200, 20), (1, 0, 0)]) {
+        let flags = libc::MAP_SHARED as u32;
+        let ring = Vma { flags, ..vma(start, len_pages, VmaKind::AioRing) };
+        let offset_bytes = (1 << 32) + start;
+        let pages = vec![Extent { start, len_pages, image, offset_bytes, entry: 0 }];
+        let (len_bytes, origin) = (len_pages * PAGE, ring.origin);
+        alive.mm.aio_rings.push(AioRing { start, len_bytes, requests: 62, id, head, tail, pages, origin });
+        add(alive, ring);
+        // The last is right behind the one before.
+        start += 4 * PAGE * u64::from(id == 0) + 2 * PAGE * u64::from(id == 1);
+    }
 }
 
 fn real_spaces() -> Real {
@@ -78,7 +115,7 @@ fn is_of_memory(effect: &Effect) -> bool {
     match effect {
         Effect::Memory(MemoryEffect::SetMm { .. }) => false,
         Effect::Memory(_) => true,
-        Effect::Object { change: Change::Read { .. }, .. } => true,
+        Effect::Object { change: Change::Read { .. } | Change::Userfault(_), .. } => true,
         _ => false,
     }
 }
@@ -150,6 +187,14 @@ fn altered_memory(effect: &Effect) -> Vec<(&'static str, Effect)> {
         Effect::Memory(MemoryEffect::MapVdso { at }) => {
             vec![("a page further on", memory(MemoryEffect::MapVdso { at: at + PAGE }))]
         }
+        Effect::Memory(MemoryEffect::Ring(ring)) => altered_ring(ring)
+            .into_iter()
+            .map(|(what, ring)| (what, memory(MemoryEffect::Ring(ring))))
+            .collect(),
+        Effect::Object { fd, change: Change::Userfault(change) } => {
+            let object = |change| Effect::Object { fd, change: Change::Userfault(change) };
+            altered_userfault(change).into_iter().map(|(what, change)| (what, object(change))).collect()
+        }
         Effect::Object { fd, change: Change::Read { into, offset } } => {
             let read =
                 |into: Vec<(u64, u64)>, offset| Effect::Object { fd, change: Change::Read { into, offset } };
@@ -180,6 +225,88 @@ fn altered_memory(effect: &Effect) -> Vec<(&'static str, Effect)> {
     }
 }
 
+fn altered_ring(ring: RingEffect) -> Vec<(&'static str, RingEffect)> {
+    match ring {
+        RingEffect::Setup { requests, cell } => vec![
+            ("a page more", RingEffect::Setup { requests: requests + 64, cell }),
+            ("for nothing", RingEffect::Setup { requests: 0, cell }),
+            ("another word", RingEffect::Setup { requests, cell: cell + 8 }),
+        ],
+        RingEffect::Place { cell, len, to } => vec![
+            ("another word", RingEffect::Place { cell: cell + 8, len, to }),
+            ("a page longer", RingEffect::Place { cell, len: len + PAGE, to }),
+            ("a page further on", RingEffect::Place { cell, len, to: to + PAGE }),
+            ("over other memory", RingEffect::Place { cell, len, to: FREE + 0x2_4000 }),
+        ],
+        RingEffect::Submit { ring, count, fd } => vec![
+            ("another ring", RingEffect::Submit { ring: ring ^ 4 * PAGE, count, fd }),
+            ("one more", RingEffect::Submit { ring, count: count + 1, fd }),
+            ("one less", RingEffect::Submit { ring, count: count - 1, fd }),
+            ("another file", RingEffect::Submit { ring, count, fd: fd + 1 }),
+        ],
+        RingEffect::Reap { ring, count } => vec![
+            ("another ring", RingEffect::Reap { ring: ring ^ 4 * PAGE, count }),
+            ("one more", RingEffect::Reap { ring, count: count + 1 }),
+            ("one less", RingEffect::Reap { ring, count: count - 1 }),
+        ],
+    }
+}
+
+fn altered_userfault(change: UserfaultChange) -> Vec<(&'static str, UserfaultChange)> {
+    use UserfaultChange::{Copy, Handshake, Register, Unregister};
+    match change {
+        Handshake => Vec::new(),
+        Register { at, len } => vec![
+            ("a page further on", Register { at: at + PAGE, len }),
+            ("a page longer", Register { at, len: len + PAGE }),
+            ("a page later", Register { at: at + PAGE, len: len - PAGE }),
+            ("a page shorter", Register { at, len: len - PAGE }),
+            ("in no mapping", Register { at: FREE, len }),
+        ],
+        Unregister { at, len } => vec![
+            ("a page further on", Unregister { at: at + PAGE, len }),
+            ("a page longer", Unregister { at, len: len + PAGE }),
+            ("a page later", Unregister { at: at + PAGE, len: len - PAGE }),
+            ("a page shorter", Unregister { at, len: len - PAGE }),
+        ],
+        Copy { to, from, len } => vec![
+            ("a page further on", Copy { to: to + PAGE, from, len }),
+            ("another part of the image", Copy { to, from: from + PAGE, len }),
+            ("from where nothing is mapped", Copy { to, from: from ^ 1 << 40, len }),
+            ("a page longer", Copy { to, from, len: len + PAGE }),
+            ("a page shorter", Copy { to, from, len: len - PAGE }),
+            ("a page later", Copy { to: to + PAGE, from: from + PAGE, len: len - PAGE }),
+        ],
+    }
+}
+
+/// Whether a record is one of copying pages into place, or of rings: what comes of it depends on the order.
+fn is_in_order(record: &Effect) -> bool {
+    match record {
+        Effect::Memory(MemoryEffect::Ring(_)) => true,
+        Effect::Object { change: Change::Userfault(_), .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether two records next to one another may change places: what is registered, mapped and copied in several parts may
+/// be so in any order, and so may all that two tasks do beside one another.
+fn may_change_places(first: &Effect, second: &Effect) -> bool {
+    let names = [first.name(), second.name()];
+    names[0] == names[1]
+        || [
+            // The file to copy from is mapped beside what is registered, and both go.
+            ["ioctl(UFFDIO_REGISTER)", "mmap"],
+            ["munmap", "ioctl(UFFDIO_UNREGISTER)"],
+            // The other copies meanwhile.
+            ["clone3", "ioctl(UFFDIO_COPY)"],
+            ["ioctl(UFFDIO_COPY)", "waitid"],
+            // What is there can be read later, as long as there is room for more.
+            ["io_getevents", "io_submit"],
+        ]
+        .contains(&names)
+}
+
 /// Whether a record does nothing in this that shows in the end: what it sets is set already, or is set
 /// once more by one of `further`.
 fn is_in_vain(what: &str, effect: &Effect, further: &[Lifted]) -> bool {
@@ -187,6 +314,26 @@ fn is_in_vain(what: &str, effect: &Effect, further: &[Lifted]) -> bool {
         // Of droppable memory, and of the kernel's data, which have it from the start.
         Effect::Memory(MemoryEffect::Advise { advice, .. }) => {
             matches!(*advice as i32, libc::MADV_WIPEONFORK | libc::MADV_DONTDUMP)
+        }
+        // What is only read from a file is the same either way.
+        Effect::Memory(MemoryEffect::Map { at, len, prot: 1, file: Some(_), .. })
+            if what == "shared instead of private" =>
+        {
+            let unmap = Effect::Memory(MemoryEffect::Unmap { at: *at, len: *len });
+            further.iter().any(|other| other.effect == unmap)
+        }
+        // What keeps the place of a ring, and goes when that comes.
+        Effect::Memory(MemoryEffect::Map { at, prot: 0, .. })
+            if further.iter().any(|other| {
+                let Effect::Memory(MemoryEffect::Ring(RingEffect::Place { to, .. })) = other.effect else {
+                    return false;
+                };
+                to == *at
+            }) =>
+        {
+            let modes =
+                ["not to be executed or to be", "not to be read or to be", "reserved or not", "locked or not"];
+            modes.contains(&what)
         }
         Effect::Memory(MemoryEffect::Map { at, flags, .. }) => match what {
             // Droppable memory is never reserved.
@@ -239,10 +386,103 @@ fn every_record_of_memory_is_needed() {
         }
     }
     assert_eq!(left, Vec::<String>::new());
-    let wanted =
-        ["arch_prctl(ARCH_MAP_VDSO_64)", "madvise", "mlock", "mmap", "mprotect", "mremap", "munmap", "read"];
+    let wanted = [
+        "arch_prctl(ARCH_MAP_VDSO_64)",
+        "io_getevents",
+        "io_setup",
+        "io_submit",
+        "ioctl(UFFDIO_API)",
+        "ioctl(UFFDIO_COPY)",
+        "ioctl(UFFDIO_REGISTER)",
+        "ioctl(UFFDIO_UNREGISTER)",
+        "madvise",
+        "mlock",
+        "mmap",
+        "mprotect",
+        "mremap",
+        "munmap",
+        "read",
+    ];
     assert_eq!(names.into_iter().collect::<Vec<_>>(), wanted);
-    assert!(tried > 150, "{tried}");
+    assert!(tried > 250, "{tried}");
+}
+
+/// Pages that are copied and rings that are made twice, or in another order: refused, or it is all the same.
+#[test]
+fn the_order_of_copies_and_of_rings_counts() {
+    let Real { mut lifted, expected, .. } = real_spaces();
+    assert_eq!(lifted.tasks.len(), 4, "a guest comes to help");
+    let mut left = Vec::new();
+    let mut tried = [0; 2];
+    for task in 0..lifted.tasks.len() {
+        for at in 0..lifted.tasks[task].effects.len() {
+            let record = lifted.tasks[task].effects[at].clone();
+            if !is_in_order(&record.effect) {
+                continue;
+            }
+            lifted.tasks[task].effects.insert(at, record.clone());
+            tried[0] += 1;
+            if verify(&lifted, &expected).is_ok() {
+                left.push(format!("task {task}, record {}: twice: {:?}", record.record, record.effect));
+            }
+            lifted.tasks[task].effects.remove(at);
+            for (first, second) in [(at.wrapping_sub(1), at), (at, at + 1)] {
+                let effects = &mut lifted.tasks[task].effects;
+                let (Some(one), Some(other)) = (effects.get(first).cloned(), effects.get(second).cloned())
+                else {
+                    continue;
+                };
+                effects.swap(first, second);
+                tried[1] += 1;
+                if verify(&lifted, &expected).is_ok() && !may_change_places(&one.effect, &other.effect) {
+                    left.push(format!("task {task}: {:?} behind {:?}", one.effect, other.effect));
+                }
+                lifted.tasks[task].effects.swap(first, second);
+            }
+        }
+    }
+    assert_eq!(left, Vec::<String>::new());
+    assert!(tried[0] > 20 && tried[1] > 40, "{tried:?}");
+}
+
+/// What `check` says of rings that this host would make otherwise.
+#[test]
+fn rings_that_this_host_does_not_make() {
+    let problems = |change: &dyn Fn(&mut KernelFacts)| {
+        let model = spaces();
+        let mut facts = facts(&model);
+        change(&mut facts.kernel);
+        let of_rings = |problem: &Problem| problem.text.contains("AIO");
+        let problems = plan(model, &facts).1;
+        assert!(
+            problems.iter().filter(|problem| of_rings(problem)).all(|it| it.kind == ProblemKind::Lacking)
+        );
+        let all: Vec<String> =
+            problems.iter().filter(|problem| of_rings(problem)).map(ToString::to_string).collect();
+        all.join("\n")
+    };
+    assert_eq!(problems(&|_| ()), "");
+    let (lacking, origin) = (ProblemKind::Lacking.name(), "[mm-4713.img entry 0]");
+    assert_eq!(
+        problems(&|kernel| kernel.aio_requests = Some((100, 36))),
+        format!("{lacking}: task 4713: AIO rings for 65 requests, and fs.aio-max-nr leaves 64 {origin}")
+    );
+    assert_eq!(problems(&|kernel| kernel.aio_requests = Some((100, 35))), "");
+    assert_eq!(
+        problems(&|kernel| kernel.possible_processors = None),
+        format!("{lacking}: task 4713: AIO rings: how many processors there may be is not known {origin}")
+    );
+    // A kernel with many processors makes all of them longer.
+    let many = problems(&|kernel| kernel.possible_processors = Some(64));
+    assert_eq!(many.lines().count(), 3, "{many}");
+    let first = "AIO ring at 0x30000000: of 4096 bytes, and with 64 processors it would be of 20480";
+    assert!(many.contains(first), "{many}");
+    let mut model = spaces();
+    model.tasks[1].alive_mut().expect("it lives").mm.aio_rings[0].tail = 89;
+    let facts = facts(&model);
+    let problems: Vec<String> = plan(model, &facts).1.iter().map(ToString::to_string).collect();
+    let full = "AIO ring at 0x30000000: nobody has read 84 events, and with 2 processors there is surely room for 83";
+    assert!(problems.iter().any(|problem| problem.contains(full)), "{problems:?}");
 }
 
 /// Images that say something else than the plan was made for.
