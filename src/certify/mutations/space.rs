@@ -239,13 +239,13 @@ fn altered_ring(ring: RingEffect) -> Vec<(&'static str, RingEffect)> {
             ("over other memory", RingEffect::Place { cell, len, to: FREE + 0x2_4000 }),
         ],
         RingEffect::Submit { ring, count, fd } => vec![
-            ("another ring", RingEffect::Submit { ring: ring ^ 4 * PAGE, count, fd }),
+            ("another ring", RingEffect::Submit { ring: ring ^ (4 * PAGE), count, fd }),
             ("one more", RingEffect::Submit { ring, count: count + 1, fd }),
             ("one less", RingEffect::Submit { ring, count: count - 1, fd }),
             ("another file", RingEffect::Submit { ring, count, fd: fd + 1 }),
         ],
         RingEffect::Reap { ring, count } => vec![
-            ("another ring", RingEffect::Reap { ring: ring ^ 4 * PAGE, count }),
+            ("another ring", RingEffect::Reap { ring: ring ^ (4 * PAGE), count }),
             ("one more", RingEffect::Reap { ring, count: count + 1 }),
             ("one less", RingEffect::Reap { ring, count: count - 1 }),
         ],
@@ -282,11 +282,10 @@ fn altered_userfault(change: UserfaultChange) -> Vec<(&'static str, UserfaultCha
 
 /// Whether a record is one of copying pages into place, or of rings: what comes of it depends on the order.
 fn is_in_order(record: &Effect) -> bool {
-    match record {
-        Effect::Memory(MemoryEffect::Ring(_)) => true,
-        Effect::Object { change: Change::Userfault(_), .. } => true,
-        _ => false,
-    }
+    matches!(
+        record,
+        Effect::Memory(MemoryEffect::Ring(_)) | Effect::Object { change: Change::Userfault(_), .. }
+    )
 }
 
 /// Whether two records next to one another may change places: what is registered, mapped and copied in several parts may

@@ -580,7 +580,7 @@ fn rings_of_asynchronous_io() {
     refuse(|b| b.record(0, Check::Any, libc::SYS_io_setup, &[63, cell], 0), "its failure would not be seen");
     // What is not 0 is a context that is there.
     let taken = with_request(&[1], |b| b.call(libc::SYS_io_setup, &[63, REQUEST], 0));
-    assert!(taken.unwrap_err().to_string().contains("of a context that is there"));
+    assert!(taken.expect_err("it is refused").to_string().contains("of a context that is there"));
 
     let indirect = |b: &mut Builder, nr, args: &[u64], expect| {
         b.record(Verb::Indirect as u8, Check::Equal, nr, args, expect);
