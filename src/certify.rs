@@ -12,6 +12,7 @@
 //! | module | makes or checks |
 //! |---|---|
 //! | `expect` | what the images say: tasks, descriptions, pipes, sockets, files |
+//! | `ipc` | the same of an IPC namespace |
 //! | `attributes`, `vdso` | the same of attributes, and what is inherited; of vDSOs |
 //! | `check` | whether tapes do it |
 //! | `commit` | whether the commit sets what they say |
@@ -20,6 +21,7 @@ mod attributes;
 mod check;
 mod commit;
 mod expect;
+mod ipc;
 #[cfg(test)]
 mod mutations;
 mod space;

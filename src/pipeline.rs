@@ -350,13 +350,22 @@ fn timed<T>(timings: &mut Timings, stage: Stage, run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Loads what waits in pipes and sockets.
+/// Loads what waits in pipes, sockets and message queues, and the values of semaphores.
 fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
-    let read = |blob| image::open_blob(model, blob);
+    let read = |blob: &image::Blob| image::open_blob(model, blob);
     Ok(Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        messages: model.own_ipc().map_or(Ok(Vec::new()), |ns| {
+            let messages = |queue: &image::ipc::SysvQueue| {
+                queue.messages.iter().map(|message| read(&message.data)).collect::<Result<_, _>>()
+            };
+            ns.queues.iter().map(messages).collect::<Result<_, _>>()
+        })?,
+        semaphores: model.own_ipc().map_or(Ok(Vec::new()), |ns| {
+            ns.semaphores.iter().map(|set| read(&set.values)).collect::<Result<_, _>>()
+        })?,
         vdsos: Arc::default(),
         alike: Arc::default(),
     })

@@ -19,6 +19,7 @@
 //! | `family` | births, deaths, sessions, groups |
 //! | `descriptor`, `space` | calls on descriptors; on address spaces |
 //! | `pass` | descriptions that travel in messages |
+//! | `ipc` | an IPC namespace of the tree's own |
 //! | `before` | what certainly comes before what |
 //! | `table`, `object` | descriptor tables; descriptions, pipes, sockets |
 //! | `ordered`, `work` | maps that are cheap to copy; how much is done, for tests |
@@ -67,6 +68,7 @@ mod expected;
 mod family;
 #[cfg(test)]
 mod growth;
+mod ipc;
 mod name;
 mod object;
 mod ordered;
@@ -85,14 +87,16 @@ mod work;
 
 pub use attribute::{AttributeKind, Value};
 pub use effect::{
-    Attribute, Birth, Change, Effect, FdEffect, FileEffect, Lifted, LiftedTask, LiftedTree, MemoryEffect,
-    NameEffect, PrivilegeEffect, Region, RingEffect, SeccompEffect, SocketOption, UserfaultChange,
+    Attribute, Birth, Change, Effect, FdEffect, FileEffect, IpcEffect, IpcKind, Lifted, LiftedTask,
+    LiftedTree, MemoryEffect, NameEffect, PrivilegeEffect, Region, RingEffect, SeccompEffect, SocketOption,
+    UserfaultChange,
 };
 pub use expected::{
     Content, Cradle, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
     ExpectedSeccomp, ExpectedTask, Facts, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
     SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
+pub use ipc::{ExpectedIpc, ExpectedPerm, ExpectedQueue, ExpectedSemaphores, ExpectedSysvSegment};
 pub use outcome::{Certificate, Counterexample, Wrong};
 pub use space::{Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown};
 pub use vdso::{ExpectedVdso, LedFunction, LedVdso};

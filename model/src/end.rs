@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use regrow_graph::ids::Fd;
+use regrow_graph::verify::IpcKind;
 
 use crate::ids::{DescId, Made, ObjectId, SegmentId, SpaceId, TableId};
 use crate::world::{
-    Backing, Description, Directory, Object, Phase, Process, Runs, Source, Space, Table, Thread, Why, World,
+    Backing, Description, Directory, Ipc, Object, Phase, Process, Runs, Source, Space, Table, Thread, Why,
+    World,
 };
 
 /// What is left of something that nobody can get at any more: the other end of a socket, for example.
@@ -37,6 +39,8 @@ pub struct End {
     pub spaces: BTreeMap<SpaceId, Space>,
     /// Shared anonymous memory.
     pub segments: BTreeMap<SegmentId, Runs>,
+    /// IPC namespaces, by the numbers that threads have for them here; without what has gone with the tapes.
+    pub ipcs: BTreeMap<Made, Ipc>,
     /// Names that were made or taken away; `None`: nothing is there.
     pub names: BTreeMap<Arc<[u8]>, Option<ObjectId>>,
 }
@@ -211,10 +215,12 @@ impl World {
             directories: BTreeMap::new(),
             spaces: BTreeMap::new(),
             segments: BTreeMap::new(),
+            ipcs: BTreeMap::new(),
             names: BTreeMap::new(),
         };
         let mut tables: BTreeMap<TableId, TableId> = BTreeMap::new();
         let mut directories: BTreeMap<Made, Made> = BTreeMap::new();
+        let mut ipcs: BTreeMap<Made, Made> = BTreeMap::new();
         for (tid, thread) in &self.threads {
             let next = TableId(number(tables.len()));
             let table = *tables.entry(thread.table).or_insert(next);
@@ -235,8 +241,13 @@ impl World {
                 let object = shown.object.as_ref().map(|id| numbers.object(id));
                 end.directories.insert(directory, Directory { object, ..(**shown).clone() });
             }
+            let ipc = thread.ipc.map(|ns| {
+                let next = number(ipcs.len());
+                *ipcs.entry(ns).or_insert(next)
+            });
             let opening = thread.opening.map(|desc| numbers.desc(desc));
-            let thread = Thread { table, directory, opening, record: 0, progress: 0, ..(**thread).clone() };
+            let thread =
+                Thread { table, directory, ipc, opening, record: 0, progress: 0, ..(**thread).clone() };
             end.threads.insert(*tid, thread);
         }
         for (pid, process) in &self.processes {
@@ -246,6 +257,17 @@ impl World {
                 end.spaces.insert(process.space, numbers.space(space));
             }
             end.processes.insert(*pid, process);
+        }
+        // Only what somebody has mapped outside of the window is attached in the end.
+        let attached: BTreeSet<SegmentId> = numbers.segments.keys().copied().collect();
+        for (ns, renamed) in ipcs {
+            let mut ipc = self.ipcs.get(&ns).map(|ipc| (**ipc).clone()).unwrap_or_default();
+            let gone = ipc.vanishing(&attached);
+            ipc.objects.retain(|(kind, id), _| *kind != IpcKind::Segment || !gone.contains(id));
+            for object in ipc.objects.values_mut() {
+                object.segment = object.segment.map(|segment| numbers.segment(segment));
+            }
+            end.ipcs.insert(renamed, ipc);
         }
         for (path, leads) in &self.names {
             end.names.insert(path.clone(), leads.as_ref().map(|id| numbers.object(id)));

@@ -34,3 +34,6 @@ pub const EADDRINUSE: i32 = 98;
 pub const EISCONN: i32 = 106;
 pub const ENOTCONN: i32 = 107;
 pub const ECONNREFUSED: i32 = 111;
+pub const ENOSPC: i32 = 28;
+pub const ERANGE: i32 = 34;
+pub const EIDRM: i32 = 43;

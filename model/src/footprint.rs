@@ -65,6 +65,8 @@ pub enum Thing {
     Name(Arc<[u8]>),
     /// An abstract name of a unix socket.
     Abstract(Arc<[u8]>),
+    /// An IPC namespace.
+    Ipc(Made),
     /// An address space.
     Space(SpaceId),
     /// Bytes of shared memory: from the first offset to the last, exclusive.

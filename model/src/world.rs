@@ -11,6 +11,7 @@
 //! | `object` | descriptions, and all else that is done to them |
 //! | `userfault` | pages that are copied into place |
 //! | `space`, `runs` | address spaces; what is where, by ranges |
+//! | `ipc` | IPC namespaces |
 //! | `attribute`, `credential` | attributes of tasks and threads; credentials and limits |
 //!
 //! It knows nothing of plans, of what is wanted in the end, or of time.
@@ -18,6 +19,7 @@
 mod attribute;
 mod credential;
 mod file;
+mod ipc;
 mod object;
 mod pipe;
 mod process;
@@ -44,6 +46,7 @@ use crate::ids::{DescId, Made, ObjectId, SegmentId, SpaceId, TableId};
 pub use attribute::{Directory, PosixTimer, ThreadAttributes, Timers};
 pub use credential::{Credentials, Seccomp};
 pub use file::{File, FileKind, Meta};
+pub use ipc::{Ipc, SysV};
 pub use object::{Description, Object, Owner, Timer};
 pub use pipe::{Buffer, Pipe};
 pub use process::{Phase, Process, Thread};
@@ -82,6 +85,8 @@ pub struct World {
     pub(crate) directories: BTreeMap<Made, Arc<Directory>>,
     pub(crate) spaces: BTreeMap<SpaceId, Arc<Space>>,
     pub(crate) segments: BTreeMap<SegmentId, Arc<Runs>>,
+    /// IPC namespaces that the tapes made.
+    pub(crate) ipcs: BTreeMap<Made, Arc<Ipc>>,
     events: BTreeSet<u32>,
     is_released: bool,
     /// Of the step that is being made; empty between steps.
@@ -97,14 +102,14 @@ impl World {
         (&BTreeMap<DescId, Arc<Description>>, &BTreeMap<ObjectId, Arc<Object>>),
         (&BTreeMap<Arc<[u8]>, Option<ObjectId>>, &BTreeMap<Arc<[u8]>, ObjectId>),
         (&BTreeMap<Made, Arc<Directory>>, &BTreeMap<SpaceId, Arc<Space>>, &BTreeMap<SegmentId, Arc<Runs>>),
-        (&BTreeSet<u32>, bool),
+        (&BTreeMap<Made, Arc<Ipc>>, &BTreeSet<u32>, bool),
     ) {
         (
             (&self.threads, &self.processes, &self.tables),
             (&self.descriptions, &self.objects),
             (&self.names, &self.abstracts),
             (&self.directories, &self.spaces, &self.segments),
-            (&self.events, self.is_released),
+            (&self.ipcs, &self.events, self.is_released),
         )
     }
 }
@@ -267,6 +272,7 @@ impl World {
             directories: BTreeMap::new(),
             spaces: BTreeMap::new(),
             segments: BTreeMap::new(),
+            ipcs: BTreeMap::new(),
             events: BTreeSet::new(),
             is_released: false,
             seen: Footprint::default(),
@@ -476,6 +482,7 @@ impl World {
             Effect::Memory(effect) => self.change_memory(tid, effect),
             Effect::Attribute(attribute) => self.set_attribute(tid, attribute),
             Effect::Privilege(effect) => self.change_privilege(tid, effect),
+            Effect::Ipc(effect) => self.change_ipc(tid, effect),
         }
     }
 

@@ -16,7 +16,7 @@ use regrow_graph::verify::{
 use serde::{Deserialize, Serialize};
 
 use super::commit::{self, ExpectedThread};
-use super::{AlikePages, Ground, attributes, space, vdso};
+use super::{AlikePages, Ground, attributes, ipc, space, vdso};
 use crate::image::huge::of_memfd;
 use crate::image::{
     Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Task, TaskState, Timerfd, UnixSocket,
@@ -298,6 +298,8 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         inodes,
         inherited: inherited.0.clone(),
         segments: space::segments(model),
+        ipc: ipc::expected(model, &|blob| open_blob(model, blob))
+            .map_err(|error| unusable(root, error.to_string()))?,
         seccomp: seccomp(model),
     })
 }

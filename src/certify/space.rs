@@ -69,6 +69,9 @@ fn shown(vma: &Vma, alive: &Alive, index_of: &HashMap<u32, OfdId>) -> Result<Opt
         VmaKind::AnonShared { shmid, offset_bytes } => {
             Ok(Some(Shown::Segment { segment: shmid, offset: offset_bytes }))
         }
+        VmaKind::SysV { shmid, offset_bytes, read_only } => {
+            Ok(Some(Shown::System { segment: shmid, offset: offset_bytes, may_write: !read_only }))
+        }
         VmaKind::FilePrivate { ofd_id, offset_bytes, .. } => file(ofd_id, offset_bytes, None),
         VmaKind::FileShared { ofd_id, offset_bytes, file_flags } => {
             file(ofd_id, offset_bytes, Some(may_write(file_flags)))
@@ -113,7 +116,7 @@ pub(super) fn segments(model: &Model) -> BTreeMap<u64, ExpectedSegment> {
 }
 
 /// Stored pages; of rings, by where they start, all but the head, which the kernel writes.
-fn pages(model: &Model, extents: &[Extent], rings: &[(u64, &[Extent])]) -> ExpectedPages {
+pub(super) fn pages(model: &Model, extents: &[Extent], rings: &[(u64, &[Extent])]) -> ExpectedPages {
     /// Bytes of `struct aio_ring` (fs/aio.c).
     const HEAD: u64 = 32;
     let of_rings = || rings.iter().flat_map(|(_, extents)| extents.iter());

@@ -51,6 +51,12 @@ pub struct KernelFacts {
     pub userfaultfd: Probe,
     /// Time namespaces (`CONFIG_TIME_NS`).
     pub time_namespaces: bool,
+    /// IPC namespaces (`CONFIG_IPC_NS`).
+    pub ipc_namespaces: bool,
+    /// Ids of System V objects can be chosen (`kernel.shm_next_id`: `CONFIG_CHECKPOINT_RESTORE`).
+    pub ipc_next_ids: bool,
+    /// POSIX message queues, whose limits are an IPC namespace's (`CONFIG_POSIX_MQUEUE`).
+    pub mqueue: bool,
     /// Opening what a task of ours has mapped, by /proc/PID/map_files (proc_pid_map_files(5)).
     pub map_files: Probe,
     /// `prctl(PR_TIMER_CREATE_RESTORE_IDS)`: POSIX timers with the ids of our choice.
@@ -92,6 +98,9 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
     KernelFacts {
         release: read_text("/proc/sys/kernel/osrelease"),
         time_namespaces: std::path::Path::new("/proc/self/ns/time_for_children").exists(),
+        ipc_namespaces: std::path::Path::new("/proc/self/ns/ipc").exists(),
+        ipc_next_ids: std::path::Path::new("/proc/sys/kernel/shm_next_id").exists(),
+        mqueue: std::path::Path::new("/proc/sys/fs/mqueue/msg_max").exists(),
         nr_open: read_number("/proc/sys/fs/nr_open"),
         pipe_max_size_bytes: read_number("/proc/sys/fs/pipe-max-size"),
         max_map_count: read_number("/proc/sys/vm/max_map_count"),

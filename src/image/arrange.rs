@@ -110,6 +110,10 @@ impl Places {
                         let next = places.segments.len();
                         places.segments.entry(shmid).or_insert(next);
                     }
+                    VmaKind::SysV { shmid, .. } => {
+                        let next = places.segments.len();
+                        places.segments.entry(u64::from(shmid)).or_insert(next);
+                    }
                     VmaKind::AnonPrivate
                     | VmaKind::Vvar
                     | VmaKind::Vdso

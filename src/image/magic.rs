@@ -114,6 +114,10 @@ pub(crate) static FILELOCKS: Kind = read("filelocks", One, 0x5432_3616);
 pub(crate) static SECCOMP: Kind = read("seccomp", One, 0x6441_3049);
 /// The clocks at the dump of a time namespace; 0: that of CRIU itself.
 pub(crate) static CLOCKS: Kind = read("timens-", Decimal, 0x4311_4433);
+pub(crate) static IPC_VAR: Kind = read("ipcns-var-", Decimal, 0x5311_5007);
+pub(crate) static IPC_SHM: Kind = read("ipcns-shm-", Decimal, 0x4628_3044);
+pub(crate) static IPC_MSG: Kind = read("ipcns-msg-", Decimal, 0x5545_3737);
+pub(crate) static IPC_SEM: Kind = read("ipcns-sem-", Decimal, 0x5957_3019);
 
 /// What regrow reads.
 static READ: &[&Kind] = &[
@@ -139,6 +143,10 @@ static READ: &[&Kind] = &[
     &FILELOCKS,
     &SECCOMP,
     &CLOCKS,
+    &IPC_VAR,
+    &IPC_SHM,
+    &IPC_MSG,
+    &IPC_SEM,
 ];
 
 /// What regrow knows and does not read.
@@ -157,10 +165,6 @@ static REST: &[Kind] = &[
     unread("pidfd", One, 0x5443_5556, "pidfds"),
     // Namespaces.
     unread("utsns-", Decimal, 0x5447_3203, "a UTS namespace"),
-    unread("ipcns-var-", Decimal, 0x5311_5007, "an IPC namespace"),
-    mixed("ipcns-shm-", Decimal, 0x4628_3044, "System V shared memory"),
-    mixed("ipcns-msg-", Decimal, 0x5545_3737, "System V message queues"),
-    mixed("ipcns-sem-", Decimal, 0x5957_3019, "System V semaphores"),
     unread("userns-", Decimal, 0x5547_4906, "a user namespace"),
     unread("pidns-", Decimal, 0x6115_7326, "a pid namespace"),
     unread("mountpoints-", Decimal, 0x5556_3928, "mounts of a mount namespace"),

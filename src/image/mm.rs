@@ -192,6 +192,11 @@ fn vma_kind(e: &VmaEntry) -> Option<VmaKind> {
         VmaKind::Other
     } else if is(vma::AREA_AIORING) {
         VmaKind::AioRing
+    } else if is(vma::AREA_SYSVIPC) {
+        // How it was attached is stored since CRIU 1.6; before, as if to be written.
+        let read_only =
+            file_flags.is_some_and(|flags| flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32);
+        VmaKind::SysV { shmid: u32::try_from(e.shmid).ok()?, offset_bytes, read_only }
     } else if is(vma::AREA_VSYSCALL) {
         VmaKind::Vsyscall
     } else if is(vma::AREA_VDSO) {
@@ -280,7 +285,8 @@ mod tests {
             &[entry(0x1000, 0x2000, 0x4081)],
             "[Memfd { ofd_id: 7, inode_id: 0, offset_bytes: 0, file_flags: Some(2) }] []",
         );
-        check(&[entry(0x1000, 0x2000, 0x501)], "[Other] []");
+        check(&[entry(0x1000, 0x2000, 0x501)], "[SysV { shmid: 7, offset_bytes: 0, read_only: false }] []");
+        check(&[entry(0x1000, 0x2000, 0x901)], "[Other] []");
         check(&[entry(0x1000, 0x2000, 9)], "[Vdso] []");
     }
 

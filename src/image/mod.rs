@@ -31,6 +31,7 @@
 
 pub mod alike;
 pub mod huge;
+pub mod ipc;
 pub mod model;
 pub mod vdso;
 pub mod vma;

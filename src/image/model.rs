@@ -79,6 +79,14 @@ pub enum Image {
     TtyInfo,
     /// `timens-ID.img`
     Timens(u32),
+    /// `ipcns-var-ID.img`
+    IpcVar(u32),
+    /// `ipcns-shm-ID.img`
+    IpcShm(u32),
+    /// `ipcns-msg-ID.img`
+    IpcMsg(u32),
+    /// `ipcns-sem-ID.img`
+    IpcSem(u32),
 }
 
 impl fmt::Display for Image {
@@ -107,6 +115,10 @@ impl fmt::Display for Image {
             Image::Filelocks => f.write_str("filelocks.img"),
             Image::TtyInfo => f.write_str("tty-info.img"),
             Image::Timens(id) => write!(f, "timens-{id}.img"),
+            Image::IpcVar(id) => write!(f, "ipcns-var-{id}.img"),
+            Image::IpcShm(id) => write!(f, "ipcns-shm-{id}.img"),
+            Image::IpcMsg(id) => write!(f, "ipcns-msg-{id}.img"),
+            Image::IpcSem(id) => write!(f, "ipcns-sem-{id}.img"),
         }
     }
 }
@@ -228,12 +240,20 @@ pub struct Model {
     /// Clocks at the dump (`timens-ID.img`), by the number of their time namespace; 0: that in which CRIU
     /// was.
     pub clocks: BTreeMap<u32, Clocks>,
+    /// IPC namespaces of the tree (`ipcns-*-ID.img`), by their number.
+    pub ipc: BTreeMap<u32, super::ipc::IpcNs>,
     /// Image files with entries that belong to a feature regrow does not read yet
     /// (recognised by magic and name): each is a problem for a restore.
     pub unread: Vec<UnreadImage>,
 }
 
 impl Model {
+    /// The IPC namespace that the tree had of its own: the root's.
+    pub fn own_ipc(&self) -> Option<&super::ipc::IpcNs> {
+        let root = self.tasks.first().and_then(Task::alive)?;
+        self.ipc.get(&root.ids.ipc_ns)
+    }
+
     /// The path of an image file.
     ///
     /// Not by way of `parent`: a path has at most 40 links (`MAXSYMLINKS`, linux/namei.h), and 4096 bytes.
@@ -795,6 +815,15 @@ pub enum VmaKind {
         offset_bytes: u64,
         /// Status flags the memfd was open with, where stored.
         file_flags: Option<u32>,
+    },
+    /// An attachment of a System V segment, or a part of one.
+    SysV {
+        /// The segment's id, of [`super::ipc::IpcNs::segments`].
+        shmid: u32,
+        /// Offset in the segment.
+        offset_bytes: u64,
+        /// It was attached to be read only (`SHM_RDONLY`): it cannot be made writable.
+        read_only: bool,
     },
     /// Kernel-provided: vvar, vvar_vclock and the like.
     Vvar,

@@ -700,6 +700,55 @@ messages! {
         [message, required] boottime: Timespec = 2 in Timespec;
     }
 
+    // ipc-desc.proto, ipc-var.proto, ipc-shm.proto, ipc-msg.proto, ipc-sem.proto
+    IpcDescEntry = "ipc_desc_entry" {
+        [uint32, required] key: u32 = 1;
+        [uint32, required] uid: u32 = 2;
+        [uint32, required] gid: u32 = 3;
+        [uint32, required] cuid: u32 = 4;
+        [uint32, required] cgid: u32 = 5;
+        [uint32, required] mode: u32 = 6;
+        [uint32, required] id: u32 = 7;
+    }
+    IpcVarEntry = "ipc_var_entry" {
+        [uint32, repeated, packed = "false"] sem_ctls: Vec<u32> = 1;
+        [uint32, required] msg_ctlmax: u32 = 2;
+        [uint32, required] msg_ctlmnb: u32 = 3;
+        [uint32, required] msg_ctlmni: u32 = 4;
+        [uint32, required] auto_msgmni: u32 = 5;
+        [uint64, required] shm_ctlmax: u64 = 6;
+        [uint64, required] shm_ctlall: u64 = 7;
+        [uint32, required] shm_ctlmni: u32 = 8;
+        [uint32, required] shm_rmid_forced: u32 = 9;
+        [uint32, required] mq_queues_max: u32 = 10;
+        [uint32, required] mq_msg_max: u32 = 11;
+        [uint32, required] mq_msgsize_max: u32 = 12;
+        [uint32, optional] mq_msg_default: Option<u32> = 13;
+        [uint32, optional] mq_msgsize_default: Option<u32> = 14;
+        [uint32, optional] msg_next_id: Option<u32> = 15;
+        [uint32, optional] sem_next_id: Option<u32> = 16;
+        [uint32, optional] shm_next_id: Option<u32> = 17;
+    }
+    IpcShmEntry = "ipc_shm_entry" {
+        [message, required] desc: IpcDescEntry = 1 in IpcDescEntry;
+        [uint64, required] size: u64 = 2;
+        [bool, optional] in_pagemaps: Option<bool> = 3;
+        [uint32, optional] hugetlb_flag: Option<u32> = 4;
+    }
+    IpcMsg = "ipc_msg" {
+        [uint64, required] mtype: u64 = 1;
+        [uint32, required] msize: u32 = 2;
+    }
+    IpcMsgEntry = "ipc_msg_entry" {
+        [message, required] desc: IpcDescEntry = 1 in IpcDescEntry;
+        [uint32, required] qbytes: u32 = 2;
+        [uint32, required] qnum: u32 = 3;
+    }
+    IpcSemEntry = "ipc_sem_entry" {
+        [message, required] desc: IpcDescEntry = 1 in IpcDescEntry;
+        [uint32, required] nsems: u32 = 2;
+    }
+
     // cgroup.proto
     CgMemberEntry = "cg_member_entry" {
         [bytes = "vec", required] name: Vec<u8> = 1;

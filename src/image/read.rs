@@ -175,6 +175,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         file_locks: shared.file_locks,
         seccomp_filters: shared.seccomp_filters,
         clocks: shared.clocks,
+        ipc: shared.ipc,
         unread: shared.unread,
     };
     check_strays(&names, &pstree, &model, errors);
@@ -199,6 +200,7 @@ struct Shared {
     file_locks: Vec<super::model::FileLock>,
     seccomp_filters: Vec<super::model::SeccompFilter>,
     clocks: BTreeMap<u32, super::model::Clocks>,
+    ipc: BTreeMap<u32, super::ipc::IpcNs>,
     unread: Vec<UnreadImage>,
 }
 
@@ -238,6 +240,13 @@ fn read_shared(dir: &Dir<'_>, names: &Names, errors: &mut Errors) -> Shared {
             .filter_map(|id| {
                 let id = u32::try_from(id).ok()?;
                 Some((id, shared::read_clocks(dir, id, errors)?))
+            })
+            .collect(),
+        ipc: names
+            .of(&magic::IPC_VAR)
+            .filter_map(|id| {
+                let id = u32::try_from(id).ok()?;
+                Some((id, super::ipc::read_ipc(dir, id, errors)?))
             })
             .collect(),
         unread: read_unread(dir, names, errors),

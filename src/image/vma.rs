@@ -72,4 +72,4 @@ pub const KNOWN: u32 = AREA_REGULAR
     | UNSUPP;
 
 /// What regrow restores none of.
-pub(crate) const SPECIAL: u32 = AREA_SYSVIPC | AREA_SOCKET | AREA_SHSTK | AREA_UPROBES | EXT_PLUGIN | UNSUPP;
+pub(crate) const SPECIAL: u32 = AREA_SOCKET | AREA_SHSTK | AREA_UPROBES | EXT_PLUGIN | UNSUPP;

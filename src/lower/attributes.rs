@@ -41,6 +41,7 @@ impl Lowering<'_> {
     pub(super) fn step(&mut self, kind: &StepKind, fds: &[Fd]) {
         match kind {
             StepKind::Bare => self.bare(),
+            StepKind::NewIpcNamespace => self.new_ipc_namespace(),
             StepKind::Vacate => self.vacate(),
             StepKind::Unmap { start, len } => self.unmap(*start, *len),
             StepKind::SigAction { signal, action } => {

@@ -11,6 +11,7 @@ mod eventfd;
 mod fifo;
 mod fill;
 mod inet;
+mod ipc;
 mod memory;
 mod nameless;
 mod owner;
@@ -176,6 +177,7 @@ impl Lowering<'_> {
                     ResourceKind::Channel => self.channel(*cloexec),
                     ResourceKind::Userfault => self.userfault(at, *cloexec),
                     ResourceKind::Carrier { address, len, flags } => self.carrier(*address, *len, *flags),
+                    ResourceKind::Ipc(recipe) => self.ipc(recipe, at, *cloexec),
                     ResourceKind::OpenedCarrier { address, len } => {
                         self.open_carrier(*address, *len, at, *cloexec)
                     }

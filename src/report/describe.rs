@@ -151,6 +151,16 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
         }
         ResourceKind::Channel => format!("channel {resource}"),
         ResourceKind::Carrier { len, .. } => format!("shared memory {resource} of {len} bytes"),
+        ResourceKind::Ipc(recipe) => {
+            let counts = [
+                ("segments", recipe.segments.len()),
+                ("queues", recipe.queues.len()),
+                ("semaphore sets", recipe.semaphores.len()),
+            ];
+            let there = counts.iter().filter(|(_, count)| *count > 0);
+            let there: Vec<String> = there.map(|(what, count)| format!("{count} {what}")).collect();
+            if there.is_empty() { "IPC variables".to_owned() } else { format!("IPC: {}", there.join(", ")) }
+        }
         ResourceKind::OpenedCarrier { len, .. } => format!("opened shared memory {resource} of {len} bytes"),
     }
 }
@@ -160,6 +170,7 @@ pub(super) fn step_name(step: &StepKind) -> String {
     let range = |start: u64, len: u64| format!("{start:#x}-{:#x}", start.saturating_add(len));
     match step {
         StepKind::Bare => "drop all that the launcher left".to_owned(),
+        StepKind::NewIpcNamespace => "a new IPC namespace".to_owned(),
         StepKind::Vacate => "drop the parent's address space".to_owned(),
         StepKind::Unmap { start, len } => format!("unmap {}", range(*start, *len)),
         StepKind::SigAction { signal, .. } => format!("handler of {}", words::signal(*signal)),

@@ -496,6 +496,7 @@ fn kind(kind: &ResourceKind) -> &'static str {
         },
         ResourceKind::Channel => "channel",
         ResourceKind::Carrier { .. } => "shared memory",
+        ResourceKind::Ipc(_) => "IPC namespace",
         ResourceKind::OpenedCarrier { .. } => "opened shared memory",
     }
 }

@@ -15,7 +15,7 @@ pub(super) const CAP_SYS_ADMIN: u32 = 21;
 /// linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
 /// linux/capability.h
-const CAP_CHECKPOINT_RESTORE: u32 = 40;
+pub(super) const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
 pub(super) fn find_problems(resolver: &mut Resolver<'_>) {
     taken_pids(resolver);
@@ -102,7 +102,7 @@ fn socket_buffers(resolver: &mut Resolver<'_>) {
     resolver.problems.add(ProblemKind::Lacking, None, Some(socket.origin), text);
 }
 
-/// Tasks must live in the namespaces in which CRIU itself lived; time is [`super::clocks`]'s.
+/// Tasks must live in the namespaces in which CRIU itself lived; time is [`super::clocks`]'s, IPC [`super::ipc`]'s.
 fn namespaces(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
     let Some(root) = model.inventory.root_ids else { return };
@@ -112,7 +112,6 @@ fn namespaces(resolver: &mut Resolver<'_>) {
         for (what, own, outer) in [
             ("pid", ids.pid_ns, root.pid_ns),
             ("network", ids.net_ns, root.net_ns),
-            ("IPC", ids.ipc_ns, root.ipc_ns),
             ("UTS", ids.uts_ns, root.uts_ns),
             ("mount", ids.mnt_ns, root.mnt_ns),
             ("user", ids.user_ns, root.user_ns),

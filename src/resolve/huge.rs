@@ -33,6 +33,9 @@ pub(super) fn unknown_flags(vma: &Vma) -> u32 {
             let odd = (libc::MAP_LOCKED | libc::MAP_GROWSDOWN) as u32;
             vma.flags & (!(MAP_KNOWN | MAP_HUGE) | odd)
         }
+        VmaKind::SysV { .. } => {
+            vma.flags & !(libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_LOCKED) as u32
+        }
         VmaKind::Vvar | VmaKind::Vdso | VmaKind::Vsyscall | VmaKind::Other => 0,
         // The kernel gives it no other (`aio_setup_ring`, fs/aio.c), and does not lock what must not be longer.
         VmaKind::AioRing => vma.flags & !(libc::MAP_SHARED as u32),

@@ -168,7 +168,7 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                 extents.iter().map(|extent| Extent { start: extent.start + carrier.at, ..*extent }).collect();
             share_out(
                 resolver,
-                &SharedFill { image: stored, origin, carrier, extents: Vec::new() },
+                &SharedFill { image: stored, origin, carrier, is_read: false, extents: Vec::new() },
                 &extents,
                 &users,
             );
@@ -187,15 +187,22 @@ fn is_huge(resolver: &Resolver<'_>, carrier: Carrier) -> bool {
 /// What a task fills of shared memory. Addresses are those of the carrier, from the start of the carriers.
 #[derive(Debug, Clone)]
 pub(super) struct SharedFill {
-    image: PagesImage,
-    origin: Origin,
-    carrier: Carrier,
-    extents: Vec<Extent>,
+    pub(super) image: PagesImage,
+    pub(super) origin: Origin,
+    pub(super) carrier: Carrier,
+    /// The kernel lets no pages be copied into it (`vma_is_shmem`, mm/shmem.c): they are read.
+    pub(super) is_read: bool,
+    pub(super) extents: Vec<Extent>,
 }
 
 /// Parts what is stored of a segment among those who use it: each has it where it was made, and they fill at the same
 /// time. Who has filled least so far comes first, and who has no children before who has.
-fn share_out(resolver: &mut Resolver<'_>, shared: &SharedFill, extents: &[Extent], users: &[TaskId]) {
+pub(super) fn share_out(
+    resolver: &mut Resolver<'_>,
+    shared: &SharedFill,
+    extents: &[Extent],
+    users: &[TaskId],
+) {
     /// So much is worth opening and mapping an image for.
     const PART_PAGES: u64 = (4 << 20) / PAGE;
     let mut parts: Vec<(Vec<Extent>, u64)> = Vec::new();
@@ -229,7 +236,9 @@ fn share_out(resolver: &mut Resolver<'_>, shared: &SharedFill, extents: &[Extent
         next.insert((filled + pages, has_children, user));
         let fills = resolver.shared_fills.entry(user).or_default();
         match fills.last_mut() {
-            Some(last) if last.image == shared.image => last.extents.extend(extents),
+            Some(last) if (last.image, last.is_read) == (shared.image, shared.is_read) => {
+                last.extents.extend(extents)
+            }
             _ => fills.push(SharedFill { extents, ..shared.clone() }),
         }
     }
@@ -241,7 +250,8 @@ fn fill_shared(resolver: &mut Resolver<'_>, id: TaskId) -> Vec<StepId> {
     let mut userfault = None;
     for shared in resolver.shared_fills.remove(&id).unwrap_or_default() {
         let carrier = (shared.carrier.at, shared.carrier.at + shared.carrier.len);
-        let ways = fill::ways(resolver, &shared.extents, &[carrier], &[]);
+        let mappings: &[(u64, u64)] = if shared.is_read { &[] } else { &[carrier] };
+        let ways = fill::ways(resolver, &shared.extents, mappings, &[]);
         let file = |resolver: &mut Resolver<'_>| new_pages_file(resolver, shared.image, shared.origin);
         steps.extend(fill::steps(resolver, &ways, None, shared.origin, &mut userfault, file));
     }
@@ -255,6 +265,10 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64)
         match &mut recipe.kind {
             ResourceKind::Carrier { address, .. } | ResourceKind::OpenedCarrier { address, .. } => {
                 *address += base;
+            }
+            ResourceKind::Ipc(recipe) => {
+                let attached = recipe.segments.iter_mut().flat_map(|segment| &mut segment.attached);
+                attached.for_each(|(address, _)| *address += base);
             }
             ResourceKind::Nameless(recipe) => huge::place(recipe, base),
             _ => {}
@@ -430,6 +444,19 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
                     if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
                         protections.push(vma);
                     }
+                }
+            }
+            VmaKind::SysV { shmid, offset_bytes, read_only } => {
+                let Some(at) = resolver.attached.get(&(shmid, read_only)).copied() else { continue };
+                let kind = StepKind::MapShared { from: at + offset_bytes, start: vma.start, len };
+                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                if vma.flags & libc::MAP_LOCKED as u32 != 0 {
+                    let kind = StepKind::Mlock { start: vma.start, len };
+                    steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                }
+                let attached = if read_only { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
+                if vma.prot != attached as u32 {
+                    protections.push(vma);
                 }
             }
             VmaKind::Vvar | VmaKind::Vdso if matches!(way, vdso::Way::Led(_) | vdso::Way::None) => {
@@ -633,6 +660,7 @@ fn check_pages(resolver: &mut Resolver<'_>, pid: NsPid, alive: &Alive, provided:
                 VmaKind::Memfd { .. } => vma.flags & libc::MAP_PRIVATE as u32 != 0,
                 VmaKind::FileShared { .. }
                 | VmaKind::AnonShared { .. }
+                | VmaKind::SysV { .. }
                 | VmaKind::Vsyscall
                 | VmaKind::AioRing
                 | VmaKind::Other => false,

@@ -21,6 +21,7 @@ mod fill;
 mod host;
 mod huge;
 mod index;
+mod ipc;
 mod numbers;
 mod seccomp;
 mod sharing;
@@ -114,6 +115,10 @@ pub struct Payloads {
     pub fifos: Vec<Vec<u8>>,
     /// Of sockets.
     pub packets: Vec<Vec<u8>>,
+    /// Of the messages in the queues of the root's IPC namespace, queue by queue.
+    pub messages: Vec<Vec<Vec<u8>>>,
+    /// The values of its semaphore sets, two bytes each.
+    pub semaphores: Vec<Vec<u8>>,
     /// vDSOs of tasks that are not the running kernel's.
     pub vdsos: Arc<BTreeMap<NsPid, Dumped>>,
     /// Pages that children have in common with their parents.
@@ -211,6 +216,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     sharing::resolve(&mut resolver);
     files::resolve(&mut resolver, payloads);
     memory::resolve_shared(&mut resolver);
+    ipc::resolve(&mut resolver, payloads);
     huge::count(&mut resolver);
     aio::find_problems(&mut resolver);
     let cradle = tree::cradle(&mut resolver);
@@ -265,6 +271,9 @@ struct Resolver<'a> {
     carriers_end: (u64, u64),
     /// The carrier of each shared memory segment.
     carriers: BTreeMap<u64, memory::Carrier>,
+    /// Where System V segments are attached in the window, from the start of the carriers: by id, and whether only to be
+    /// read.
+    attached: BTreeMap<(u32, bool), u64>,
     /// What each task fills of shared memory.
     shared_fills: BTreeMap<TaskId, Vec<memory::SharedFill>>,
     /// Inodes without a name: the resource that makes them, and which of its inodes they are.
@@ -340,6 +349,7 @@ impl<'a> Resolver<'a> {
             placed: vec![files::Placed::default(); model.tasks.len()],
             carriers_end: (0, numbers::PAGE),
             carriers: BTreeMap::new(),
+            attached: BTreeMap::new(),
             shared_fills: BTreeMap::new(),
             inodes: BTreeMap::new(),
             inode_views: BTreeMap::new(),

@@ -23,6 +23,8 @@ pub struct StepRecipe {
 pub enum StepKind {
     /// Drop everything that the launcher left: all mappings but the window, all descriptors.
     Bare,
+    /// `unshare(CLONE_NEWIPC)`: an IPC namespace for the whole tree.
+    NewIpcNamespace,
     /// Drop the address space of the parent: all mappings but the window.
     Vacate,
     /// `munmap(2)`.
@@ -462,6 +464,9 @@ pub enum ResourceKind {
         /// MAP_NORESERVE, and of what size huge pages are: as flags of `mmap(2)`.
         flags: u32,
     },
+    /// What lives in the IPC namespace of the tree; its segments are attached in the window for everyone below. Yields a
+    /// number that its variables are written by one after another.
+    Ipc(Box<IpcRecipe>),
     /// What a carrier shows, opened. Yields one description, by which views are mapped.
     OpenedCarrier {
         /// The carrier's address.
@@ -469,6 +474,76 @@ pub enum ResourceKind {
         /// Its length.
         len: u64,
     },
+}
+
+/// An IPC namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IpcRecipe {
+    /// Variables that are set before anything is made: path and text.
+    pub early: Vec<(String, String)>,
+    /// Those that would not let it be made, set behind it.
+    pub late: Vec<(String, String)>,
+    /// Segments.
+    pub segments: Vec<SegmentRecipe>,
+    /// Message queues.
+    pub queues: Vec<QueueRecipe>,
+    /// Semaphore sets.
+    pub semaphores: Vec<SemaphoreRecipe>,
+    /// What who makes it has: effective uid and gid.
+    pub own_ids: [u32; 2],
+    /// And dumpable, which a change of these resets.
+    pub own_dumpable: Option<u32>,
+}
+
+/// What all System V objects have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SysvObject {
+    pub id: u32,
+    pub key: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub cuid: u32,
+    pub cgid: u32,
+    /// The usual nine permission bits.
+    pub mode: u32,
+}
+
+/// A System V segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentRecipe {
+    /// Id, key, owner, permissions.
+    pub object: SysvObject,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Where it is attached in the window, and whether only to be read.
+    pub attached: Vec<(u64, bool)>,
+    /// `SHM_LOCK`.
+    pub is_locked: bool,
+    /// `IPC_RMID`, once it is attached.
+    pub is_removed: bool,
+}
+
+/// A message queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueRecipe {
+    /// Id, key, owner, permissions.
+    pub object: SysvObject,
+    /// Most bytes that may wait in it.
+    pub most_bytes: u64,
+    /// That is set when all is in: it is less.
+    pub is_full: bool,
+    /// Types and bytes, the oldest first.
+    pub messages: Vec<(u64, Vec<u8>)>,
+}
+
+/// A semaphore set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SemaphoreRecipe {
+    /// Id, key, owner, permissions.
+    pub object: SysvObject,
+    /// Their values.
+    pub values: Vec<u16>,
 }
 
 /// The permissions that an unlinked file is made with: ones that no other file has, so that what a failed restore

@@ -12,7 +12,7 @@ use regrow_graph::ids::{StepId, TaskId};
 use super::files::{self, ghost};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, ResourceKind, StepKind};
-use super::{Resolver, host, memory, threads, tree};
+use super::{Resolver, host, ipc, memory, threads, tree};
 use crate::host::Probe;
 use crate::image::{Alive, OfdKind, RLimit, SigAction, Task, TaskState, Thread};
 
@@ -174,6 +174,9 @@ fn birth(resolver: &mut Resolver<'_>, id: TaskId, task: &Task) -> Vec<StepId> {
     let parent = resolver.forest.tasks[id.index()].parent;
     if parent.is_none() {
         steps.push(resolver.add_step(StepKind::Bare, task.origin, Vec::new()));
+        if let Some(kind) = ipc::birth(resolver) {
+            steps.push(resolver.add_step(kind, task.core_origin, Vec::new()));
+        }
     }
     if resolver.spaces.is_stranger(id) {
         steps.push(resolver.add_step(StepKind::Vacate, task.origin, Vec::new()));

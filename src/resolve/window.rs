@@ -117,6 +117,15 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
                 pieces * 256
                     + (recipe.scaffold.len() + recipe.inodes.len() + recipe.opens.len()) as u64 * 8192
             }
+            // A variable, the object and its owner, and each message.
+            super::recipe::ResourceKind::Ipc(recipe) => {
+                let objects = recipe.segments.len() + recipe.queues.len() + recipe.semaphores.len();
+                let messages = recipe.queues.iter().flat_map(|queue| &queue.messages);
+                let values = recipe.semaphores.iter().map(|set| 2 * set.values.len() as u64);
+                objects as u64 * 2048
+                    + messages.map(|(_, bytes)| 512 + bytes.len() as u64).sum::<u64>()
+                    + values.sum::<u64>()
+            }
             _ => 0,
         })
         .sum();

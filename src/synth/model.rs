@@ -100,6 +100,7 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         file_locks: Vec::new(),
         seccomp_filters: Vec::new(),
         clocks: BTreeMap::new(),
+        ipc: BTreeMap::new(),
         unread: Vec::new(),
     };
     arrange(&mut model);

@@ -178,6 +178,11 @@ const IOCTL: &[(u64, &str)] = &[
 const USERFAULT: &[(u64, &str)] = &[(1, "UFFD_USER_MODE_ONLY"), (0x80000, "O_CLOEXEC")];
 const SECCOMP: &[(u64, &str)] = &[(0, "SECCOMP_SET_MODE_STRICT"), (1, "SECCOMP_SET_MODE_FILTER")];
 const FILTER: &[(u64, &str)] = &[(1, "SECCOMP_FILTER_FLAG_TSYNC"), (2, "SECCOMP_FILTER_FLAG_LOG")];
+const UNSHARE: &[(u64, &str)] = &[(0x0800_0000, "CLONE_NEWIPC")];
+const IPC_GET: &[(u64, &str)] = &[(0o1000, "IPC_CREAT"), (0o2000, "IPC_EXCL")];
+const IPC_CTL: &[(u64, &str)] = &[(0, "IPC_RMID"), (1, "IPC_SET"), (11, "SHM_LOCK"), (17, "SETALL")];
+const IPC_SEND: &[(u64, &str)] = &[(0o4000, "IPC_NOWAIT")];
+const ATTACH: &[(u64, &str)] = &[(0o10000, "SHM_RDONLY")];
 const WHENCE: &[(u64, &str)] = &[(0, "SEEK_SET")];
 
 /// Name and arguments of the system calls that tapes use.
@@ -241,6 +246,15 @@ fn known(nr: libc::c_long) -> Option<(&'static str, &'static [Arg])> {
         libc::SYS_prlimit64 => ("prlimit64", &[Int, Name(LIMITS), Words(2), Hex]),
         libc::SYS_membarrier => ("membarrier", &[Hex, Int, Int]),
         libc::SYS_prctl => ("prctl", &[Name(PRCTL), Hex, Hex, Hex, Hex]),
+        libc::SYS_unshare => ("unshare", &[Flags(UNSHARE)]),
+        libc::SYS_shmget => ("shmget", &[Hex, Int, Flags(IPC_GET)]),
+        libc::SYS_shmctl => ("shmctl", &[Int, Name(IPC_CTL), Hex]),
+        libc::SYS_shmat => ("shmat", &[Int, Hex, Flags(ATTACH)]),
+        libc::SYS_msgget => ("msgget", &[Hex, Flags(IPC_GET)]),
+        libc::SYS_msgctl => ("msgctl", &[Int, Name(IPC_CTL), Hex]),
+        libc::SYS_msgsnd => ("msgsnd", &[Int, Hex, Int, Flags(IPC_SEND)]),
+        libc::SYS_semget => ("semget", &[Hex, Int, Flags(IPC_GET)]),
+        libc::SYS_semctl => ("semctl", &[Int, Int, Name(IPC_CTL), Hex]),
         libc::SYS_setsid => ("setsid", &[]),
         libc::SYS_setpgid => ("setpgid", &[Int, Int]),
         libc::SYS_setgroups => ("setgroups", &[Int, Hex]),

@@ -97,6 +97,7 @@ pub(crate) struct Scenario {
     started_by: Vec<&'static str>,
     after_criu: bool,
     own_time: bool,
+    own_ipc: bool,
     by_plan: bool,
     policy: Option<String>,
     sharing: Option<&'static str>,
@@ -141,6 +142,7 @@ impl Scenario {
             started_by: Vec::new(),
             after_criu: false,
             own_time: false,
+            own_ipc: false,
             by_plan: std::env::var_os("REGROW_TEST_BY_PLAN").is_some(),
             policy: std::env::var("REGROW_TEST_POLICY").ok(),
             sharing: None,
@@ -190,6 +192,13 @@ impl Scenario {
     #[must_use]
     pub(crate) fn in_a_time_namespace(mut self) -> Scenario {
         self.own_time = true;
+        self
+    }
+
+    /// The tree has an IPC namespace of its own, which is another one after each restore.
+    #[must_use]
+    pub(crate) fn in_an_ipc_namespace(mut self) -> Scenario {
+        self.own_ipc = true;
         self
     }
 
@@ -375,6 +384,9 @@ impl Scenario {
         let mut lines = self.without_criu_changes(diff::lines(before, after), restorer);
         if self.moves_memory {
             lines.retain(|line| !line.contains(".pages."));
+        }
+        if self.own_ipc {
+            lines.retain(|line| !line.contains(".namespaces.ipc"));
         }
         if self.own_time {
             lines.retain(|line| !line.contains(".namespaces.time"));

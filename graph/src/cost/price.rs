@@ -231,6 +231,7 @@ impl Holdings {
             Effect::Memory(effect) => self.memory(effect, costs),
             Effect::Attribute(attribute) => self::attribute(attribute, costs),
             Effect::Privilege(effect) => privilege(effect, costs),
+            Effect::Ipc(_) => one(costs.call_ns),
             // These concern others: the caller has seen to them.
             Effect::Fork(_)
             | Effect::Post(_)
@@ -353,6 +354,10 @@ impl Holdings {
             MemoryEffect::Remap { old_len, .. } => {
                 self.vmas = self.vmas.saturating_add(u64::from(*old_len == 0));
                 one(costs.remap_ns)
+            }
+            MemoryEffect::Attach { .. } => {
+                self.vmas = self.vmas.saturating_add(1);
+                one(costs.map_ns)
             }
             MemoryEffect::MapVdso { .. } => {
                 self.vmas = self.vmas.saturating_add(2);

@@ -237,6 +237,7 @@ impl<'a, 'b> Compare<'a, 'b> {
             matched.map_err(|wrong| Counterexample { task: place.task, record: None, wrong })?;
         }
         run.compare_segments(&self.seen_memory, &mut self.certificate, is_alike)?;
+        run.compare_ipc(&mut self.certificate, is_alike)?;
         for (pid, index) in &run.by_pid {
             if let Role::Helper = run.roles[*index] {
                 if run.tasks[*index].phase != Phase::Reaped {

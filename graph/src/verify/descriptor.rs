@@ -9,6 +9,7 @@ use super::before::At;
 use super::effect::{Change, FdEffect};
 use super::expected::{InodeKind, TimerSpec};
 use super::family::{SIGKILL, SIGSTOP};
+use super::ipc::is_variable;
 use super::name::ASIDE;
 use super::object::{
     Description, Full, Inode, O_ACCMODE, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC, O_EXCL,
@@ -448,6 +449,9 @@ impl<'a> Run<'a> {
             self.objects.description_mut(opened).alias = alias;
             return Ok(opened);
         }
+        if is_variable(path) {
+            return self.open_variable(at, call, path, flags);
+        }
         // A file about a task is there when the task is.
         let about = path.strip_prefix(b"/proc/").and_then(|rest| rest.split(|byte| *byte == b'/').next());
         let about =
@@ -725,6 +729,10 @@ impl<'a> Run<'a> {
                 let own = path.strip_prefix(b"/proc/self/").or(path.strip_prefix(b"/proc/thread-self/"));
                 if let Some(name) = own.map(<[u8]>::to_vec) {
                     return self.write_attribute(at, call, desc, &name, data);
+                }
+                if is_variable(path) {
+                    let path = path.clone();
+                    return self.set_variable(at, call, desc, &path, data);
                 }
                 return Err(Wrong::ChangesFile { call, what: self.describe(desc) });
             }

@@ -135,6 +135,80 @@ pub enum Effect {
     Attribute(Attribute),
     /// Sets credentials, limits or filters.
     Privilege(PrivilegeEffect),
+    /// Makes an IPC namespace, or changes what lives in one.
+    Ipc(IpcEffect),
+}
+
+/// A kind of System V object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpcKind {
+    /// Shared memory.
+    Segment,
+    /// A message queue.
+    Queue,
+    /// A set of semaphores.
+    Semaphores,
+}
+
+/// A change of an IPC namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IpcEffect {
+    /// `unshare(CLONE_NEWIPC)`.
+    NewNamespace,
+    /// `shmget(2)`, `msgget(2)`, `semget(2)` of a new object, giving `id`.
+    Make {
+        /// What is made.
+        kind: IpcKind,
+        /// The expected id.
+        id: u32,
+        /// 0: none.
+        key: u32,
+        /// Bytes of a segment, number of semaphores; of a queue 0.
+        size: u64,
+        /// Permissions.
+        mode: u32,
+    },
+    /// `IPC_SET`.
+    SetOwner {
+        /// Of what.
+        kind: IpcKind,
+        /// Its id.
+        id: u32,
+        /// The new owner.
+        uid: u32,
+        /// The new group.
+        gid: u32,
+        /// The new permissions.
+        mode: u32,
+        /// Of a queue: most bytes in it.
+        most_bytes: Option<u64>,
+    },
+    /// `SHM_LOCK`.
+    LockSegment {
+        /// Its id.
+        id: u32,
+    },
+    /// `IPC_RMID` of a segment: it goes with its last attachment.
+    RemoveSegment {
+        /// Its id.
+        id: u32,
+    },
+    /// `msgsnd(2)` that does not wait.
+    Send {
+        /// The queue.
+        queue: u32,
+        /// The message's type.
+        kind: u64,
+        /// Its bytes.
+        data: Vec<u8>,
+    },
+    /// `SETALL`.
+    SetValues {
+        /// The set.
+        set: u32,
+        /// All values.
+        values: Vec<u16>,
+    },
 }
 
 /// A change of the names in the file system.
@@ -624,6 +698,15 @@ pub enum MemoryEffect {
         /// `MREMAP_*`.
         flags: u32,
     },
+    /// `shmat(2)` at an address where nothing is mapped.
+    Attach {
+        /// The segment.
+        id: u32,
+        /// First address.
+        at: u64,
+        /// `SHM_RDONLY`.
+        read_only: bool,
+    },
     /// `munmap(2)`.
     Unmap {
         /// First address.
@@ -989,6 +1072,7 @@ impl Effect {
             Effect::Memory(effect) => match effect {
                 MemoryEffect::Map { .. } => "mmap",
                 MemoryEffect::Remap { .. } => "mremap",
+                MemoryEffect::Attach { .. } => "shmat",
                 MemoryEffect::Unmap { .. } => "munmap",
                 MemoryEffect::Protect { .. } => "mprotect",
                 MemoryEffect::Advise { .. } => "madvise",
@@ -1027,6 +1111,19 @@ impl Effect {
                 Attribute::QueueSignal { .. } => "rt_sigqueueinfo",
                 Attribute::Nice(_) => "setpriority",
                 Attribute::Scheduler { .. } => "sched_setscheduler",
+            },
+            Effect::Ipc(effect) => match effect {
+                IpcEffect::NewNamespace => "unshare",
+                IpcEffect::Make { kind: IpcKind::Segment, .. } => "shmget",
+                IpcEffect::Make { kind: IpcKind::Queue, .. } => "msgget",
+                IpcEffect::Make { kind: IpcKind::Semaphores, .. } => "semget",
+                IpcEffect::SetOwner { kind: IpcKind::Segment, .. } => "shmctl(IPC_SET)",
+                IpcEffect::SetOwner { kind: IpcKind::Queue, .. } => "msgctl(IPC_SET)",
+                IpcEffect::SetOwner { kind: IpcKind::Semaphores, .. } => "semctl(IPC_SET)",
+                IpcEffect::LockSegment { .. } => "shmctl(SHM_LOCK)",
+                IpcEffect::RemoveSegment { .. } => "shmctl(IPC_RMID)",
+                IpcEffect::Send { .. } => "msgsnd",
+                IpcEffect::SetValues { .. } => "semctl(SETALL)",
             },
             Effect::Privilege(effect) => match effect {
                 PrivilegeEffect::Uids(_) => "setresuid",

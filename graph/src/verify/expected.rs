@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attribute::{AttributeKind, Value};
 use super::effect::SocketOption;
+use super::ipc::ExpectedIpc;
 use super::space::{ExpectedSegment, ExpectedSpace};
 use super::vdso::ExpectedVdso;
 use crate::ids::{Fd, OfdId};
@@ -45,6 +46,8 @@ pub struct Expected {
     pub inherited: Vec<(AttributeKind, Value)>,
     /// Shared memory without a name, by its number in the images.
     pub segments: BTreeMap<u64, ExpectedSegment>,
+    /// The IPC namespace of the tree; `None`: the caller's.
+    pub ipc: Option<Box<ExpectedIpc>>,
     /// seccomp of the threads that have any, by tid.
     pub seccomp: BTreeMap<u32, ExpectedSeccomp>,
 }

@@ -46,6 +46,8 @@ pub struct Certificate {
     pub pages: u64,
     /// Demand 3: shared memory without a name, matched one to one with the images'.
     pub segments: u64,
+    /// Demand 3: System V objects of the tree's IPC namespace, compared.
+    pub ipc_objects: u64,
     /// Demand 3: functions of dumped vDSOs that lead to the running kernel's.
     pub vdso_jumps: u64,
     /// Demand 4: orphans that came to the right subreaper.
@@ -94,6 +96,9 @@ impl fmt::Display for Certificate {
             "  3 address spaces: {} mappings, {} pages, {} segments of shared memory, by {} changes",
             self.mappings, self.pages, self.segments, self.memory_changes
         )?;
+        if self.ipc_objects > 0 {
+            write!(f, "; {} System V objects", self.ipc_objects)?;
+        }
         if self.vdso_jumps > 0 {
             write!(f, "; {} functions lead to the vDSO of this kernel", self.vdso_jumps)?;
         }
@@ -248,6 +253,8 @@ pub enum Wrong {
     WrongPages { at: u64, end: u64, is: String, wanted: String },
     #[error("shared memory {segment:#x} ends {is_bytes:#x} bytes long, the images say {wanted_bytes:#x}")]
     WrongLength { segment: u64, is_bytes: u64, wanted_bytes: u64 },
+    #[error("{what}")]
+    WrongIpc { what: String },
     #[error("shared memory {segment:#x}, {at:#x}..{end:#x}, ends with {is}, the images say {wanted}")]
     WrongShared { segment: u64, at: u64, end: u64, is: String, wanted: String },
     #[error("arrives without the vDSO that the images say")]
@@ -394,6 +401,7 @@ impl Wrong {
             | Wrong::WrongPages { .. }
             | Wrong::WrongLength { .. }
             | Wrong::WrongShared { .. }
+            | Wrong::WrongIpc { .. }
             | Wrong::BadPatch { .. }
             | Wrong::NoVdso
             | Wrong::Unled { .. } => 3,

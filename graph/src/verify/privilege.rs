@@ -5,7 +5,9 @@
 //! record that gives anything up, only effects that need nothing may follow, and the calls that
 //! give more up, as long as each still may.
 
-use super::effect::{Attribute, Change, Effect, FdEffect, MemoryEffect, PrivilegeEffect, SeccompEffect};
+use super::effect::{
+    Attribute, Change, Effect, FdEffect, IpcEffect, MemoryEffect, PrivilegeEffect, SeccompEffect,
+};
 
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
@@ -20,6 +22,7 @@ pub(super) struct Privileges {
     effective: u64,
     permitted: u64,
     uids: [u32; 3],
+    gids: [u32; 3],
     /// SECBIT_NO_SETUID_FIXUP.
     no_fixup: bool,
     /// SECBIT_KEEP_CAPS.
@@ -27,19 +30,20 @@ pub(super) struct Privileges {
     no_new_privs: bool,
     /// The first record that gave something up, and its name.
     dropped: Option<(u32, &'static str)>,
-    /// Where the first to give something up were the uids, and nothing else has followed: what there
+    /// Where the first to give something up were the uids or gids, and nothing else has followed: what there
     /// was before.
-    before_uids: Option<Full>,
+    before_ids: Option<Full>,
     /// Hard limits that are known.
     hard: [Option<u64>; 16],
 }
 
-/// Uids with the capabilities that they have.
+/// Uids and gids with the capabilities that they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Full {
     effective: u64,
     permitted: u64,
     uids: [u32; 3],
+    gids: [u32; 3],
 }
 
 /// What an effect needs.
@@ -64,11 +68,12 @@ impl Privileges {
             effective: u64::MAX,
             permitted: u64::MAX,
             uids: [0; 3],
+            gids: [0; 3],
             no_fixup: false,
             keep_caps: false,
             no_new_privs: false,
             dropped: None,
-            before_uids: None,
+            before_ids: None,
             hard: [None; 16],
         }
     }
@@ -91,22 +96,22 @@ impl Privileges {
             if gives_up && is_first {
                 self.dropped = Some((record, Effect::Privilege(effect.clone()).name()));
             }
-            // Uids that are taken on for a while, the saved one kept, give nothing up.
-            self.before_uids = match effect {
-                PrivilegeEffect::Uids(_) if is_first => Some(before),
-                PrivilegeEffect::Uids(_) => self.before_uids,
+            // Ids that are taken on for a while, the saved one kept, give nothing up.
+            self.before_ids = match effect {
+                PrivilegeEffect::Uids(_) | PrivilegeEffect::Gids(_) if is_first => Some(before),
+                PrivilegeEffect::Uids(_) | PrivilegeEffect::Gids(_) => self.before_ids,
                 _ => None,
             };
-            if self.before_uids == Some(self.full()) {
+            if self.before_ids == Some(self.full()) {
                 self.dropped = None;
-                self.before_uids = None;
+                self.before_ids = None;
             }
         }
         Ok(())
     }
 
     fn full(&self) -> Full {
-        Full { effective: self.effective, permitted: self.permitted, uids: self.uids }
+        Full { effective: self.effective, permitted: self.permitted, uids: self.uids, gids: self.gids }
     }
 
     /// Real and effective uid.
@@ -154,6 +159,16 @@ impl Privileges {
                 | FdEffect::CloseRange { .. } => Need::Nothing,
             },
             Effect::Name(_) => Need::Everything,
+            Effect::Ipc(effect) => match effect {
+                // Whoever makes an object is its owner.
+                IpcEffect::Make { .. } => Need::Nothing,
+                IpcEffect::NewNamespace
+                | IpcEffect::SetOwner { .. }
+                | IpcEffect::LockSegment { .. }
+                | IpcEffect::RemoveSegment { .. }
+                | IpcEffect::Send { .. }
+                | IpcEffect::SetValues { .. } => Need::Everything,
+            },
             Effect::Object { change, .. } => match change {
                 Change::Seek { .. }
                 | Change::SetStatus { .. }
@@ -191,9 +206,10 @@ impl Privileges {
                 // Its own memory takes no permission (mm/process_vm_access.c).
                 | MemoryEffect::Write { .. }
                 | MemoryEffect::Ring(_) => Need::Nothing,
-                MemoryEffect::SetMm { .. } | MemoryEffect::MapVdso { .. } | MemoryEffect::Lock { .. } => {
-                    Need::Everything
-                }
+                MemoryEffect::SetMm { .. }
+                | MemoryEffect::MapVdso { .. }
+                | MemoryEffect::Attach { .. }
+                | MemoryEffect::Lock { .. } => Need::Everything,
             },
             Effect::Attribute(attribute) => match attribute {
                 Attribute::WorkingDirectory(_) | Attribute::RootDirectory(_) => Need::Everything,
@@ -315,8 +331,13 @@ impl Privileges {
                 self.no_new_privs = true;
                 true
             }
-            PrivilegeEffect::Gids(_)
-            | PrivilegeEffect::FsGid(_)
+            PrivilegeEffect::Gids(ids) => {
+                for (slot, id) in self.gids.iter_mut().zip(ids) {
+                    *slot = id.unwrap_or(*slot);
+                }
+                true
+            }
+            PrivilegeEffect::FsGid(_)
             | PrivilegeEffect::Groups(_)
             | PrivilegeEffect::DropBounding(_)
             | PrivilegeEffect::Seccomp(_) => true,

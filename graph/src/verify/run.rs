@@ -15,6 +15,7 @@ use super::effect::{
     Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, PrivilegeEffect, UserfaultChange,
 };
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
+use super::ipc::Ipc;
 use super::name::{Name, Wanted};
 use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
@@ -174,6 +175,8 @@ pub(super) struct Run<'a> {
     pub(super) spaces: Vec<Space>,
     /// Shared memory without a name.
     pub(super) segments: Vec<Segment>,
+    /// The IPC namespace that the root has made.
+    pub(super) ipc: Option<Ipc>,
     /// Carriers by start.
     pub(super) carriers: BTreeMap<u64, Carrier>,
     /// Paths of FIFOs, and those that are open.
@@ -339,6 +342,7 @@ impl<'a> Run<'a> {
             ready: VecDeque::new(),
             spaces: vec![Space::default(); count],
             segments: Vec::new(),
+            ipc: None,
             carriers: BTreeMap::new(),
             fifo_paths: expected
                 .ofds
@@ -521,6 +525,7 @@ impl<'a> Run<'a> {
             Effect::Object { fd, change } => self.change_object(at, call, *fd, change)?,
             Effect::Memory(effect) => self.change_memory(at, call, effect)?,
             Effect::Attribute(attribute) => self.set_attribute(at, call, attribute)?,
+            Effect::Ipc(effect) => self.change_ipc(at, call, effect)?,
             Effect::Privilege(effect) => {
                 self.change_privileges(at, call, effect)?;
                 self.certificate.privilege_drops += 1;
@@ -601,6 +606,7 @@ fn is_for_tail(effect: &Effect) -> bool {
         | Effect::Undo { .. }
         | Effect::File(_)
         | Effect::Name(_)
+        | Effect::Ipc(_)
         | Effect::Fd(_) => false,
         Effect::Object { change, .. } => match change {
             Change::SetStatus { .. }
@@ -634,6 +640,7 @@ fn is_for_tail(effect: &Effect) -> bool {
             MemoryEffect::Protect { .. } | MemoryEffect::Advise { .. } => true,
             MemoryEffect::Map { .. }
             | MemoryEffect::Remap { .. }
+            | MemoryEffect::Attach { .. }
             | MemoryEffect::Unmap { .. }
             | MemoryEffect::Lock { .. }
             | MemoryEffect::SetMm { .. }

@@ -154,6 +154,9 @@ impl Run<'_> {
             let is_scratch = self.is_scratch(at.task, start, end);
             if start < region.window_end && region.start < end && !is_scratch {
                 let carrier = self.carrier(at, call, start, end)?;
+                if carrier.1.mapping.prot & PROT_WRITE == 0 {
+                    return Err(Wrong::BadRange { call, at: start, end, why: "not writable then" });
+                }
                 let offset = start - carrier.0;
                 self.fill_segment(at, call, carrier.1.segment, offset, len, fill)?;
                 continue;
@@ -173,7 +176,7 @@ impl Run<'_> {
                     return bad(piece, behind, "not writable then");
                 }
                 match mapping.shows {
-                    Shows::Segment { segment, offset } => {
+                    Shows::Segment { segment, offset } | Shows::System { segment, offset, .. } => {
                         self.fill_segment(at, call, segment, offset, behind - piece, part)?;
                     }
                     Shows::File { desc, offset, is_shared: true, .. } => {
@@ -237,8 +240,60 @@ impl Run<'_> {
     }
 
     fn add_segment(&mut self, len: u64, huge: u32, made: At) -> usize {
-        self.segments.push(Segment { len, huge, made, fills: Intervals::default() });
+        self.segments.push(Segment { len, huge, system: None, made, fills: Intervals::default() });
         self.segments.len() - 1
+    }
+
+    /// A System V segment, of whole pages.
+    pub(super) fn add_system_segment(&mut self, size: u64, id: u32, made: At) -> usize {
+        let len = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        let segment = self.add_segment(len, 0, made);
+        self.segments[segment].system = Some(id);
+        segment
+    }
+
+    /// Whether a task can have a carrier in a range that lies behind the tapes.
+    fn check_carrier(&self, at: At, call: &'static str, start: u64, len: u64) -> Result<(), Wrong> {
+        self.check_range(call, start, len, PAGE)?;
+        let end = start.saturating_add(len);
+        let before = self.carriers.range(..end).next_back();
+        if len == 0 || before.is_some_and(|(_, other)| other.end > start) {
+            let why = "a carrier of shared memory made twice";
+            return Err(Wrong::BadRange { call, at: start, end, why });
+        }
+        if !self.spaces[self.space_of(at.task)].mappings.is_free(start, end) {
+            let why = "something may be mapped there already";
+            return Err(Wrong::BadRange { call, at: start, end, why });
+        }
+        // A window whose carriers are made by threads would need an order of its own.
+        let is_free = self.spaces[at.task].sources.is_free(start, end);
+        if self.space_of(at.task) != at.task || !is_free {
+            return Err(Wrong::NotModelled { call, what: "such a carrier of shared memory".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// `shmat(2)` among the carriers; elsewhere it would hit what the images have there.
+    fn attach(
+        &mut self,
+        at: At,
+        call: &'static str,
+        id: u32,
+        start: u64,
+        read_only: bool,
+    ) -> Result<(), Wrong> {
+        let (segment, len) = self.attach_segment(at, call, id)?;
+        let (region, end) = (self.tree.region, start.saturating_add(len));
+        if start < region.end || end > region.window_end {
+            let why = "not among the carriers of shared memory";
+            return Err(Wrong::BadRange { call, at: start, end, why });
+        }
+        self.check_carrier(at, call, start, len)?;
+        let prot = if read_only { PROT_READ } else { PROT_READ | PROT_WRITE };
+        let shows = Shows::System { segment, offset: 0, may_write: !read_only };
+        let mapping = Mapping { shows, prot, flags: 0, advice: 0 };
+        self.carriers.insert(start, Carrier { end, segment, mapping, made: at });
+        Ok(())
     }
 
     fn map(
@@ -279,19 +334,8 @@ impl Run<'_> {
         let in_window = is_shared && is_behind;
         let is_carrier = in_window && is_anonymous;
         if in_window {
-            self.check_range(call, start, len, PAGE)?;
-            let before = self.carriers.range(..end).next_back();
-            if len == 0 || before.is_some_and(|(_, other)| other.end > start) {
-                let why = "a carrier of shared memory made twice";
-                return Err(Wrong::BadRange { call, at: start, end, why });
-            }
-            if !self.spaces[self.space_of(at.task)].mappings.is_free(start, end) {
-                let why = "something may be mapped there already";
-                return Err(Wrong::BadRange { call, at: start, end, why });
-            }
-            // A window whose carriers are made by threads would need an order of its own.
-            let is_free = self.spaces[at.task].sources.is_free(start, end);
-            if self.space_of(at.task) != at.task || prot & PROT_WRITE == 0 || !is_free {
+            self.check_carrier(at, call, start, len)?;
+            if prot & PROT_WRITE == 0 {
                 return not_modelled("such a carrier of shared memory".to_owned());
             }
         } else {
@@ -439,7 +483,7 @@ impl Run<'_> {
         }
         self.check_cuts(at, call, to, end)?;
         match mapping.shows {
-            Shows::Segment { segment, offset } => {
+            Shows::Segment { segment, offset } | Shows::System { segment, offset, .. } => {
                 if offset.saturating_add(new_len) > self.segments[segment].len {
                     return bad("beyond the end of the shared memory");
                 }
@@ -478,7 +522,11 @@ impl Run<'_> {
             mapping.flags & (MAP_LOCKED | MAP_HUGETLB) == 0
                 && match mapping.shows {
                     Shows::Anonymous | Shows::File { .. } => true,
-                    Shows::Droppable | Shows::Segment { .. } | Shows::Kernel | Shows::Ring { .. } => false,
+                    Shows::Droppable
+                    | Shows::Segment { .. }
+                    | Shows::System { .. }
+                    | Shows::Kernel
+                    | Shows::Ring { .. } => false,
                 }
         };
         let Some((first, _, mapping)) = pieces.last().copied().filter(|(.., last)| may_grow(last)) else {
@@ -507,6 +555,12 @@ impl Run<'_> {
         let end = start.saturating_add(len);
         self.check_cuts(at, call, start, end)?;
         for (_, _, mapping) in self.mapped(at, call, start, end)? {
+            if let Shows::System { may_write: false, .. } = mapping.shows
+                && prot & PROT_WRITE != 0
+            {
+                let what = "a segment that is attached to be read only".to_owned();
+                return Err(Wrong::Refused { call, what });
+            }
             let Shows::File { desc, is_shared: true, may_write, .. } = mapping.shows else { continue };
             let is_sealed = match &self.objects.object_of(desc).kind {
                 ObjectKind::Inode(inode) => inode.seals & SEALS_WRITE != 0,
@@ -587,7 +641,9 @@ impl Run<'_> {
         // Huge pages are never locked (mm/mlock.c), and take the call for nothing.
         let is_open = |mapping: &Mapping| match mapping.shows {
             _ if mapping.flags & MAP_HUGETLB != 0 => false,
-            Shows::Anonymous | Shows::Segment { .. } | Shows::File { .. } => mapping.prot != 0,
+            Shows::Anonymous | Shows::Segment { .. } | Shows::System { .. } | Shows::File { .. } => {
+                mapping.prot != 0
+            }
             Shows::Droppable | Shows::Kernel | Shows::Ring { .. } => false,
         };
         if !pieces.iter().all(|(_, _, mapping)| is_open(mapping)) {
@@ -654,6 +710,9 @@ impl Run<'_> {
                 }
                 self.check_cuts(at, call, *start, end)?;
                 self.use_space(at, call)?.unmap(*start, end);
+            }
+            MemoryEffect::Attach { id, at: start, read_only } => {
+                self.attach(at, call, *id, *start, *read_only)?;
             }
             MemoryEffect::Advise { at: start, len, advice } => {
                 self.advise(at, call, (*start, *len), *advice)?;

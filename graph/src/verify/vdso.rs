@@ -260,6 +260,8 @@ pub(super) fn replaced(effect: &MemoryEffect) -> impl Iterator<Item = (u64, u64)
         | MemoryEffect::Advise { .. }
         | MemoryEffect::Lock { .. }
         | MemoryEffect::SetMm { .. }
+        // Only among the carriers.
+        | MemoryEffect::Attach { .. }
         | MemoryEffect::MapVdso { .. }
         | MemoryEffect::Write { .. } => [None, None],
     };

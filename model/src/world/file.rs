@@ -547,6 +547,12 @@ impl World {
                 ObjectId::Made(_) => None,
             };
             return match own {
+                Some(rest) if rest.starts_with(b"sys/") => {
+                    let path = [b"/proc/", rest.as_slice()].concat();
+                    let written = self.set_variable(tid, &path, description.position, data)?;
+                    self.description_mut(desc).position += data.len() as u64;
+                    Ok(written)
+                }
                 Some(rest) => self.write_setting(tid, &rest, data),
                 None => not_modelled("a write into a file of the host"),
             };

@@ -66,6 +66,8 @@ pub struct Thread {
     pub table: TableId,
     /// Its working directory, root and umask.
     pub directory: Made,
+    /// Its IPC namespace; `None`: the caller's.
+    pub ipc: Option<Made>,
     /// Signals that wait for it alone.
     pub pending: Pending,
     /// Blocked signals; bit 0 is signal 1.
@@ -158,6 +160,7 @@ impl World {
             phase: Phase::Running,
             table,
             directory,
+            ipc: None,
             pending: Pending::default(),
             mask: 0,
             credentials: Credentials::root(host.capabilities),
@@ -227,6 +230,7 @@ impl World {
             phase: Phase::Running,
             table,
             directory,
+            ipc: forker.ipc,
             pending: Pending::default(),
             mask: forker.mask,
             credentials: forker.credentials,

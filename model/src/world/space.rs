@@ -219,6 +219,12 @@ impl Space {
     }
 }
 
+/// A shared mapping as `shmat(2)` makes it.
+pub(super) fn mapping_of(end: u64, prot: u32, backing: Backing, may_write: bool) -> Mapping {
+    let advice = BTreeSet::new();
+    Mapping { end, prot, flags: MAP_SHARED, backing, may_write, advice, registered: None }
+}
+
 /// A range of pages in user space.
 pub(super) fn range(at: u64, len: u64) -> Call<(u64, u64)> {
     if !at.is_multiple_of(PAGE) {
@@ -407,6 +413,7 @@ impl World {
             MemoryEffect::Remap { from, old_len, to, new_len, flags } => {
                 self.remap(tid, (*from, *old_len), (*to, *new_len), *flags)
             }
+            MemoryEffect::Attach { id, at, read_only } => self.attach(tid, *id, *at, *read_only),
             MemoryEffect::Unmap { at, len } => {
                 if *len == 0 || at.checked_add(*len).is_none_or(|end| end.next_multiple_of(PAGE) > USER_END) {
                     return fails(EINVAL);

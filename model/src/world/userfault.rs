@@ -81,9 +81,16 @@ impl World {
             let Some((_, mapping)) = space.at(at) else {
                 return not_modelled("holes in what is registered");
             };
-            // `vma_can_userfault`: private memory of one's own, and shared memory.
-            if !matches!(mapping.backing, Backing::Anonymous | Backing::Segment(..)) {
-                return fails(EINVAL);
+            // `vma_can_userfault`: private memory of one's own, and shared memory, but no System V segments.
+            match mapping.backing {
+                Backing::Anonymous => {}
+                Backing::Segment(segment, _) if !self.is_system(segment) => {}
+                Backing::Segment(..)
+                | Backing::File { .. }
+                | Backing::Region
+                | Backing::Vvar
+                | Backing::Vdso
+                | Backing::Foreign => return fails(EINVAL),
             }
             if mapping.registered.as_ref().is_some_and(|other| other != id) {
                 return fails(EBUSY);

@@ -57,7 +57,7 @@ pub(super) fn read_data(
 }
 
 /// Nothing behind a bad entry can be read in an image that mixes entries and raw bytes.
-pub(super) fn unreadable_rest(entry: &Entry<'_>) -> crate::image::ImageError {
+pub(crate) fn unreadable_rest(entry: &Entry<'_>) -> crate::image::ImageError {
     crate::image::ImageError::Inconsistent {
         file: entry.file.to_owned(),
         entry: Some(entry.index),

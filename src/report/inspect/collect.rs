@@ -73,6 +73,7 @@ fn mapped_id(vma: &Vma) -> Option<u32> {
         | VmaKind::Memfd { ofd_id, .. } => Some(ofd_id),
         VmaKind::AnonPrivate
         | VmaKind::AnonShared { .. }
+        | VmaKind::SysV { .. }
         | VmaKind::Vvar
         | VmaKind::Vdso
         | VmaKind::Vsyscall
@@ -238,6 +239,9 @@ impl<'a> Collector<'a> {
             VmaKind::AnonShared { shmid, offset_bytes } => {
                 (format!("segment {shmid:#x}"), Some(offset_bytes))
             }
+            VmaKind::SysV { shmid, offset_bytes, .. } => {
+                (format!("System V segment {shmid}"), Some(offset_bytes))
+            }
             VmaKind::AnonPrivate if vma.status & vma::AREA_HEAP != 0 => ("heap".to_owned(), None),
             VmaKind::AnonPrivate
                 if vma.status & vma::AREA_STACK != 0 || vma.flags & libc::MAP_GROWSDOWN as u32 != 0 =>
@@ -354,6 +358,10 @@ impl<'a> Collector<'a> {
         for shm in &self.model.shm {
             segments.entry(shm.shmid).or_insert_with(|| empty(shm.shmid)).stored_pages = stored(&shm.pages);
         }
+        for segment in self.model.ipc.values().flat_map(|ns| &ns.segments) {
+            let id = u64::from(segment.perm.id);
+            segments.entry(id).or_insert_with(|| empty(id)).size_bytes = segment.size_bytes;
+        }
         for inode in &self.model.memfds {
             let segment = segments.entry(inode.shmid).or_insert_with(|| empty(inode.shmid));
             segment.size_bytes = inode.size_bytes;
@@ -366,6 +374,7 @@ impl<'a> Collector<'a> {
             for vma in &alive.mm.vmas {
                 let (shmid, offset) = match vma.kind {
                     VmaKind::AnonShared { shmid, offset_bytes } => (shmid, offset_bytes),
+                    VmaKind::SysV { shmid, offset_bytes, .. } => (u64::from(shmid), offset_bytes),
                     VmaKind::Memfd { inode_id, .. } => match shmid_of_inode.get(&inode_id) {
                         // A mapping may go beyond the end of a memfd.
                         Some(shmid) => (*shmid, 0),
@@ -436,6 +445,7 @@ fn mapping_kind(vma: &Vma) -> &'static str {
         VmaKind::FilePrivate { .. } => "private file",
         VmaKind::FileShared { .. } => "shared file",
         VmaKind::AnonShared { .. } => "shared anonymous",
+        VmaKind::SysV { .. } => "System V",
         VmaKind::Memfd { .. } => "memfd",
         VmaKind::Vvar => "vvar",
         VmaKind::Vdso => "vdso",

@@ -125,6 +125,10 @@ fn is_alike(vma: &Vma, other: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
             VmaKind::AnonShared { shmid: theirs, offset_bytes: from },
         ) => shmid == theirs && from.checked_add(by) == Some(offset_bytes),
         (
+            VmaKind::SysV { shmid, offset_bytes, read_only },
+            VmaKind::SysV { shmid: theirs, offset_bytes: from, read_only: is },
+        ) => (shmid, read_only) == (theirs, is) && from.checked_add(by) == Some(offset_bytes),
+        (
             VmaKind::Memfd { ofd_id, inode_id, offset_bytes, file_flags },
             VmaKind::Memfd { ofd_id: by_ofd, inode_id: theirs, offset_bytes: from, file_flags: flags },
         ) => {
@@ -137,6 +141,7 @@ fn is_alike(vma: &Vma, other: &Vma, same: &impl Fn(u32, u32) -> bool) -> bool {
             | VmaKind::FilePrivate { .. }
             | VmaKind::FileShared { .. }
             | VmaKind::AnonShared { .. }
+            | VmaKind::SysV { .. }
             | VmaKind::Memfd { .. }
             | VmaKind::Vvar
             | VmaKind::Vdso

@@ -83,9 +83,15 @@ impl Call<'_, '_> {
 
     /// What the call does.
     pub(super) fn effect(&self) -> Lift<Effect> {
-        for lift in
-            [Self::descriptor, Self::object_change, Self::socket, Self::memory, Self::ring, Self::family]
-        {
+        for lift in [
+            Self::descriptor,
+            Self::object_change,
+            Self::socket,
+            Self::memory,
+            Self::ring,
+            Self::family,
+            Self::ipc,
+        ] {
             if let Some(effect) = lift(self)? {
                 return Ok(effect);
             }
@@ -155,6 +161,15 @@ pub(super) fn name(nr: u16) -> String {
         libc::SYS_io_submit => "io_submit",
         libc::SYS_io_getevents => "io_getevents",
         libc::SYS_arch_prctl => "arch_prctl",
+        libc::SYS_unshare => "unshare",
+        libc::SYS_shmget => "shmget",
+        libc::SYS_shmctl => "shmctl",
+        libc::SYS_shmat => "shmat",
+        libc::SYS_msgget => "msgget",
+        libc::SYS_msgctl => "msgctl",
+        libc::SYS_msgsnd => "msgsnd",
+        libc::SYS_semget => "semget",
+        libc::SYS_semctl => "semctl",
         libc::SYS_setsid => "setsid",
         libc::SYS_setpgid => "setpgid",
         libc::SYS_waitid => "waitid",

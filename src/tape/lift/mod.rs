@@ -17,6 +17,7 @@
 
 mod call;
 mod descriptor;
+mod ipc;
 mod memory;
 mod object;
 mod ring;
@@ -126,6 +127,8 @@ struct Lifter<'a> {
     cells: RefCell<BTreeSet<(u64, u64)>>,
     /// What calls read and write as it is.
     kept: RefCell<BTreeSet<(u64, u64)>>,
+    /// How many semaphores there are in sets: by who makes them, and id.
+    sets: RefCell<BTreeMap<(u32, u64), u64>>,
     /// Programs of filters by address and length, read once: many threads have the same.
     programs: Arc<Mutex<Programs>>,
 }
@@ -215,6 +218,7 @@ impl<'a> Lifter<'a> {
             outputs: RefCell::default(),
             cells: RefCell::default(),
             kept: RefCell::default(),
+            sets: RefCell::default(),
             programs: Arc::default(),
         })
     }
@@ -233,6 +237,7 @@ impl<'a> Lifter<'a> {
             outputs: RefCell::default(),
             cells: RefCell::default(),
             kept: RefCell::default(),
+            sets: RefCell::default(),
             programs: Arc::clone(&self.programs),
         }
     }

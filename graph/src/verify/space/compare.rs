@@ -222,6 +222,14 @@ impl Run<'_> {
                     && seen.of_number.entry(number).or_insert((segment, place)).0 == segment
             }
             (
+                Shows::System { segment, offset, may_write },
+                Shown::System { segment: id, offset: wanted, may_write: may },
+            ) => {
+                self.segments[segment].system == Some(id)
+                    && offset == wanted.saturating_add(by)
+                    && may_write == may
+            }
+            (
                 Shows::File { desc, offset, is_shared, may_write },
                 Shown::File { ofd, offset: wanted, shared },
             ) => {
@@ -235,12 +243,14 @@ impl Run<'_> {
                 Shows::Anonymous
                 | Shows::Droppable
                 | Shows::Segment { .. }
+                | Shows::System { .. }
                 | Shows::File { .. }
                 | Shows::Kernel
                 | Shows::Ring { .. },
                 Shown::Anonymous
                 | Shown::Droppable
                 | Shown::Segment { .. }
+                | Shown::System { .. }
                 | Shown::File { .. }
                 | Shown::Kernel
                 | Shown::Ring { .. },
@@ -305,6 +315,22 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Where what a segment holds is not what is stored, and both in words.
+    pub(in super::super) fn segment_differs(
+        &self,
+        segment: usize,
+        wanted: &ExpectedPages,
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+    ) -> Option<(u64, u64, String, String)> {
+        let fills = self.segments[segment].fills.iter();
+        let held = fills.map(|(start, end, fill)| (start, end, Held::Bytes(fill)));
+        self.first_difference(held, wanted, is_alike)
+    }
+
+    pub(in super::super) fn stored_pages(&self, stored: &ExpectedPages) -> u64 {
+        pages(stored)
+    }
+
     fn shown_fill(&self, fill: &Fill) -> String {
         let what = match &self.objects.objects[fill.object].kind {
             ObjectKind::File { path } => path.escape_ascii().to_string(),
@@ -323,6 +349,10 @@ impl Run<'_> {
                 let made = self.segments[segment].made;
                 let by = self.pid(made.task);
                 format!("the shared memory that task {by} makes in record {}, from {offset:#x}", made.record)
+            }
+            Shows::System { segment, offset, may_write } => {
+                let id = self.segments[segment].system.unwrap_or_default();
+                format!("System V segment {id}{}, from {offset:#x}", read_only_word(may_write))
             }
             Shows::File { desc, offset, is_shared, may_write } => {
                 format!(
@@ -347,6 +377,10 @@ impl Run<'_> {
                 });
                 format!("the shared memory {segment:#x}{other}, from {:#x}", offset.saturating_add(by))
             }
+            Shown::System { segment, offset, may_write } => {
+                let from = offset.saturating_add(by);
+                format!("System V segment {segment}{}, from {from:#x}", read_only_word(may_write))
+            }
             Shown::File { ofd, offset, shared } => {
                 let name = self.expected.ofds.get(ofd.index()).map_or("a file", |ofd| &ofd.name);
                 format!("{}{name}, from {:#x}", shared_word(shared), offset.saturating_add(by))
@@ -363,6 +397,10 @@ fn pages(stored: &ExpectedPages) -> u64 {
 
 fn nothing() -> String {
     "nothing".to_owned()
+}
+
+fn read_only_word(may_write: bool) -> &'static str {
+    if may_write { "" } else { " for reading" }
 }
 
 fn shared_word(shared: Option<bool>) -> &'static str {

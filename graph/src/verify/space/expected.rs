@@ -51,6 +51,15 @@ pub enum Shown {
         /// Where the mapping starts in it.
         offset: u64,
     },
+    /// A System V segment that is attached.
+    System {
+        /// Its id.
+        segment: u32,
+        /// Where the mapping starts in it.
+        offset: u64,
+        /// Now or after `mprotect(2)`: it was not attached to be read only.
+        may_write: bool,
+    },
     /// A file.
     File {
         /// One of [`super::super::Expected::ofds`] that shows the file; not the description that was mapped.

@@ -56,7 +56,8 @@ impl Run<'_> {
             return Err(Wrong::NotModelled { call, what: format!("flags {flags:#o} for {}", path()) });
         }
         let (from, carrier) = self.carrier(at, call, start, end)?;
-        if (from, carrier.end) != (start, end) {
+        // What is opened of an attachment would be no attachment when it is mapped.
+        if (from, carrier.end) != (start, end) || !matches!(carrier.mapping.shows, Shows::Segment { .. }) {
             return Err(Wrong::OpensOther { path: path() });
         }
         let object = self.objects.add_object(ObjectKind::Segment(carrier.segment), at);
@@ -81,6 +82,7 @@ impl Run<'_> {
             | Shows::Anonymous
             | Shows::Droppable
             | Shows::Segment { .. }
+            | Shows::System { .. }
             | Shows::Kernel
             | Shows::Ring { .. } => false,
         })
@@ -127,7 +129,7 @@ impl Run<'_> {
 pub(super) fn is_whole(call: &'static str, mapping: &Mapping, start: u64, end: u64) -> Result<(), Wrong> {
     let align = mapping.align();
     let offset = match mapping.shows {
-        Shows::Segment { offset, .. } | Shows::File { offset, .. } => offset,
+        Shows::Segment { offset, .. } | Shows::System { offset, .. } | Shows::File { offset, .. } => offset,
         Shows::Anonymous | Shows::Droppable | Shows::Kernel | Shows::Ring { .. } => 0,
     };
     if [start, end, offset].iter().all(|at| at.is_multiple_of(align)) {

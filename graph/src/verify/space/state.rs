@@ -108,6 +108,13 @@ pub(in super::super) enum Shows {
     Droppable,
     /// Shared memory: which, and from where on.
     Segment { segment: usize, offset: u64 },
+    /// A System V segment that is attached.
+    System {
+        segment: usize,
+        offset: u64,
+        /// Now or after `mprotect(2)`.
+        may_write: bool,
+    },
     /// A file.
     File {
         /// The description that was mapped.
@@ -140,7 +147,7 @@ impl Mapping {
         match self.shows {
             Shows::Anonymous | Shows::Droppable => true,
             Shows::File { is_shared, .. } => !is_shared,
-            Shows::Segment { .. } | Shows::Kernel | Shows::Ring { .. } => false,
+            Shows::Segment { .. } | Shows::System { .. } | Shows::Kernel | Shows::Ring { .. } => false,
         }
     }
 
@@ -162,6 +169,10 @@ impl Mapping {
                 (a, b) == (c, d)
             }
             (
+                Shows::System { segment: a, offset: b, may_write: c },
+                Shows::System { segment: d, offset: e, may_write: f },
+            ) => (a, b, c) == (d, e, f),
+            (
                 Shows::File { desc: a, offset: b, is_shared: c, .. },
                 Shows::File { desc: d, offset: e, is_shared: f, .. },
             ) => (a, b, c) == (d, e, f),
@@ -169,6 +180,7 @@ impl Mapping {
                 Shows::Anonymous
                 | Shows::Droppable
                 | Shows::Segment { .. }
+                | Shows::System { .. }
                 | Shows::File { .. }
                 | Shows::Kernel
                 | Shows::Ring { .. },
@@ -183,7 +195,10 @@ impl Cut for Mapping {
     fn rest(&self, by: u64) -> Mapping {
         let mut rest = *self;
         match &mut rest.shows {
-            Shows::Segment { offset, .. } | Shows::File { offset, .. } | Shows::Ring { offset } => {
+            Shows::Segment { offset, .. }
+            | Shows::System { offset, .. }
+            | Shows::File { offset, .. }
+            | Shows::Ring { offset } => {
                 *offset = offset.saturating_add(by);
             }
             Shows::Anonymous | Shows::Droppable | Shows::Kernel => {}
@@ -238,12 +253,14 @@ impl Cut for Registered {
     }
 }
 
-/// Shared memory without a name.
+/// Shared memory without a name, or with a System V id.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Segment {
     pub(super) len: u64,
     /// Those of [`HUGE`].
     pub(super) huge: u32,
+    /// Its System V id, if it has one.
+    pub(super) system: Option<u32>,
     pub(super) made: At,
     /// What has been read into it, by offset.
     pub(super) fills: Intervals<Fill>,

@@ -182,9 +182,12 @@ impl Run<'_> {
             _ if mapping.flags & MAP_HUGETLB != 0 => bad("memory that no page is copied into"),
             Shows::Anonymous => Ok(Target::Private),
             Shows::Segment { segment, offset } => Ok(Target::Segment { segment, offset }),
-            Shows::Droppable | Shows::File { .. } | Shows::Kernel | Shows::Ring { .. } => {
-                bad("memory that no page is copied into")
-            }
+            // Of those, `vma_can_userfault` (linux/userfaultfd_k.h) knows private memory and plain shared memory.
+            Shows::Droppable
+            | Shows::System { .. }
+            | Shows::File { .. }
+            | Shows::Kernel
+            | Shows::Ring { .. } => bad("memory that no page is copied into"),
         }
     }
 
