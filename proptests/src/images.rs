@@ -186,6 +186,7 @@ pub fn plan_with(dir: &Path, costs: CostModel, cores: u32, policy: Policy) -> Re
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         vdsos: Default::default(),
         alike: Alike::find(&model, &space::candidates(&model, options)).into(),
+        ..Payloads::default()
     };
     let facts = facts(&model);
     let resolution = resolve::resolve(&model, &payloads, &facts, options);

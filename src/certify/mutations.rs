@@ -14,14 +14,15 @@ use regrow_graph::verify::{
     RingEffect, UserfaultChange, Value, verify,
 };
 
+mod ipc;
 mod space;
 
 use super::*;
 use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, PidFacts, Probe, SpecialMapping, Vdso};
 use crate::image::Model;
 use crate::image::{
-    Creds, Image, KobjIds, NsPid, Ofd, OfdKind, Origin, PosixTimer, RLimit, RegFile, Rseq, Sched, SigAction,
-    SigAltStack, VmaKind, open_blob, read_model,
+    Blob, Creds, Image, KobjIds, NsPid, Ofd, OfdKind, Origin, PosixTimer, RLimit, RegFile, Rseq, Sched,
+    SigAction, SigAltStack, VmaKind, open_blob, read_model,
 };
 use crate::lower::{self, registers};
 use crate::resolve::problem::{Problem, ProblemKind};
@@ -178,6 +179,9 @@ fn facts(model: &Model) -> HostFacts {
         userfaultfd: Probe::Present,
         possible_processors: Some(2),
         aio_requests: Some((65536, 0)),
+        ipc_namespaces: true,
+        ipc_next_ids: true,
+        mqueue: true,
         ..KernelFacts::default()
     };
     // For those who come to help with the pages of one task.
@@ -210,11 +214,18 @@ fn real() -> Real {
 
 /// The plan, and what `check` would say about this host.
 fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
-    let read = |blob| open_blob(&model, blob).expect("the payload is there");
+    let read = |blob: &Blob| open_blob(&model, blob).expect("the payload is there");
+    let (queues, sets) =
+        model.own_ipc().map_or_else(Default::default, |ns| (&ns.queues[..], &ns.semaphores[..]));
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect(),
         fifos: Vec::new(),
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect(),
+        messages: queues
+            .iter()
+            .map(|queue| queue.messages.iter().map(|message| read(&message.data)).collect())
+            .collect(),
+        semaphores: sets.iter().map(|set| read(&set.values)).collect(),
         vdsos: Default::default(),
         alike: Default::default(),
     };

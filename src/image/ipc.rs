@@ -205,9 +205,7 @@ fn odd_mode(perm: &SysvPerm, known: u32, entry: &Entry<'_>, image: Image, errors
 fn read_segments(dir: &Dir<'_>, image: Image, errors: &mut Errors) -> Vec<SysvSegment> {
     let (mut segments, mut known) = (Vec::new(), Known::default());
     dir.for_each(image, &magic::IPC_SHM, errors, |_, entry, errors| {
-        let Some(e) = errors.decode::<IpcShmEntry>(entry) else {
-            return Err(unreadable_rest(entry));
-        };
+        let Some(e) = errors.decode::<IpcShmEntry>(entry) else { return Ok(()) };
         let perm = known.perm(&e.desc, entry, image, errors);
         odd_mode(&perm, 0o777 | SHM_DEST | SHM_LOCKED, entry, image, errors);
         if e.in_pagemaps != Some(true) {

@@ -16,6 +16,8 @@ use super::proto::{
 };
 use super::*;
 
+mod ipc;
+
 fn pair() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images")
 }

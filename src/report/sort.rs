@@ -97,6 +97,7 @@ impl Sort {
                 | libc::SYS_mprotect
                 | libc::SYS_madvise
                 | libc::SYS_mlock
+                | libc::SYS_shmat
                 | libc::SYS_arch_prctl
                 | libc::SYS_process_vm_writev
                 | libc::SYS_preadv

@@ -22,7 +22,7 @@ mod host;
 mod huge;
 mod index;
 mod ipc;
-mod numbers;
+pub(crate) mod numbers;
 mod seccomp;
 mod sharing;
 pub mod space;

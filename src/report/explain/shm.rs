@@ -7,6 +7,7 @@ use regrow_graph::ids::{OpId, ResourceId};
 
 use super::{ExplainError, Explainer, ShmStory, View};
 use crate::image::VmaKind;
+use crate::resolve::numbers::PAGE;
 use crate::resolve::recipe::{ResourceKind, StepKind};
 
 impl Explainer<'_> {
@@ -18,6 +19,9 @@ impl Explainer<'_> {
                 let vmas = task.alive().map(|alive| alive.mm.vmas.as_slice()).unwrap_or_default();
                 vmas.iter().filter_map(move |vma| match vma.kind {
                     VmaKind::AnonShared { shmid, offset_bytes } => Some((task, vma, shmid, offset_bytes)),
+                    VmaKind::SysV { shmid, offset_bytes, .. } => {
+                        Some((task, vma, u64::from(shmid), offset_bytes))
+                    }
                     _ => None,
                 })
             })
@@ -25,16 +29,24 @@ impl Explainer<'_> {
         // A carrier comes from the first mapping of its segment.
         let first = vmas().find(|(_, _, shmid, _)| *shmid == id).map(|(_, vma, _, _)| vma.origin);
         let carrier = prepared.resolved.recipes.resources.iter().enumerate().find_map(|(index, recipe)| {
-            match recipe.kind {
+            match &recipe.kind {
                 ResourceKind::Carrier { address, len, .. } if Some(recipe.origin) == first => {
-                    Some((ResourceId::new(index), address, len))
+                    Some((ResourceId::new(index), vec![*address], *len))
+                }
+                // All segments of a namespace are made in one go.
+                ResourceKind::Ipc(ipc) => {
+                    let segment = ipc.segments.iter().find(|segment| u64::from(segment.object.id) == id)?;
+                    let attached: Vec<u64> = segment.attached.iter().map(|(address, _)| *address).collect();
+                    let len = segment.size_bytes.next_multiple_of(PAGE);
+                    (!attached.is_empty()).then_some((ResourceId::new(index), attached, len))
                 }
                 _ => None,
             }
         });
-        let known = carrier
-            .and_then(|(resource, address, len)| Some((resource, address, len, self.making(resource)?)));
-        let Some((resource, address, len, making)) = known else {
+        let known = carrier.and_then(|(resource, carriers, len)| {
+            Some((resource, *carriers.first()?, len, self.making(resource)?, carriers))
+        });
+        let Some((resource, address, len, making, carriers)) = known else {
             let ids: BTreeSet<u64> = vmas().map(|(_, _, shmid, _)| shmid).collect();
             let ids: Vec<String> = ids.iter().take(20).map(|id| format!("{id:#x}")).collect();
             let there = if ids.is_empty() {
@@ -63,10 +75,10 @@ impl Explainer<'_> {
             }
             let needs_it = || forest.steps[step.index()].needs.iter().any(|ofd| Some(*ofd) == opened);
             let view = match recipes.steps[step.index()].kind {
-                StepKind::MapShared { from, start, len: view_len }
-                    if (address..address + len).contains(&from) =>
-                {
-                    Some((from - address, start, view_len))
+                StepKind::MapShared { from, start, len: view_len } => {
+                    let carrier =
+                        carriers.iter().find(|carrier| (**carrier..**carrier + len).contains(&from));
+                    carrier.map(|carrier| (from - carrier, start, view_len))
                 }
                 StepKind::Mmap { start, len: view_len, file_offset: Some(offset), .. } if needs_it() => {
                     Some((offset, start, view_len))

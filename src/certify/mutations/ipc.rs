@@ -1,0 +1,454 @@
+//! Plans whose IPC namespace ends otherwise in one record, and images that say otherwise: the certificate of a real plan
+//! is lost.
+//!
+//! The tree is the same, in an IPC namespace with two objects of each kind.
+
+use regrow_graph::verify::{ExpectedIpc, IpcEffect, IpcKind, Lifted};
+
+use super::*;
+use crate::image::ipc::{
+    IpcNs, IpcVars, SHM_DEST, SHM_LOCKED, SysvMessage, SysvPerm, SysvQueue, SysvSegment, SysvSemaphores,
+};
+use crate::image::{Extent, Pages, PagesImage, Shm, Vma};
+
+const PAGE: u64 = 4096;
+const NS: u32 = 9;
+const FREE: u64 = 0x10_0000;
+/// A segment that both have, one that is marked and locked, one that nobody has.
+const SHARED: u32 = 98307;
+const MARKED: u32 = 3;
+const ALONE: u32 = 4;
+
+fn perm(id: u32, key: u32, mode: u32) -> SysvPerm {
+    SysvPerm { id, key, mode, ..SysvPerm::default() }
+}
+
+/// Bytes of some image: the magic of the inventory, whose words are values of semaphores, too.
+fn bytes(len_bytes: u64) -> Blob {
+    Blob { image: Image::Inventory, offset_bytes: 0, len_bytes }
+}
+
+fn namespace() -> IpcNs {
+    let segment = |perm, size_bytes| SysvSegment {
+        perm,
+        size_bytes,
+        huge: None,
+        origin: Origin::new(Image::IpcShm(NS), 0),
+    };
+    let others = SysvPerm { uid: 31, gid: 32, cuid: 33, cgid: 34, ..perm(SHARED, 0x2a, 0o640) };
+    let queue = |perm, most_bytes, messages| SysvQueue {
+        perm,
+        most_bytes,
+        messages,
+        origin: Origin::new(Image::IpcMsg(NS), 0),
+    };
+    let message = |kind, len| SysvMessage { kind, data: bytes(len) };
+    let set = |perm, count| SysvSemaphores {
+        perm,
+        count,
+        values: bytes(u64::from(count) * 2),
+        origin: Origin::new(Image::IpcSem(NS), 0),
+    };
+    IpcNs {
+        vars: IpcVars {
+            sem: vec![250, 32000, 32, 128],
+            msgmax: 9000,
+            msgmnb: 20000,
+            msgmni: 2,
+            auto_msgmni: 1,
+            // Less than there is.
+            shmmax: 5000,
+            shmall: 7000,
+            shmmni: 400,
+            shm_rmid_forced: 0,
+            mqueue: [11, 12, 8193, 9, 8191],
+            next_ids: [None, Some(77), None],
+        },
+        segments: vec![
+            segment(others, 8 * PAGE),
+            segment(perm(MARKED, 0, 0o600 | SHM_DEST | SHM_LOCKED), 100),
+            segment(perm(ALONE, 0x2b, 0o600), 2 * PAGE),
+        ],
+        queues: vec![
+            queue(perm(5, 0x2a, 0o600), 19000, vec![message(7, 3), message(2, 4)]),
+            // More than full.
+            queue(SysvPerm { cuid: 35, uid: 35, ..perm(6, 0, 0o622) }, 5, vec![message(1, 4), message(1, 3)]),
+        ],
+        semaphores: vec![
+            set(perm(8, 0x2c, 0o600), 2),
+            set(SysvPerm { uid: 36, gid: 37, ..perm(9, 0, 0o606) }, 1),
+        ],
+    }
+}
+
+/// The pair in a namespace of its own.
+fn in_a_namespace() -> Model {
+    let mut model = model();
+    model.ipc.insert(NS, namespace());
+    model.inventory.root_ids = Some(KobjIds { ipc_ns: 1, ..KobjIds::default() });
+    let view = |start: u64, pages: u64, shmid, offset_bytes, read_only| Vma {
+        start,
+        end: start + pages * PAGE,
+        prot: (libc::PROT_READ | if read_only { 0 } else { libc::PROT_WRITE }) as u32,
+        flags: (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32,
+        status: 0,
+        kind: VmaKind::SysV { shmid, offset_bytes, read_only },
+        madvise: 0,
+        origin: Origin::new(Image::Mm(CHILD), 0),
+    };
+    let image = PagesImage::own(77);
+    let extent = |start, offset_bytes| Extent { start, len_pages: 1, image, offset_bytes, entry: 1 };
+    for (id, extents) in
+        [(SHARED, vec![extent(PAGE, 0), extent(7 * PAGE, PAGE)]), (ALONE, vec![extent(0, 2 * PAGE)])]
+    {
+        model.shm.push(Shm { shmid: u64::from(id), pages: Pages { pages_id: 77, extents } });
+    }
+    let views = [
+        vec![view(FREE, 8, SHARED, 0, false), view(FREE + 0x1_0000, 1, MARKED, 0, false)],
+        vec![view(FREE + 0x2_0000, 3, SHARED, 5 * PAGE, false), view(FREE + 0x3_0000, 2, SHARED, PAGE, true)],
+    ];
+    for (task, views) in model.tasks.iter_mut().zip(views) {
+        let alive = task.alive_mut().expect("it lives");
+        alive.ids.ipc_ns = NS;
+        alive.mm.vmas.extend(views);
+        alive.mm.vmas.sort_by_key(|vma| vma.start);
+    }
+    model
+}
+
+fn real_namespace() -> Real {
+    let model = in_a_namespace();
+    let facts = facts(&model);
+    let (real, problems) = plan(model, &facts);
+    let about = |problem: &&Problem| {
+        problem.to_string().contains("System V") || problem.to_string().contains("ipcns")
+    };
+    assert_eq!(problems.iter().filter(about).collect::<Vec<_>>(), Vec::<&Problem>::new());
+    real
+}
+
+/// The record with one thing changed in it.
+fn altered_ipc(effect: &Effect) -> Vec<Effect> {
+    let ipc = Effect::Ipc;
+    match effect.clone() {
+        Effect::Ipc(IpcEffect::NewNamespace) => Vec::new(),
+        Effect::Ipc(IpcEffect::Make { kind, id, key, size, mode }) => {
+            let make = |id, key, size, mode| ipc(IpcEffect::Make { kind, id, key, size, mode });
+            let mut all = vec![make(id + 1, key, size, mode)];
+            // What is given to another owner gets its permissions once more.
+            if ![SHARED, 5, 6, 9].contains(&id) {
+                all.push(make(id, key, size, mode ^ 0o020));
+            }
+            // A key is lost when it is marked.
+            if id != MARKED {
+                all.push(make(id, key + 0x100, size, mode));
+            }
+            if kind != IpcKind::Queue {
+                all.extend([make(id, key, size + 1, mode), make(id, key, size - 1, mode)]);
+            }
+            all
+        }
+        Effect::Ipc(IpcEffect::SetOwner { kind, id, uid, gid, mode, most_bytes }) => {
+            let set = |id, uid, gid, mode, most_bytes| {
+                ipc(IpcEffect::SetOwner { kind, id, uid, gid, mode, most_bytes })
+            };
+            let mut all = vec![
+                set(id + 1, uid, gid, mode, most_bytes),
+                set(id, uid + 1, gid, mode, most_bytes),
+                set(id, uid, gid + 1, mode, most_bytes),
+                set(id, uid, gid, mode ^ 0o100, most_bytes),
+            ];
+            all.extend(most_bytes.map(|bytes| set(id, uid, gid, mode, Some(bytes + 1))));
+            all
+        }
+        Effect::Ipc(IpcEffect::LockSegment { .. }) => vec![ipc(IpcEffect::LockSegment { id: SHARED })],
+        Effect::Ipc(IpcEffect::RemoveSegment { .. }) => {
+            vec![ipc(IpcEffect::RemoveSegment { id: SHARED }), ipc(IpcEffect::RemoveSegment { id: ALONE })]
+        }
+        Effect::Ipc(IpcEffect::Send { queue, kind, mut data }) => {
+            let other = ipc(IpcEffect::Send { queue, kind: kind + 1, data: data.clone() });
+            let elsewhere = ipc(IpcEffect::Send { queue: 11 - queue, kind, data: data.clone() });
+            data[0] ^= 1;
+            vec![other, elsewhere, ipc(IpcEffect::Send { queue, kind, data })]
+        }
+        Effect::Ipc(IpcEffect::SetValues { set, values }) => {
+            let mut other = values.clone();
+            other[0] += 1;
+            let longer = [&values[..], &[1]].concat();
+            let set_all = |set, values| ipc(IpcEffect::SetValues { set, values });
+            vec![set_all(set, other), set_all(set, longer), set_all(17 - set, values)]
+        }
+        Effect::Memory(MemoryEffect::Attach { id, at, read_only }) => {
+            let attach = |id, at, read_only| Effect::Memory(MemoryEffect::Attach { id, at, read_only });
+            vec![
+                attach(id, at, !read_only),
+                attach(id + 1, at, read_only),
+                attach(id, FREE + 0x8_0000, read_only),
+            ]
+        }
+        Effect::Object { fd, change: Change::Write { data } } => {
+            let mut other = data.clone();
+            other[0] = if other[0] == b'1' { b'2' } else { b'1' };
+            let word = b"many".to_vec();
+            [other, word]
+                .into_iter()
+                .map(|data| Effect::Object { fd, change: Change::Write { data } })
+                .collect()
+        }
+        Effect::Privilege(PrivilegeEffect::Uids([real, Some(id), saved])) => {
+            vec![Effect::Privilege(PrivilegeEffect::Uids([real, Some(id + 100), saved]))]
+        }
+        Effect::Privilege(PrivilegeEffect::Gids([real, Some(id), saved])) => {
+            vec![Effect::Privilege(PrivilegeEffect::Gids([real, Some(id + 100), saved]))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether the record has to do with the namespace; those of the root before it arrives that change its ids have.
+fn is_of_ipc(effect: &Effect) -> bool {
+    match effect {
+        Effect::Ipc(_) | Effect::Memory(MemoryEffect::Attach { .. }) => true,
+        Effect::Object { change: Change::Write { data }, .. } => {
+            data.iter().all(|byte| b"0123456789 ".contains(byte))
+        }
+        Effect::Privilege(PrivilegeEffect::Uids(_) | PrivilegeEffect::Gids(_)) => true,
+        _ => false,
+    }
+}
+
+#[test]
+fn every_record_of_a_namespace_is_needed() {
+    let Real { mut lifted, expected, .. } = real_namespace();
+    let certificate = verify(&lifted, &expected).expect("a certificate");
+    assert_eq!(certificate.ipc_objects, 7, "{certificate}");
+    let mut names = BTreeSet::new();
+    let mut left = Vec::new();
+    let arrives = lifted.tasks[0].effects.iter().position(|lifted| lifted.effect == Effect::Arrive);
+    for at in 0..arrives.expect("it arrives") {
+        let record: Lifted = lifted.tasks[0].effects[at].clone();
+        if !is_of_ipc(&record.effect) {
+            continue;
+        }
+        names.insert(record.effect.name());
+        for effect in altered_ipc(&record.effect) {
+            lifted.tasks[0].effects[at].effect = effect.clone();
+            if verify(&lifted, &expected).is_ok() {
+                left.push(format!("record {}: {:?} is {effect:?}", record.record, record.effect));
+            }
+        }
+        lifted.tasks[0].effects.remove(at);
+        if verify(&lifted, &expected).is_ok() {
+            left.push(format!("record {}: left out: {:?}", record.record, record.effect));
+        }
+        lifted.tasks[0].effects.insert(at, record);
+    }
+    assert_eq!(left, Vec::<String>::new());
+    let wanted = [
+        "msgctl(IPC_SET)",
+        "msgget",
+        "msgsnd",
+        "semctl(IPC_SET)",
+        "semctl(SETALL)",
+        "semget",
+        "setresgid",
+        "setresuid",
+        "shmat",
+        "shmctl(IPC_RMID)",
+        "shmctl(IPC_SET)",
+        "shmctl(SHM_LOCK)",
+        "shmget",
+        "unshare",
+        "write",
+    ];
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), wanted);
+}
+
+/// Nobody but the root, and it before it forks.
+#[test]
+fn a_namespace_is_the_roots() {
+    let Real { lifted, expected, .. } = real_namespace();
+    let refused = |change: &dyn Fn(&mut LiftedTree), words: &str| {
+        let mut other = lifted.clone();
+        change(&mut other);
+        let counterexample = verify(&other, &expected).expect_err("no certificate").to_string();
+        assert!(counterexample.contains(words), "{counterexample}");
+    };
+    let is_unshare = |lifted: &Lifted| lifted.effect == Effect::Ipc(IpcEffect::NewNamespace);
+    let unshare = lifted.tasks[0].effects.iter().position(is_unshare).expect("there is one");
+    let fork = lifted.tasks[0].effects.iter().position(|lifted| matches!(lifted.effect, Effect::Fork(_)));
+    refused(
+        &|tree| {
+            let mut record = tree.tasks[0].effects.remove(unshare);
+            record.record = fork.expect("it forks") as u32;
+            tree.tasks[0].effects.insert(fork.expect("it forks"), record);
+        },
+        "in the caller's namespace",
+    );
+    for (task, words) in
+        [(1, "that not the whole tree is born in"), (0, "that not the whole tree is born in")]
+    {
+        refused(
+            &|tree| {
+                let record = lifted.tasks[0].effects[unshare].clone();
+                let at = if task == 0 { unshare + 1 } else { 0 };
+                tree.tasks[task].effects.insert(at, record);
+            },
+            words,
+        );
+    }
+    refused(
+        &|tree| {
+            let lock = Lifted { record: 0, effect: Effect::Ipc(IpcEffect::LockSegment { id: SHARED }) };
+            tree.tasks[1].effects.insert(0, lock);
+        },
+        "IPC by another than the root",
+    );
+}
+
+/// Images that say something else than the plan was made for.
+#[test]
+fn all_that_the_images_say_is_compared() {
+    let Real { lifted, expected, .. } = real_namespace();
+    let lost = |change: &dyn Fn(&mut ExpectedIpc)| {
+        let mut other = expected.clone();
+        change(other.ipc.as_mut().expect("there is one"));
+        let counterexample = verify(&lifted, &other).expect_err("no certificate");
+        assert_eq!(counterexample.wrong.demand(), 3, "{counterexample}");
+    };
+    let ipc = expected.ipc.as_ref().expect("there is one");
+    for path in ipc.variables.keys() {
+        lost(&|ipc| {
+            ipc.variables.remove(path);
+        });
+        lost(&|ipc| ipc.variables.get_mut(path).expect("it is there").push(b'0'));
+    }
+    lost(&|ipc| ipc.next_ids.clear());
+    for id in ipc.segments.keys() {
+        lost(&|ipc| drop(ipc.segments.remove(id)));
+        let segment =
+            |ipc: &mut ExpectedIpc, change: &dyn Fn(&mut regrow_graph::verify::ExpectedSysvSegment)| {
+                change(ipc.segments.get_mut(id).expect("it is there"));
+            };
+        lost(&|ipc| segment(ipc, &|it| it.perm.key ^= 1));
+        lost(&|ipc| segment(ipc, &|it| it.perm.cuid += 1));
+        lost(&|ipc| segment(ipc, &|it| it.perm.cgid += 1));
+        lost(&|ipc| segment(ipc, &|it| it.perm.uid += 1));
+        lost(&|ipc| segment(ipc, &|it| it.perm.gid += 1));
+        lost(&|ipc| segment(ipc, &|it| it.perm.mode ^= SHM_LOCKED));
+        lost(&|ipc| segment(ipc, &|it| it.perm.mode ^= SHM_DEST));
+        lost(&|ipc| segment(ipc, &|it| it.size += 1));
+    }
+    for id in [SHARED, ALONE] {
+        let pages = |ipc: &mut ExpectedIpc, change: &dyn Fn(&mut regrow_graph::verify::ExpectedPages)| {
+            change(&mut ipc.segments.get_mut(&id).expect("it is there").pages);
+        };
+        lost(&|ipc| pages(ipc, &|it| it.extents[0].from += PAGE));
+        lost(&|ipc| {
+            pages(ipc, &|it| {
+                it.extents.pop();
+            });
+        });
+        lost(&|ipc| pages(ipc, &|it| it.files[0].push(b'x')));
+    }
+    for id in ipc.queues.keys() {
+        lost(&|ipc| drop(ipc.queues.remove(id)));
+        lost(&|ipc| ipc.queues.get_mut(id).expect("it is there").most_bytes += 1);
+        lost(&|ipc| drop(ipc.queues.get_mut(id).expect("it is there").messages.pop()));
+        lost(&|ipc| ipc.queues.get_mut(id).expect("it is there").messages.swap(0, 1));
+    }
+    for id in ipc.semaphores.keys() {
+        lost(&|ipc| drop(ipc.semaphores.remove(id)));
+        lost(&|ipc| ipc.semaphores.get_mut(id).expect("it is there").values[0] ^= 1);
+    }
+    let none = Expected { ipc: None, ..expected.clone() };
+    verify(&lifted, &none).expect_err("a namespace that nobody asked for");
+    // A segment that only the tapes have attached goes with them.
+    let mut other = expected.clone();
+    let forced = b"/proc/sys/kernel/shm_rmid_forced".to_vec();
+    other.ipc.as_mut().expect("there is one").variables.insert(forced, b"1".to_vec());
+    let mut tree = lifted.clone();
+    let is_last = |lifted: &&mut Lifted| matches!(&lifted.effect, Effect::Object { change: Change::Write { data }, .. } if *data == b"0");
+    for record in tree.tasks[0].effects.iter_mut().filter(|lifted| is_last(&lifted)) {
+        if let Effect::Object { change: Change::Write { data }, .. } = &mut record.effect {
+            *data = b"1".to_vec();
+        }
+    }
+    let counterexample = verify(&tree, &other).expect_err("no certificate").to_string();
+    assert!(counterexample.contains("goes with the tapes"), "{counterexample}");
+}
+
+/// What cannot be restored is said by name, with its entry.
+#[test]
+fn what_cannot_be_made_is_refused() {
+    let check = |change: &dyn Fn(&mut Model, &mut HostFacts), expected: &[&str]| {
+        let mut model = in_a_namespace();
+        let mut facts = facts(&model);
+        change(&mut model, &mut facts);
+        let is_of_ipc =
+            |text: &String| ["System V", "message queue", "IPC"].iter().any(|word| text.contains(word));
+        let said = plan(model, &facts).1;
+        let new: Vec<String> = said.iter().map(ToString::to_string).filter(is_of_ipc).collect();
+        assert_eq!(new.len(), expected.len(), "{new:#?}");
+        for words in expected {
+            assert!(new.iter().any(|problem| problem.contains(words)), "{words}: {new:#?}");
+        }
+    };
+    let ns =
+        |model: &mut Model, change: &dyn Fn(&mut IpcNs)| change(model.ipc.get_mut(&NS).expect("it is there"));
+    check(
+        &|model, _| ns(model, &|ns| ns.segments[0].huge = Some(0x5400_0800)),
+        &["System V segment 98307: huge pages (SHM_HUGETLB) are not restored yet [ipcns-shm-9.img entry 0]"],
+    );
+    check(
+        &|model, _| ns(model, &|ns| ns.segments[2].perm.mode |= SHM_DEST),
+        &["System V segment 4 is marked for removal, and no task of the tree has it"],
+    );
+    check(
+        &|model, _| ns(model, &|ns| ns.vars.shm_rmid_forced = 1),
+        &["System V segment 4: nobody has it attached, and kernel.shm_rmid_forced lets none be filled"],
+    );
+    check(
+        &|model, _| ns(model, &|ns| ns.segments[0].size_bytes = 7 * PAGE),
+        &[
+            "page at 0x7000 is behind the end of the segment",
+            "System V segment 98307 from 0x0 on, which ends at 0x7000",
+        ],
+    );
+    check(
+        &|model, _| ns(model, &|ns| drop(ns.segments.remove(1))),
+        &["System V segment 3 from 0x0 on, which no image has"],
+    );
+    check(
+        &|model, facts| {
+            facts.own.caps.effective &= !(1 << 24);
+            ns(model, &|ns| ns.queues[0].most_bytes = 20001);
+        },
+        &[
+            "message queue 5: 20001 bytes are more than kernel.msgmnb (20000), and CAP_SYS_RESOURCE is missing",
+        ],
+    );
+    check(
+        &|model, _| {
+            ns(model, &|ns| {
+                ns.vars.msgmnb = 6;
+                ns.queues[0].most_bytes = 6;
+            });
+        },
+        &["message queue 5: it holds more than it may now", "message queue 6: it holds more than it may now"],
+    );
+    check(&|model, _| ns(model, &|ns| ns.vars.msgmni = 1), &[]);
+    check(
+        &|model, _| {
+            let child = model.tasks[1].alive_mut().expect("it lives");
+            child.ids.ipc_ns = NS + 1;
+        },
+        &["lives in another IPC namespace than the root: not restored yet [core-4713.img entry 0]"],
+    );
+    check(&|_, facts| facts.kernel.ipc_namespaces = false, &["IPC namespaces (CONFIG_IPC_NS) are missing"]);
+    check(&|_, facts| facts.kernel.ipc_next_ids = false, &["ids of System V objects cannot be chosen"]);
+    check(
+        &|_, facts| facts.kernel.mqueue = false,
+        &["POSIX message queues (CONFIG_POSIX_MQUEUE) are missing"],
+    );
+}
