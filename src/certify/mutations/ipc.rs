@@ -411,7 +411,7 @@ fn what_cannot_be_made_is_refused() {
     check(
         &|model, _| ns(model, &|ns| ns.segments[0].size_bytes = 7 * PAGE),
         &[
-            "page at 0x7000 is behind the end of the segment",
+            "System V segment 98307 from 0x5000 on, which ends at 0x7000",
             "System V segment 98307 from 0x0 on, which ends at 0x7000",
         ],
     );

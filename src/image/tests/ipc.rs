@@ -118,8 +118,8 @@ fn damaged_namespaces_are_errors() {
     damaged(
         &|copy| write(copy, "ipcns-msg-9.img", &[plain(&queue), (message.encode_to_vec(), vec![0; 3])]),
         &[
-            "ipcns-msg-9.img: truncated: 8 bytes wanted at offset 38, 3 there",
-            "ipcns-msg-9.img: 2 messages are missing at its end",
+            "ipcns-msg-9.img: truncated: 8 bytes wanted at offset 43, 3 there",
+            "ipcns-msg-9.img: 1 messages are missing at its end",
         ],
     );
     let set = IpcSemEntry { desc: desc(8, 0x2c, 0o600), nsems: 0 };

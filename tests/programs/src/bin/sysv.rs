@@ -64,6 +64,12 @@ fn detach(area: Area) {
     done("shmdt", unsafe { libc::shmdt(area.start.cast()) });
 }
 
+/// Whether a mapping can be made writable.
+fn may_write(area: Area) -> bool {
+    // SAFETY: only the protection is asked to change.
+    unsafe { libc::mprotect(area.start.cast(), PAGE, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+}
+
 fn control(id: i32, command: i32) -> io::Result<libc::shmid_ds> {
     // SAFETY: plain data, of which zeros are values.
     let mut ds: libc::shmid_ds = unsafe { std::mem::zeroed() };
@@ -254,13 +260,8 @@ fn plain(task: &mut Task) {
         task.spawn("grandchild", |task| {
             detach(read_only);
             park_below(task);
-            second.protect(libc::PROT_READ);
             task.check("what the root has written", second.part(PAGE, 2 * PAGE).holds(1));
             again.part(50 * PAGE, PAGE).fill(21);
-            // SAFETY: only the mapping's protection is asked to change.
-            let result =
-                unsafe { libc::mprotect(second.start.cast(), PAGE, libc::PROT_READ | libc::PROT_WRITE) };
-            task.check("what is attached to be read stays so", result == -1);
         });
         park_below(task);
         task.collect();
@@ -309,8 +310,9 @@ fn more(task: &mut Task) {
     whole.fill(7);
     let held = attach(locked, 3 * PAGE, 0);
     held.fill(8);
+    let read_only = attach(torn, 9 * PAGE, libc::SHM_RDONLY);
     // SAFETY: the range is mapped.
-    done("mlock", unsafe { libc::mlock(held.start.cast(), PAGE) });
+    done("mlock", unsafe { libc::mlock(held.start.cast(), 3 * PAGE) });
     let theirs = as_other(|| queue(0x5245_4714, 0o640));
     send(theirs, 1, &[5; 60]);
     send(theirs, 2, &[6; 60]);
@@ -340,10 +342,10 @@ fn more(task: &mut Task) {
         assert!(moved == room.start.cast(), "mremap: {}", io::Error::last_os_error());
         task.spawn("grandchild", |task| {
             own.part(PAGE, PAGE).fill(10);
-            // What lies there now is no part of the segment.
             whole.part(0, PAGE).unmap();
             park_below(task);
             room.part(PAGE, PAGE).fill(23);
+            task.check("what is attached to be read stays so", !may_write(read_only));
             own.part(0, PAGE).fill(24);
         });
         park_below(task);
