@@ -109,6 +109,11 @@ fn faults_at_every_record_of_jobs_of_a_shell() {
     inject(Dumped::script("jobs.sh", &["stopped"]), "jobs.sh");
 }
 
+#[test]
+fn faults_at_every_record_of_an_ipc_namespace() {
+    inject(Dumped::program("sysv", &["limits"]), "sysv");
+}
+
 /// The steps of launcher and coordinator that are on no tape, how often at least each is taken in the tree
 /// (0: only where something is stopped), and what the message says.
 const STEPS: [(&str, u32, &str); 13] = [

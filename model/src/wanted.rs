@@ -13,12 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::ids::OfdId;
 use regrow_graph::verify::{
-    AttributeKind, Expected, ExpectedOfd, ExpectedTask, Life, OfdSpec, SocketPeer, SocketSpec, Value,
+    AttributeKind, Expected, ExpectedOfd, ExpectedPerm, ExpectedTask, IpcKind, Life, OfdSpec, SocketPeer,
+    SocketSpec, Value,
 };
 
 use crate::end::{End, GONE};
 use crate::ids::{DescId, ObjectId};
-use crate::world::{FileKind, Object, Socket};
+use crate::world::{FileKind, Object, Socket, SysV};
 
 /// Status flags that do not count: gone after the open, or set by the kernel for all 64-bit callers.
 const NOT_COMPARED: u32 = 0o100 | 0o200 | 0o400 | 0o1000 | 0o100_000 | 0o2_000_000;
@@ -39,6 +40,7 @@ pub fn differences(end: &End, expected: &Expected) -> Vec<String> {
         compare.attributes(task);
     }
     compare.sharing();
+    compare.ipc();
     compare.found
 }
 
@@ -103,6 +105,50 @@ impl Compare<'_> {
             self.check(|| format!("{place} close-on-exec is"), cloexec, slot.cloexec);
             self.description(&place, desc, slot.ofd);
         }
+    }
+
+    /// All are in one IPC namespace, with what the images say. What segments hold is compared where memory is.
+    fn ipc(&mut self) {
+        let (end, expected) = (self.end, self.expected);
+        let namespace = |pid: u32| end.threads.get(&pid).and_then(|thread| thread.ipc);
+        let Some(root) = expected.tasks.first() else { return };
+        for task in expected.tasks.iter().filter(|task| task.life == Life::Alive) {
+            let pid = task.pid;
+            self.check(|| format!("task {pid}: its IPC namespace is"), namespace(pid), namespace(root.pid));
+        }
+        let is = namespace(root.pid).and_then(|ns| end.ipcs.get(&ns));
+        let (is, wanted) = match (is, expected.ipc.as_deref()) {
+            (Some(is), Some(wanted)) => (is, wanted),
+            (is, wanted) => {
+                let what = || "an IPC namespace of its own:".to_owned();
+                return self.check(what, is.is_some(), wanted.is_some());
+            }
+        };
+        let texts = is.variables.iter().map(|(path, text)| (path.to_vec(), text.to_vec())).collect();
+        self.check(|| "the variables are".to_owned(), &texts, &wanted.variables);
+        self.check(|| "the next ids are".to_owned(), &is.next_ids, &wanted.next_ids);
+        let mut objects = BTreeMap::new();
+        for (id, it) in &wanted.segments {
+            objects.insert((IpcKind::Segment, *id), (it.perm, it.size, 0, &[][..], &[][..]));
+        }
+        for (id, it) in &wanted.queues {
+            objects.insert((IpcKind::Queue, *id), (it.perm, 0, it.most_bytes, it.messages.as_slice(), &[]));
+        }
+        for (id, it) in &wanted.semaphores {
+            let count = it.values.len() as u64;
+            objects.insert((IpcKind::Semaphores, *id), (it.perm, count, 0, &[], it.values.as_slice()));
+        }
+        let shown = |(key, it): (&(IpcKind, u32), &SysV)| {
+            let (key_of, uid, gid, cuid, cgid, mode) = (it.key, it.uid, it.gid, it.cuid, it.cgid, it.mode);
+            let perm = ExpectedPerm { key: key_of, uid, gid, cuid, cgid, mode };
+            let most_bytes = if key.0 == IpcKind::Queue { it.most_bytes } else { 0 };
+            (*key, (perm, it.size, most_bytes, it.messages.clone(), it.values.clone()))
+        };
+        let is: BTreeMap<_, _> = is.objects.iter().map(shown).collect();
+        let owned = objects.into_iter().map(|(key, (perm, size, most, messages, values))| {
+            (key, (perm, size, most, messages.to_vec(), values.to_vec()))
+        });
+        self.check(|| "the System V objects are".to_owned(), is, owned.collect());
     }
 
     /// Tables are shared by whom the images say.

@@ -240,11 +240,11 @@ fn read_queues(dir: &Dir<'_>, image: Image, errors: &mut Errors) -> Vec<SysvQueu
             let Some(e) = errors.decode::<IpcMsg>(entry) else { return Err(unreadable_rest(entry)) };
             rest -= 1;
             let blob = entries.long_payload(image, padded(u64::from(e.msize)))?;
-            if i64::try_from(e.mtype).is_ok_and(|kind| kind > 0) {
-                let data = Blob { len_bytes: u64::from(e.msize), ..blob };
-                queues.last_mut().map(|queue| queue.messages.push(SysvMessage { kind: e.mtype, data }));
-            } else {
+            if !i64::try_from(e.mtype).is_ok_and(|kind| kind > 0) {
                 errors.inconsistent(image, entry.index, format!("a message of type {}", e.mtype as i64));
+            } else if let Some(queue) = queues.last_mut() {
+                let data = Blob { len_bytes: u64::from(e.msize), ..blob };
+                queue.messages.push(SysvMessage { kind: e.mtype, data });
             }
             return Ok(());
         }

@@ -5,6 +5,8 @@
 
 use regrow_graph::verify::{ExpectedIpc, IpcEffect, IpcKind, Lifted};
 
+use regrow_model::{Host, Schedule, World, play, wanted};
+
 use super::*;
 use crate::image::ipc::{
     IpcNs, IpcVars, SHM_DEST, SHM_LOCKED, SysvMessage, SysvPerm, SysvQueue, SysvSegment, SysvSemaphores,
@@ -264,6 +266,28 @@ fn every_record_of_a_namespace_is_needed() {
     assert_eq!(names.into_iter().collect::<Vec<_>>(), wanted);
 }
 
+/// On the model of the kernel, whoever goes on first, all comes to what the images say.
+#[test]
+fn the_model_of_the_kernel_agrees() {
+    let Real { lifted, expected, .. } = real_namespace();
+    for schedule in [Schedule::Lowest, Schedule::Highest, Schedule::Adversary, Schedule::Random(7)] {
+        let host = Host { capabilities: ALL_CAPABILITIES, suid_dumpable: 2, ..Host::default() };
+        let played = play(World::new(&lifted, host).expect("a root"), schedule);
+        let faults: Vec<String> = played.faults.iter().map(ToString::to_string).collect();
+        assert_eq!((faults, played.stuck), (Vec::new(), Vec::new()));
+        let end = played.world.end();
+        let differs = wanted::differences(&end, &expected);
+        let of_ipc: Vec<_> =
+            differs.iter().filter(|line| line.contains("IPC") || line.contains(" are")).collect();
+        assert_eq!(of_ipc, Vec::<&String>::new());
+        assert_eq!(end.ipcs.len(), 1);
+        // Without its namespace, or an object, it would not.
+        let mut other = expected.clone();
+        other.ipc.as_mut().expect("there is one").segments.remove(&ALONE);
+        assert_ne!(wanted::differences(&end, &other), differs);
+    }
+}
+
 /// Nobody but the root, and it before it forks.
 #[test]
 fn a_namespace_is_the_roots() {
@@ -369,7 +393,7 @@ fn all_that_the_images_say_is_compared() {
     other.ipc.as_mut().expect("there is one").variables.insert(forced, b"1".to_vec());
     let mut tree = lifted.clone();
     let is_last = |lifted: &&mut Lifted| matches!(&lifted.effect, Effect::Object { change: Change::Write { data }, .. } if *data == b"0");
-    for record in tree.tasks[0].effects.iter_mut().filter(|lifted| is_last(&lifted)) {
+    for record in tree.tasks[0].effects.iter_mut().filter(|lifted| is_last(lifted)) {
         if let Effect::Object { change: Change::Write { data }, .. } = &mut record.effect {
             *data = b"1".to_vec();
         }
@@ -416,7 +440,7 @@ fn what_cannot_be_made_is_refused() {
         ],
     );
     check(
-        &|model, _| ns(model, &|ns| drop(ns.segments.remove(1))),
+        &|model, _| ns(model, &|ns| ns.segments.truncate(1)),
         &["System V segment 3 from 0x0 on, which no image has"],
     );
     check(

@@ -30,6 +30,7 @@ fn main() {
         Some("limits") => limits(&mut task),
         other => panic!("there is no part {other:?}"),
     }
+    let _ = fs::remove_file(task.file("compared"));
     task.finish();
 }
 
