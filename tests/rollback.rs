@@ -37,6 +37,11 @@ fn tapes(tree: &mut Dumped) -> Vec<Tape> {
 /// Injects a fault into every record of every tape and demands that each is reported and rolled back; after
 /// all of them the tree is restored.
 fn inject(tree: Option<Dumped>, name: &str) {
+    inject_each(tree, name, 1);
+}
+
+/// As [`inject`], into each `nth` record of a tape, and into all of its tail.
+fn inject_each(tree: Option<Dumped>, name: &str, nth: usize) {
     let Some(mut tree) = tree else { return };
     tree.remove_stale_sockets();
     let tapes = tapes(&mut tree);
@@ -46,6 +51,9 @@ fn inject(tree: Option<Dumped>, name: &str) {
     for tape in &tapes {
         let barrier = tape.lines.iter().position(|line| line.contains(" arrive()")).unwrap_or(usize::MAX);
         for (record, line) in tape.lines.iter().enumerate() {
+            if record < barrier && record % nth != 0 {
+                continue;
+            }
             in_tails += usize::from(record > barrier);
             let (errno, error) = ERRNOS[faults.len() % ERRNOS.len()];
             faults.push(format!("{}:{record}:{errno}", tape.pid));
@@ -65,7 +73,7 @@ fn inject(tree: Option<Dumped>, name: &str) {
     let log = tree.work_text("fault.log");
     assert_eq!(log.matches("Restoring FAILED").count(), 1, "the log is that of the last:\n{log}");
     support::say(&format!(
-        "{name}: faults at all {} records of {} tapes, {in_tails} of them in tails",
+        "{name}: faults at {} records of {} tapes, {in_tails} of them in tails",
         faults.len(),
         tapes.len()
     ));
@@ -110,8 +118,9 @@ fn faults_at_every_record_of_jobs_of_a_shell() {
 }
 
 #[test]
-fn faults_at_every_record_of_an_ipc_namespace() {
-    inject(Dumped::program("sysv", &["limits"]), "sysv");
+fn faults_while_an_ipc_namespace_is_made() {
+    // Opening, writing and closing of variables take turns with the rest: by 7 all of them are met.
+    inject_each(Dumped::program("sysv", &["limits"]), "sysv", 7);
 }
 
 /// The steps of launcher and coordinator that are on no tape, how often at least each is taken in the tree
