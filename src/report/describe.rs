@@ -153,12 +153,12 @@ pub fn resource_name(prepared: &Prepared, resource: ResourceId) -> String {
         ResourceKind::Carrier { len, .. } => format!("shared memory {resource} of {len} bytes"),
         ResourceKind::Ipc(recipe) => {
             let counts = [
-                ("segments", recipe.segments.len()),
-                ("queues", recipe.queues.len()),
-                ("semaphore sets", recipe.semaphores.len()),
+                ("segment", recipe.segments.len()),
+                ("queue", recipe.queues.len()),
+                ("semaphore set", recipe.semaphores.len()),
             ];
             let there = counts.iter().filter(|(_, count)| *count > 0);
-            let there: Vec<String> = there.map(|(what, count)| format!("{count} {what}")).collect();
+            let there: Vec<String> = there.map(|(what, count)| words::count(*count, what)).collect();
             if there.is_empty() { "IPC variables".to_owned() } else { format!("IPC: {}", there.join(", ")) }
         }
         ResourceKind::OpenedCarrier { len, .. } => format!("opened shared memory {resource} of {len} bytes"),
