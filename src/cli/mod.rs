@@ -59,8 +59,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         | Command::Plan(_)
         | Command::Explain(_)
         | Command::Tape(_)
-        | Command::Verify(_)
-        | Command::Restore(_) => regrow::sys::heap::be_of_huge_pages(),
+        | Command::Verify(_) => regrow::sys::heap::be_of_huge_pages(),
+        // Threads of the pool would be the launcher's, and none the coordinator's, who is forked and waits for them.
+        Command::Restore(_) => {}
         // They enter namespaces, which only a process without further threads may (unshare(2)).
         Command::Calibrate(_) | Command::Demo(_) => {}
     }

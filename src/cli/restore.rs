@@ -206,6 +206,8 @@ impl Restore {
         channel: &Channel,
         epoch: Instant,
     ) -> u8 {
+        // Not in the launcher: a fork takes no threads along.
+        regrow::sys::heap::be_of_huge_pages();
         // Before anything is done: where a trace is wanted and cannot be had, that is said first.
         let traced = match self.trace.as_deref().map(|path| Traced::start(path, epoch)).transpose() {
             Ok(traced) => traced,
