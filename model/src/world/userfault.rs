@@ -90,7 +90,8 @@ impl World {
                 | Backing::Region
                 | Backing::Vvar
                 | Backing::Vdso
-                | Backing::Foreign => return fails(EINVAL),
+                | Backing::Foreign
+                | Backing::Ring => return fails(EINVAL),
             }
             if mapping.registered.as_ref().is_some_and(|other| other != id) {
                 return fails(EBUSY);
