@@ -59,6 +59,22 @@ fn pages_are_filled_in_every_way() {
     }
 }
 
+/// Where the kernel has no userfaultfd, all of them are read.
+#[test]
+fn pages_that_cannot_be_copied_are_read() {
+    for sharing in ["keep", "none"] {
+        Scenario::program("fills", &[])
+            .sharing(sharing)
+            .without_userfaultfd()
+            .rounds(1)
+            .criu_changes(
+                &["/dev/zero (deleted)", "became", "/memfd:/dev/zero (deleted)"],
+                "CRIU maps a memfd instead",
+            )
+            .run();
+    }
+}
+
 /// Rings of asynchronous I/O: at their addresses, which are the ids of their contexts, with events that nobody has read
 /// yet, and with room for as many more as there was.
 #[test]

@@ -280,6 +280,37 @@ fn a_host_that_has_changed() {
     tree.check_restored("another umask");
 }
 
+/// A plan that copies pages relies on userfaultfd(2). One that was made where there is none reads them, and is good
+/// everywhere.
+#[test]
+fn a_kernel_without_userfaultfd() {
+    let Some(mut tree) = Dumped::program("fills", &[]) else { return };
+    let without = tree.helper("without_userfaultfd");
+    let check_tape = |tree: &mut Dumped, copies: bool| {
+        let text = tree.shell("$REGROW tape --plan $DIR/tree.plan").text;
+        for call in ["userfaultfd(", "UFFDIO_COPY"] {
+            assert_eq!(text.contains(call), copies, "{call}:\n{text}");
+        }
+        assert!(text.contains("preadv("), "{text}");
+    };
+    plan(&mut tree, "");
+    check_tape(&mut tree, true);
+    let stale = "planned with userfaultfd(2) there, here it is not there (Function not implemented)";
+    check_refused(&mut tree, &without, "", &[&["stale plan: ", stale]]);
+    tree.check_nothing_left("without userfaultfd");
+    let ended = tree.shell(&format!("{without} $REGROW check $IMAGES --plan $DIR/tree.plan"));
+    assert_eq!(ended.code, Some(9), "{}", ended.text);
+    assert!(ended.text.contains(stale), "{}", ended.text);
+
+    let ended = tree.shell(&format!("{without} $REGROW plan -D $IMAGES --out $DIR/tree.plan"));
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    check_tape(&mut tree, false);
+    let ended = restore(&mut tree, &without, "");
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    tree.check_restored("without userfaultfd");
+    check_restores(&mut tree, "with userfaultfd, by a plan without");
+}
+
 /// Absolute deadlines are counted from the restore, not from when it was planned.
 #[test]
 fn deadlines_go_on_with_the_restore() {

@@ -28,6 +28,10 @@ impl Planned {
 }
 
 fn planned() -> Option<Planned> {
+    planned_with(&Options::default())
+}
+
+fn planned_with(options: &Options) -> Option<Planned> {
     let dir = tempfile::tempdir().expect("tempdir");
     let images = dir.path().join("images");
     let shape = random::Shape {
@@ -53,14 +57,13 @@ fn planned() -> Option<Planned> {
     let synthetic = synth::model::synthesise(&forest, &ground).expect("a model");
     image::write_model(&synthetic.model, &synthetic.contents, &images).expect("images");
     let identity = Identity::of(&images, true).expect("an identity");
-    let options = Options::default();
-    let (prepared, problems) = pipeline::try_prepare(&images, &options).expect("good images");
+    let (prepared, problems) = pipeline::try_prepare(&images, options).expect("good images");
     let Some(prepared) = prepared else {
         assert!(!nix::unistd::geteuid().is_root(), "{problems:?}");
         println_skip(&problems);
         return None;
     };
-    let plan = StoredPlan::of(&prepared, identity, &options);
+    let plan = StoredPlan::of(&prepared, identity, options);
     let certificate = prepared.certificate.clone();
     Some(Planned { dir, prepared, plan, certificate })
 }
@@ -329,6 +332,37 @@ fn stale_facts() {
     more.kernel.nr_open = Some(u64::MAX);
     more.pids.pid_max = Some(4_194_304);
     assert_eq!(differences(&more), Vec::<String>::new());
+}
+
+/// Who copies pages relies on userfaultfd(2), whoever reads them does not.
+#[test]
+fn a_plan_that_copies_needs_userfaultfd() {
+    use crate::host::Probe;
+    const NAME: &str = "userfaultfd(2)";
+    let mut options = Options::default();
+    for (cost_ns, copies) in [(0.0, true), (1e9, false)] {
+        options.costs.register_ns = cost_ns;
+        options.costs.copy_ns = cost_ns;
+        options.costs.copy_page_ns = cost_ns;
+        let Some(planned) = planned_with(&options) else { return };
+        if !planned.prepared.facts.kernel.userfaultfd.is_present() {
+            return;
+        }
+        let (relied, tapes) = (&planned.plan.host.relied, &planned.plan.tapes);
+        assert_eq!(tapes.has_call(libc::SYS_userfaultfd), copies);
+        assert_eq!(relied.facts.iter().any(|fact| fact.name == NAME), copies);
+        let mut changed = planned.prepared.facts.clone();
+        for (probe, now) in [
+            (Probe::Absent(nix::errno::Errno::EPERM), "not there (Operation not permitted)"),
+            (Probe::Unknown, "unknown"),
+        ] {
+            changed.kernel.userfaultfd = probe;
+            let said: Vec<String> =
+                relied.differences(&changed, tapes).into_iter().map(|problem| problem.text).collect();
+            let stale = format!("planned with {NAME} there, here it is {now}");
+            assert_eq!(said, if copies { vec![stale] } else { Vec::new() });
+        }
+    }
 }
 
 /// No two facts have the same name: one would be compared with the other.

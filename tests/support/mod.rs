@@ -101,6 +101,7 @@ pub(crate) struct Scenario {
     by_plan: bool,
     policy: Option<String>,
     sharing: Option<&'static str>,
+    lacks_userfaultfd: bool,
     increments: Increments,
     stays_small: bool,
     criu_changes: Vec<(Vec<&'static str>, &'static str)>,
@@ -146,6 +147,7 @@ impl Scenario {
             by_plan: std::env::var_os("REGROW_TEST_BY_PLAN").is_some(),
             policy: std::env::var("REGROW_TEST_POLICY").ok(),
             sharing: None,
+            lacks_userfaultfd: false,
             increments: Increments::None,
             stays_small: false,
             criu_changes: Vec::new(),
@@ -221,6 +223,13 @@ impl Scenario {
     #[must_use]
     pub(crate) fn sharing(mut self, which: &'static str) -> Scenario {
         self.sharing = Some(which);
+        self
+    }
+
+    /// Regrow finds no userfaultfd(2).
+    #[must_use]
+    pub(crate) fn without_userfaultfd(mut self) -> Scenario {
+        self.lacks_userfaultfd = true;
         self
     }
 
@@ -306,6 +315,7 @@ impl Scenario {
             by_plan: self.by_plan,
             policy: self.policy.clone(),
             sharing: self.sharing,
+            lacks_userfaultfd: self.lacks_userfaultfd,
             increments: self.increments,
             restorer: Restorer::chosen(),
         };
@@ -425,6 +435,7 @@ struct Stage<'a> {
     by_plan: bool,
     policy: Option<String>,
     sharing: Option<&'static str>,
+    lacks_userfaultfd: bool,
     increments: Increments,
     restorer: Restorer,
 }
@@ -600,6 +611,12 @@ impl Stage<'_> {
         policy.into_iter().chain(sharing).flatten()
     }
 
+    /// What regrow is to be started by.
+    fn starter(&self) -> Option<String> {
+        let is_needed = self.lacks_userfaultfd && self.restorer == Restorer::Regrow;
+        is_needed.then(|| shown(&self.ground.program("without_userfaultfd")))
+    }
+
     fn restore(&mut self, round: u32) -> Outcome<()> {
         let images = self.images(round);
         let work = self.directory.join(format!("restore{round}"));
@@ -615,6 +632,7 @@ impl Stage<'_> {
             let mut argv =
                 [&shown(&program), "plan", "-D", &images, "--out", &plan].map(str::to_owned).to_vec();
             argv.extend(self.plan_options());
+            argv.splice(0..0, self.starter());
             let output = self.directory.join(format!("plan{round}.out"));
             let status = self.namespace.run(&argv, &output, STEP)?;
             if status != 0 {
@@ -643,6 +661,7 @@ impl Stage<'_> {
         } else if self.restorer == Restorer::Regrow {
             argv.extend(self.plan_options());
         }
+        argv.splice(0..0, self.starter());
         let output = self.directory.join(format!("restore{round}.out"));
         let status = self.namespace.run(&argv, &output, STEP)?;
         if status != 0 {

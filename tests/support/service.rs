@@ -84,6 +84,7 @@ impl Service {
             by_plan: scenario.by_plan,
             policy: scenario.policy.clone(),
             sharing: scenario.sharing,
+            lacks_userfaultfd: scenario.lacks_userfaultfd,
             increments: scenario.increments,
             restorer,
         };
