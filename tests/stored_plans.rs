@@ -284,7 +284,7 @@ fn a_host_that_has_changed() {
 /// everywhere.
 #[test]
 fn a_kernel_without_userfaultfd() {
-    let Some(mut tree) = Dumped::program("fills", &[]) else { return };
+    let Some(mut tree) = Dumped::program("memory", &["plain"]) else { return };
     let without = tree.helper("without_userfaultfd");
     let check_tape = |tree: &mut Dumped, copies: bool| {
         let text = tree.shell("$REGROW tape --plan $DIR/tree.plan").text;
