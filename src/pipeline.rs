@@ -20,7 +20,8 @@ use thiserror::Error;
 use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
 use crate::cost;
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
-use crate::image::alike::Alike;
+use crate::image::ahead::{self, Stretch};
+use crate::image::alike::{Alike, Pair};
 use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
 use crate::lower::{self, registers};
@@ -208,14 +209,28 @@ pub fn try_prepare_on(
     gather: impl FnOnce(&Model) -> HostFacts,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
+    ahead::directory(dir, options.restoring);
     let model = timed(&mut timings, Stage::Read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings, Stage::Read, || read_payloads(&model))?;
-    let alike =
-        timed(&mut timings, Stage::Alike, || Alike::find(&model, &space::candidates(&model, options)));
+    let alike = timed(&mut timings, Stage::Alike, || {
+        let pairs = space::candidates(&model, options);
+        ahead::stretches(soon_read(&model, &pairs, options.restoring));
+        Alike::find(&model, &pairs)
+    });
     payloads.alike = Arc::new(alike);
     let facts = timed(&mut timings, Stage::Facts, || gather(&model));
     payloads.vdsos = Arc::new(timed(&mut timings, Stage::Read, || read_vdsos(&model, facts.vdso.as_ref()))?);
     try_prepare_model(model, payloads, facts, options, timings)
+}
+
+/// The pages that are not being read ahead yet, and will be needed: those that are compared, and of a restore all. Of the
+/// directory itself these have been asked for already.
+fn soon_read(model: &Model, pairs: &[Pair], restoring: bool) -> Vec<Stretch> {
+    let compared: BTreeSet<usize> = pairs.iter().flat_map(|pair| [pair.child, pair.parent]).collect();
+    let tasks = model.tasks.iter().enumerate().filter(|(index, _)| restoring || compared.contains(index));
+    let pages = tasks.filter_map(|(_, task)| task.alive()).flat_map(|alive| &alive.mm.pages.extents);
+    let shared = model.shm.iter().filter(|_| restoring).flat_map(|shm| &shm.pages.extents);
+    ahead::of_pages(model, pages.chain(shared).filter(|extent| !restoring || extent.image.depth > 0))
 }
 
 /// As [`try_prepare`], of what has been read: nothing but memory is touched, where no pages must be compared. `timings`

@@ -76,4 +76,19 @@ fn rings_of_asynchronous_io() {
     };
     rings().run();
     rings().sharing("none").by_plan().run();
+
+/// What had huge pages has them again, and nothing else: neither more memory is taken nor less.
+#[test]
+fn transparent_huge_pages() {
+    for sharing in ["keep", "none"] {
+        let scenario = Scenario::program("transparent", &[]).sharing(sharing).rounds(1);
+        scenario.criu_cannot("it fills before the advice").run();
+    }
+}
+
+/// Eight thousand pages with a gap behind each, and mappings that no neighbour joins.
+#[test]
+fn small_extents() {
+    Scenario::program("bench_memory", &["8000", "scattered"]).rounds(1).run();
+    Scenario::program("bench_memory", &["1500", "mappings"]).rounds(1).run();
 }

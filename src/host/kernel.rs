@@ -61,6 +61,45 @@ pub struct KernelFacts {
     pub map_files: Probe,
     /// `prctl(PR_TIMER_CREATE_RESTORE_IDS)`: POSIX timers with the ids of our choice.
     pub timer_restore_ids: Probe,
+    /// Who gets transparent huge pages.
+    pub transparent: Transparent,
+}
+
+/// Which private memory gets transparent huge pages when it is first written to: what
+/// `/sys/kernel/mm/transparent_hugepage` says.
+///
+/// # Sources
+/// Documentation/admin-guide/mm/transhuge.rst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transparent {
+    /// None, or it cannot be known.
+    #[default]
+    Never,
+    /// What asks for it (`MADV_HUGEPAGE`).
+    Madvise,
+    /// All that does not forbid it.
+    Always,
+}
+
+impl Transparent {
+    /// As the files have it: `always [madvise] never`. The one of this size counts, which may leave it to that of all
+    /// (`[inherit]`); it is there since Linux 6.8.
+    fn of(all: Option<&str>, size: Option<&str>) -> Transparent {
+        let chosen = |text: &str| {
+            text.split_whitespace().find_map(|word| match word {
+                "[always]" => Some(Transparent::Always),
+                "[madvise]" => Some(Transparent::Madvise),
+                "[never]" => Some(Transparent::Never),
+                _ => None,
+            })
+        };
+        size.and_then(chosen).or_else(|| all.and_then(chosen)).unwrap_or_default()
+    }
+
+    fn gather() -> Transparent {
+        let read = |name: &str| read_text(&format!("/sys/kernel/mm/transparent_hugepage/{name}enabled"));
+        Transparent::of(read("").as_deref(), read("hugepages-2048kB/").as_deref())
+    }
 }
 
 impl KernelFacts {
@@ -124,6 +163,7 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
         map_files: try_map_files(),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),
+        transparent: Transparent::gather(),
     }
 }
 
@@ -163,5 +203,17 @@ mod tests {
         // Both come with CONFIG_CHECKPOINT_RESTORE.
         assert_eq!(facts.map_vdso_64.is_present(), facts.set_mm_map.is_present(), "{facts:?}");
         assert!(facts.nr_open.is_some() && facts.pipe_max_size_bytes.is_some());
+    }
+
+    #[test]
+    fn who_gets_transparent_huge_pages() {
+        let all = |text| Transparent::of(Some(text), None);
+        assert_eq!(all("[always] madvise never"), Transparent::Always);
+        assert_eq!(all("always [madvise] never"), Transparent::Madvise);
+        assert_eq!(all("always madvise [never]"), Transparent::Never);
+        assert_eq!(Transparent::of(None, None), Transparent::Never);
+        let of_size = |text| Transparent::of(Some("[always] madvise never"), Some(text));
+        assert_eq!(of_size("always [inherit] madvise never"), Transparent::Always);
+        assert_eq!(of_size("always inherit [madvise] never"), Transparent::Madvise);
     }
 }

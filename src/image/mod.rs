@@ -29,6 +29,7 @@
 //! The definitions in `images/*.proto`, `criu/image-desc.c`, `criu/include/magic.h` and
 //! `criu/include/image.h` of CRIU 4.2, and what its dump writes.
 
+pub mod ahead;
 pub mod alike;
 pub mod huge;
 pub mod ipc;

@@ -28,12 +28,13 @@ const COPY_WORDS: usize = 5;
 /// How many words the kernel reads and writes.
 pub(super) fn cells(recipes: &Recipes) -> usize {
     let made = recipes.resources.iter().filter(|recipe| matches!(recipe.kind, ResourceKind::Userfault));
-    let copied = recipes.steps.iter().map(|step| match &step.kind {
-        StepKind::Copy(copying) => {
-            copying.mappings.len() * REGISTER_WORDS
-                + parts(copying).iter().map(Vec::len).sum::<usize>() * COPY_WORDS
-        }
-        _ => 0,
+    let copying = recipes.steps.iter().filter_map(|step| {
+        let StepKind::Copy(copying) = &step.kind else { return None };
+        Some(copying)
+    });
+    let copied = copying.map(|copying| {
+        copying.mappings.len() * REGISTER_WORDS
+            + parts(copying).iter().map(Vec::len).sum::<usize>() * COPY_WORDS
     });
     made.count() * API_WORDS + copied.sum::<usize>()
 }

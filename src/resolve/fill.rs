@@ -35,14 +35,12 @@ pub(super) struct Ways {
 }
 
 /// The mappings of a task that pages can be copied into, in the order of the addresses (fs/userfaultfd.c, `vma_can_userfault`).
-/// Memory that is locked has its pages at once; where huge pages are asked for, reading brings them. They are cut at `cuts`,
-/// which are sorted.
+/// Memory that is locked has its pages at once. They are cut at `cuts`, which are sorted.
 pub(super) fn mappings(vmas: &[Vma], cuts: &[u64]) -> Vec<Range> {
     let can = |vma: &&Vma| {
         vma.kind == VmaKind::AnonPrivate
             && vma.flags & MAP_TYPE != MAP_DROPPABLE
             && vma.flags & (libc::MAP_LOCKED | libc::MAP_HUGETLB) as u32 == 0
-            && vma.madvise >> libc::MADV_HUGEPAGE & 1 == 0
     };
     let mut mappings = Vec::new();
     for vma in vmas.iter().filter(can) {
@@ -190,19 +188,14 @@ const LEAST_BYTES: u64 = 16 << 20;
 /// Lets others help with the largest fillings, where cores would be idle meanwhile: before the forks of who sets itself up
 /// first, and where one task has more to fill than a fair part of all.
 pub(super) fn invite(resolver: &mut Resolver<'_>) {
-    let bytes = |kind: &StepKind| match kind {
-        StepKind::Copy(copying) => copying.pieces.iter().map(|(_, _, len)| *len).sum(),
-        StepKind::Fill { pieces, .. } => pieces.iter().map(|(_, len)| *len).sum::<u64>(),
-        _ => 0,
-    };
-    let total: u64 = resolver.recipes.steps.iter().map(|step| bytes(&step.kind)).sum();
+    let total: u64 = resolver.recipes.steps.iter().map(|step| step.kind.filled_bytes()).sum();
     let cores = u64::from(resolver.options.cores.max(1));
     let early: BTreeSet<StepId> =
         resolver.forest.tasks.iter().flat_map(|task| task.before_forks.iter().copied()).collect();
     let used: BTreeSet<u32> = resolver.forest.tasks.iter().map(|task| task.pid).collect();
     let mut spare = resolver.facts.pids.spare.iter().map(|pid| pid.0).filter(|pid| !used.contains(pid));
     for (index, step) in resolver.recipes.steps.iter_mut().enumerate() {
-        let filled = bytes(&step.kind);
+        let filled = step.kind.filled_bytes();
         let StepKind::Copy(copying) = &mut step.kind else { continue };
         let is_alone = early.contains(&StepId::new(index)) || filled > total / cores;
         if filled < LEAST_BYTES || !is_alone {

@@ -21,7 +21,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver, aio, fill, space, vdso};
+use super::{Recipes, Resolver, aio, fill, space, transparent, vdso};
 use crate::host::Probe;
 use crate::image::huge::MAP_HUGE;
 use crate::image::{
@@ -178,10 +178,8 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
 
 /// Whether shared memory is of huge pages.
 fn is_huge(resolver: &Resolver<'_>, carrier: Carrier) -> bool {
-    match &resolver.recipes.resources[carrier.resource.index()].kind {
-        ResourceKind::Carrier { flags, .. } => flags & libc::MAP_HUGETLB as u32 != 0,
-        _ => false,
-    }
+    let kind = &resolver.recipes.resources[carrier.resource.index()].kind;
+    matches!(kind, ResourceKind::Carrier { flags, .. } if flags & libc::MAP_HUGETLB as u32 != 0)
 }
 
 /// What a task fills of shared memory. Addresses are those of the carrier, from the start of the carriers.
@@ -244,10 +242,13 @@ pub(super) fn share_out(
     }
 }
 
-/// The steps by which a task fills its part of shared memory.
-fn fill_shared(resolver: &mut Resolver<'_>, id: TaskId) -> Vec<StepId> {
+/// The steps by which a task fills its part of shared memory. `userfault`: what it copies other memory by.
+fn fill_shared(
+    resolver: &mut Resolver<'_>,
+    id: TaskId,
+    mut userfault: Option<OfdId>,
+) -> Vec<StepId> {
     let mut steps = Vec::new();
-    let mut userfault = None;
     for shared in resolver.shared_fills.remove(&id).unwrap_or_default() {
         let carrier = (shared.carrier.at, shared.carrier.at + shared.carrier.len);
         let mappings: &[(u64, u64)] = if shared.is_read { &[] } else { &[carrier] };
@@ -271,7 +272,18 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64)
                 attached.for_each(|(address, _)| *address += base);
             }
             ResourceKind::Nameless(recipe) => huge::place(recipe, base),
-            _ => {}
+            ResourceKind::File { .. }
+            | ResourceKind::Pipe { .. }
+            | ResourceKind::Eventfd { .. }
+            | ResourceKind::Epoll { .. }
+            | ResourceKind::Timerfd { .. }
+            | ResourceKind::Signalfd { .. }
+            | ResourceKind::Fifo { .. }
+            | ResourceKind::SocketPair { .. }
+            | ResourceKind::UnixSockets(_)
+            | ResourceKind::InetSockets(_)
+            | ResourceKind::Userfault
+            | ResourceKind::Channel => {}
         }
     }
     for recipe in &mut recipes.steps {
@@ -285,12 +297,55 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64)
                 }
             }
             StepKind::MapShared { from, .. } => *from += base,
-            StepKind::Fill { pieces, .. } if is_shared => {
-                for (address, _) in pieces {
+            StepKind::Fill { pieces, .. } => {
+                for (address, _) in pieces.iter_mut().filter(|_| is_shared) {
                     *address += base;
                 }
             }
-            _ => {}
+            StepKind::Bare
+            | StepKind::Vacate
+            | StepKind::Unmap { .. }
+            | StepKind::SigAction { .. }
+            | StepKind::Umask(_)
+            | StepKind::Chdir(_)
+            | StepKind::EnterDirectory
+            | StepKind::Chroot(_)
+            | StepKind::Comm(_)
+            | StepKind::Personality(_)
+            | StepKind::Mmap { .. }
+            | StepKind::Grow { .. }
+            | StepKind::Mprotect { .. }
+            | StepKind::Madvise { .. }
+            | StepKind::Mlock { .. }
+            | StepKind::MapVdso { .. }
+            | StepKind::Poke { .. }
+            | StepKind::SetMm(_)
+            | StepKind::AltStack(_)
+            | StepKind::RobustList { .. }
+            | StepKind::TidAddress { .. }
+            | StepKind::Rseq { .. }
+            | StepKind::Dumpable(_)
+            | StepKind::ThpDisable(_)
+            | StepKind::ChildSubreaper(_)
+            | StepKind::ParentDeathSignal(_)
+            | StepKind::Lock { .. }
+            | StepKind::Nice(_)
+            | StepKind::TimerSlack(_)
+            | StepKind::Scheduler { .. }
+            | StepKind::Write(_)
+            | StepKind::QueueSignal { .. }
+            | StepKind::IntervalTimer { .. }
+            | StepKind::PosixTimers(_)
+            | StepKind::ArmTimer(_)
+            | StepKind::Membarrier(_)
+            | StepKind::Credentials(_)
+            | StepKind::SeccompStrict
+            | StepKind::SeccompFilters(_)
+            | StepKind::Watch { .. }
+            | StepKind::ArmTimerfd { .. }
+            | StepKind::Owner { .. }
+            | StepKind::FillPair(_)
+            | StepKind::RLimit { .. } => {}
         }
     }
 }
@@ -400,16 +455,12 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
             }
             VmaKind::FilePrivate { ofd_id, offset_bytes, .. }
             | VmaKind::FileShared { ofd_id, offset_bytes, .. } => {
-                let (shared, access) = match vma.kind {
-                    VmaKind::FileShared { file_flags, .. } => {
-                        let default = if vma.prot & libc::PROT_WRITE as u32 != 0 {
-                            libc::O_RDWR
-                        } else {
-                            libc::O_RDONLY
-                        } as u32;
-                        (true, file_flags.unwrap_or(default) & O_ACCMODE)
-                    }
-                    _ => (false, libc::O_RDONLY as u32),
+                let (shared, access) = if let VmaKind::FileShared { file_flags, .. } = vma.kind {
+                    let is_writable = vma.prot & libc::PROT_WRITE as u32 != 0;
+                    let default = if is_writable { libc::O_RDWR } else { libc::O_RDONLY } as u32;
+                    (true, file_flags.unwrap_or(default) & O_ACCMODE)
+                } else {
+                    (false, libc::O_RDONLY as u32)
                 };
                 let Some(file) = mapped_file(resolver, pid, ofd_id, access, vma.origin) else { continue };
                 let (own, other) = if shared {
@@ -528,31 +579,52 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     let (present, cuts) =
         if inherited.is_some() { space::born_with(resolver, id) } else { Default::default() };
     let mappings = fill::mappings(vmas, &cuts);
+    let setting = transparent::setting(resolver.facts, alive);
+    let huge = transparent::mappings(setting, vmas);
+    let (first, whole) = space::parted(&first, &transparent::blocks(&first, &huge, &present));
+    let mut guard = transparent::Guard::of(resolver, id, alive, !huge.is_empty());
+    steps.extend(advise(resolver, &mut advice, libc::MADV_NOHUGEPAGE));
+    steps.extend(guard.forbid(resolver));
+    let mut userfault = None;
     for (image, extents) in by_image(&first) {
         let ways = fill::ways(resolver, &extents, &mappings, &present);
         let file = |resolver: &mut Resolver<'_>| pages_file(resolver, image, origin);
-        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut None, file));
+        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut userfault, file));
     }
     for (image, extents) in by_image(&old) {
         // The image is a child's.
         let ways = fill::ways(resolver, &extents, &mappings, &present);
         let file = |resolver: &mut Resolver<'_>| new_pages_file(resolver, image, origin);
-        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut None, file));
+        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut userfault, file));
+    }
+    steps.extend(advise(resolver, &mut advice, libc::MADV_HUGEPAGE));
+    steps.extend(guard.allow(resolver));
+    for (image, extents) in by_image(&whole) {
+        let ways = fill::Ways { read: extents.to_vec(), ..fill::Ways::default() };
+        let file = |resolver: &mut Resolver<'_>| pages_file(resolver, image, origin);
+        steps.extend(fill::steps(resolver, &ways, provided, origin, &mut userfault, file));
     }
     let mut behind = settling(resolver, shape.as_deref(), mm);
     for (start, end) in space::gone(&old, &mm.pages.extents) {
         let kind = StepKind::Madvise { start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
         behind.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
-    let (mappings, present) = (fill::mappings(&mm.vmas, &[]), space::ranges(&old));
+    let present = space::ranges(&old);
+    let mappings = fill::mappings(&mm.vmas, &[]);
+    if !late.is_empty() {
+        behind.extend(guard.forbid(resolver));
+    }
+    // Another one, of this side of the forks: otherwise all children would be born with the descriptor.
+    let mut userfault = None;
     for (image, extents) in by_image(&late) {
-        // Opened once more: otherwise all children would be born with the descriptor.
+        // Opened once more, likewise.
         let ways = fill::ways(resolver, &extents, &mappings, &present);
         let file = |resolver: &mut Resolver<'_>| new_pages_file(resolver, image, origin);
-        behind.extend(fill::steps(resolver, &ways, provided, origin, &mut None, file));
+        behind.extend(fill::steps(resolver, &ways, provided, origin, &mut userfault, file));
     }
+    behind.extend(guard.allow(resolver));
     // Behind the forks of who is early, too: children have it all the same.
-    let shared = fill_shared(resolver, id);
+    let shared = fill_shared(resolver, id, userfault);
     behind.extend(shared);
     behind.extend(aio::resolve(resolver, pid, alive));
     if let vdso::Way::Led(led) = &way {
@@ -585,6 +657,17 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         steps.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
     Memory { setup: steps, late: behind }
+}
+
+/// Gives one kind of advice, and takes it from what is to be given.
+fn advise(resolver: &mut Resolver<'_>, given: &mut [(&Vma, u64)], which: i32) -> Vec<StepId> {
+    let mut steps = Vec::new();
+    for (vma, bits) in given.iter_mut().filter(|(_, bits)| bits >> which & 1 == 1) {
+        *bits &= !(1 << which);
+        let kind = StepKind::Madvise { start: vma.start, len: vma.end - vma.start, advice: which as u32 };
+        steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+    }
+    steps
 }
 
 /// What makes the mappings that a task has at its forks those that it has in the end.

@@ -28,6 +28,7 @@ mod sharing;
 pub mod space;
 mod task;
 mod threads;
+mod transparent;
 mod tree;
 mod window;
 

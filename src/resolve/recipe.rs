@@ -269,6 +269,61 @@ pub enum StepKind {
     },
 }
 
+impl StepKind {
+    /// How many bytes of pages it brings in.
+    pub fn filled_bytes(&self) -> u64 {
+        match self {
+            StepKind::Copy(copying) => copying.pieces.iter().map(|(_, _, len)| len).sum(),
+            StepKind::Fill { pieces, .. } => pieces.iter().map(|(_, len)| len).sum(),
+            StepKind::Bare
+            | StepKind::Vacate
+            | StepKind::Unmap { .. }
+            | StepKind::SigAction { .. }
+            | StepKind::Umask(_)
+            | StepKind::Chdir(_)
+            | StepKind::EnterDirectory
+            | StepKind::Chroot(_)
+            | StepKind::Comm(_)
+            | StepKind::Personality(_)
+            | StepKind::Mmap { .. }
+            | StepKind::MapShared { .. }
+            | StepKind::Grow { .. }
+            | StepKind::Mprotect { .. }
+            | StepKind::Madvise { .. }
+            | StepKind::Mlock { .. }
+            | StepKind::MapVdso { .. }
+            | StepKind::Poke { .. }
+            | StepKind::SetMm(_)
+            | StepKind::AltStack(_)
+            | StepKind::RobustList { .. }
+            | StepKind::TidAddress { .. }
+            | StepKind::Rseq { .. }
+            | StepKind::Dumpable(_)
+            | StepKind::ThpDisable(_)
+            | StepKind::ChildSubreaper(_)
+            | StepKind::ParentDeathSignal(_)
+            | StepKind::Lock { .. }
+            | StepKind::Nice(_)
+            | StepKind::TimerSlack(_)
+            | StepKind::Scheduler { .. }
+            | StepKind::Write(_)
+            | StepKind::QueueSignal { .. }
+            | StepKind::IntervalTimer { .. }
+            | StepKind::PosixTimers(_)
+            | StepKind::ArmTimer(_)
+            | StepKind::Membarrier(_)
+            | StepKind::Credentials(_)
+            | StepKind::SeccompStrict
+            | StepKind::SeccompFilters(_)
+            | StepKind::Watch { .. }
+            | StepKind::ArmTimerfd { .. }
+            | StepKind::Owner { .. }
+            | StepKind::FillPair(_)
+            | StepKind::RLimit { .. } => 0,
+        }
+    }
+}
+
 /// Pages that are copied into place from a mapping of their image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copying {

@@ -38,7 +38,7 @@ use regrow_graph::ids::TaskId;
 use super::files::ghost;
 use super::numbers::PAGE;
 use super::policy::Policy;
-use super::{Options, Resolver, Sharing, huge, tree};
+use super::{Options, Resolver, Sharing, huge, transparent, tree};
 use crate::image::alike::{Pair, Run};
 use crate::image::ranges::{joined, meets, range, stored, within, without};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Task, Vma, VmaKind};
@@ -68,9 +68,16 @@ pub(super) struct Spaces {
     old: BTreeMap<TaskId, Vec<Extent>>,
     /// Of early tasks: what they have mapped when they fork, where that is not what they have in the end.
     shapes: BTreeMap<TaskId, Arc<[Vma]>>,
+    /// Whether each task is born with huge pages forbidden: fork copies that. Empty where nobody is early.
+    without_huge_pages: Vec<bool>,
 }
 
 impl Spaces {
+    /// Whether a task is born with huge pages forbidden (`PR_SET_THP_DISABLE`); `None`: as regrow has it.
+    pub(super) fn is_born_without_huge_pages(&self, task: TaskId) -> Option<bool> {
+        self.without_huge_pages.get(task.index()).copied()
+    }
+
     pub(super) fn is_early(&self, task: TaskId) -> bool {
         self.early.contains(&task)
     }
@@ -262,6 +269,8 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             born[parent.index()].push(child);
         }
     }
+    spaces.without_huge_pages =
+        vec![resolver.facts.own.thp_disabled.unwrap_or(false); model.tasks.len()];
     for parent in forest.birth_order() {
         let Some(children) = born.get(parent.index()) else { continue };
         let mut heirs = BTreeSet::new();
@@ -294,7 +303,11 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             }
         }
         is_full[parent.index()] |= spaces.is_early(parent);
+        // Who is early has its own setting by then.
+        let own = alive(parent).filter(|_| spaces.is_early(parent)).map(|alive| alive.mm.thp_disabled);
+        let at_fork = own.unwrap_or(spaces.without_huge_pages[parent.index()]);
         for child in children {
+            spaces.without_huge_pages[child.index()] = at_fork;
             if heirs.contains(child) {
                 spaces.heirs.insert(*child);
                 depth[child.index()] = depth[parent.index()] + 1;
@@ -391,7 +404,11 @@ fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
         };
         let fixed: Vec<(u64, u64)> =
             alive_task.mm.vmas.iter().filter(fixed).map(|vma| (vma.start, vma.end)).collect();
-        let mut late = without(&without(&stored, &joined(common)), &fixed);
+        // What is to be a huge page is read at once.
+        let setting = transparent::setting(resolver.facts, alive_task);
+        let mappings = transparent::mappings(setting, &alive_task.mm.vmas);
+        let blocks = transparent::blocks(&alive_task.mm.pages.extents, &mappings, &[]);
+        let mut late = without(&without(&without(&stored, &joined(common)), &fixed), &blocks);
         let above = parent_of(task).filter(|_| spaces.is_heir(task));
         if let Some((above, parent)) = above.and_then(|above| Some((above, alive(above)?))) {
             late = without(&late, &come_along(spaces, above, parent, 0, u64::MAX));

@@ -258,9 +258,6 @@ fn own(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, leader: &Thread)
     if resolver.facts.own.personality != Some(alive.personality) {
         kinds.push(StepKind::Personality(alive.personality));
     }
-    if resolver.facts.own.thp_disabled.unwrap_or(false) != alive.mm.thp_disabled {
-        kinds.push(StepKind::ThpDisable(alive.mm.thp_disabled));
-    }
     if alive.membarrier != 0 {
         kinds.push(StepKind::Membarrier(alive.membarrier));
     }

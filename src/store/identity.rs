@@ -178,6 +178,21 @@ impl Identity {
         self.images.iter().chain(self.parents.iter().flat_map(|parent| &parent.images))
     }
 
+    /// All that hold pages, those of `dir` by their numbers, then those of dumps before.
+    pub fn of_pages(&self, dir: &Path) -> Vec<PathBuf> {
+        let number = |name: &str| name.trim_start_matches(|letter: char| !letter.is_ascii_digit()).len();
+        let pages_of = |dir: &Path, images: &[ImageFile]| -> Vec<PathBuf> {
+            let mut names: Vec<&str> =
+                images.iter().map(|image| image.name.as_str()).filter(|name| holds_pages(name)).collect();
+            // Longer numbers are larger ones; else the names are in order.
+            names.sort_by_key(|name| number(name));
+            names.into_iter().map(|name| dir.join(name)).collect()
+        };
+        let mut all = pages_of(dir, &self.images);
+        all.extend(self.parents.iter().flat_map(|parent| pages_of(&parent.dir, &parent.images)));
+        all
+    }
+
     /// How many hold pages, and how many do not.
     pub fn count(&self) -> (usize, usize) {
         let pages = self.all().filter(|image| holds_pages(&image.name)).count();

@@ -3,6 +3,7 @@
 //! Beside the runner and the tape's ABI the only home of `unsafe`. Nothing here decides anything.
 #![allow(unsafe_code)]
 
+pub mod cache;
 pub mod futex;
 pub mod heap;
 pub mod kcmp;

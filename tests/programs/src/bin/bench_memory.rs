@@ -8,6 +8,9 @@
 //! | `half1` | children | the same of 1 MiB |
 //! | `few` | children | a heap of 256 MiB, of which each child has dirtied every hundredth page |
 //! | `shared` | children | 32 shared anonymous mappings of 16 MiB, of all |
+//! | `scattered` | pages | one task with so many pages, each with a page behind it that was never touched |
+//! | `mappings` | mappings | one task with mappings of a page each, side by side, read-only and writable in turns |
+//! | `huge` | MiB | as `large`, with huge pages where the system lets a program ask for them |
 
 use std::ops::Range;
 
@@ -51,12 +54,26 @@ impl Area {
         }
     }
 
+    fn call(self, what: &str, call: impl FnOnce(*mut libc::c_void, usize) -> libc::c_int) {
+        let result = call(self.start as *mut libc::c_void, self.pages * PAGE);
+        assert_eq!(result, 0, "{what}: {}", std::io::Error::last_os_error());
+    }
+
     fn check(self, task: &mut Task, seed_of: impl Fn(usize) -> u64) {
+        self.check_pages(task, 0..self.pages, seed_of);
+    }
+
+    fn check_pages(
+        self,
+        task: &mut Task,
+        mut pages: impl Iterator<Item = usize>,
+        seed_of: impl Fn(usize) -> u64,
+    ) {
         let holds = |number: usize| {
             let page = self.page(number).iter().enumerate();
             page.into_iter().all(|(at, word)| *word == content(seed_of(number), number, at))
         };
-        let wrong = (0..self.pages).find(|number| !holds(*number));
+        let wrong = pages.find(|number| !holds(*number));
         task.check_eq("the first page that holds something else", wrong, None);
     }
 }
@@ -73,6 +90,39 @@ fn main() {
         "large" => {
             let area = Area::map(count << 20, libc::MAP_PRIVATE);
             area.write(0..area.pages, 1);
+            task.park();
+            area.check(&mut task, |_| 1);
+        }
+        "huge" => {
+            let area = Area::map(count << 20, libc::MAP_PRIVATE);
+            area.call("madvise", |start, bytes| {
+                // SAFETY: a mapping of this program that nothing points into yet.
+                unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) }
+            });
+            area.write(0..area.pages, 1);
+            task.park();
+            area.check(&mut task, |_| 1);
+        }
+        "scattered" => {
+            let area = Area::map(2 * count * PAGE, libc::MAP_PRIVATE);
+            let written = || (0..area.pages).step_by(2);
+            area.write(written(), 1);
+            task.park();
+            area.check_pages(&mut task, written(), |_| 1);
+            // What was never touched is empty. (To look at it here brings no memory.)
+            let touched = (1..area.pages).step_by(2).find(|page| area.page(*page).iter().any(|word| *word != 0));
+            task.check_eq("a page that should be empty", touched, None);
+        }
+        "mappings" => {
+            let area = Area::map(count * PAGE, libc::MAP_PRIVATE);
+            area.write(0..area.pages, 1);
+            for page in (0..area.pages).step_by(2) {
+                let one = Area { start: area.start + page * PAGE, pages: 1 };
+                one.call("mprotect", |start, bytes| {
+                    // SAFETY: a page of a mapping of this program that nothing points into now.
+                    unsafe { libc::mprotect(start, bytes, libc::PROT_READ) }
+                });
+            }
             task.park();
             area.check(&mut task, |_| 1);
         }
