@@ -1,7 +1,7 @@
 //! How fast pages get from a file in the page cache into memory, by each of the ways that there are.
 //!
 //! ```text
-//! cargo bench --bench fill -- [--mib N] [--rounds N]
+//! cargo bench --bench fill -- [--mib N] [--rounds N] [--cold]
 //! ```
 //!
 //! | way | what the filling task does |
@@ -17,6 +17,10 @@
 //! over pages that are shared with a parent, and in short runs, between which a page each is left out. Beside that
 //! stands `memcpy(3)` between memory that has all its pages: nothing that copies is faster.
 //!
+//! With `--cold` the file is dropped from the page cache before each measurement, and other ways are compared: those above;
+//! `O_DIRECT`, by which the disk writes into the memory itself; and to read the file through first, as a restore does
+//! (`src/image/ahead.rs`), or to ask for it (`POSIX_FADV_WILLNEED`), and then to copy.
+//!
 //! The constants by which a plan chooses the way are those of the cost model (`regrow calibrate`); this shows
 //! where they come from, and what there would be to gain.
 //!
@@ -27,10 +31,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use regrow::sys::cache;
 
 const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
@@ -53,6 +59,9 @@ struct Fill {
     /// How often
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// From a file that is not in the page cache
+    #[arg(long)]
+    cold: bool,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -143,8 +152,33 @@ impl Fill {
             println!("| {label} | {} |", cells.join(" | "));
             Ok(())
         };
-        row("warm memcpy", &mut |threads| in_child(|| warm_memcpy(bytes, threads)))?;
         let plain = |way, memory| (way, memory, 0);
+        if self.cold {
+            let direct = reopened(&file, libc::O_DIRECT)?;
+            file.sync_all().context("the file")?;
+            let case = |way, threads| Case { way, memory: Memory::Private, threads, run: 0 };
+            let firsts: [(&str, First, Way, &File); 6] = [
+                ("preadv", First::Nothing, Way::Preadv, &file),
+                ("copy", First::Nothing, Way::Copy, &file),
+                ("O_DIRECT", First::Nothing, Way::Preadv, &direct),
+                ("read through, then copy", First::ReadThrough, Way::Copy, &file),
+                ("read through, then preadv", First::ReadThrough, Way::Preadv, &file),
+                ("asked for, copy meanwhile", First::AskedFor, Way::Copy, &file),
+            ];
+            for (label, first, way, from) in firsts {
+                row(label, &mut |threads| {
+                    drop_from_cache(&file)?;
+                    let start = Instant::now();
+                    first.run(&file, bytes)?;
+                    let took = start.elapsed().as_secs_f64();
+                    let rate = measure(case(way, threads), from, bytes)?;
+                    let bytes = bytes as f64 / f64::from(1 << 30);
+                    Ok(bytes / (took + bytes / rate))
+                })?;
+            }
+            return Ok(());
+        }
+        row("warm memcpy", &mut |threads| in_child(|| warm_memcpy(bytes, threads)))?;
         let mut cases = vec![
             ("private", plain(Way::Preadv, Memory::Private)),
             ("private", plain(Way::Populate, Memory::Private)),
@@ -178,6 +212,64 @@ impl Fill {
         }
         Ok(())
     }
+}
+
+/// What is done before a cold file is copied from.
+#[derive(Debug, Clone, Copy)]
+enum First {
+    Nothing,
+    ReadThrough,
+    AskedFor,
+}
+
+impl First {
+    fn run(self, file: &File, bytes: usize) -> Result<()> {
+        match self {
+            First::Nothing => Ok(()),
+            First::ReadThrough => std::thread::scope(|scope| {
+                let half = bytes / 2;
+                let other = scope.spawn(move || read_through(file, half, bytes));
+                read_through(file, 0, half)?;
+                other.join().ok().context("a thread panicked")?
+            }),
+            First::AskedFor => {
+                for at in (0..bytes).step_by(HUGE) {
+                    // SAFETY: no pointers.
+                    let result = unsafe {
+                        libc::posix_fadvise(file.as_raw_fd(), at as i64, HUGE as i64, libc::POSIX_FADV_WILLNEED)
+                    };
+                    ensure!(result == 0, "posix_fadvise: {}", io::Error::from_raw_os_error(result));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn read_through(file: &File, from: usize, to: usize) -> Result<()> {
+    let file = reopened(file, 0)?;
+    let null = File::options().write(true).open("/dev/null").context("/dev/null")?;
+    let mut at = from as u64;
+    while at < to as u64 {
+        match cache::read_through(&file, &null, at, (to as u64 - at).min(8 << 20)).context("sendfile")? {
+            0 => anyhow::bail!("the file is too short"),
+            read => at += read,
+        }
+    }
+    Ok(())
+}
+
+/// Another description of the same file.
+fn reopened(file: &File, flags: i32) -> Result<File> {
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    File::options().read(true).custom_flags(flags).open(name).context("the file, opened once more")
+}
+
+fn drop_from_cache(file: &File) -> Result<()> {
+    // SAFETY: no pointers.
+    let result = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    ensure!(result == 0, "posix_fadvise: {}", io::Error::from_raw_os_error(result));
+    Ok(())
 }
 
 /// Anonymous memory; or, of a file, its pages.

@@ -13,6 +13,9 @@
 //! | `python` | a pool of 16 processes of Python, all of which have worked |
 //! | `nginx` | nginx with 16 workers |
 //! | `shared` | 32 shared mappings of 16 MiB over 64 tasks |
+//! | `scattered` | one task with 100,000 pages, each with a gap behind it |
+//! | `mappings` | one task with 30,000 mappings of a page each, read-only and writable in turns |
+//! | `huge` | one task with 2 GiB of private memory for which it asked for huge pages |
 //!
 //! Images are made once for each tree, and removed when it has been raced: they take up to 4.2 GiB. As in `race.rs`
 //! both restore them in turns, each time in fresh namespaces, and a first round is not counted. In that round regrow's own
@@ -35,7 +38,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use arena::{Inside, Times, answer, below_target, build_programs, find_criu, ground, in_namespaces, make};
+use arena::{Common, Times, answer, below_target, build_programs, find_criu, ground, in_namespaces, make};
 
 /// Ports of nginx: below those that the kernel gives by itself.
 const PORTS: [u16; 2] = [23_456, 23_457];
@@ -43,12 +46,8 @@ const PORTS: [u16; 2] = [23_456, 23_457];
 /// Race regrow against CRIU over memory
 #[derive(Debug, Parser)]
 struct Race {
-    /// How often each restores each tree
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// Trees of this many per cent of their usual number of tasks, or size
-    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    scale: u32,
+    #[command(flatten)]
+    common: Common,
     /// From images that are not in the page cache
     #[arg(long)]
     cold: bool,
@@ -58,23 +57,11 @@ struct Race {
     /// Where images are made; by default where temporary files are
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// Given by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
-    #[command(subcommand)]
-    inside: Option<Inside>,
 }
 
 fn main() -> Result<()> {
     let race = Race::parse();
-    match &race.inside {
-        Some(inside) => inside.run(),
-        None if race.bench => race.run(),
-        None => {
-            println!("the race of memory is run by `cargo bench --bench memory`");
-            Ok(())
-        }
-    }
+    race.common.run("memory", || race.run())
 }
 
 /// A tree to be restored.
@@ -87,6 +74,9 @@ enum Shape {
     Python,
     Nginx,
     Shared,
+    Scattered,
+    Mappings,
+    Huge,
 }
 
 impl Shape {
@@ -99,6 +89,9 @@ impl Shape {
             Shape::Python => "Python pool of 16",
             Shape::Nginx => "nginx with 16 workers",
             Shape::Shared => "32 shared mappings of 16 MiB over 64 tasks",
+            Shape::Scattered => "one task, 100,000 pages with a gap behind each",
+            Shape::Mappings => "one task, 30,000 mappings of a page each",
+            Shape::Huge => "one task, 2 GiB that has huge pages",
         }
     }
 
@@ -111,6 +104,9 @@ impl Shape {
             Shape::Few => (15, "few"),
             Shape::Python | Shape::Nginx => (16, ""),
             Shape::Shared => (63, "shared"),
+            Shape::Scattered => (100_000, "scattered"),
+            Shape::Mappings => (30_000, "mappings"),
+            Shape::Huge => (2048, "huge"),
         }
     }
 }
@@ -151,7 +147,7 @@ impl Race {
         let criu = find_criu(&profile)?;
         build_programs(&profile, &["bench_memory"])?;
         let state = if self.cold { "cold" } else { "warm" };
-        let rounds = self.rounds;
+        let rounds = self.common.rounds;
         println!(
             "{}, {state} page cache, {rounds} rounds; milliseconds: median (least–most)\n",
             ground(&criu)?
@@ -172,9 +168,16 @@ impl Race {
         let (count, shape) = tree.count();
         let script =
             |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/real").join(name);
-        let scaled = (count * self.scale / 100).max(1);
+        let scaled = self.common.scaled(count);
         Ok(match tree {
-            Shape::Large | Shape::Half8 | Shape::Half1 | Shape::Few | Shape::Shared => Program {
+            Shape::Large
+            | Shape::Half8
+            | Shape::Half1
+            | Shape::Few
+            | Shape::Shared
+            | Shape::Scattered
+            | Shape::Mappings
+            | Shape::Huge => Program {
                 path: profile.join("bench_memory"),
                 count: scaled,
                 with: vec![shape.to_owned()],
@@ -243,14 +246,14 @@ impl Race {
         };
         let dumped = build(&state, true)?;
         let mut own = Times::default();
-        for round in 0..self.rounds {
+        for round in 0..self.common.rounds {
             own.0.push(build(&make(directory.path(), &format!("own{round}"))?, false)?.time);
         }
         let program = self.program(tree, profile, &state)?;
         let mut times: [Times; WAYS.len()] = Default::default();
         let mut pss = [0; WAYS.len()];
         let mut own_kib = 0;
-        for round in 0..=self.rounds {
+        for round in 0..=self.common.rounds {
             let mut turns: Vec<usize> = (0..WAYS.len()).collect();
             if round % 2 == 1 {
                 turns.reverse();

@@ -35,37 +35,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use arena::{Inside, Times, answer, build_programs, find_criu, ground, in_namespaces, make};
+use arena::{Common, Times, answer, build_programs, find_criu, ground, in_namespaces, make};
 
 /// Race regrow against CRIU
 #[derive(Debug, Parser)]
 struct Race {
-    /// How often each restores each tree
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// Trees of this many per cent of their usual size
-    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    scale: u32,
+    #[command(flatten)]
+    common: Common,
     /// Only these trees
     #[arg(value_enum)]
     trees: Vec<Shape>,
-    /// Given by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
-    #[command(subcommand)]
-    inside: Option<Inside>,
 }
 
 fn main() -> Result<()> {
     let race = Race::parse();
-    match &race.inside {
-        Some(inside) => inside.run(),
-        None if race.bench => race.run(),
-        None => {
-            println!("the race is run by `cargo bench --bench race`");
-            Ok(())
-        }
-    }
+    race.common.run("race", || race.run())
 }
 
 /// A tree to be restored.
@@ -116,7 +100,7 @@ impl Race {
         let profile = regrow.parent().context("a binary is in a directory")?.to_owned();
         let criu = find_criu(&profile)?;
         build_programs(&profile, &["bench_wide", "bench_trees", "shared_fds"])?;
-        println!("{}, {} rounds; milliseconds: median (least–most)\n", ground(&criu)?, self.rounds);
+        println!("{}, {} rounds; milliseconds: median (least–most)\n", ground(&criu)?, self.common.rounds);
         println!(
             "| tree | tasks | criu restore -d | regrow restore -d | times faster | regrow restore -d --plan | times faster | lowest-pid | lowest-pid --plan | the program itself |"
         );
@@ -135,7 +119,7 @@ impl Race {
             tempfile::Builder::new().prefix("regrow-race-").tempdir().context("a directory for the race")?;
         let (program, children, shape, label) = tree.program();
         let program = profile.join(program);
-        let count = (children * self.scale / 100).max(1);
+        let count = self.common.scaled(children);
         let images = make(directory.path(), "images")?;
         let state = make(directory.path(), "state")?;
         let build = |state: &Path, dump: bool| {
@@ -153,11 +137,11 @@ impl Race {
         let dumped = build(&state, true)?.tasks;
 
         let mut own = Times::default();
-        for round in 0..self.rounds {
+        for round in 0..self.common.rounds {
             own.0.push(build(&make(directory.path(), &format!("own{round}"))?, false)?.time);
         }
         let mut times: [Times; WAYS.len()] = Default::default();
-        for round in 0..=self.rounds {
+        for round in 0..=self.common.rounds {
             let mut turns: Vec<usize> = (0..WAYS.len()).collect();
             if round % 2 == 1 {
                 turns.reverse();

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
 use crate::cost;
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
-use crate::image::ahead::{self, Stretch};
+use crate::image::ahead::{self, Ahead, Stretch};
 use crate::image::alike::{Alike, Pair};
 use crate::image::vdso::Dumped;
 use crate::image::{self, ImageError, Model, NsPid, ReadErrors};
@@ -209,18 +209,22 @@ pub fn try_prepare_on(
     gather: impl FnOnce(&Model) -> HostFacts,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
-    ahead::directory(dir, options.restoring);
+    let ahead = Ahead::directory(dir, options.restoring);
     let model = timed(&mut timings, Stage::Read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings, Stage::Read, || read_payloads(&model))?;
     let alike = timed(&mut timings, Stage::Alike, || {
         let pairs = space::candidates(&model, options);
-        ahead::stretches(soon_read(&model, &pairs, options.restoring));
+        ahead.stretches(soon_read(&model, &pairs, options.restoring));
         Alike::find(&model, &pairs)
     });
     payloads.alike = Arc::new(alike);
     let facts = timed(&mut timings, Stage::Facts, || gather(&model));
     payloads.vdsos = Arc::new(timed(&mut timings, Stage::Read, || read_vdsos(&model, facts.vdso.as_ref()))?);
-    try_prepare_model(model, payloads, facts, options, timings)
+    let prepared = try_prepare_model(model, payloads, facts, options, timings);
+    if options.restoring && matches!(&prepared, Ok((Some(_), problems)) if problems.is_empty()) {
+        ahead.wait();
+    }
+    prepared
 }
 
 /// The pages that are not being read ahead yet, and will be needed: those that are compared, and of a restore all. Of the

@@ -19,6 +19,41 @@ const PID_BEFORE_ROOT: &str = "999";
 /// Nothing takes longer than this, also on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// What every race is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// How often each restores each tree
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Trees of this many per cent of their usual number of tasks, or size
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    scale: u32,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    inside: Option<Inside>,
+}
+
+impl Common {
+    /// Runs the race, or does what is to be done inside of namespaces. `name`: that of the bench.
+    pub(crate) fn run(&self, name: &str, race: impl FnOnce() -> Result<()>) -> Result<()> {
+        match &self.inside {
+            Some(inside) => inside.run(),
+            None if self.bench => race(),
+            None => {
+                println!("this race is run by `cargo bench --bench {name}`");
+                Ok(())
+            }
+        }
+    }
+
+    /// A number of tasks, or a size, as it was asked for.
+    pub(crate) fn scaled(&self, count: u32) -> u32 {
+        (count * self.scale / 100).max(1)
+    }
+}
+
 /// What this program does as the first process of fresh namespaces.
 #[derive(Debug, Subcommand)]
 #[command(hide = true)]

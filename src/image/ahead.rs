@@ -1,31 +1,42 @@
 //! Reads images ahead of their use, where they are not in the page cache.
 //!
 //! What is cold is read by whoever needs it, and each then waits for the disk: thousands of small images one after
-//! another, pages by a fault or a call at a time. So a thread of its own tells the kernel at once what all will need, in
-//! large pieces and in the order of the files: small images first, then the pages, as far as there is room for them
-//! beside the memory that is filled from them. It does not wait for what it asks for, and nobody waits for it.
+//! another, pages by a fault or a call at a time, in stretches with gaps between them, of many files at once. So two threads
+//! read at once what all will need, in the order of the files: small images are asked for first, then pages are read
+//! through, as far as there is room for them beside the memory that is filled from them. Who compares or fills then finds
+//! them; tasks begin when that is done ([`Ahead::wait`]).
 //!
-//! Where the images are in the page cache there is no such thread. That is found out by a few of them.
+//! Where the images are in the page cache there are no such threads. That is found out by looking at a few of them.
 //!
-//! Worked example: of a directory with `pages-1.img` of 5 MiB, which is not in the cache, and 40 images of a page each,
-//! which are not either: 40 requests of a page, then three of 2, 2 and 1 MiB.
+//! Worked example: of a directory with `pages-1.img` of 80 MiB, which is not in the cache, and 40 images of a page each,
+//! which are not either: 40 requests of a page, then one thread reads 64 MiB and the other 16.
+//!
+//! Decision 37 has what was measured.
 //!
 //! # Sources
-//! posix_fadvise(2), readahead(2); mm/readahead.c (`force_page_cache_ra`), mm/filemap.c (`cachestat`).
+//! posix_fadvise(2), sendfile(2); mm/readahead.c (`page_cache_async_ra`, `force_page_cache_ra`), mm/filemap.c
+//! (`filemap_splice_read`, `cachestat`).
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::model::{Extent, Image, Model, PagesImage};
 use super::pagemap::PAGE_BYTES;
 use crate::sys::cache;
 
-/// So much is asked for at once.
-const PIECE: u64 = 2 << 20;
-/// So much at least comes of it: no device is set to read less ahead (`VM_READAHEAD_PAGES`, linux/mm.h).
-const LEAST: u64 = 128 << 10;
+/// What one thread reads before it looks for the next, in bytes.
+const TURN: u64 = 64 << 20;
+/// One call reads so much: long enough to be worth it, short enough to be counted.
+const CALL: u64 = 8 << 20;
+/// Up to this length an image is asked for, and not read through.
+const SMALL: u64 = 128 << 10;
+/// More of them would let a disk that turns only seek.
+const THREADS: usize = 2;
+/// So much, in bytes, is waited for: of larger images the rest is read while tasks fill.
+const AWAITED: u64 = 2 << 30;
 /// In so many places of a file it is looked whether it is cached,
 const PLACES: u64 = 8;
 /// and so many bytes are looked at in each.
@@ -53,30 +64,149 @@ impl Stretch {
     }
 }
 
-/// Has the images of a directory read that are not in the cache; pages last, and only if they are wanted.
-pub fn directory(dir: &Path, with_pages: bool) {
-    let few = ["inventory.img", "pstree.img", "files.img"];
-    let pages = (0..PROBES).filter(|_| with_pages).map(|power| format!("pages-{}.img", 1u32 << power));
-    let probes = few.into_iter().map(str::to_owned).chain(pages);
-    if probes.filter_map(|name| open(&dir.join(name))).all(|file| is_cached(&file)) {
-        return;
-    }
-    let dir = dir.to_owned();
-    in_the_background(move || {
-        let names = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        read(in_order(names.collect(), with_pages).into_iter().map(|name| Stretch::whole(dir.join(name))));
-    });
+/// What is being read.
+#[derive(Debug, Clone, Default)]
+pub struct Ahead {
+    state: Arc<State>,
 }
 
-/// Has parts of files read, in this order, if they are not in the cache.
-pub fn stretches(wanted: Vec<Stretch>) {
-    let step = wanted.len().div_ceil(PROBES).max(1);
-    let mut probes = wanted.iter().step_by(step).filter_map(|stretch| open(&stretch.path));
-    if probes.all(|file| is_cached(&file)) {
-        return;
+#[derive(Debug, Default)]
+struct State {
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Threads that have not come to their end.
+    threads: usize,
+    /// Bytes read.
+    read: u64,
+}
+
+impl Ahead {
+    /// Has the images of a directory read that are not in the cache; pages last, and only if they are wanted.
+    pub fn directory(dir: &Path, with_pages: bool) -> Ahead {
+        let ahead = Ahead::default();
+        let few = ["inventory.img", "pstree.img", "files.img"];
+        let pages = (0..PROBES).filter(|_| with_pages).map(|power| format!("pages-{}.img", 1u32 << power));
+        let probes = few.into_iter().map(str::to_owned).chain(pages);
+        if !probes.filter_map(|name| open(&dir.join(name))).all(|file| is_cached(&file)) {
+            let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+            let names = in_order(names.collect(), with_pages);
+            ahead.begin(names.into_iter().map(|name| Stretch::whole(dir.join(name))).collect());
+        }
+        ahead
     }
-    in_the_background(move || read(wanted.into_iter()));
+
+    /// Has parts of files read, too, in this order, if they are not in the cache.
+    pub fn stretches(&self, wanted: Vec<Stretch>) {
+        let step = wanted.len().div_ceil(PROBES).max(1);
+        let mut probes = wanted.iter().step_by(step).filter_map(|stretch| open(&stretch.path));
+        if !probes.all(|file| is_cached(&file)) {
+            self.begin(wanted);
+        }
+    }
+
+    /// Waits until all is read that is to be, or enough for a beginning.
+    pub fn wait(&self) {
+        let progress = self.state.lock();
+        let is_early = |progress: &mut Progress| progress.threads > 0 && progress.read < AWAITED;
+        drop(self.state.changed.wait_while(progress, is_early));
+    }
+
+    /// Nothing depends on it: where there can be no further threads, all is as without them.
+    fn begin(&self, wanted: Vec<Stretch>) {
+        let work = Arc::new(Mutex::new(Work { left: wanted.into_iter(), next: None, room: room() }));
+        for _ in 0..THREADS {
+            let (state, work) = (Arc::clone(&self.state), Arc::clone(&work));
+            state.lock().threads += 1;
+            let leave = Leave(state);
+            let builder = std::thread::Builder::new().name("ahead".to_owned()).stack_size(STACK);
+            let body = move || {
+                let leave = leave;
+                read(&leave.0, &work);
+            };
+            // If there can be none, it has left with its work.
+            if let Err(error) = builder.spawn(body) {
+                tracing::debug!("images are not read ahead: {error}");
+            }
+        }
+    }
+}
+
+impl State {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread, however it ends.
+struct Leave(Arc<State>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.lock().threads -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// What is left to be read.
+struct Work {
+    left: std::vec::IntoIter<Stretch>,
+    /// The rest of what was begun.
+    next: Option<Stretch>,
+    /// How much may be read, in bytes.
+    room: u64,
+}
+
+impl Work {
+    /// What one thread reads next.
+    fn turn(&mut self) -> Option<(File, u64, u64)> {
+        loop {
+            let stretch = self.next.take().or_else(|| self.left.next())?;
+            let Some(file) = open(&stretch.path) else { continue };
+            let end = stretch.end.min(length(&file));
+            let start = stretch.start.min(end) / PAGE_BYTES * PAGE_BYTES;
+            let len = (end - start).min(TURN);
+            if len > self.room {
+                // There is no room for the others either, or hardly.
+                self.room = 0;
+                return None;
+            }
+            self.room -= len;
+            if start + len < end {
+                self.next = Some(Stretch { start: start + len, end, ..stretch });
+            }
+            return Some((file, start, len));
+        }
+    }
+}
+
+fn read(state: &State, work: &Mutex<Work>) {
+    let Ok(null) = File::options().write(true).open("/dev/null") else { return };
+    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).turn();
+    while let Some((file, start, len)) = next() {
+        if start == 0 && len <= SMALL {
+            // What cannot be asked for is read by who needs it.
+            let _ = cache::begin_to_read(&file, len);
+            continue;
+        }
+        cache::will_read_in_order(&file);
+        let mut done = 0;
+        while done < len {
+            match cache::read_through(&file, &null, start + done, CALL.min(len - done)) {
+                // Who needs it says what is wrong.
+                Ok(0) | Err(_) => break,
+                Ok(more) => {
+                    done += more;
+                    state.lock().read += more;
+                    state.changed.notify_all();
+                }
+            }
+        }
+    }
 }
 
 /// The stretches of pages images that hold these pages, in the order of the files. What lies close together is one.
@@ -107,14 +237,6 @@ fn in_order(names: Vec<String>, with_pages: bool) -> Vec<String> {
     images.into_iter().filter(|(number, _)| with_pages || number.is_none()).map(|(_, name)| name).collect()
 }
 
-/// Nothing depends on it: where there can be no further thread, all is as without it.
-fn in_the_background(work: impl FnOnce() + Send + 'static) {
-    let builder = std::thread::Builder::new().name("ahead".to_owned()).stack_size(STACK);
-    if let Err(error) = builder.spawn(work) {
-        tracing::debug!("images are not read ahead: {error}");
-    }
-}
-
 fn open(path: &Path) -> Option<File> {
     // Not to hang on a FIFO of that name.
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
@@ -143,30 +265,6 @@ fn room() -> u64 {
         line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok()
     });
     kibibytes.map_or(0, |kibibytes| kibibytes / 2 * 1024)
-}
-
-fn read(stretches: impl Iterator<Item = Stretch>) {
-    let mut room = room();
-    let mut last: Option<(PathBuf, File)> = None;
-    for stretch in stretches {
-        if last.as_ref().is_none_or(|(path, _)| *path != stretch.path) {
-            last = open(&stretch.path).map(|file| (stretch.path.clone(), file));
-        }
-        let Some((_, file)) = &last else { continue };
-        let end = stretch.end.min(length(file));
-        let mut at = stretch.start / PAGE_BYTES * PAGE_BYTES;
-        while at < end {
-            let len = PIECE.min(end - at);
-            if len > room || cache::begin_to_read(file, at, len).is_err() {
-                return;
-            }
-            // It may have begun with less than it was told.
-            let begun = cache::cached_pages(file, at, len).map_or(0, |pages| pages * PAGE_BYTES);
-            let step = begun.clamp(LEAST, PIECE);
-            at += step;
-            room = room.saturating_sub(step.min(len));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -206,7 +304,9 @@ mod tests {
         if all(file.as_file()) == Ok(0) {
             assert!(!is_cached(file.as_file()));
         }
-        read([Stretch::whole(path)].into_iter());
+        let ahead = Ahead::default();
+        ahead.stretches(vec![Stretch::whole(path)]);
+        ahead.wait();
         assert_eq!(all(file.as_file()), Ok(pages));
         assert!(is_cached(file.as_file()));
     }

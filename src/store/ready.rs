@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{StoreError, StoredPlan, file, host, wire};
 use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
 use crate::image::Model;
-use crate::image::ahead::{self, Stretch};
+use crate::image::ahead::{Ahead, Stretch};
 use crate::pipeline::{self, PrepareError, Span};
 use crate::resolve::Options;
 use crate::resolve::policy::Policy;
@@ -90,8 +90,9 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
     let parts = wire::read_parts(file::open(path).map_err(failed)?).map_err(failed)?;
     let read = timed("read", start);
     let wire::Parts { about, images, host, demands, threads, mut tapes, deadlines, purposes } = parts;
+    let ahead = Ahead::default();
     if options.restoring {
-        ahead::stretches(images.of_pages(&about.dir).into_iter().map(Stretch::whole).collect());
+        ahead.stretches(images.of_pages(&about.dir).into_iter().map(Stretch::whole).collect());
     }
     // What the tapes are judged by is decoded while all else is looked at: whether the images and the host are those
     // of the plan, and what the tapes do.
@@ -144,6 +145,7 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
     (timings.images, timings.host) = (length(&of_images), length(&of_host));
     timings.certify = length(&lift) + length(&check);
     timings.spans = vec![read, of_demands, of_images, of_host, lift, check];
+    ahead.wait();
     Ok(Ready { tapes, threads, certificate, timings, purposes })
 }
 

@@ -47,7 +47,26 @@ pub fn cached_pages(file: &File, offset: u64, len: u64) -> Result<u64, Errno> {
 ///
 /// # Errors
 /// As `posix_fadvise(2)`.
-pub fn begin_to_read(file: &File, offset: u64, len: u64) -> Result<(), Errno> {
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    posix_fadvise(file, signed(offset), signed(len), PosixFadviseAdvice::POSIX_FADV_WILLNEED)
+pub fn begin_to_read(file: &File, len: u64) -> Result<(), Errno> {
+    let len = i64::try_from(len).unwrap_or(i64::MAX);
+    posix_fadvise(file, 0, len, PosixFadviseAdvice::POSIX_FADV_WILLNEED)
+}
+
+/// Lets the kernel read further ahead of who reads this open file in order. Where it cannot, nothing is lost.
+pub fn will_read_in_order(file: &File) {
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+}
+
+/// Reads a part of a file into the page cache, and copies it nowhere: `sendfile(2)` to `/dev/null`. Unlike what is only
+/// asked for, it comes in folios as large as the read-ahead of who reads in order makes them, which is a fraction of the
+/// work. Gives how much was read, 0 at the end of the file.
+///
+/// # Errors
+/// As `sendfile(2)`.
+pub fn read_through(file: &File, null: &File, offset: u64, len: u64) -> Result<u64, Errno> {
+    let mut offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    // SAFETY: two open descriptors, and a live number that the kernel reads and writes.
+    let result = unsafe { libc::sendfile(null.as_raw_fd(), file.as_raw_fd(), &raw mut offset, len) };
+    Errno::result(result).map(|read| read as u64)
 }

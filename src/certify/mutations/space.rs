@@ -6,6 +6,7 @@
 use regrow_graph::verify::{ExpectedSegment, Lifted, Shown};
 
 use super::*;
+use crate::host::Transparent;
 use crate::image::{AioRing, Alive, Extent, Pages, PagesImage, Shm, Vma};
 
 const PAGE: u64 = 4096;
@@ -543,4 +544,51 @@ fn every_mapping_and_page_is_compared() {
     lost(&|other| segment(other, &|segment| segment.len += PAGE));
     lost(&|other| segment(other, &|segment| segment.pages.extents[1].at -= PAGE));
     lost(&|other| segment(other, &|segment| segment.pages.files[0].push(b'x')));
+}
+
+/// What a block of which all is stored gets, and what one gets that has a hole, or is not to have huge pages.
+#[test]
+fn huge_pages_come_where_they_belong() {
+    const BLOCK: u64 = 2 << 20;
+    const ADVISED: u64 = 0x2000_0000;
+    const FORBIDDEN: u64 = 0x3000_0000;
+    let mut model = spaces();
+    let child = model.tasks[1].alive_mut().expect("it lives");
+    let [wanted, forbidden] = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
+    add(child, Vma { madvise: 1 << wanted, ..vma(ADVISED, 1024, VmaKind::AnonPrivate) });
+    add(child, Vma { madvise: 1 << forbidden, ..vma(FORBIDDEN, 512, VmaKind::AnonPrivate) });
+    let last = child.mm.pages.extents.last().copied().expect("it has pages");
+    let mut offset_bytes = last.offset_bytes + last.len_pages * PAGE;
+    for (start, len_pages) in [(ADVISED, 512), (ADVISED + BLOCK, 511), (FORBIDDEN, 512)] {
+        child.mm.pages.extents.push(Extent { start, len_pages, offset_bytes, ..last });
+        offset_bytes += len_pages * PAGE;
+    }
+    child.mm.pages.extents.sort_by_key(|extent| extent.start);
+    let order = |setting, is_disabled| {
+        let mut model = model.clone();
+        model.tasks[1].alive_mut().expect("it lives").mm.thp_disabled = is_disabled;
+        let mut facts = facts(&model);
+        facts.kernel.transparent = setting;
+        let (Real { lifted, expected, .. }, _) = plan(model, &facts);
+        verify(&lifted, &expected).expect("a certificate");
+        let word = |effect: &Effect| match effect {
+            Effect::Attribute(Attribute::ThpDisable(is)) => vec![if *is { "none" } else { "any" }],
+            Effect::Memory(MemoryEffect::Advise { at: ADVISED, .. }) => vec!["advised"],
+            Effect::Memory(MemoryEffect::Advise { at: FORBIDDEN, .. }) => vec!["forbidden"],
+            Effect::Object { change: Change::Read { into, .. }, .. } => {
+                let known = [(ADVISED, "whole"), (ADVISED + BLOCK, "part"), (FORBIDDEN, "other")];
+                let of = |at: u64| known.into_iter().find(|(start, _)| *start == at).map(|(_, word)| word);
+                into.iter().filter_map(|(at, _)| of(*at)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let all: Vec<&str> = lifted.tasks[1].effects.iter().flat_map(|record| word(&record.effect)).collect();
+        all.join(" ")
+    };
+    let first_small = "forbidden none part other advised any whole";
+    assert_eq!(order(Transparent::Madvise, false), first_small);
+    assert_eq!(order(Transparent::Always, false), first_small);
+    // All are small, and nothing must come first.
+    assert_eq!(order(Transparent::Never, false), "forbidden whole other advised");
+    assert_eq!(order(Transparent::Always, true), "forbidden none whole other advised");
 }
