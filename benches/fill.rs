@@ -236,7 +236,12 @@ impl First {
                 for at in (0..bytes).step_by(HUGE) {
                     // SAFETY: no pointers.
                     let result = unsafe {
-                        libc::posix_fadvise(file.as_raw_fd(), at as i64, HUGE as i64, libc::POSIX_FADV_WILLNEED)
+                        libc::posix_fadvise(
+                            file.as_raw_fd(),
+                            at as i64,
+                            HUGE as i64,
+                            libc::POSIX_FADV_WILLNEED,
+                        )
                     };
                     ensure!(result == 0, "posix_fadvise: {}", io::Error::from_raw_os_error(result));
                 }

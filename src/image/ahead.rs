@@ -4,12 +4,12 @@
 //! another, pages by a fault or a call at a time, in stretches with gaps between them, of many files at once. So two threads
 //! read at once what all will need, in the order of the files: small images are asked for first, then pages are read
 //! through, as far as there is room for them beside the memory that is filled from them. Who compares or fills then finds
-//! them; tasks begin when that is done ([`Ahead::wait`]).
+//! them; tasks begin when that is done ([`Ahead::wait`]). Large images are left to who fills from them.
 //!
 //! Where the images are in the page cache there are no such threads. That is found out by looking at a few of them.
 //!
-//! Worked example: of a directory with `pages-1.img` of 80 MiB, which is not in the cache, and 40 images of a page each,
-//! which are not either: 40 requests of a page, then one thread reads 64 MiB and the other 16.
+//! Worked example: of a directory with `pages-1.img` and `pages-2.img` of 8 MiB each, which are not in the cache, and 40 images
+//! of a page, which are not either: 40 requests of a page, then each thread reads one of the two.
 //!
 //! Decision 37 has what was measured.
 //!
@@ -27,8 +27,9 @@ use super::model::{Extent, Image, Model, PagesImage};
 use super::pagemap::PAGE_BYTES;
 use crate::sys::cache;
 
-/// What one thread reads before it looks for the next, in bytes.
-const TURN: u64 = 64 << 20;
+/// Longer images are not read through, in bytes: who fills from them reads long stretches of them in order, from several
+/// places at once, and copies meanwhile.
+const LARGE: u64 = 64 << 20;
 /// One call reads so much: long enough to be worth it, short enough to be counted.
 const CALL: u64 = 8 << 20;
 /// Up to this length an image is asked for, and not read through.
@@ -118,7 +119,7 @@ impl Ahead {
 
     /// Nothing depends on it: where there can be no further threads, all is as without them.
     fn begin(&self, wanted: Vec<Stretch>) {
-        let work = Arc::new(Mutex::new(Work { left: wanted.into_iter(), next: None, room: room() }));
+        let work = Arc::new(Mutex::new(Work { left: wanted.into_iter(), room: room() }));
         for _ in 0..THREADS {
             let (state, work) = (Arc::clone(&self.state), Arc::clone(&work));
             state.lock().threads += 1;
@@ -155,8 +156,6 @@ impl Drop for Leave {
 /// What is left to be read.
 struct Work {
     left: std::vec::IntoIter<Stretch>,
-    /// The rest of what was begun.
-    next: Option<Stretch>,
     /// How much may be read, in bytes.
     room: u64,
 }
@@ -165,20 +164,21 @@ impl Work {
     /// What one thread reads next.
     fn turn(&mut self) -> Option<(File, u64, u64)> {
         loop {
-            let stretch = self.next.take().or_else(|| self.left.next())?;
+            let stretch = self.left.next()?;
             let Some(file) = open(&stretch.path) else { continue };
-            let end = stretch.end.min(length(&file));
+            let whole = length(&file);
+            let end = stretch.end.min(whole);
             let start = stretch.start.min(end) / PAGE_BYTES * PAGE_BYTES;
-            let len = (end - start).min(TURN);
+            let len = end - start;
+            if whole > LARGE {
+                continue;
+            }
             if len > self.room {
                 // There is no room for the others either, or hardly.
                 self.room = 0;
                 return None;
             }
             self.room -= len;
-            if start + len < end {
-                self.next = Some(Stretch { start: start + len, end, ..stretch });
-            }
             return Some((file, start, len));
         }
     }
@@ -261,9 +261,9 @@ fn is_cached(file: &File) -> bool {
 /// (proc_meminfo(5)).
 fn room() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kibibytes = text.lines().find_map(|line| {
-        line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok()
-    });
+    let kibibytes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok());
     kibibytes.map_or(0, |kibibytes| kibibytes / 2 * 1024)
 }
 

@@ -243,11 +243,7 @@ pub(super) fn share_out(
 }
 
 /// The steps by which a task fills its part of shared memory. `userfault`: what it copies other memory by.
-fn fill_shared(
-    resolver: &mut Resolver<'_>,
-    id: TaskId,
-    mut userfault: Option<OfdId>,
-) -> Vec<StepId> {
+fn fill_shared(resolver: &mut Resolver<'_>, id: TaskId, mut userfault: Option<OfdId>) -> Vec<StepId> {
     let mut steps = Vec::new();
     for shared in resolver.shared_fills.remove(&id).unwrap_or_default() {
         let carrier = (shared.carrier.at, shared.carrier.at + shared.carrier.len);

@@ -269,8 +269,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             born[parent.index()].push(child);
         }
     }
-    spaces.without_huge_pages =
-        vec![resolver.facts.own.thp_disabled.unwrap_or(false); model.tasks.len()];
+    spaces.without_huge_pages = vec![resolver.facts.own.thp_disabled.unwrap_or(false); model.tasks.len()];
     for parent in forest.birth_order() {
         let Some(children) = born.get(parent.index()) else { continue };
         let mut heirs = BTreeSet::new();

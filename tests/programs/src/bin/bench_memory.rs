@@ -110,7 +110,8 @@ fn main() {
             task.park();
             area.check_pages(&mut task, written(), |_| 1);
             // What was never touched is empty. (To look at it here brings no memory.)
-            let touched = (1..area.pages).step_by(2).find(|page| area.page(*page).iter().any(|word| *word != 0));
+            let touched =
+                (1..area.pages).step_by(2).find(|page| area.page(*page).iter().any(|word| *word != 0));
             task.check_eq("a page that should be empty", touched, None);
         }
         "mappings" => {
