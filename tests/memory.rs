@@ -76,6 +76,7 @@ fn rings_of_asynchronous_io() {
     };
     rings().run();
     rings().sharing("none").by_plan().run();
+}
 
 /// What had huge pages has them again, and nothing else: neither more memory is taken nor less.
 #[test]

@@ -341,7 +341,9 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64)
             | StepKind::ArmTimerfd { .. }
             | StepKind::Owner { .. }
             | StepKind::FillPair(_)
-            | StepKind::RLimit { .. } => {}
+            | StepKind::RLimit { .. }
+            | StepKind::Ring(_)
+            | StepKind::NewIpcNamespace => {}
         }
     }
 }

@@ -319,7 +319,9 @@ impl StepKind {
             | StepKind::ArmTimerfd { .. }
             | StepKind::Owner { .. }
             | StepKind::FillPair(_)
-            | StepKind::RLimit { .. } => 0,
+            | StepKind::RLimit { .. }
+            | StepKind::Ring(_)
+            | StepKind::NewIpcNamespace => 0,
         }
     }
 }

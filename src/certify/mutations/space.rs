@@ -550,8 +550,8 @@ fn every_mapping_and_page_is_compared() {
 #[test]
 fn huge_pages_come_where_they_belong() {
     const BLOCK: u64 = 2 << 20;
-    const ADVISED: u64 = 0x2000_0000;
-    const FORBIDDEN: u64 = 0x3000_0000;
+    const ADVISED: u64 = 0x5000_0000;
+    const FORBIDDEN: u64 = 0x6000_0000;
     let mut model = spaces();
     let child = model.tasks[1].alive_mut().expect("it lives");
     let [wanted, forbidden] = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
@@ -569,6 +569,7 @@ fn huge_pages_come_where_they_belong() {
         model.tasks[1].alive_mut().expect("it lives").mm.thp_disabled = is_disabled;
         let mut facts = facts(&model);
         facts.kernel.transparent = setting;
+        facts.kernel.userfaultfd = Probe::Absent(nix::errno::Errno::ENOSYS);
         let (Real { lifted, expected, .. }, _) = plan(model, &facts);
         verify(&lifted, &expected).expect("a certificate");
         let word = |effect: &Effect| match effect {
