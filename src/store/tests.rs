@@ -340,10 +340,11 @@ fn a_plan_that_copies_needs_userfaultfd() {
     use crate::host::Probe;
     const NAME: &str = "userfaultfd(2)";
     let mut options = Options::default();
-    for (cost_ns, copies) in [(0.0, true), (1e9, false)] {
-        options.costs.register_ns = cost_ns;
-        options.costs.copy_ns = cost_ns;
-        options.costs.copy_page_ns = cost_ns;
+    for (copy_ns, read_ns, copies) in [(0.0, 1e9, true), (1e9, 0.0, false)] {
+        options.costs.register_ns = copy_ns;
+        options.costs.copy_ns = copy_ns;
+        options.costs.copy_page_ns = copy_ns;
+        options.costs.fill_page_ns = read_ns;
         let Some(planned) = planned_with(&options) else { return };
         if !planned.prepared.facts.kernel.userfaultfd.is_present() {
             return;
