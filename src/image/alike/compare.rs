@@ -22,8 +22,9 @@ use crate::image::pagemap::PAGE_BYTES;
 
 /// Pages are compared by so many bytes at a time.
 const PAGE: usize = PAGE_BYTES as usize;
-/// A piece of work for a core, in bytes: some hundred microseconds.
-const PIECE: u64 = 1 << 20;
+/// A piece of work for a core, in bytes: half of what is kept of parents, so that what the next child is compared with is
+/// still there.
+const PIECE: u64 = OF_PARENTS / 2;
 /// Length of a buffer: all that a reader has stay in the second cache.
 const BUFFER: u64 = 1 << 17;
 /// What is kept of parents, in bytes: what all children of a small task are compared with is read once.
@@ -130,19 +131,24 @@ pub(super) fn spans(child: &[Extent], parent: &[Extent]) -> Vec<Span> {
     spans
 }
 
-/// Compares, on all cores.
+/// Compares, on all cores. Pieces that are compared with the same place of a parent follow each other, so that it is read
+/// once for many children.
 pub(super) fn compare(paths: &Paths<'_>, tasks: &[Task]) -> Vec<Found> {
     let cut = |(task, it): (usize, &Task)| {
         let every = it.every;
-        cut(&it.spans).into_iter().map(move |spans| (task, every, spans))
+        cut(&it.spans).into_iter().map(move |spans| Piece { task, every, spans })
     };
-    let pieces: Vec<(usize, u64, Vec<Span>)> = tasks.iter().enumerate().flat_map(cut).collect();
-    let compare = |reader: &mut Reader<'_>, (task, every, spans): &(usize, u64, Vec<Span>)| {
-        (*task, reader.compare(spans, *every))
+    let mut pieces: Vec<Piece> = tasks.iter().enumerate().flat_map(cut).collect();
+    pieces.sort_by_key(|piece| piece.spans.iter().find_map(|span| span.parent));
+    let compare = |reader: &mut Reader<'_>, Piece { task, every, spans }: &Piece| {
+        let first = spans.first().map_or(0, |span| span.at);
+        ((*task, first), reader.compare(spans, *every))
     };
-    let found: Vec<(usize, Found)> = pieces.par_iter().map_init(|| Reader::new(paths), compare).collect();
+    let mut found: Vec<((usize, u64), Found)> =
+        pieces.par_iter().map_init(|| Reader::new(paths), compare).collect();
+    found.sort_by_key(|(place, _)| *place);
     let mut all = vec![Found::default(); tasks.len()];
-    for (task, found) in found {
+    for ((task, _), found) in found {
         let all = &mut all[task];
         all.prints.extend(found.prints);
         for run in found.runs {
@@ -150,6 +156,13 @@ pub(super) fn compare(paths: &Paths<'_>, tasks: &[Task]) -> Vec<Found> {
         }
     }
     all
+}
+
+/// A piece of a task.
+struct Piece {
+    task: usize,
+    every: u64,
+    spans: Vec<Span>,
 }
 
 /// Adds a run to those before it, which it may continue.
@@ -406,7 +419,7 @@ mod tests {
         let spans = [span(0, 300, 0, 7), span(1000, 1, 300, 400), span(2000, 600, 301, 500)];
         let pieces = cut(&spans);
         assert!(
-            pieces.len() == 4
+            pieces.len() == 15
                 && pieces.iter().all(|piece| piece.iter().map(|it| it.len).sum::<u64>() <= PIECE)
         );
         let pages = |spans: &[Span]| -> Vec<(u64, u64, u64)> {
