@@ -604,19 +604,14 @@ fn signals(task: &mut Task) {
     queue(Some(own), real_time(2), 77);
     task.park();
 
-    for (thread, other) in others.iter().enumerate() {
-        // Nobody else takes what is the task's.
-        let start = 100 * thread as u64;
+    // One after the other: what is the task's any thread may take, and two at a time would take it in no certain order.
+    for (other, thread) in others.iter().zip(threads) {
         futex_wake(&other.go);
-        let _ = start;
-    }
-    for thread in threads {
         task.check("a thread ends", thread.join().is_ok());
     }
     let mut found: Vec<Vec<Said>> =
         others.iter().map(|other| other.found.lock().expect("nobody panics").clone()).collect();
     found.push(take_pending());
-    // What is the task's, any thread may take: only the order within each is certain.
     let uid = 0;
     for (thread, found) in found.iter().enumerate() {
         let mine: Vec<Said> = found
