@@ -96,30 +96,25 @@ impl Plan {
         let mut found: Vec<Problem> = Vec::new();
         for policy in Policy::ALL {
             let options = Options { policy, ..self.features.options()? };
-            let outcome = pipeline::try_prepare(&self.images.dir(), &options);
-            let problems = match outcome {
-                Ok((Some(prepared), problems)) => {
-                    plans.push(report::plan::summarize(&prepared)?);
-                    problems
+            let (prepared, problems) = match pipeline::try_prepare(&self.images.dir(), &options) {
+                Ok(outcome) => outcome,
+                Err(error) if policy == Policy::default() || matches!(error, PrepareError::Refuted(_)) => {
+                    return super::refuse(&error);
                 }
-                Ok((None, problems)) if policy == Policy::default() => problems,
-                Err(error @ PrepareError::Refuted(_)) => return super::refuse(&error),
-                Err(error) if policy == Policy::default() => return super::refuse(&error),
-                Ok((None, problems)) => {
-                    let news = problems.iter().filter(|problem| !found.contains(*problem));
-                    let reasons: Vec<String> = news.map(ToString::to_string).collect();
-                    if !reasons.is_empty() {
-                        unplanned.push(Unplanned { policy: policy.name(), reasons });
-                    }
-                    continue;
-                }
-                Err(error) => {
-                    let reasons = error.problems().iter().map(ToString::to_string).collect();
+                Err(error) => (None, error.problems()),
+            };
+            let news: Vec<Problem> =
+                problems.into_iter().filter(|problem| !found.contains(problem)).collect();
+            match prepared {
+                Some(prepared) => plans.push(report::plan::summarize(&prepared)?),
+                None if policy == Policy::default() || news.is_empty() => {}
+                None => {
+                    let reasons = news.iter().map(ToString::to_string).collect();
                     unplanned.push(Unplanned { policy: policy.name(), reasons });
                     continue;
                 }
-            };
-            found.extend(problems.into_iter().filter(|problem| !found.contains(problem)).collect::<Vec<_>>());
+            }
+            found.extend(news);
         }
         let comparison = Comparison::new(plans, unplanned);
         match self.format.unwrap_or(Format::Text) {
