@@ -230,7 +230,7 @@ pub fn of_pages<'a>(model: &Model, extents: impl Iterator<Item = &'a Extent>) ->
 }
 
 /// The names of images in the order in which they are read: what is small first, then pages by their numbers.
-fn in_order(names: Vec<String>, with_pages: bool) -> Vec<String> {
+pub(crate) fn in_order(names: Vec<String>, with_pages: bool) -> Vec<String> {
     let number = |name: &str| name.strip_prefix("pages-")?.strip_suffix(".img")?.parse::<u32>().ok();
     let images = names.into_iter().filter(|name| name.ends_with(".img"));
     let images: BTreeSet<(Option<u32>, String)> = images.map(|name| (number(&name), name)).collect();

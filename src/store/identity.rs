@@ -180,13 +180,12 @@ impl Identity {
 
     /// All that hold pages, those of `dir` by their numbers, then those of dumps before.
     pub fn of_pages(&self, dir: &Path) -> Vec<PathBuf> {
-        let number = |name: &str| name.trim_start_matches(|letter: char| !letter.is_ascii_digit()).len();
         let pages_of = |dir: &Path, images: &[ImageFile]| -> Vec<PathBuf> {
-            let mut names: Vec<&str> =
-                images.iter().map(|image| image.name.as_str()).filter(|name| holds_pages(name)).collect();
-            // Longer numbers are larger ones; else the names are in order.
-            names.sort_by_key(|name| number(name));
-            names.into_iter().map(|name| dir.join(name)).collect()
+            let names = images.iter().map(|image| &image.name).filter(|name| holds_pages(name));
+            image::ahead::in_order(names.cloned().collect(), true)
+                .into_iter()
+                .map(|name| dir.join(name))
+                .collect()
         };
         let mut all = pages_of(dir, &self.images);
         all.extend(self.parents.iter().flat_map(|parent| pages_of(&parent.dir, &parent.images)));
