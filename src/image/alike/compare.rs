@@ -12,6 +12,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::FixedState;
 use rayon::prelude::*;
@@ -33,8 +34,9 @@ const OF_PARENTS: u64 = 4 * BUFFER;
 const BUFFERS: usize = 32;
 /// To read so much more costs hardly more than another call.
 const CLOSE: u64 = 1 << 16;
-/// So many files stay open between two reads: images of a few tasks.
-const OPEN: usize = 8;
+/// So many files stay open between two reads, of all readers together: children that are compared with the same place
+/// of their parent are read in turns.
+const OPEN: usize = 128;
 
 /// Where a pages image is.
 pub(super) type Paths<'a> = dyn Fn(PagesImage) -> PathBuf + Sync + 'a;
@@ -140,12 +142,13 @@ pub(super) fn compare(paths: &Paths<'_>, tasks: &[Task]) -> Vec<Found> {
     };
     let mut pieces: Vec<Piece> = tasks.iter().enumerate().flat_map(cut).collect();
     pieces.sort_by_key(|piece| piece.spans.iter().find_map(|span| span.parent));
+    let files = Files { paths, open: Mutex::default() };
     let compare = |reader: &mut Reader<'_>, Piece { task, every, spans }: &Piece| {
         let first = spans.first().map_or(0, |span| span.at);
         ((*task, first), reader.compare(spans, *every))
     };
     let mut found: Vec<((usize, u64), Found)> =
-        pieces.par_iter().map_init(|| Reader::new(paths), compare).collect();
+        pieces.par_iter().map_init(|| Reader::new(&files), compare).collect();
     found.sort_by_key(|(place, _)| *place);
     let mut all = vec![Found::default(); tasks.len()];
     for ((task, _), found) in found {
@@ -227,8 +230,7 @@ fn together(stretches: impl IntoIterator<Item = (Option<Place>, u64)>) -> (usize
 
 /// Reads pages images into its buffers.
 struct Reader<'a> {
-    paths: &'a Paths<'a>,
-    open: Vec<(PagesImage, Option<File>)>,
+    files: &'a Files<'a>,
     child: Buffer,
     /// What was read last is the last.
     parents: VecDeque<Buffer>,
@@ -284,14 +286,8 @@ impl Buffer {
 }
 
 impl<'a> Reader<'a> {
-    fn new(paths: &'a Paths<'a>) -> Reader<'a> {
-        Reader {
-            paths,
-            open: Vec::new(),
-            child: Buffer::default(),
-            parents: VecDeque::new(),
-            hash: FixedState::default(),
-        }
+    fn new(files: &'a Files<'a>) -> Reader<'a> {
+        Reader { files, child: Buffer::default(), parents: VecDeque::new(), hash: FixedState::default() }
     }
 
     /// The pages that hold the same, and prints of `every` other. What cannot be read is like nothing.
@@ -326,7 +322,7 @@ impl<'a> Reader<'a> {
     /// As [`Reader::compare`]: of the child no more than `len` bytes are read, and at once.
     fn compare_together(&mut self, spans: &[Span], len: u64, every: u64, found: &mut Found) {
         let Some(first) = spans.first() else { return };
-        self.child.fill(open(&mut self.open, self.paths, first.child.0), first.child, len);
+        self.child.fill(self.files.open(first.child.0).as_deref(), first.child, len);
         let mut left = spans;
         while !left.is_empty() {
             let (count, len) = together(left.iter().map(|span| (span.parent, span.len)));
@@ -372,29 +368,40 @@ impl<'a> Reader<'a> {
             held -= oldest.asked();
             buffer = oldest;
         }
-        buffer.fill(open(&mut self.open, self.paths, place.0), place, len);
+        buffer.fill(self.files.open(place.0).as_deref(), place, len);
         self.parents.push_back(buffer);
     }
 }
 
-/// Opens an image, if it is not; what was used last is closed last.
-fn open<'a>(
-    open: &'a mut Vec<(PagesImage, Option<File>)>,
-    paths: &Paths<'_>,
-    image: PagesImage,
-) -> Option<&'a File> {
-    let used = match open.iter().position(|(open, _)| *open == image) {
-        Some(at) => open.remove(at),
-        None => {
-            if open.len() == OPEN {
-                open.remove(0);
-            }
-            // Not to hang on a FIFO of that name.
-            (image, File::options().read(true).custom_flags(libc::O_NONBLOCK).open(paths(image)).ok())
+/// Pages images that are open; what was used last is closed last.
+struct Files<'a> {
+    paths: &'a Paths<'a>,
+    open: Mutex<VecDeque<(PagesImage, Option<Arc<File>>)>>,
+}
+
+impl Files<'_> {
+    /// An image, opened if it is not; `None`: it cannot be.
+    fn open(&self, image: PagesImage) -> Option<Arc<File>> {
+        if let Some(file) = self.used(image, None) {
+            return file;
         }
-    };
-    open.push(used);
-    open.last().and_then(|(_, file)| file.as_ref())
+        // Nobody waits meanwhile. Not to hang on a FIFO of that name.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open((self.paths)(image));
+        self.used(image, Some(file.ok().map(Arc::new)))?
+    }
+
+    /// An image that is open, or was just `opened`.
+    fn used(&self, image: PagesImage, opened: Option<Option<Arc<File>>>) -> Option<Option<Arc<File>>> {
+        // Nobody leaves the list half changed.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = open.iter().rposition(|(open, _)| *open == image);
+        let file = at.and_then(|at| open.remove(at)).map(|(_, file)| file).or(opened)?;
+        if open.len() >= OPEN {
+            open.pop_front();
+        }
+        open.push_back((image, file.clone()));
+        Some(file)
+    }
 }
 
 #[cfg(test)]
