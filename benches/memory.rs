@@ -16,6 +16,7 @@
 //! | `scattered` | one task with 100,000 pages, each with a gap behind it |
 //! | `mappings` | one task with 30,000 mappings of a page each, read-only and writable in turns |
 //! | `huge` | one task with 2 GiB of private memory for which it asked for huge pages |
+//! | `sleep` | one task, `sleep`: what a restore takes however little there is |
 //!
 //! Images are made once for each tree, and removed when it has been raced: they take up to 4.2 GiB. As in `race.rs`
 //! both restore them in turns, each time in fresh namespaces, and a first round is not counted. In that round regrow's own
@@ -24,8 +25,12 @@
 //! Columns: CRIU; regrow by `--sharing keep` and `fast`; by a stored plan (`keep`); the time in which the program itself
 //! built the memory; the sum of Pss of all tasks before the dump and when each had restored them; and the most
 //! anonymous memory that regrow itself had at any time. With `--cold` the images are dropped from the page cache
-//! before each restore. What real programs are needed is what `scripts/provide-programs` provides. Where root lacks
-//! CAP_SYS_RESOURCE, CRIU dumps nginx only as the integration tests let it: `REGROW_CRIU=target/debug/criu-with-shim`.
+//! before each restore.
+//!
+//! It runs as root, and needs a CRIU (`scripts/provide-criu`, or `REGROW_CRIU`) and, for the rows with real programs,
+//! these programs (`scripts/provide-programs`). What is missing is said before anything is raced; a row that fails
+//! takes no other along. Where root lacks CAP_SYS_RESOURCE, CRIU dumps tasks of other users as the integration tests
+//! let it, by a library that is preloaded into it (`tests/support/criu.rs`); it restores without that.
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 
 mod arena;
@@ -38,7 +43,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use arena::{Common, Times, answer, below_target, build_programs, find_criu, ground, in_namespaces, make};
+use arena::{Common, Criu, Times, answer, below_target, build_programs, ground, in_namespaces, make};
 
 /// Ports of nginx: below those that the kernel gives by itself.
 const PORTS: [u16; 2] = [23_456, 23_457];
@@ -77,6 +82,7 @@ enum Shape {
     Scattered,
     Mappings,
     Huge,
+    Sleep,
 }
 
 impl Shape {
@@ -92,6 +98,7 @@ impl Shape {
             Shape::Scattered => "one task, 100,000 pages with a gap behind each",
             Shape::Mappings => "one task, 30,000 mappings of a page each",
             Shape::Huge => "one task, 2 GiB that has huge pages",
+            Shape::Sleep => "one task, sleep",
         }
     }
 
@@ -107,6 +114,26 @@ impl Shape {
             Shape::Scattered => (100_000, "scattered"),
             Shape::Mappings => (30_000, "mappings"),
             Shape::Huge => (2048, "huge"),
+            Shape::Sleep => (1, ""),
+        }
+    }
+}
+
+impl Shape {
+    /// Which of `scripts/provide-programs` it needs.
+    fn real_program(self) -> Option<&'static str> {
+        match self {
+            Shape::Python => Some("python"),
+            Shape::Nginx => Some("nginx"),
+            Shape::Large
+            | Shape::Half8
+            | Shape::Half1
+            | Shape::Few
+            | Shape::Shared
+            | Shape::Scattered
+            | Shape::Mappings
+            | Shape::Huge
+            | Shape::Sleep => None,
         }
     }
 }
@@ -144,23 +171,33 @@ impl Race {
     fn run(&self) -> Result<()> {
         let regrow = PathBuf::from(env!("CARGO_BIN_EXE_regrow"));
         let profile = regrow.parent().context("a binary is in a directory")?.to_owned();
-        let criu = find_criu(&profile)?;
+        let criu = Criu::find(&profile)?;
+        let trees: &[Shape] = if self.only.is_empty() { Shape::value_variants() } else { &self.only };
+        for program in trees.iter().filter_map(|tree| tree.real_program()) {
+            provided(&profile, program)?;
+        }
         build_programs(&profile, &["bench_memory"])?;
         let state = if self.cold { "cold" } else { "warm" };
         let rounds = self.common.rounds;
         println!(
             "{}, {state} page cache, {rounds} rounds; milliseconds: median (least–most)\n",
-            ground(&criu)?
+            ground(&criu.restores)?
         );
         println!(
             "| tree | criu restore -d | regrow restore -d (keep) | times faster | (fast) | times faster | --plan (keep) | times faster | the program itself | PSS before, MiB | regrow: after / before | CRIU: after / before | regrow's own, MiB |"
         );
         println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
-        let trees: &[Shape] = if self.only.is_empty() { Shape::value_variants() } else { &self.only };
+        let mut failed = Vec::new();
         for tree in trees {
-            let row = self.race(*tree, &profile, &criu, &regrow).with_context(|| format!("{tree:?}"))?;
-            println!("{row}");
+            match self.race(*tree, &profile, &criu, &regrow) {
+                Ok(row) => println!("{row}"),
+                Err(error) => {
+                    println!("| {} | failed |", tree.label());
+                    failed.push(format!("{tree:?}: {error:#}"));
+                }
+            }
         }
+        ensure!(failed.is_empty(), "{}", failed.join("\n"));
         Ok(())
     }
 
@@ -207,11 +244,19 @@ impl Race {
                 let share = Some(path.with_file_name("root/usr/share"));
                 Program { path, count: scaled + 1, with, is_bare: true, by_count: true, share }
             }
+            Shape::Sleep => Program {
+                path: PathBuf::from("sleep"),
+                count: 1,
+                with: vec!["100000".to_owned()],
+                is_bare: true,
+                by_count: true,
+                share: None,
+            },
         })
     }
 
     /// One row of the table.
-    fn race(&self, tree: Shape, profile: &Path, criu: &Path, regrow: &Path) -> Result<String> {
+    fn race(&self, tree: Shape, profile: &Path, criu: &Criu, regrow: &Path) -> Result<String> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("regrow-memory-");
         let directory = match &self.directory {
@@ -240,7 +285,7 @@ impl Race {
             }
             share(&mut command, &program);
             if dump {
-                command.arg("--criu").arg(criu).arg("--images").arg(&images);
+                command.arg("--criu").arg(&criu.dumps).arg("--images").arg(&images);
             }
             answer(&mut command)
         };
@@ -260,7 +305,7 @@ impl Race {
             }
             for who in turns {
                 let Way { is_criu, by_plan, sharing } = WAYS[who];
-                let restorer = if is_criu { criu } else { regrow };
+                let restorer = if is_criu { &criu.restores } else { regrow };
                 let work = make(directory.path(), &format!("restore{round}.{who}"))?;
                 let mut command = in_namespaces()?;
                 command.arg("restore").arg("--restorer").arg(restorer);
@@ -320,5 +365,5 @@ fn provided(profile: &Path, name: &str) -> Result<PathBuf> {
         .filter(|suite| suite.join(".complete").is_file())
         .map(|suite| suite.join(name))
         .find(|program| program.is_file())
-        .with_context(|| format!("no {name}: run scripts/provide-programs"))
+        .with_context(|| format!("no {name} to be raced: run scripts/provide-programs"))
 }

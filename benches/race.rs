@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use arena::{Common, Times, answer, build_programs, find_criu, ground, in_namespaces, make};
+use arena::{Common, Criu, Times, answer, build_programs, ground, in_namespaces, make};
 
 /// Race regrow against CRIU
 #[derive(Debug, Parser)]
@@ -98,9 +98,13 @@ impl Race {
     fn run(&self) -> Result<()> {
         let regrow = PathBuf::from(env!("CARGO_BIN_EXE_regrow"));
         let profile = regrow.parent().context("a binary is in a directory")?.to_owned();
-        let criu = find_criu(&profile)?;
+        let criu = Criu::find(&profile)?;
         build_programs(&profile, &["bench_wide", "bench_trees", "shared_fds"])?;
-        println!("{}, {} rounds; milliseconds: median (least–most)\n", ground(&criu)?, self.common.rounds);
+        println!(
+            "{}, {} rounds; milliseconds: median (least–most)\n",
+            ground(&criu.restores)?,
+            self.common.rounds
+        );
         println!(
             "| tree | tasks | criu restore -d | regrow restore -d | times faster | regrow restore -d --plan | times faster | lowest-pid | lowest-pid --plan | the program itself |"
         );
@@ -114,7 +118,7 @@ impl Race {
     }
 
     /// One row of the table.
-    fn race(&self, tree: Shape, profile: &Path, criu: &Path, regrow: &Path) -> Result<String> {
+    fn race(&self, tree: Shape, profile: &Path, criu: &Criu, regrow: &Path) -> Result<String> {
         let directory =
             tempfile::Builder::new().prefix("regrow-race-").tempdir().context("a directory for the race")?;
         let (program, children, shape, label) = tree.program();
@@ -130,7 +134,7 @@ impl Race {
             }
             command.arg("--directory").arg(state);
             if dump {
-                command.arg("--criu").arg(criu).arg("--images").arg(&images);
+                command.arg("--criu").arg(&criu.dumps).arg("--images").arg(&images);
             }
             answer(&mut command)
         };
@@ -148,7 +152,7 @@ impl Race {
             }
             for who in turns {
                 let Way { is_criu, by_plan, by_lowest_pid } = WAYS[who];
-                let restorer = if is_criu { criu } else { regrow };
+                let restorer = if is_criu { &criu.restores } else { regrow };
                 let work = make(directory.path(), &format!("restore{round}.{who}"))?;
                 let mut command = in_namespaces()?;
                 command.arg("restore").arg("--restorer").arg(restorer);

@@ -18,7 +18,6 @@ use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
 use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
-use crate::cost;
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
 use crate::image::ahead::{self, Ahead, Stretch};
 use crate::image::alike::{Alike, Pair};
@@ -297,7 +296,7 @@ pub fn try_prepare_model(
         threads,
         timings,
         costs: options.costs,
-        cores: cost::cores(),
+        cores: options.cores,
         policy: options.policy,
     };
     Ok((Some(prepared), problems))

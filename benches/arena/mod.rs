@@ -3,6 +3,9 @@
 //! A race runs itself as the first process of namespaces (`unshare`), once for each thing that is timed, and reads
 //! its [`Answer`] from its standard output.
 
+#[path = "../../tests/support/criu.rs"]
+mod criu;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -409,16 +412,19 @@ pub(crate) fn below_target(profile: &Path, name: &str) -> Vec<PathBuf> {
     found
 }
 
-/// As the integration tests do: the oldest, whose images most users have.
-pub(crate) fn find_criu(profile: &Path) -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("REGROW_CRIU") {
-        return Ok(PathBuf::from(path));
+/// The CRIU that restores, and what dumps: the same, or a wrapper of it, as the integration tests have it.
+pub(crate) struct Criu {
+    pub(crate) restores: PathBuf,
+    pub(crate) dumps: PathBuf,
+}
+
+impl Criu {
+    /// As the integration tests find it.
+    pub(crate) fn find(profile: &Path) -> Result<Criu> {
+        let restores = criu::find(profile).map_err(anyhow::Error::msg)?;
+        let dumps = criu::with_rlimit_shim(restores.clone(), profile).map_err(anyhow::Error::msg)?;
+        Ok(Criu { restores, dumps })
     }
-    below_target(profile, "criu")
-        .into_iter()
-        .map(|version| version.join("criu"))
-        .find(|path| path.is_file())
-        .context("no CRIU to race against: run scripts/provide-criu or set REGROW_CRIU")
 }
 
 /// Cargo builds a package's own binaries for its benches, but not those of another member.

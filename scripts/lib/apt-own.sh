@@ -184,10 +184,16 @@ apt_own_wrapper() {
         sed "s|^$folder|\$here|" | paste -sd:)
     local up
     up=$(realpath --relative-to="$(dirname "$file")" "$folder")
+    [[ $up != . ]] || up=
     cat >"$file" <<WRAPPER
 #!/bin/sh
 # Written by scripts/$program: runs a program with the loader and the libraries that came with it.
-here=\$(readlink -f "\$(dirname "\$(readlink -f "\$0")")/$up")
+# Called by its whole path it starts no other process, which would take longer than all else that it does.
+here=
+case \$0 in
+/*) [ -L "\$0" ] || here=\${0%/*}${up:+/$up} ;;
+esac
+[ -n "\$here" ] || here=\$(readlink -f "\$(dirname "\$(readlink -f "\$0")")/$up")
 exec "\$here${loader#"$folder"}" --library-path "$libraries" "\$here/root/$path" "\$@"
 WRAPPER
     chmod 755 "$file"

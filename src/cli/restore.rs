@@ -207,7 +207,11 @@ impl Restore {
         epoch: Instant,
     ) -> u8 {
         // Not in the launcher: a fork takes no threads along.
-        regrow::sys::heap::be_of_huge_pages();
+        if is_little(images_dir) {
+            regrow::sys::heap::work_alone();
+        } else {
+            regrow::sys::heap::be_of_huge_pages();
+        }
         // Before anything is done: where a trace is wanted and cannot be had, that is said first.
         let traced = match self.trace.as_deref().map(|path| Traced::start(path, epoch)).transpose() {
             Ok(traced) => traced,
@@ -444,6 +448,16 @@ fn highest_pid(dir: &Path) -> Option<u32> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| name.strip_prefix("core-")?.strip_suffix(".img")?.parse::<u32>().ok())
         .max()
+}
+
+/// Whether a directory is so small that one thread plans it sooner than several could be started.
+fn is_little(dir: &Path) -> bool {
+    const FILES: usize = 48;
+    const BYTES: u64 = 4 << 20;
+    let Ok(entries) = std::fs::read_dir(dir) else { return false };
+    let entries: Vec<std::fs::DirEntry> = entries.take(FILES).flatten().collect();
+    let bytes = |entry: &std::fs::DirEntry| entry.metadata().map_or(BYTES, |metadata| metadata.len());
+    entries.len() < FILES && entries.iter().map(bytes).sum::<u64>() < BYTES
 }
 
 /// Lets the kernel number our own processes past all pids that the images need. What cannot be done here

@@ -63,6 +63,8 @@ pub struct KernelFacts {
     pub timer_restore_ids: Probe,
     /// Who gets transparent huge pages.
     pub transparent: Transparent,
+    /// How much memory is free in pieces of a huge page or more, in bytes; `None`: it cannot be known.
+    pub free_huge_bytes: Option<u64>,
 }
 
 /// Which private memory gets transparent huge pages when it is first written to: what
@@ -164,7 +166,31 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
         map_files: try_map_files(),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),
         transparent: Transparent::gather(),
+        free_huge_bytes: read_text("/proc/buddyinfo").and_then(|text| free_huge_bytes(&text)),
     }
+}
+
+/// What is free in pieces of 2 MiB or more, by the lines of `/proc/buddyinfo`: `Node 0, zone   Normal` and how many free pieces
+/// there are of one page, two, four … The lowest memory is kept for devices.
+///
+/// # Sources
+/// Documentation/filesystems/proc.rst.
+fn free_huge_bytes(text: &str) -> Option<u64> {
+    const PAGE: u64 = 4096;
+    /// Of 512 pages.
+    const ORDER: usize = 9;
+    let of_zone = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "zone").skip(1);
+        let is_low = words.next()? == "DMA";
+        let pieces = words.enumerate().skip(ORDER).map(|(order, count)| {
+            let count: u64 = count.parse().ok()?;
+            count.checked_mul(PAGE.checked_shl(u32::try_from(order).ok()?)?)
+        });
+        let sum = pieces.sum::<Option<u64>>()?;
+        Some(if is_low { 0 } else { sum })
+    };
+    let zones: Vec<u64> = text.lines().map(of_zone).collect::<Option<_>>()?;
+    (!zones.is_empty()).then(|| zones.iter().fold(0, |sum, zone| u64::saturating_add(sum, *zone)))
 }
 
 /// Follows the first link there is: a program has files mapped, its own at least.
@@ -203,6 +229,17 @@ mod tests {
         // Both come with CONFIG_CHECKPOINT_RESTORE.
         assert_eq!(facts.map_vdso_64.is_present(), facts.set_mm_map.is_present(), "{facts:?}");
         assert!(facts.nr_open.is_some() && facts.pipe_max_size_bytes.is_some());
+    }
+
+    #[test]
+    fn what_is_free_in_large_pieces() {
+        let text = "Node 0, zone      DMA      0      0      0      0      0      0      0      0      1      1      3 \n\
+                    Node 0, zone    DMA32   1175   1224   1117    526    186     77     51     43     22     29      5 \n\
+                    Node 1, zone   Normal  24852  36867  22888   8326   3808   1365    745    496    269    128      2 \n";
+        assert_eq!(free_huge_bytes(text), Some((29 + 2 * 5 + 128 + 2 * 2) * (2 << 20)));
+        for unknown in ["", "Node 0, zone Normal 1 2 3 4 5 6 7 8 9 x", "something else"] {
+            assert_eq!(free_huge_bytes(unknown), None, "{unknown}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod pids;
 mod raw;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
@@ -157,8 +158,12 @@ fn clocks() -> Clocks {
 
 /// The text of a small file of /proc, without white space at its ends; `None` if it cannot be read.
 fn read_text(path: &str) -> Option<String> {
+    /// Such files say that they have no length, so they would be read by a few bytes at first.
+    const USUAL: usize = 4096;
+    let mut bytes = Vec::with_capacity(USUAL);
+    let file = std::fs::File::open(path).ok()?;
+    file.take(u64::MAX).read_to_end(&mut bytes).ok()?;
     // A comm or a path in /proc may hold any bytes.
-    let bytes = std::fs::read(path).ok()?;
     Some(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 

@@ -91,8 +91,10 @@ impl Ahead {
         let ahead = Ahead::default();
         let few = ["inventory.img", "pstree.img", "files.img"];
         let pages = (0..PROBES).filter(|_| with_pages).map(|power| format!("pages-{}.img", 1u32 << power));
-        let probes = few.into_iter().map(str::to_owned).chain(pages);
-        if !probes.filter_map(|name| open(&dir.join(name))).all(|file| is_cached(&file)) {
+        // Pages images are numbered from 1 on: where one is not, no later one is.
+        let pages = pages.map_while(|name| open(&dir.join(name)));
+        let mut probes = few.into_iter().filter_map(|name| open(&dir.join(name))).chain(pages);
+        if !probes.all(|file| is_cached(&file)) {
             let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
             let names = names.filter_map(|entry| entry.file_name().into_string().ok());
             let names = in_order(names.collect(), with_pages);
@@ -249,9 +251,11 @@ fn length(file: &File) -> u64 {
 /// Whether the page cache has a file, by a few places of it. Where that cannot be asked it has not.
 fn is_cached(file: &File) -> bool {
     let len = length(file);
-    (0..PLACES).all(|nth| {
-        let start = (len / PLACES * nth) / PAGE_BYTES * PAGE_BYTES;
-        let part = PLACE.min(len.saturating_sub(start));
+    // A short one is one place.
+    let places = PLACES.min(len / PLACE).max(1);
+    (0..places).all(|nth| {
+        let start = (len / places * nth) / PAGE_BYTES * PAGE_BYTES;
+        let part = if places == 1 { len } else { PLACE.min(len.saturating_sub(start)) };
         let wanted = part.div_ceil(PAGE_BYTES);
         part == 0 || cache::cached_pages(file, start, part).is_ok_and(|cached| cached >= wanted)
     })

@@ -21,7 +21,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver, aio, fill, space, transparent, vdso};
+use super::{Recipes, Resolver, adjoining, aio, fill, space, transparent, vdso};
 use crate::host::Probe;
 use crate::image::huge::MAP_HUGE;
 use crate::image::{
@@ -375,6 +375,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     let mut protections = Vec::new();
     let mut advice = Vec::new();
     let mut dumpless = Vec::new();
+    // Anonymous memory of its own, as it is while it is filled.
+    let mut filled = Vec::new();
     let way = vdso::resolve(resolver, task, alive);
     if inherited.is_none()
         && let Some(exe) = mapped_file(resolver, pid, mm.exe_file_id, libc::O_RDONLY as u32, mm.origin)
@@ -446,7 +448,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
                 };
                 let flags = kept & !MAP_TYPE | kind | libc::MAP_ANONYMOUS as u32;
                 let kind = StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: None };
-                steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                let is_one = adjoining::is_made_by_last(&mut resolver.recipes.steps, steps.last(), &kind);
+                if !is_one {
+                    steps.push(resolver.add_step(kind, vma.origin, Vec::new()));
+                }
+                adjoining::add(&mut filled, vma, is_one);
                 if prot != vma.prot {
                     protections.push(vma);
                 }
@@ -576,10 +582,13 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     // mappings to the kernel.
     let (present, cuts) =
         if inherited.is_some() { space::born_with(resolver, id) } else { Default::default() };
-    let mappings = fill::mappings(vmas, &cuts);
+    // Of what an heir keeps, the kernel may have other mappings than its own.
+    let mappings = fill::mappings(if inherited.is_some() { vmas } else { &filled }, &cuts);
     let setting = transparent::setting(resolver.facts, alive);
     let huge = transparent::mappings(setting, vmas);
-    let (first, whole) = space::parted(&first, &transparent::blocks(&first, &huge, &present));
+    let blocks = transparent::blocks(&first, &huge, &present);
+    let blocks = transparent::with_room(blocks, &mut resolver.huge_room);
+    let (first, whole) = space::parted(&first, &blocks);
     let mut guard = transparent::Guard::of(resolver, id, alive, !huge.is_empty());
     steps.extend(advise(resolver, &mut advice, libc::MADV_NOHUGEPAGE));
     steps.extend(guard.forbid(resolver));

@@ -14,6 +14,7 @@ pub mod problem;
 pub mod recipe;
 pub mod vdso;
 
+mod adjoining;
 mod aio;
 mod batches;
 mod files;
@@ -287,6 +288,8 @@ struct Resolver<'a> {
     alike: Arc<Alike>,
     /// Who inherits an address space.
     spaces: space::Spaces,
+    /// How much more memory may be filled with huge pages, in bytes.
+    huge_room: u64,
     /// Where the running kernel's is mapped in tasks that have another one: first address, and behind the last.
     placed_vdsos: Vec<(u64, u64)>,
 }
@@ -357,6 +360,7 @@ impl<'a> Resolver<'a> {
             vdsos: Arc::default(),
             alike: Arc::default(),
             spaces: space::Spaces::default(),
+            huge_room: transparent::room(facts),
             placed_vdsos: Vec::new(),
         }
     }

@@ -10,6 +10,10 @@
 //! pages are forbidden, the pages of the second block are copied or read, the advice is given, huge pages are allowed, and
 //! then the first block is read: it becomes one huge page.
 //!
+//! Where no huge page is free, the kernel moves what is in the way, for as long as that takes (`vma_thp_gfp_mask`, mm/huge_memory.c:
+//! advised memory lets it). So no more are asked for than there are free, but for a few; what is left gets small pages, much
+//! sooner, and `khugepaged` makes huge ones of these.
+//!
 //! # Sources
 //! Documentation/admin-guide/mm/transhuge.rst; mm/huge_memory.c (`do_huge_pmd_anonymous_page`,
 //! `__thp_vma_allowable_orders`), mm/khugepaged.c (`hugepage_vma_revalidate`, `hpage_collapse_scan_pmd`),
@@ -115,6 +119,25 @@ pub(super) fn blocks(extents: &[Extent], mappings: &[Range], present: &[Range]) 
     joined(blocks)
 }
 
+/// So much may be made room for, in bytes.
+const MADE_ROOM_FOR: u64 = 64 << 20;
+
+/// How much may be filled with huge pages, in bytes.
+pub(super) fn room(facts: &HostFacts) -> u64 {
+    // Some of what is free now is taken before.
+    facts.kernel.free_huge_bytes.map_or(u64::MAX, |free| (free / 8 * 7).max(MADE_ROOM_FOR))
+}
+
+/// The first of the blocks, as many as there is room for, which they then take.
+pub(super) fn with_room(blocks: Vec<Range>, room: &mut u64) -> Vec<Range> {
+    let taken = blocks.into_iter().map_while(|(start, end)| {
+        let len = (end - start).min(*room / BLOCK * BLOCK);
+        *room -= len;
+        (len > 0).then_some((start, start + len))
+    });
+    taken.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +172,18 @@ mod tests {
         check(0, 1 << libc::MADV_NOHUGEPAGE, [false; 3]);
         check(libc::MAP_LOCKED, 1 << libc::MADV_HUGEPAGE, [false; 3]);
         check(libc::MAP_HUGETLB, 1 << libc::MADV_HUGEPAGE, [false; 3]);
+    }
+
+    #[test]
+    fn no_more_than_there_is_room_for() {
+        let check = |mut room: u64, expected: &[Range], left: u64| {
+            let blocks = vec![(BLOCK, 4 * BLOCK), (8 * BLOCK, 9 * BLOCK)];
+            assert_eq!((with_room(blocks, &mut room), room), (expected.to_vec(), left));
+        };
+        check(u64::MAX, &[(BLOCK, 4 * BLOCK), (8 * BLOCK, 9 * BLOCK)], u64::MAX - 4 * BLOCK);
+        check(3 * BLOCK, &[(BLOCK, 4 * BLOCK)], 0);
+        check(2 * BLOCK + 1, &[(BLOCK, 3 * BLOCK)], 1);
+        check(0, &[], 0);
     }
 
     /// All in quarters of a block.

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::guest::{Guest, Job};
 use super::namespace::Namespace;
-use super::{Ground, PID_BEFORE_ROOT, STEP, complaint, ended, find_criu, say, shown, skip, tail, wait_for};
+use super::{Ground, PID_BEFORE_ROOT, STEP, complaint, ended, say, shown, skip, tail, wait_for};
 
 /// See the module.
 pub(crate) struct Dumped {
@@ -111,7 +111,7 @@ impl Dumped {
         let job = Job {
             init: &ground.program("guestinit"),
             program: &program,
-            criu: &find_criu(&ground.programs).expect("it was found before"),
+            criu: &super::criu::find(&ground.programs).expect("it was found before"),
             state: &dumped.state_dir(),
             images: &dumped.images_dir(),
             work: dumped.directory.path(),

@@ -27,6 +27,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
 
 pub(crate) mod browser;
+pub(crate) mod criu;
 pub(crate) mod diff;
 pub(crate) mod dumped;
 pub(crate) mod guest;
@@ -39,7 +40,6 @@ pub(crate) mod service;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -707,13 +707,9 @@ impl Ground {
     }
 
     fn look() -> Outcome<Ground> {
-        // SAFETY: geteuid has no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
-            return Err("only root can restore pids".to_owned());
-        }
         let profile =
             Path::new(env!("CARGO_BIN_EXE_regrow")).parent().expect("a binary is in a directory").to_owned();
-        let criu = with_rlimit_shim(find_criu(&profile)?, &profile)?;
+        let criu = criu::with_rlimit_shim(criu::find(&profile)?, &profile)?;
         build_programs(&profile);
         Ok(Ground { criu, programs: profile })
     }
@@ -721,62 +717,6 @@ impl Ground {
     fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
-}
-
-fn find_criu(profile: &Path) -> Outcome<PathBuf> {
-    let criu = if let Some(path) = std::env::var_os("REGROW_CRIU") {
-        PathBuf::from(path)
-    } else {
-        let mut found: Vec<PathBuf> =
-            [profile.parent().unwrap_or(profile), &Path::new(env!("CARGO_MANIFEST_DIR")).join("target")]
-                .iter()
-                .filter_map(|target| fs::read_dir(target.join("criu")).ok())
-                .flatten()
-                .filter_map(|entry| Some(entry.ok()?.path().join("criu")))
-                .filter(|path| path.is_file())
-                .collect();
-        // The oldest: the images that most users have.
-        found.sort();
-        found.into_iter().next().ok_or("no CRIU to dump with: run scripts/provide-criu or set REGROW_CRIU")?
-    };
-    let check =
-        Command::new(&criu).arg("check").output().map_err(|error| format!("{}: {error}", criu.display()))?;
-    if !check.status.success() {
-        let text = String::from_utf8_lossy(&check.stderr).into_owned();
-        return Err(format!("{} check: {}", criu.display(), tail(&text, 3)));
-    }
-    Ok(criu)
-}
-
-/// Without CAP_SYS_RESOURCE CRIU cannot read the limits of tasks of another uid, and refuses to dump them:
-/// it then runs with `tests/programs/rlimit-shim.c` preloaded.
-fn with_rlimit_shim(criu: PathBuf, profile: &Path) -> Outcome<PathBuf> {
-    const CAP_SYS_RESOURCE: u32 = 24;
-    let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
-    let effective = effective.and_then(|text| u64::from_str_radix(text, 16).ok()).ok_or("no CapEff")?;
-    if effective & 1 << CAP_SYS_RESOURCE != 0 {
-        return Ok(criu);
-    }
-    // Test programs run at the same time: each makes its own and puts it in its place by rename.
-    let own = |name: &str| profile.join(format!("{name}.{}", std::process::id()));
-    let place = |name: &str| {
-        let path = profile.join(name);
-        fs::rename(own(name), &path).map(|()| path).map_err(|error| format!("{name}: {error}"))
-    };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/rlimit-shim.c");
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O2", "-o"]).arg(own("rlimit-shim.so")).arg(source);
-    let status = cc.status().map_err(|error| format!("cc: {error}"))?;
-    if !status.success() {
-        return Err(format!("cc rlimit-shim.c: {status}"));
-    }
-    let shim = place("rlimit-shim.so")?;
-    let script = format!("#!/bin/sh\nLD_PRELOAD={} exec {} \"$@\"\n", shown(&shim), shown(&criu));
-    fs::write(own("criu-with-shim"), script).map_err(|error| error.to_string())?;
-    fs::set_permissions(own("criu-with-shim"), fs::Permissions::from_mode(0o755))
-        .map_err(|error| error.to_string())?;
-    place("criu-with-shim")
 }
 
 /// Cargo builds a package's own binaries for its tests, but not those of another member.
