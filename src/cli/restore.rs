@@ -470,3 +470,26 @@ fn raise_last_pid(highest: Option<u32>) {
         let _ = std::fs::write(path, highest.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_directories() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, len: u64| {
+            let file = File::create(dir.path().join(name)).expect("a file");
+            file.set_len(len).expect("its length");
+        };
+        assert!(is_little(dir.path()));
+        write("pages-1.img", 3 << 20);
+        assert!(is_little(dir.path()));
+        write("pages-2.img", 1 << 20);
+        assert!(!is_little(dir.path()), "too large");
+        write("pages-2.img", 0);
+        (0..60).for_each(|number| write(&format!("core-{number}.img"), 0));
+        assert!(!is_little(dir.path()), "too many");
+        assert!(!is_little(&dir.path().join("nowhere")));
+    }
+}
