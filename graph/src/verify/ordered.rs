@@ -14,6 +14,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::work;
 
 /// Most entries of a leaf, most children of an inner node.
@@ -43,24 +45,27 @@ struct Tree<V> {
     node: Arc<Node<V>>,
 }
 
+/// Nearly all nodes are leaves, whose entries lie in the node itself.
 #[derive(Debug)]
 enum Node<V> {
-    Leaf(Vec<(u64, V)>),
+    Leaf(SmallVec<[(u64, V); WIDTH]>),
     Inner(Vec<Tree<V>>),
 }
 
 impl<V: Clone> Clone for Node<V> {
+    /// Nodes are copied to be changed.
     fn clone(&self) -> Node<V> {
-        /// Nodes are copied to be changed.
-        fn copy<T: Clone>(all: &[T]) -> Vec<T> {
-            work::count(all.len());
-            let mut copy = Vec::with_capacity(all.len() + 1);
-            copy.extend_from_slice(all);
-            copy
-        }
         match self {
-            Node::Leaf(entries) => Node::Leaf(copy(entries)),
-            Node::Inner(below) => Node::Inner(copy(below)),
+            Node::Leaf(entries) => {
+                work::count(entries.len());
+                Node::Leaf(entries.clone())
+            }
+            Node::Inner(below) => {
+                work::count(below.len());
+                let mut copy = Vec::with_capacity(WIDTH + 1);
+                copy.extend_from_slice(below);
+                Node::Inner(copy)
+            }
         }
     }
 }
@@ -103,7 +108,7 @@ impl<V: Item> Ordered<V> {
     /// Puts a value in; gives what was there.
     pub(super) fn insert(&mut self, key: u64, value: V) -> Option<V> {
         let Some(root) = &mut self.root else {
-            self.root = Tree::of(Node::Leaf(vec![(key, value)]));
+            self.root = Tree::of(Node::Leaf(smallvec![(key, value)]));
             return None;
         };
         let (old, second) = root.insert(key, value);
@@ -157,7 +162,8 @@ impl<V: Item> Ordered<V> {
 
     /// All from `from` on, before `to`.
     pub(super) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &V)> {
-        let mut way = Vec::new();
+        // A tree of a million entries is five nodes high.
+        let mut way: SmallVec<[(&Node<V>, usize); 5]> = SmallVec::new();
         let mut next = self.root.as_ref().filter(|root| from <= root.last && from < to);
         while let Some(tree) = next {
             work::count(1);
@@ -227,13 +233,29 @@ fn child<V>(below: &[Tree<V>], key: u64) -> usize {
     below.partition_point(|tree| tree.first <= key).saturating_sub(1)
 }
 
-/// Takes away the second half of a list that has become too long; of one that grows at its end, less.
-fn split<T>(all: &mut Vec<T>, has_grown_at: usize) -> Option<Vec<T>> {
-    if all.len() <= WIDTH {
+/// Where a full node is parted for something more at `at`: what grows at its end is left full.
+fn middle(at: usize) -> usize {
+    if at == WIDTH { WIDTH } else { WIDTH / 2 }
+}
+
+/// Puts an entry into a leaf; gives what does not fit any more.
+fn insert_entry<V>(
+    entries: &mut SmallVec<[(u64, V); WIDTH]>,
+    at: usize,
+    entry: (u64, V),
+) -> Option<SmallVec<[(u64, V); WIDTH]>> {
+    if entries.len() < WIDTH {
+        entries.insert(at, entry);
         return None;
     }
-    let is_at_end = has_grown_at + 1 == all.len();
-    Some(all.split_off(if is_at_end { WIDTH } else { WIDTH / 2 }))
+    let middle = middle(at);
+    let mut rest: SmallVec<[(u64, V); WIDTH]> = entries.drain(middle..).collect();
+    if at < middle {
+        entries.insert(at, entry);
+    } else {
+        rest.insert(at - middle, entry);
+    }
+    Some(rest)
 }
 
 impl<V: Item> Tree<V> {
@@ -268,10 +290,7 @@ impl<V: Item> Tree<V> {
         let (old, rest) = match Arc::make_mut(&mut self.node) {
             Node::Leaf(entries) => match entries.binary_search_by_key(&key, |(other, _)| *other) {
                 Ok(at) => (Some(std::mem::replace(&mut entries[at].1, value)), None),
-                Err(at) => {
-                    entries.insert(at, (key, value));
-                    (None, split(entries, at).map(Node::Leaf))
-                }
+                Err(at) => (None, insert_entry(entries, at, (key, value)).map(Node::Leaf)),
             },
             Node::Inner(below) => {
                 let at = child(below, key);
@@ -279,7 +298,8 @@ impl<V: Item> Tree<V> {
                 if let Some(rest) = rest {
                     below.insert(at + 1, rest);
                 }
-                (old, split(below, at + 1).map(Node::Inner))
+                let is_too_long = below.len() > WIDTH;
+                (old, is_too_long.then(|| Node::Inner(below.split_off(middle(at + 1)))))
             }
         };
         if rest.is_some() || old.as_ref().is_some_and(V::is_marked) {

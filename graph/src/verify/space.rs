@@ -124,9 +124,11 @@ impl Run<'_> {
     /// The address space of a task or a thread, ordered with what its other threads do to it.
     pub(super) fn use_space(&mut self, at: At, call: &'static str) -> Result<&mut Space, Wrong> {
         let index = self.space_of(at.task);
-        let copies = std::mem::take(&mut self.spaces[index].copies);
-        for last in self.spaces[index].last.into_iter().chain(copies.into_values()) {
+        if let Some(last) = self.spaces[index].last {
             self.order(last, at, call, || "the address space".to_owned())?;
+        }
+        while let Some((_, copy)) = self.spaces[index].copies.pop_first() {
+            self.order(copy, at, call, || "the address space".to_owned())?;
         }
         let space = &mut self.spaces[index];
         space.last = Some(at);
@@ -218,13 +220,20 @@ impl Run<'_> {
     /// What is mapped between two addresses, all of it: each as far as it goes within them.
     fn mapped(&mut self, at: At, call: &'static str, start: u64, end: u64) -> Result<Mapped, Wrong> {
         let space = self.use_space(at, call)?;
-        if let Some(hole) = space.mappings.hole(start, end) {
-            return Err(Wrong::BadRange { call, at: hole, end, why: "nothing is mapped there then" });
+        let mut within = Mapped::new();
+        let mut reached = start;
+        for (from, to, mapping) in space.mappings.over(start, end) {
+            if from > reached {
+                break;
+            }
+            reached = to;
+            let mapping = intervals::Cut::rest(mapping, start.saturating_sub(from));
+            within.push((from.max(start), to.min(end), mapping));
         }
-        let within = space.mappings.over(start, end).map(|(from, to, mapping)| {
-            (from.max(start), to.min(end), intervals::Cut::rest(mapping, start.saturating_sub(from)))
-        });
-        Ok(within.collect())
+        if reached < end {
+            return Err(Wrong::BadRange { call, at: reached, end, why: "nothing is mapped there then" });
+        }
+        Ok(within)
     }
 
     /// The carrier that a task has between two addresses: where it starts, and what it is.
@@ -369,9 +378,7 @@ impl Run<'_> {
         if file.is_some() && flags & MAP_GROWSDOWN != 0 {
             return not_modelled(format!("flags {flags:#x}"));
         }
-        let space = self.use_space(at, call)?;
-        let is_free = space.mappings.is_free(start, end) && space.unknown.is_free(start, end);
-        if flags & MAP_FIXED_NOREPLACE != 0 && !is_free {
+        if flags & MAP_FIXED_NOREPLACE != 0 && !self.use_space(at, call)?.is_free(start, end) {
             return Err(Wrong::BadRange {
                 call,
                 at: start,
@@ -379,8 +386,24 @@ impl Run<'_> {
                 why: "something may be mapped there already",
             });
         }
-        self.check_cuts(at, call, start, end)?;
-        self.use_space(at, call)?.map(start, end, mapping);
+        self.replace(at, call, (start, end), mapping)
+    }
+
+    /// Maps in the place of what is there, of which no huge page is cut. Mostly nothing is.
+    fn replace(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (start, end): (u64, u64),
+        mapping: Mapping,
+    ) -> Result<(), Wrong> {
+        let space = self.use_space(at, call)?;
+        if space.is_free(start, end) {
+            space.map_free(start, end, mapping);
+        } else {
+            self.check_cuts(at, call, start, end)?;
+            self.use_space(at, call)?.map(start, end, mapping);
+        }
         Ok(())
     }
 
@@ -481,7 +504,6 @@ impl Run<'_> {
         if mapping.flags & MAP_HUGETLB != 0 {
             return bad("of huge pages, which cannot be longer than they are");
         }
-        self.check_cuts(at, call, to, end)?;
         match mapping.shows {
             Shows::Segment { segment, offset } | Shows::System { segment, offset, .. } => {
                 if offset.saturating_add(new_len) > self.segments[segment].len {
@@ -493,8 +515,7 @@ impl Run<'_> {
                 return bad("a second view of what is not shared");
             }
         }
-        self.use_space(at, call)?.map(to, end, mapping);
-        Ok(())
+        self.replace(at, call, (to, end), mapping)
     }
 
     /// A mapping made longer where it is: all of what is named must be one, and nothing may lie behind it.
@@ -533,10 +554,10 @@ impl Run<'_> {
             return bad("not to be made longer");
         };
         let space = self.use_space(at, call)?;
-        if !space.mappings.is_free(old_end, end) || !space.unknown.is_free(old_end, end) {
+        if !space.is_free(old_end, end) {
             return bad("something may be mapped behind it");
         }
-        space.map(old_end, end, intervals::Cut::rest(&mapping, old_end - first));
+        space.map_free(old_end, end, intervals::Cut::rest(&mapping, old_end - first));
         Ok(())
     }
 
@@ -667,7 +688,7 @@ impl Run<'_> {
     ) -> Result<(), Wrong> {
         let end = start.saturating_add(len);
         let space = self.use_space(at, call)?;
-        if !space.mappings.is_free(start, end) || !space.unknown.is_free(start, end) {
+        if !space.is_free(start, end) {
             return Err(Wrong::BadRange {
                 call,
                 at: start,
@@ -676,7 +697,7 @@ impl Run<'_> {
             });
         }
         let prot = PROT_READ | PROT_EXEC;
-        space.map(start, end, Mapping { shows: Shows::Kernel, prot, flags: 0, advice: 0 });
+        space.map_free(start, end, Mapping { shows: Shows::Kernel, prot, flags: 0, advice: 0 });
         Ok(())
     }
 

@@ -90,10 +90,11 @@ impl Run<'_> {
 
     /// Whether a range cuts no huge page that the task has mapped.
     pub(super) fn check_cuts(&self, at: At, call: &'static str, start: u64, end: u64) -> Result<(), Wrong> {
-        let space = &self.spaces[self.space_of(at.task)];
+        let mappings = &self.spaces[self.space_of(at.task)].mappings;
         // What lies within the range is not cut: only the mappings at its two ends are.
-        let at_ends = [(start, start.saturating_add(1).min(end)), (end.saturating_sub(1).max(start), end)];
-        for (from, to, mapping) in at_ends.iter().flat_map(|(start, end)| space.mappings.over(*start, *end)) {
+        let at_ends =
+            [Some(start), end.checked_sub(1)].into_iter().flatten().filter(|at| (start..end).contains(at));
+        for (from, to, mapping) in at_ends.filter_map(|at| mappings.at(at)) {
             if mapping.flags & MAP_HUGETLB != 0 {
                 is_whole(call, mapping, start.max(from), end.min(to))?;
             }

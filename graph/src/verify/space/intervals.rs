@@ -98,6 +98,12 @@ impl<T: Cut> Intervals<T> {
             .map(|(at, Range(end, value))| (at, *end, value))
     }
 
+    /// The range that an address lies in.
+    pub(super) fn at(&self, address: u64) -> Option<(u64, u64, &T)> {
+        let (at, Range(end, value)) = self.ranges.floor(address)?;
+        (*end > address).then_some((at, *end, value))
+    }
+
     /// All ranges in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, &T)> {
         self.ranges.iter().map(|(at, Range(end, value))| (at, *end, value))

@@ -362,8 +362,18 @@ impl Space {
         self.registered.clear(start, end);
     }
 
+    /// Whether certainly nothing is mapped between two addresses.
+    pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
+        self.mappings.is_free(start, end) && self.unknown.is_free(start, end)
+    }
+
     pub(super) fn map(&mut self, start: u64, end: u64, mapping: Mapping) {
         self.unmap(start, end);
+        self.map_free(start, end, mapping);
+    }
+
+    /// As [`Space::map`], where nothing is: bytes, guards and registrations are only of what is mapped.
+    pub(super) fn map_free(&mut self, start: u64, end: u64, mapping: Mapping) {
         self.mappings.insert_free(start, end, mapping);
     }
 
