@@ -146,24 +146,21 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
     }
     // Those of one operation stay in the order of what they wait for.
     waits.sort_by_key(|(op, _)| *op);
+    let task_of: Vec<TaskId> = graph.ops().map(|(_, op)| op.task).collect();
     let mut lengths = vec![0; tasks];
-    graph.ops().for_each(|(_, op)| lengths[op.task.index()] += 1);
+    task_of.iter().for_each(|task| lengths[task.index()] += 1);
     let mut programs: Vec<Vec<Item>> = lengths.into_iter().map(Vec::with_capacity).collect();
     for op in &order {
-        let program = &mut programs[graph.op(*op).task.index()];
+        let program = &mut programs[task_of[op.index()].index()];
         if is_waiting[op.index()] {
             let first = waits.partition_point(|(other, _)| other < op);
             let its = waits[first..].iter().take_while(|(other, _)| other == op);
             program.extend(its.map(|(_, event)| Item::Wait(*event)));
         }
         program.push(Item::Op(*op));
-        program.extend(event_of[op.index()].map(Item::Post));
-        if graph.op(*op).kind == OpKind::Exit
-            && let Some(Item::Post(_)) = program.last()
-        {
-            // Nothing runs behind an exit; place() never asks for it.
-            program.pop();
-        }
+        // Nothing runs behind an exit; place() never asks for it.
+        let event = event_of[op.index()].filter(|_| graph.op(*op).kind != OpKind::Exit);
+        program.extend(event.map(Item::Post));
     }
     Ok(Plan { graph, owners, order, programs, events })
 }

@@ -28,7 +28,8 @@ use crate::family::{Family, Join};
 use crate::forest::{Descent, Forest, Life};
 use crate::graph::{Graph, OpKind, Reason};
 use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
-use crate::needs::Needs;
+use crate::lists::Lists;
+use crate::needs::{Needs, Span};
 use crate::numbers::Numbers;
 use crate::table::{Move, Table};
 use descents::Descents;
@@ -104,11 +105,18 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
         made: vec![false; forest.resources.len()],
         exchange: Exchange::find(forest),
         turns,
+        yields: Lists::of(forest.resources.len(), || {
+            let resources = forest.resources.iter().enumerate();
+            resources.flat_map(|(index, made)| made.yields.iter().flatten().map(move |ofd| (index, *ofd)))
+        }),
         errors: Vec::new(),
         needs,
     };
-    // About one for each step, two for each resource, and a few for each task.
-    placer.graph.reserve(forest.steps.len() + 2 * forest.resources.len() + 6 * forest.tasks.len());
+    // About one for each step, two for each resource, and a few for each task; room for many moves costs nothing.
+    let slots = forest.tasks.iter().map(|task| task.table.len()).sum::<usize>();
+    placer.graph.reserve(
+        forest.steps.len() + 2 * forest.resources.len() + 6 * forest.tasks.len() + slots / 2,
+    );
     if let Some(root) = placer.born.first_mut() {
         *root = Some((Table::new(), None));
     }
@@ -188,6 +196,8 @@ struct Placer<'a> {
     made: Vec<bool>,
     exchange: Exchange,
     turns: Turns,
+    /// What each resource yields that somebody may want, in one piece of memory.
+    yields: Lists<OfdId>,
     errors: Vec<PlaceError>,
 }
 
@@ -246,8 +256,8 @@ impl Placer<'_> {
             self.found_group(task);
             self.join_group(task);
         } else {
-            let (mut desk, temporary) = self.forking(task, table);
-            self.steps(&mut desk, &temporary);
+            let (mut desk, steps, temporary) = self.forking(task, table);
+            self.steps(&mut desk, &steps, &temporary);
         }
         self.exits[task.index()] = Some(self.graph.push(task, OpKind::Exit, Reason::Sequence));
     }
@@ -256,8 +266,8 @@ impl Placer<'_> {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
         self.take_over(task);
-        let (mut desk, temporary) = self.forking(task, table);
-        self.steps(&mut desk, &temporary);
+        let (mut desk, steps, temporary) = self.forking(task, table);
+        self.steps(&mut desk, &steps, &temporary);
         let moves = desk.finish();
         self.push_moves(task, moves, Reason::NotWanted);
         for thread in std::mem::take(&mut self.threads[task.index()]) {
@@ -275,18 +285,18 @@ impl Placer<'_> {
     }
 
     /// What a task does up to its steps: it makes what others need, forks, makes its own, and waits for
-    /// those that must die. Gives the files that only its steps need, which are opened there.
-    fn forking(&mut self, task: TaskId, table: Table) -> (Desk, Vec<ResourceId>) {
+    /// those that must die. Gives its steps, and the files that only they need, which are opened there.
+    fn forking(&mut self, task: TaskId, table: Table) -> (Desk, Vec<StepId>, Vec<ResourceId>) {
         let forest = self.forest;
         let spec = &forest.tasks[task.index()];
         let mut desk = Desk::new(task, spec, table);
-        let by_child = self.creations_by_child(task);
-        let in_steps = sorted(
-            self.finish(task)
-                .chain(spec.steps.iter().copied())
-                .flat_map(|step| forest.steps[step.index()].needs.iter().copied()),
-        );
-        self.before_forks(&mut desk);
+        let owned: Vec<(ResourceId, Option<Span>)> =
+            self.through(task).filter(|(resource, _)| self.owns(task, *resource)).collect();
+        let by_child = self.creations_by_child(task, &owned);
+        let steps = self.steps_of(task, &owned);
+        let needs = steps.iter().flat_map(|step| &forest.steps[step.index()].needs);
+        let in_steps = sorted(needs.copied());
+        self.before_forks(&mut desk, &owned);
         let takes_part = self.exchange.takes_part(task);
         let lent = self.lent(task);
         let for_messages = self.held_for_messages(task);
@@ -298,10 +308,10 @@ impl Placer<'_> {
         }
 
         // What only this task wants, and what it gives.
-        let own: Vec<ResourceId> = self
-            .through(task)
-            .filter(|(r, span)| span.is_none() && self.owns(task, *r) && !self.is_done_with(*r, &in_steps))
-            .map(|(r, _)| r)
+        let own: Vec<ResourceId> = owned
+            .iter()
+            .filter(|(r, span)| span.is_none() && !self.is_done_with(*r, &in_steps))
+            .map(|(r, _)| *r)
             .collect();
         let (given, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| self.forest.passing.is_passed(*r));
         let (mut own_temporary, own_lasting): (Vec<_>, Vec<_>) = own.into_iter().partition(|r| {
@@ -338,7 +348,7 @@ impl Placer<'_> {
         if !forest.tasks[task.index()].shares_table {
             self.meet(task);
         }
-        (desk, own_temporary)
+        (desk, steps, own_temporary)
     }
 
     /// Waits for others: for groups to be founded, for deaths.
@@ -351,7 +361,7 @@ impl Placer<'_> {
 
     /// The steps that come before the forks, with what they need. What is open then and no child and no later step
     /// needs is closed when the table is put right for the first fork.
-    fn before_forks(&mut self, desk: &mut Desk) {
+    fn before_forks(&mut self, desk: &mut Desk, owned: &[(ResourceId, Option<Span>)]) {
         let forest = self.forest;
         let task = desk.task;
         let steps = &forest.tasks[task.index()].before_forks;
@@ -363,11 +373,8 @@ impl Placer<'_> {
             None => Reason::Sequence,
         };
         // What has no descriptor is not in the needs of any step.
-        let bare: Vec<ResourceId> = self
-            .through(task)
-            .map(|(resource, _)| resource)
-            .filter(|r| self.owns(task, *r) && self.yields(*r).next().is_none())
-            .collect();
+        let owned = owned.iter().map(|(resource, _)| *resource);
+        let bare: Vec<ResourceId> = owned.filter(|r| self.yields(*r).next().is_none()).collect();
         self.create_all(desk, bare, why);
         for step in steps {
             self.step(desk, *step, why);
@@ -628,11 +635,9 @@ impl Placer<'_> {
 
     /// The steps after the forks. Files that only they need, and only in this task, are opened just
     /// before the first step that needs them and closed after the last.
-    fn steps(&mut self, desk: &mut Desk, temporary: &[ResourceId]) {
+    fn steps(&mut self, desk: &mut Desk, steps: &[StepId], temporary: &[ResourceId]) {
         let forest = self.forest;
         let task = desk.task;
-        let steps: Vec<StepId> =
-            self.finish(task).chain(forest.tasks[task.index()].steps.iter().copied()).collect();
         let mut last_need: BTreeMap<OfdId, usize> = BTreeMap::new();
         for (at, step) in steps.iter().enumerate() {
             for ofd in &forest.steps[step.index()].needs {
@@ -658,17 +663,17 @@ impl Placer<'_> {
         }
     }
 
-    fn through(&self, task: TaskId) -> impl Iterator<Item = (ResourceId, Option<(u32, u32)>)> + use<'_> {
+    fn through(&self, task: TaskId) -> impl Iterator<Item = (ResourceId, Option<Span>)> + use<'_> {
         self.needs.through[task.index()].iter().copied()
     }
 
-    /// The work on what the task owns that it does after its forks.
-    fn finish(&self, task: TaskId) -> impl Iterator<Item = StepId> + use<'_> {
-        let owned = self
-            .through(task)
-            .map(|(resource, _)| resource)
-            .filter(move |resource| self.owns(task, *resource));
-        owned.flat_map(|resource| self.forest.resources[resource.index()].finish.iter().copied())
+    /// What a task does after its forks: the work on what it owns, and its own steps.
+    fn steps_of(&self, task: TaskId, owned: &[(ResourceId, Option<Span>)]) -> Vec<StepId> {
+        let own = &self.forest.tasks[task.index()].steps;
+        let mut steps = Vec::with_capacity(own.len());
+        steps.extend(owned.iter().flat_map(|(made, _)| &self.forest.resources[made.index()].finish));
+        steps.extend(own);
+        steps
     }
 
     fn owns(&self, task: TaskId, resource: ResourceId) -> bool {
@@ -676,18 +681,26 @@ impl Placer<'_> {
     }
 
     fn yields(&self, resource: ResourceId) -> impl Iterator<Item = OfdId> + use<'_> {
-        self.forest.resources[resource.index()].yields.iter().flatten().copied()
+        self.yields.get(resource.index()).iter().copied()
     }
 
     /// What the task makes for its children, by the rank of the first child that needs it.
-    fn creations_by_child(&self, task: TaskId) -> BTreeMap<u32, Vec<ResourceId>> {
+    fn creations_by_child(
+        &self,
+        task: TaskId,
+        owned: &[(ResourceId, Option<Span>)],
+    ) -> BTreeMap<u32, Vec<ResourceId>> {
         let mut by_child: BTreeMap<u32, Vec<ResourceId>> = BTreeMap::new();
-        for (resource, span) in self.through(task) {
-            if let Some((first, _)) = span
-                && (self.owns(task, resource) || self.forest.passing.takes(task, resource))
-            {
+        let mut add = |resource: ResourceId, span: Option<Span>| {
+            if let Some((first, _)) = span {
                 by_child.entry(first).or_default().push(resource);
             }
+        };
+        if !self.forest.passing.deliveries.is_empty() {
+            let takes = |resource| self.owns(task, resource) || self.forest.passing.takes(task, resource);
+            self.through(task).filter(|(made, _)| takes(*made)).for_each(|(made, span)| add(made, span));
+        } else {
+            owned.iter().for_each(|(made, span)| add(*made, *span));
         }
         by_child
     }

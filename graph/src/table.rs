@@ -292,7 +292,8 @@ pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move
     };
     // Mostly nothing has to be moved.
     if table.places.has_others() || !wanted.iter().all(is_in_place) {
-        let mut kept: Vec<Fd> = needed_by(wanted).into_iter().flat_map(|ofd| table.places_of(ofd)).collect();
+        let mut kept: Vec<Fd> = Vec::with_capacity(wanted.len());
+        kept.extend(needed_by(wanted).into_iter().flat_map(|ofd| table.places_of(ofd)));
         kept.sort_unstable();
         table.keep_only(&kept, moves);
         table.fill(wanted, moves);
@@ -335,7 +336,8 @@ fn position(wanted: &[(Fd, Entry)], fd: Fd) -> Option<usize> {
 
 /// All descriptions of a table, sorted.
 fn needed_by(wanted: &[(Fd, Entry)]) -> Vec<OfdId> {
-    let mut needed: Vec<OfdId> = wanted.iter().filter_map(|(_, entry)| entry.ofd).collect();
+    let mut needed: Vec<OfdId> = Vec::with_capacity(wanted.len());
+    needed.extend(wanted.iter().filter_map(|(_, entry)| entry.ofd));
     needed.sort_unstable();
     needed.dedup();
     needed

@@ -33,10 +33,10 @@ impl Desk {
     pub(super) fn new(task: TaskId, spec: &TaskSpec, table: Table) -> Desk {
         // What it shares it leaves as it is. (A table of its own may be long, and is not looked through.)
         let shared = spec.shares_table.then(|| table.iter()).into_iter().flatten();
-        let mut slots: Vec<Slot> = shared
-            .filter_map(|(fd, entry)| Some(Slot { fd, ofd: entry.ofd?, cloexec: entry.cloexec }))
-            .chain(spec.table.iter().copied())
-            .collect();
+        let mut slots = spec.table.clone();
+        slots.extend(
+            shared.filter_map(|(fd, entry)| Some(Slot { fd, ofd: entry.ofd?, cloexec: entry.cloexec })),
+        );
         slots.sort_by_key(|slot| slot.fd);
         let mut by_ofd: Vec<(OfdId, Fd)> = slots.iter().map(|slot| (slot.ofd, slot.fd)).collect();
         by_ofd.sort_unstable();
@@ -93,8 +93,8 @@ impl Desk {
             .filter(|ofd| self.table.find(*ofd).is_none() || kept.binary_search(ofd).is_err())
             .collect();
         self.drop_carried(&gone);
-        let mut wanted: Vec<(Fd, Entry)> =
-            self.slots.iter().filter(|slot| self.is_open(slot)).map(|slot| (slot.fd, entry(slot))).collect();
+        let mut wanted: Vec<(Fd, Entry)> = Vec::with_capacity(self.slots.len() + kept.len());
+        wanted.extend(self.slots.iter().filter(|slot| self.is_open(slot)).map(|slot| (slot.fd, entry(slot))));
         if !self.carried_at.is_empty() {
             for (fd, _) in &wanted {
                 // It gets another number below.

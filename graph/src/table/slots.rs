@@ -2,8 +2,9 @@
 //!
 //! Pages are shared until they are changed, so that a child's copy of a long table costs next to nothing.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
+
+use smallvec::SmallVec;
 
 use super::Entry;
 use crate::ids::{Fd, OfdId};
@@ -36,7 +37,8 @@ struct Chunk {
 /// All numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slots {
-    chunks: BTreeMap<u32, Rc<Chunk>>,
+    /// By number; nearly always there is one.
+    chunks: SmallVec<[(u32, Rc<Chunk>); 1]>,
     len: usize,
 }
 
@@ -74,14 +76,30 @@ impl Slots {
 
     pub(super) fn get(&self, fd: Fd) -> Option<Entry> {
         let (chunk, page, bit) = split(fd);
-        self.chunks.get(&chunk)?.pages[page].as_ref()?.entry(bit)
+        self.chunk(chunk)?.pages[page].as_ref()?.entry(bit)
+    }
+
+    /// Where a chunk is, or would be.
+    fn find(&self, chunk: u32) -> Result<usize, usize> {
+        match self.chunks.first() {
+            Some((first, _)) if *first == chunk => Ok(0),
+            _ => self.chunks.binary_search_by_key(&chunk, |(number, _)| *number),
+        }
+    }
+
+    fn chunk(&self, chunk: u32) -> Option<&Chunk> {
+        self.find(chunk).ok().map(|at| &*self.chunks[at].1)
     }
 
     /// Gives what was there.
     pub(super) fn set(&mut self, fd: Fd, entry: Entry) -> Option<Entry> {
         let (chunk, at, bit) = split(fd);
-        let none = || Rc::new(Chunk { any: 0, full: 0, pages: [const { None }; WIDTH as usize] });
-        let chunk = Rc::make_mut(self.chunks.entry(chunk).or_insert_with(none));
+        let found = self.find(chunk).unwrap_or_else(|free| {
+            let none = Chunk { any: 0, full: 0, pages: [const { None }; WIDTH as usize] };
+            self.chunks.insert(free, (chunk, Rc::new(none)));
+            free
+        });
+        let chunk = Rc::make_mut(&mut self.chunks[found].1);
         let empty = || Rc::new(Page { open: 0, cloexec: 0, ofds: [NOBODYS; WIDTH as usize] });
         let page = Rc::make_mut(chunk.pages[at].get_or_insert_with(empty));
         let old = page.entry(bit);
@@ -98,7 +116,8 @@ impl Slots {
     pub(super) fn clear(&mut self, fd: Fd) -> Option<Entry> {
         let old = self.get(fd)?;
         let (number, at, bit) = split(fd);
-        let chunk = Rc::make_mut(self.chunks.get_mut(&number)?);
+        let found = self.find(number).ok()?;
+        let chunk = Rc::make_mut(&mut self.chunks[found].1);
         let page = Rc::make_mut(chunk.pages[at].as_mut()?);
         page.open &= !(1 << bit);
         chunk.full &= !(1 << at);
@@ -106,7 +125,7 @@ impl Slots {
             chunk.pages[at] = None;
             chunk.any &= !(1 << at);
             if chunk.any == 0 {
-                self.chunks.remove(&number);
+                self.chunks.remove(found);
             }
         }
         self.len -= 1;
@@ -128,7 +147,7 @@ impl Slots {
     /// The lowest number from `from` on that is not open.
     pub(super) fn lowest_free(&self, from: Fd) -> Fd {
         let (mut number, mut at, mut bit) = split(from);
-        while let Some(chunk) = self.chunks.get(&number) {
+        while let Some(chunk) = self.chunk(number) {
             let base = number * CHUNK;
             let Some(page) = &chunk.pages[at] else { return base + at as u32 * WIDTH + bit };
             if let Some(free) = first_from(!page.open, bit) {
@@ -150,7 +169,7 @@ impl Slots {
             let page = chunk.pages[at as usize].as_ref()?;
             Some(number * CHUNK + at * WIDTH + first_from(page.open, 0)?)
         };
-        if let Some(chunk) = self.chunks.get(&number) {
+        if let Some(chunk) = self.chunk(number) {
             if let Some(found) = chunk.pages[at].as_ref().and_then(|page| first_from(page.open, bit)) {
                 return Some(number * CHUNK + at as u32 * WIDTH + found);
             }
@@ -158,7 +177,7 @@ impl Slots {
                 return within(number, chunk, next);
             }
         }
-        let (number, chunk) = self.chunks.range(number.checked_add(1)?..).next()?;
+        let (number, chunk) = self.chunks.get(self.chunks.partition_point(|(other, _)| *other <= number))?;
         within(*number, chunk, first_from(chunk.any, 0)?)
     }
 
@@ -169,7 +188,7 @@ impl Slots {
             let page = chunk.pages[at as usize].as_ref()?;
             Some(number * CHUNK + at * WIDTH + last_to(page.open, WIDTH - 1)?)
         };
-        if let Some(chunk) = self.chunks.get(&number) {
+        if let Some(chunk) = self.chunk(number) {
             if let Some(found) = chunk.pages[at].as_ref().and_then(|page| last_to(page.open, bit)) {
                 return Some(number * CHUNK + at as u32 * WIDTH + found);
             }
@@ -177,7 +196,8 @@ impl Slots {
                 return within(number, chunk, before);
             }
         }
-        let (number, chunk) = self.chunks.range(..number).next_back()?;
+        let before = self.chunks.partition_point(|(other, _)| *other < number).checked_sub(1)?;
+        let (number, chunk) = &self.chunks[before];
         within(*number, chunk, last_to(chunk.any, WIDTH - 1)?)
     }
 }

@@ -172,7 +172,8 @@ impl Ends {
 
 impl<'a, 'b> Compare<'a, 'b> {
     fn new(run: &'b Run<'a>, ends: &'b Ends) -> Compare<'a, 'b> {
-        let objects = Relation { of_object: vec![None; run.objects.objects.len()], of_key: HashMap::new() };
+        let count = run.objects.objects.len();
+        let objects = Relation { of_object: vec![None; count], of_key: HashMap::with_capacity(count / 2) };
         Compare {
             run,
             expected: run.expected,
