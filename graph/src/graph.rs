@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
+use crate::ids::{Fd, Fds, OfdId, OpId, ResourceId, StepId, TaskId};
 
 /// What an operation does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,7 +30,7 @@ pub enum OpKind {
         /// What is made.
         resource: ResourceId,
         /// One number for each of its yields.
-        at: Vec<Fd>,
+        at: Fds,
         /// Close-on-exec of the new numbers.
         cloexec: bool,
     },
@@ -114,7 +114,7 @@ pub enum OpKind {
         /// Which.
         step: StepId,
         /// The numbers of the descriptions it needs, in the order of its `needs`.
-        fds: Vec<Fd>,
+        fds: Fds,
     },
     /// Wait until a child has died: a zombie stays to be reaped later, a helper is reaped.
     AwaitExit {

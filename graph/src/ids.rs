@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
@@ -70,3 +71,6 @@ id!(
 
 /// A descriptor number.
 pub type Fd = u32;
+
+/// The few descriptor numbers of an operation.
+pub type Fds = SmallVec<[Fd; 4]>;

@@ -27,7 +27,7 @@ use thiserror::Error;
 use crate::family::{Family, Join};
 use crate::forest::{Descent, Forest, Life};
 use crate::graph::{Graph, OpKind, Reason};
-use crate::ids::{Fd, OfdId, OpId, ResourceId, StepId, TaskId};
+use crate::ids::{Fd, Fds, OfdId, OpId, ResourceId, StepId, TaskId};
 use crate::lists::Lists;
 use crate::needs::{Needs, Span};
 use crate::numbers::Numbers;
@@ -114,9 +114,9 @@ pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceErr
     };
     // About one for each step, two for each resource, and a few for each task; room for many moves costs nothing.
     let slots = forest.tasks.iter().map(|task| task.table.len()).sum::<usize>();
-    placer.graph.reserve(
-        forest.steps.len() + 2 * forest.resources.len() + 6 * forest.tasks.len() + slots / 2,
-    );
+    placer
+        .graph
+        .reserve(forest.steps.len() + 2 * forest.resources.len() + 6 * forest.tasks.len() + slots / 2);
     if let Some(root) = placer.born.first_mut() {
         *root = Some((Table::new(), None));
     }
@@ -212,7 +212,7 @@ impl Placer<'_> {
         let first = self.graph.len();
         for step in &spec.birth {
             let why = spec.parent.map_or(Reason::Sequence, |parent| Reason::BornBy { parent });
-            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
+            self.graph.push(task, OpKind::Step { step: *step, fds: Fds::new() }, why);
         }
         match spec.life {
             Life::Zombie | Life::Helper => self.dying(task, table),
@@ -231,7 +231,7 @@ impl Placer<'_> {
     fn thread(&mut self, task: TaskId) {
         let forest = self.forest;
         for step in &forest.tasks[task.index()].steps {
-            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, Reason::Sequence);
+            self.graph.push(task, OpKind::Step { step: *step, fds: Fds::new() }, Reason::Sequence);
         }
         self.end(task);
     }
@@ -242,7 +242,7 @@ impl Placer<'_> {
         self.graph.push(task, OpKind::Arrive, Reason::Complete);
         let mut why = Reason::AllArrived;
         for step in &forest.tasks[task.index()].tail {
-            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, why);
+            self.graph.push(task, OpKind::Step { step: *step, fds: Fds::new() }, why);
             why = Reason::Sequence;
         }
         self.graph.push(task, OpKind::Park, why);
@@ -279,7 +279,7 @@ impl Placer<'_> {
             self.meet(task);
         }
         for step in &spec.with_threads {
-            self.graph.push(task, OpKind::Step { step: *step, fds: Vec::new() }, Reason::Sequence);
+            self.graph.push(task, OpKind::Step { step: *step, fds: Fds::new() }, Reason::Sequence);
         }
         self.end(task);
     }
@@ -725,7 +725,7 @@ impl Placer<'_> {
         }
         self.made[resource.index()] = true;
         let yields = &self.forest.resources[resource.index()].yields;
-        let mut at = Vec::with_capacity(yields.len());
+        let mut at = Fds::with_capacity(yields.len());
         let mut free = 0;
         for ofd in yields {
             free = desk.table.lowest_free(free);

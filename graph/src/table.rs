@@ -291,7 +291,7 @@ pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move
         entry.ofd.is_some() && table.get(*fd).is_some_and(|now| now.ofd == entry.ofd)
     };
     // Mostly nothing has to be moved.
-    if table.places.has_others() || !wanted.iter().all(is_in_place) {
+    if table.places.has_copies() || !wanted.iter().all(is_in_place) {
         let mut kept: Vec<Fd> = Vec::with_capacity(wanted.len());
         kept.extend(needed_by(wanted).into_iter().flat_map(|ofd| table.places_of(ofd)));
         kept.sort_unstable();

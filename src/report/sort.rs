@@ -78,7 +78,38 @@ impl Sort {
                 | StepKind::Copy(_)
                 | StepKind::SetMm(_) => Sort::Memory,
                 StepKind::Write(_) | StepKind::FillPair(_) | StepKind::Watch { .. } => Sort::Make,
-                _ => Sort::Attribute,
+                StepKind::Bare
+                | StepKind::NewIpcNamespace
+                | StepKind::SigAction { .. }
+                | StepKind::Umask(_)
+                | StepKind::Chdir(_)
+                | StepKind::EnterDirectory
+                | StepKind::Chroot(_)
+                | StepKind::Comm(_)
+                | StepKind::Personality(_)
+                | StepKind::AltStack(_)
+                | StepKind::RobustList { .. }
+                | StepKind::TidAddress { .. }
+                | StepKind::Rseq { .. }
+                | StepKind::Dumpable(_)
+                | StepKind::ThpDisable(_)
+                | StepKind::ChildSubreaper(_)
+                | StepKind::ParentDeathSignal(_)
+                | StepKind::Lock { .. }
+                | StepKind::Nice(_)
+                | StepKind::TimerSlack(_)
+                | StepKind::Scheduler { .. }
+                | StepKind::QueueSignal { .. }
+                | StepKind::IntervalTimer { .. }
+                | StepKind::PosixTimers(_)
+                | StepKind::ArmTimer(_)
+                | StepKind::Membarrier(_)
+                | StepKind::Credentials(_)
+                | StepKind::SeccompStrict
+                | StepKind::SeccompFilters(_)
+                | StepKind::ArmTimerfd { .. }
+                | StepKind::Owner { .. }
+                | StepKind::RLimit { .. } => Sort::Attribute,
             },
         }
     }

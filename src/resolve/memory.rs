@@ -61,7 +61,7 @@ const MADV_GUARD_REMOVE: u32 = 103;
 /// Finds the shared anonymous segments, how long each is, who uses it, and what is in it.
 pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
-    let mut segments: BTreeMap<u64, (u64, Origin, BTreeSet<TaskId>, Views)> = BTreeMap::new();
+    let mut segments: BTreeMap<u64, (u64, Origin, Vec<TaskId>, Views)> = BTreeMap::new();
     // In the order in which the tasks lead to them: their numbers break no tie.
     let mut in_order = Vec::new();
     for (index, task) in model.tasks.iter().enumerate() {
@@ -77,11 +77,14 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
                 let views = Views::of(vma);
                 let segment = segments.entry(shmid).or_insert_with(|| {
                     in_order.push(shmid);
-                    (0, vma.origin, BTreeSet::new(), views)
+                    (0, vma.origin, Vec::new(), views)
                 });
                 segment.3 = segment.3.and(views);
                 segment.0 = segment.0.max(end);
-                segment.2.insert(TaskId::new(index));
+                let user = TaskId::new(index);
+                if segment.2.last() != Some(&user) {
+                    segment.2.push(user);
+                }
             }
         }
     }
@@ -111,7 +114,7 @@ pub(super) fn resolve_shared(resolver: &mut Resolver<'_>) {
         }
         let kind = ResourceKind::Carrier { address: at, len, flags: views.carrier_flags() };
         let resource = resolver.add_resource(kind, origin, Vec::new());
-        resolver.forest.resources[resource.index()].users = users.into_iter().collect();
+        resolver.forest.resources[resource.index()].users = users;
         let opened = is_opened.then(|| {
             let ofd = resolver.new_ofd();
             let kind = ResourceKind::OpenedCarrier { address: at, len };
@@ -222,13 +225,16 @@ pub(super) fn share_out(
             at = to;
         }
     }
-    let parents: BTreeSet<TaskId> = resolver.forest.tasks.iter().filter_map(|task| task.parent).collect();
+    let mut has_children = vec![false; resolver.forest.tasks.len()];
+    for parent in resolver.forest.tasks.iter().filter_map(|task| task.parent) {
+        has_children[parent.index()] = true;
+    }
     let filled = |user: &TaskId| {
         let fills = resolver.shared_fills.get(user).into_iter().flatten();
         fills.flat_map(|fill| &fill.extents).map(|extent| extent.len_pages).sum::<u64>()
     };
     let mut next: BTreeSet<(u64, bool, TaskId)> =
-        users.iter().map(|user| (filled(user), parents.contains(user), *user)).collect();
+        users.iter().map(|user| (filled(user), has_children[user.index()], *user)).collect();
     for (extents, pages) in parts {
         let Some((filled, has_children, user)) = next.pop_first() else { return };
         next.insert((filled + pages, has_children, user));
