@@ -31,6 +31,7 @@ pub const EPROTONOSUPPORT: i32 = 93;
 pub const EOPNOTSUPP: i32 = 95;
 pub const EAFNOSUPPORT: i32 = 97;
 pub const EADDRINUSE: i32 = 98;
+pub const ECONNRESET: i32 = 104;
 pub const EISCONN: i32 = 106;
 pub const ENOTCONN: i32 = 107;
 pub const ECONNREFUSED: i32 = 111;

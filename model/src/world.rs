@@ -8,6 +8,7 @@
 //! | `file` | files and names in the file system |
 //! | `pipe` | pipes and FIFOs |
 //! | `socket` | sockets |
+//! | `flight` | what keeps itself open in flight |
 //! | `object` | descriptions, and all else that is done to them |
 //! | `userfault` | pages that are copied into place |
 //! | `space`, `runs` | address spaces; what is where, by ranges |
@@ -19,6 +20,7 @@
 mod attribute;
 mod credential;
 mod file;
+mod flight;
 mod ipc;
 mod object;
 mod pipe;
@@ -421,8 +423,11 @@ impl World {
         with_tapes: bool,
     ) -> Result<Step, Fault> {
         self.seen = Footprint::default();
-        let result = self.perform(tid, effect, with_tapes);
+        let mut result = self.perform(tid, effect, with_tapes);
         let footprint = std::mem::take(&mut self.seen);
+        if result.is_ok() && flight::may_close(effect) && self.has_circle_in_flight() {
+            result = not_modelled("sockets in flight that keep each other open");
+        }
         match result {
             Ok(result) => {
                 let outcome = match self.threads.get_mut(&tid) {

@@ -10,7 +10,7 @@ use regrow::tape::lift::lift;
 use regrow::tape::{Tapes, TaskTape};
 use regrow_graph::verify::{Effect, LiftedTree};
 
-use crate::player::{BASE, RW_LEN, SCRATCH};
+use crate::player::{BASE, CHANGED, CONTROL, RW_LEN, SCRATCH};
 
 /// What a descriptor shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub(crate) enum Kind {
     Directory,
     Pipe,
     Socket,
+    /// A socket that is connected.
+    Connected,
+    /// A socket that a message waits in.
+    Filled,
     Bound,
     Listener,
     Eventfd,
@@ -42,6 +46,12 @@ pub(crate) enum Word {
     Bytes(Vec<u8>),
     /// The address of words.
     Words(Vec<Word>),
+    /// The address of words that the call may change.
+    Changed(Vec<Word>),
+    /// The address of a control message with descriptors.
+    Rights(Vec<Word>),
+    /// The address of a place where a control message may be written.
+    Control,
     /// The address of a place where the call may write.
     Scratch,
 }
@@ -56,7 +66,31 @@ impl fmt::Debug for Word {
             Word::Bytes(bytes) if bytes.len() > 40 => write!(f, "[{} bytes]", bytes.len()),
             Word::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
             Word::Words(words) => words.fmt(f),
+            Word::Changed(words) => write!(f, "changed {words:?}"),
+            Word::Rights(words) if words.len() > 9 => {
+                write!(f, "rights [{} times {:?}]", words.len(), words[0])
+            }
+            Word::Rights(words) => write!(f, "rights {words:?}"),
+            Word::Control => f.write_str("control"),
             Word::Scratch => f.write_str("scratch"),
+        }
+    }
+}
+
+impl Word {
+    /// Puts the descriptors that the caller has in place of those of a kind.
+    fn choose(&mut self, held: &impl Fn(Kind) -> Vec<u32>) {
+        match self {
+            Word::Held(kind, nth) => {
+                let all = held(*kind);
+                let number =
+                    if all.is_empty() { u32::from(*nth) } else { all[usize::from(*nth) % all.len()] };
+                *self = Word::Is(number.into());
+            }
+            Word::Words(words) | Word::Changed(words) | Word::Rights(words) => {
+                words.iter_mut().for_each(|word| word.choose(held));
+            }
+            Word::Is(_) | Word::Own | Word::Bytes(_) | Word::Control | Word::Scratch => {}
         }
     }
 }
@@ -118,14 +152,7 @@ impl Step {
     pub(crate) fn with_held(&self, held: impl Fn(Kind) -> Vec<u32>) -> Step {
         let mut step = self.clone();
         if let Step::Call { call, .. } = &mut step {
-            for word in &mut call.args {
-                if let Word::Held(kind, nth) = word {
-                    let all = held(*kind);
-                    let number =
-                        if all.is_empty() { u32::from(*nth) } else { all[usize::from(*nth) % all.len()] };
-                    *word = Word::Is(number.into());
-                }
-            }
+            call.args.iter_mut().for_each(|word| word.choose(&held));
         }
         step
     }
@@ -142,6 +169,8 @@ impl Step {
 struct Builder {
     bytes: Vec<u8>,
     own: u32,
+    /// What is in the written part at first.
+    changed: Vec<(u64, Vec<u8>)>,
 }
 
 /// A step with addresses.
@@ -150,6 +179,8 @@ pub(crate) struct Placed {
     pub record: Record,
     /// The buffers of the read-only part, from its second page on.
     pub buffers: Vec<u8>,
+    /// What is to be in the part that is written, by address.
+    pub changed: Vec<(u64, Vec<u8>)>,
     own: (u32, u32),
 }
 
@@ -171,6 +202,23 @@ impl Builder {
                 let words: Vec<u64> = words.iter().map(|word| self.value(word)).collect();
                 self.put(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>())
             }
+            Word::Changed(words) => {
+                let words: Vec<u8> =
+                    words.iter().map(|word| self.value(word)).flat_map(u64::to_ne_bytes).collect();
+                let taken: usize = self.changed.iter().map(|(_, bytes)| bytes.len()).sum();
+                let address = CHANGED + taken as u64;
+                self.changed.push((address, words));
+                address
+            }
+            Word::Rights(fds) => {
+                let numbers: Vec<u32> = fds.iter().map(|fd| self.value(fd) as u32).collect();
+                let len = 16 + 4 * numbers.len() as u64;
+                let kind = libc::SOL_SOCKET as u64 | (libc::SCM_RIGHTS as u64) << 32;
+                let mut control = [len, kind].map(u64::to_ne_bytes).concat();
+                control.extend(numbers.into_iter().flat_map(u32::to_ne_bytes));
+                self.put(&control)
+            }
+            Word::Control => CONTROL,
             Word::Scratch => SCRATCH,
         }
     }
@@ -192,7 +240,7 @@ impl Placed {
     /// Lays a step down for thread `tid` of process `pid`. A number that the kernel chooses is expected
     /// to be `number`; a task that is made plays what is at `tape`.
     pub(crate) fn new(step: &Step, (tid, pid): (u32, u32), number: u64, tape: u64) -> Placed {
-        let mut builder = Builder { bytes: vec![0; PAGE], own: pid };
+        let mut builder = Builder { bytes: vec![0; PAGE], own: pid, changed: Vec::new() };
         let record = match step {
             Step::Fork { pid, flags, exit_signal, .. } => {
                 let clone_args = builder.birth(*pid, *flags, *exit_signal);
@@ -227,7 +275,7 @@ impl Placed {
                 }
             }
         };
-        Placed { record, buffers: builder.bytes, own: (tid, pid) }
+        Placed { record, buffers: builder.bytes, changed: builder.changed, own: (tid, pid) }
     }
 
     /// What the lifter makes of the record.
@@ -236,7 +284,7 @@ impl Placed {
     /// It does not understand it: the generator makes only what it knows.
     pub(crate) fn lift(&self, step: &Step) -> Effect {
         let (_, pid) = self.own;
-        let mut builder = Builder { bytes: self.buffers.clone(), own: pid };
+        let mut builder = Builder { bytes: self.buffers.clone(), own: pid, changed: self.changed.clone() };
         let mut child = None;
         if let Step::Fork { pid: born, flags, exit_signal, .. } = step
             && *born != pid
@@ -275,6 +323,10 @@ fn tapes(mut builder: Builder, pid: u32, records: &[Record], child: Option<TaskT
     rw[at..at + 4].copy_from_slice(&1u32.to_ne_bytes());
     let at = std::mem::offset_of!(regrow::tape::abi::Control, patience);
     rw[at..at + 8].copy_from_slice(&PATIENCE_S.to_ne_bytes());
+    for (address, bytes) in &builder.changed {
+        let at = (address - BASE) as usize;
+        rw[at..at + bytes.len()].copy_from_slice(bytes);
+    }
     Tapes {
         base: BASE,
         window_len: RW_LEN + crate::player::RO_LEN,
@@ -294,6 +346,6 @@ fn tapes(mut builder: Builder, pid: u32, records: &[Record], child: Option<TaskT
 
 /// The tree before the first step, lifted: one task that does nothing yet.
 pub(crate) fn seed(pid: u32) -> LiftedTree {
-    let builder = Builder { bytes: vec![0; PAGE], own: pid };
+    let builder = Builder { bytes: vec![0; PAGE], own: pid, changed: Vec::new() };
     lift(&tapes(builder, pid, &[], None)).expect("an empty tape lifts")
 }

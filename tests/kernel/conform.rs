@@ -11,14 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use regrow_graph::verify::{Attribute, Change, Effect, MemoryEffect};
-use regrow_model::world::Why;
+use regrow_graph::verify::{Attribute, Change, Effect, FdEffect, MemoryEffect};
+use regrow_model::world::{Object, Why};
 use regrow_model::{Fault, Host, World};
 
 use crate::call::{Call, Gives, Placed, Step, Word, seed};
 use crate::generate::{DIRECTORY, PAGES, ROOT};
 use crate::observe::{self, difference};
-use crate::player::{BASE, BUFFERS, Outcome, PATIENCE, Player, RO_LEN, RW_LEN, Window};
+use crate::player::{BASE, BUFFERS, CHANGED, CONTROL, Outcome, PATIENCE, Player, RO_LEN, RW_LEN, Window};
 use crate::{Mutant, modelled};
 
 /// How often what happened.
@@ -45,6 +45,10 @@ pub(crate) struct Counts {
     pub errors: BTreeSet<(&'static str, i64)>,
     /// What was played.
     pub effects: Vec<Effect>,
+    /// Descriptors that came in messages.
+    pub received: u32,
+    /// Messages of which not all descriptors came.
+    pub truncated: u32,
     /// Why steps were not tried.
     pub reasons: BTreeMap<String, u32>,
 }
@@ -206,6 +210,7 @@ impl Case<'_> {
             effect = placed.lift(step);
         }
         let mut goes_on = true;
+        let before = self.world.clone();
         let said = match self.ask(tid, &effect) {
             Ok((world, said)) => {
                 self.world = world;
@@ -238,6 +243,10 @@ impl Case<'_> {
             },
         };
         self.player.window.write(BUFFERS, &placed.buffers[4096..]);
+        self.player.window.write(CONTROL, &[0; 2048]);
+        for (address, bytes) in &placed.changed {
+            self.player.window.write(*address, bytes);
+        }
         let play = || self.player.play(tid, u64::from(placed.record.nr), placed.record.args);
         let mut outcome = play();
         let taken = Outcome::Gave(-i64::from(libc::EEXIST));
@@ -279,18 +288,69 @@ impl Case<'_> {
             }
             (Outcome::Gave(_), Said::Waits) => false,
         };
-        if agree { Ok(goes_on) } else { Err(format!("{}the model says {said:?}", self.log)) }
+        if !agree {
+            return Err(format!("{}the model says {said:?}", self.log));
+        }
+        if let (Effect::Fd(FdEffect::Receive { socket, .. }), Outcome::Gave(0..)) = (&effect, outcome) {
+            let (kernel, model) = (self.received(), self.placed(&before, tid, *socket));
+            if kernel != model {
+                return Err(format!("{}received: kernel {kernel:?}, model {model:?}", self.log));
+            }
+            self.counts.truncated += u32::from(kernel.1);
+            self.counts.received += kernel.0.len() as u32;
+        }
+        Ok(goes_on)
+    }
+
+    /// What the kernel has written behind a receiving: the numbers, and whether there are fewer than there were in the
+    /// message (MSG_CTRUNC).
+    fn received(&self) -> (Vec<u32>, bool) {
+        let words = |bytes: Vec<u8>| -> Vec<u64> {
+            bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i]))).collect()
+        };
+        let header = words(self.player.window.read(CHANGED, 56));
+        let control = self.player.window.read(CONTROL, 2048);
+        let len = if header[5] == 0 { 16 } else { words(control[..8].to_vec())[0] as usize };
+        let numbers = control[16..len].chunks_exact(4);
+        let numbers = numbers.map(|number| u32::from_ne_bytes(std::array::from_fn(|i| number[i])));
+        (numbers.collect(), header[6] & libc::MSG_CTRUNC as u64 != 0)
+    }
+
+    /// The same of the model.
+    fn placed(&self, before: &World, tid: u32, socket: u32) -> (Vec<u32>, bool) {
+        let numbers = |world: &World| -> BTreeSet<u32> {
+            world.table(tid).map(|table| table.entries.keys().copied().collect()).unwrap_or_default()
+        };
+        let new: Vec<u32> = numbers(&self.world).difference(&numbers(before)).copied().collect();
+        let end = before.end();
+        let entry = end.tables[&end.threads[&tid].table].entries[&socket];
+        let sent = match &end.objects[&end.descriptions[&entry.desc].object] {
+            Object::Socket(socket) => socket.queue.front().map_or(0, |message| message.rights.len()),
+            _ => 0,
+        };
+        let is_truncated = new.len() < sent;
+        (new, is_truncated)
     }
 
     /// Whether a call that fails may have changed something before: the first of several mappings, say.
     fn may_fail_late(&self, pid: u32, effect: &Effect, errno: i32) -> bool {
-        if let Effect::Object { change: Change::Read { into, .. }, .. } = effect {
+        if let Effect::Object { change: Change::Read { into, .. }, .. } = effect
+            && errno != libc::ECONNRESET
+        {
             // What was to be read is gone; how much of it depends on what it is read from.
             return into.iter().any(|(at, _)| *at >= PAGES) && errno == libc::EFAULT;
+        }
+        // That a peer went without having read all is said once.
+        if errno == libc::ECONNRESET {
+            return true;
         }
         // Who sends to a peer that is gone is not connected any more.
         if matches!(effect, Effect::Object { change: Change::Send { .. } | Change::Write { .. }, .. }) {
             return errno == libc::ECONNREFUSED;
+        }
+        // What was mapped there is gone by then (mm/vma.c, `vms_abort_munmap_vmas`).
+        if matches!(effect, Effect::Memory(MemoryEffect::Map { file: Some(_), .. })) {
+            return errno == libc::ENODEV;
         }
         let Effect::Memory(MemoryEffect::Protect { at, len, .. } | MemoryEffect::Advise { at, len, .. }) =
             effect
@@ -365,6 +425,22 @@ fn shorter(effect: &Effect, is: i64) -> Option<Effect> {
     {
         let bytes = bytes.get(..len as usize)?.to_vec();
         return Some(Effect::Memory(MemoryEffect::Write { pieces: vec![(*at, bytes)] }));
+    }
+    match effect {
+        Effect::Fd(FdEffect::Receive { socket, rights, cloexec, stays, never_blocks, .. }) => {
+            return Some(Effect::Fd(FdEffect::Receive {
+                socket: *socket,
+                bytes: len,
+                rights: *rights,
+                cloexec: *cloexec,
+                stays: *stays,
+                never_blocks: *never_blocks,
+            }));
+        }
+        Effect::Fd(FdEffect::Probe { fd, .. }) => {
+            return Some(Effect::Fd(FdEffect::Probe { fd: *fd, cloexec: len != 0 }));
+        }
+        _ => {}
     }
     let Effect::Object { fd, change } = effect else { return None };
     let change = match change {

@@ -302,17 +302,8 @@ fn sockets() -> Calls {
         let args = vec![fd, Word::Bytes(bytes), is(len), is(flags), is(0u32), is(0u32)];
         call("send", libc::SYS_sendto, args, Gives::Value(len))
     });
-    let rights = (held(Kind::Socket), prop::collection::vec(fd(), 1..4)).prop_map(|(fd, rights)| {
-        let len = 16 + 4 * rights.len() as u64;
-        let mut control = [len.to_ne_bytes(), (1u64 | 1 << 32).to_ne_bytes()].concat();
-        control.extend(rights.iter().flat_map(|right| right.to_ne_bytes()));
-        control.resize(control.len().next_multiple_of(8), 0);
-        let (data, room) = (Word::Bytes(b"r".to_vec()), control.len() as u64);
-        let vector = Word::Words(vec![data, is(1u32)]);
-        let message = vec![is(0u32), is(0u32), vector, is(1u32), Word::Bytes(control), is(room), is(0u32)];
-        let flags = libc::MSG_DONTWAIT as u64;
-        call("send", libc::SYS_sendmsg, vec![fd, Word::Words(message), is(flags)], Gives::Value(1))
-    });
+    let rights = prop::collection::vec(held(Kind::Any), 1..4);
+    let rights = sending(held(Kind::Socket), rights);
     let option = (
         held(Kind::Socket),
         prop::sample::select(vec![
@@ -334,6 +325,96 @@ fn sockets() -> Calls {
             call("setsockopt", libc::SYS_setsockopt, args, ZERO)
         });
     prop_oneof![5 => socket, 5 => accept, 5 => bind, 8 => connect, 6 => listen, 3 => shutdown, 8 => send, 4 => rights, 3 => option]
+        .boxed()
+}
+
+/// A message of one byte with descriptors.
+fn sending(
+    through: impl Strategy<Value = Word> + 'static,
+    rights: impl Strategy<Value = Vec<Word>> + 'static,
+) -> Calls {
+    (through, rights)
+        .prop_map(|(fd, rights)| {
+            let room = 16 + 4 * rights.len() as u64;
+            let vector = Word::Words(vec![Word::Bytes(b"r".to_vec()), is(1u32)]);
+            let message =
+                vec![is(0u32), is(0u32), vector, is(1u32), Word::Rights(rights), is(room), is(0u32)];
+            let flags = libc::MSG_DONTWAIT as u64;
+            call("send", libc::SYS_sendmsg, vec![fd, Word::Words(message), is(flags)], Gives::Value(1))
+        })
+        .boxed()
+}
+
+/// Channels as plans have them, what goes through them, and who has too little room for it.
+fn messages() -> Calls {
+    // Lanes and boards keep messages apart.
+    let pair = (prop::sample::select(vec![5u64, 5, 5, 5, 2, 1]), flags()).prop_map(|(kind, flags)| {
+        let args = vec![is(1u32), is(kind | flags), is(0u32), Word::Scratch];
+        call("socketpair", libc::SYS_socketpair, args, ZERO)
+    });
+    let rights = prop_oneof![
+        20 => prop::collection::vec(held(Kind::Any), 1..5),
+        2 => Just(Vec::new()),
+        // SCM_MAX_FD, and one more.
+        1 => (held(Kind::Any), 252usize..255).prop_map(|(fd, count)| vec![fd; count]),
+    ];
+    let send = sending(held(Kind::Connected), rights);
+    let receive = receiving();
+    let probe = (held(Kind::Any), 0u64..2).prop_map(|(fd, flag)| {
+        call("fcntl(F_GETFD)", libc::SYS_fcntl, vec![fd, is(libc::F_GETFD as u64)], Gives::Value(flag))
+    });
+    let close = held(Kind::Any).prop_map(|fd| call("close", libc::SYS_close, vec![fd], ZERO));
+    let shutdown = (held(Kind::Connected), 0u64..3)
+        .prop_map(|(fd, how)| call("shutdown", libc::SYS_shutdown, vec![fd, is(how)], ZERO));
+    // The other ends of what is sent tell whether anybody has it still.
+    let read = held(Kind::Pipe)
+        .prop_map(|fd| call("read", libc::SYS_read, vec![fd, is(SCRATCH), is(8u32)], Gives::Value(8)));
+    let write = held(Kind::Pipe).prop_map(|fd| {
+        call("write", libc::SYS_write, vec![fd, Word::Bytes(b"w".to_vec()), is(1u32)], Gives::Value(1))
+    });
+    prop_oneof![
+        5 => pair, 12 => send, 14 => receive, 2 => probe, 7 => close, 1 => shutdown, 3 => read, 1 => write,
+        2 => lowered(),
+    ]
+    .boxed()
+}
+
+/// One message is received, or looked at.
+fn receiving() -> Calls {
+    let from = prop_oneof![6 => held(Kind::Filled), 3 => held(Kind::Connected), 1 => held(Kind::Any)];
+    let rights = prop_oneof![8 => 1u64..5, 1 => Just(253u64)];
+    let bytes = prop_oneof![6 => Just(1u64), 1 => 2u64..50];
+    let (wait_not, look, mark) = (libc::MSG_DONTWAIT, libc::MSG_PEEK, libc::MSG_CMSG_CLOEXEC);
+    let flags = prop_oneof![
+        5 => Just(wait_not),
+        5 => Just(wait_not | look),
+        2 => Just(wait_not | mark),
+        2 => Just(wait_not | look | mark),
+        1 => Just(0),
+    ];
+    (from, rights, bytes, flags)
+        .prop_map(|(fd, rights, bytes, flags)| {
+            let vector = Word::Words(vec![Word::Scratch, is(bytes)]);
+            let room = 16 + 4 * rights;
+            let header = vec![is(0u32), is(0u32), vector, is(1u32), Word::Control, is(room), is(0u32)];
+            let args = vec![fd, Word::Changed(header), is(flags as u32)];
+            call("recvmsg", libc::SYS_recvmsg, args, Gives::Value(bytes))
+        })
+        .boxed()
+}
+
+/// A soft limit of descriptors that may be below those that are open, and can be raised again.
+fn lowered() -> Calls {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is live.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    let hard = limit.rlim_max;
+    prop_oneof![4 => 3u64..12, 1 => Just(hard)]
+        .prop_map(move |soft| {
+            let words = Word::Words(vec![is(soft), is(hard)]);
+            let args = vec![is(0u32), is(libc::RLIMIT_NOFILE), words, is(0u32)];
+            call("prlimit64", libc::SYS_prlimit64, args, ZERO)
+        })
         .boxed()
 }
 
@@ -582,6 +663,8 @@ pub(crate) enum Theme {
     Files,
     /// Unix sockets.
     Sockets,
+    /// Descriptors in messages, lanes and boards.
+    Messages,
     /// Address spaces.
     Memory,
     /// Births, deaths, sessions, groups.
@@ -593,15 +676,16 @@ pub(crate) enum Theme {
 }
 
 fn steps(theme: Theme) -> impl Strategy<Value = Step> {
-    // Of tables, anonymous, objects, sockets, names, memory, family, attributes, privileges; of forks.
+    // Of tables, anonymous, objects, sockets, names, memory, family, attributes, privileges, messages; of forks.
     let (weights, forks) = match theme {
-        Theme::Files => ([30, 10, 50, 0, 14, 0, 1, 2, 0], 4),
-        Theme::Sockets => ([20, 2, 15, 60, 0, 0, 1, 0, 0], 4),
-        Theme::Memory => ([6, 4, 6, 0, 0, 80, 2, 0, 0], 6),
-        Theme::Family => ([2, 0, 0, 0, 0, 0, 60, 12, 0], 25),
+        Theme::Files => ([30, 10, 50, 0, 14, 0, 1, 2, 0, 0], 4),
+        Theme::Sockets => ([20, 2, 15, 60, 0, 0, 1, 0, 0, 4], 4),
+        Theme::Messages => ([8, 1, 0, 0, 0, 0, 1, 0, 0, 90], 8),
+        Theme::Memory => ([6, 4, 6, 0, 0, 80, 2, 0, 0, 0], 6),
+        Theme::Family => ([2, 0, 0, 0, 0, 0, 60, 12, 0, 0], 25),
         // Without files: permissions are not modelled.
-        Theme::Attributes => ([0, 0, 0, 0, 0, 0, 4, 50, 30], 8),
-        Theme::All => ([16, 6, 20, 12, 4, 16, 8, 8, 0], 6),
+        Theme::Attributes => ([0, 0, 0, 0, 0, 0, 4, 50, 30, 0], 8),
+        Theme::All => ([16, 6, 20, 12, 4, 16, 8, 8, 0, 8], 6),
     };
     let calls = [
         tables(),
@@ -613,6 +697,7 @@ fn steps(theme: Theme) -> impl Strategy<Value = Step> {
         family(),
         attributes(),
         privileges(),
+        messages(),
     ];
     let weighted: Vec<(u32, Calls)> =
         weights.into_iter().zip(calls).filter(|(weight, _)| *weight > 0).collect();
@@ -640,6 +725,7 @@ fn firsts(theme: Theme) -> impl Strategy<Value = Step> {
     let call = match theme {
         Theme::Files | Theme::All => prop_oneof![2 => tables(), 2 => anonymous(), 1 => names()].boxed(),
         Theme::Sockets => prop_oneof![tables(), sockets()].boxed(),
+        Theme::Messages => prop_oneof![2 => messages(), 1 => tables()].boxed(),
         Theme::Memory => prop_oneof![3 => memory(), 1 => anonymous()].boxed(),
         Theme::Family => family(),
         Theme::Attributes => attributes(),
@@ -657,6 +743,7 @@ pub(crate) fn cases() -> impl Strategy<Value = Vec<Step>> {
         Theme::Files,
         Theme::Files,
         Theme::Sockets,
+        Theme::Messages,
         Theme::Memory,
         Theme::Family,
         Theme::Attributes,

@@ -185,6 +185,11 @@ fn check_coverage(counts: &Counts) {
         counts.errors.len(),
         sum(|count| count.unknown),
     );
+    println!(
+        "note: {} descriptors came in messages, of {} messages not all",
+        counts.received, counts.truncated
+    );
+    assert!(counts.received >= 100 && counts.truncated >= 10, "too few descriptors in messages");
     if std::env::var_os("REGROW_CASES").is_some() {
         for (reason, count) in &counts.reasons {
             println!("note: {count:6} times {reason}");
@@ -194,7 +199,7 @@ fn check_coverage(counts: &Counts) {
 
 /// How many sequences a run of the tests has, and how many kinds of calls are in them at least.
 const CASES: u32 = 500;
-const KINDS: usize = 78;
+const KINDS: usize = 80;
 
 fn nothing(effect: &Effect, is_it: bool) -> Mutation {
     let _ = effect;
@@ -205,8 +210,17 @@ fn other(effect: Effect) -> Mutation {
     Mutation::As(Box::new(effect))
 }
 
+/// A receiving with other room for descriptors, that takes the message or not, with another flag.
+fn received(effect: &FdEffect, change: fn((&mut u32, &mut bool, &mut bool))) -> FdEffect {
+    let mut effect = effect.clone();
+    if let FdEffect::Receive { rights, stays, cloexec, .. } = &mut effect {
+        change((rights, stays, cloexec));
+    }
+    effect
+}
+
 /// Rules of the model that are turned off, or turned; each must be noticed.
-const MUTANTS: [Mutant; 22] = [
+const MUTANTS: [Mutant; 26] = [
     Mutant {
         name: "close closes nothing",
         change: |e| nothing(e, matches!(e, Effect::Fd(FdEffect::Close { .. }))),
@@ -275,6 +289,37 @@ const MUTANTS: [Mutant; 22] = [
             }),
             _ => Mutation::Same,
         },
+    },
+    Mutant {
+        name: "who looks at a message takes it",
+        change: |e| match e {
+            Effect::Fd(effect @ FdEffect::Receive { stays: true, .. }) => {
+                other(Effect::Fd(received(effect, |it| *it.1 = false)))
+            }
+            _ => Mutation::Same,
+        },
+    },
+    Mutant {
+        name: "what is received is closed on exec when it is not, and the other way round",
+        change: |e| match e {
+            Effect::Fd(effect @ FdEffect::Receive { .. }) => {
+                other(Effect::Fd(received(effect, |it| *it.2 ^= true)))
+            }
+            _ => Mutation::Same,
+        },
+    },
+    Mutant {
+        name: "there is room for one descriptor more",
+        change: |e| match e {
+            Effect::Fd(effect @ FdEffect::Receive { .. }) => {
+                other(Effect::Fd(received(effect, |it| *it.0 += 1)))
+            }
+            _ => Mutation::Same,
+        },
+    },
+    Mutant {
+        name: "tables have no limit",
+        change: |e| nothing(e, matches!(e, Effect::Privilege(PrivilegeEffect::Limit { .. }))),
     },
     Mutant {
         name: "a name is not taken",

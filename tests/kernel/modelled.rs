@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use regrow_model::ids::DescId;
 use regrow_model::world::{Backing, FileKind, Object, Runs, Source, Thread};
 use regrow_model::{End, World};
 
@@ -40,6 +41,8 @@ pub(crate) fn held(world: &World, tid: u32, kind: Kind) -> Vec<u32> {
             matches!(kind, Kind::Any | Kind::Socket)
                 || kind == Kind::Listener && socket.backlog.is_some()
                 || kind == Kind::Bound && socket.name.is_some()
+                || kind == Kind::Connected && socket.peer.is_some()
+                || kind == Kind::Filled && !socket.queue.is_empty()
         }
         Object::Eventfd { .. } => matches!(kind, Kind::Any | Kind::Eventfd),
         Object::Epoll { .. } => matches!(kind, Kind::Any | Kind::Epoll),
@@ -169,8 +172,10 @@ pub(crate) fn facts(world: &World) -> State {
                     Some(Some(_) | None) => {}
                 }
                 if socket.backlog.is_none() {
-                    let messages =
-                        socket.queue.iter().map(|message| (message.data.clone(), message.rights.len()));
+                    let messages = socket.queue.iter().map(|message| {
+                        let known = |desc: &DescId| descriptions.iter().position(|known| known == desc);
+                        (message.data.clone(), message.rights.iter().map(known).collect())
+                    });
                     let is_stream = socket.sock_type == libc::SOCK_STREAM as u32;
                     state.insert(
                         format!("{about} holds"),

@@ -466,7 +466,7 @@ impl Look<'_> {
                     format!("{len} long {}", shown(&bytes))
                 })
             } else if kind.starts_with("socket") && kind.contains(" listens 0 ") {
-                held.first().map(|held| drain_socket(&self.descriptions[*held].own))
+                held.first().map(|held| drain_socket(&self.descriptions[*held].own, &self.descriptions))
             } else {
                 None
             };
@@ -510,29 +510,40 @@ fn drain_pipe(end: &OwnedFd) -> Option<String> {
     Some(shown(&all))
 }
 
-/// The messages of a socket, each with the number of descriptors that come with it. Of a stream, what of
-/// it was sent together cannot be told; and a datagram socket that is shut down gives empty messages for
-/// ever.
-pub(crate) fn messages(mut all: Vec<(Vec<u8>, usize)>, is_stream: bool) -> String {
+/// A message: its bytes, and of each description that comes with it the number, if a table has it, too.
+pub(crate) type Message = (Vec<u8>, Vec<Option<usize>>);
+
+/// The messages of a socket. Of a stream, what of it was sent together cannot be told; and a datagram socket that
+/// is shut down gives empty messages for ever.
+pub(crate) fn messages(mut all: Vec<Message>, is_stream: bool) -> String {
+    let rights = |rights: &[Option<usize>]| {
+        let names = rights.iter().map(|it| it.map_or_else(|| "in flight".to_owned(), |it| it.to_string()));
+        format!("[{}]", names.collect::<Vec<_>>().join(" "))
+    };
     if is_stream {
-        let rights: usize = all.iter().map(|(_, rights)| rights).sum();
-        return format!(
-            "{} +{rights}",
-            shown(&all.into_iter().flat_map(|(bytes, _)| bytes).collect::<Vec<u8>>())
-        );
+        let bytes: Vec<u8> = all.iter().flat_map(|(bytes, _)| bytes).copied().collect();
+        let sent: Vec<_> = all.into_iter().flat_map(|(_, rights)| rights).collect();
+        return format!("{} {}", shown(&bytes), rights(&sent));
     }
-    while all.last().is_some_and(|(bytes, rights)| bytes.is_empty() && *rights == 0) {
+    while all.last().is_some_and(|(bytes, rights)| bytes.is_empty() && rights.is_empty()) {
         all.pop();
     }
-    let all: Vec<String> = all.iter().map(|(bytes, rights)| format!("{} +{rights}", shown(bytes))).collect();
+    let all: Vec<String> =
+        all.iter().map(|(bytes, sent)| format!("{} {}", shown(bytes), rights(sent))).collect();
     all.join(", ")
 }
 
-fn drain_socket(socket: &OwnedFd) -> String {
+/// Which of the descriptions a descriptor of our own refers to, if it is one of them.
+fn known_as(own: i32, known: &[Held]) -> Option<usize> {
+    let pid = std::process::id();
+    known.iter().position(|held| kcmp(pid, pid, KCMP_FILE, (own as u32, held.own.as_raw_fd() as u32)) == 0)
+}
+
+fn drain_socket(socket: &OwnedFd, known: &[Held]) -> String {
     const MOST: usize = 600;
     let fd = socket.as_raw_fd();
     set_nonblock(fd);
-    let mut all: Vec<(Vec<u8>, usize)> = Vec::new();
+    let mut all: Vec<Message> = Vec::new();
     let (mut kind, mut len) = (0i32, 4 as libc::socklen_t);
     // SAFETY: value and length are live and of the size that is told.
     unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len) };
@@ -552,7 +563,7 @@ fn drain_socket(socket: &OwnedFd) -> String {
             errors += 1;
             continue;
         }
-        let mut rights = 0;
+        let mut rights = Vec::new();
         // SAFETY: the kernel has filled the header; the macros walk what it says is there.
         unsafe {
             let mut message = libc::CMSG_FIRSTHDR(&raw const header);
@@ -561,14 +572,14 @@ fn drain_socket(socket: &OwnedFd) -> String {
                     let data = libc::CMSG_DATA(message).cast::<i32>();
                     let count = ((*message).cmsg_len - 16) / 4;
                     for nth in 0..count {
-                        libc::close(data.add(nth).read_unaligned());
+                        let own = OwnedFd::from_raw_fd(data.add(nth).read_unaligned());
+                        rights.push(known_as(own.as_raw_fd(), known));
                     }
-                    rights += count;
                 }
                 message = libc::CMSG_NXTHDR(&raw const header, message);
             }
         }
-        if got == 0 && rights == 0 && kind == libc::SOCK_STREAM {
+        if got == 0 && rights.is_empty() && kind == libc::SOCK_STREAM {
             break;
         }
         bytes.truncate(got as usize);

@@ -34,6 +34,10 @@ pub(crate) const RW_LEN: u64 = 0x1_0000;
 pub(crate) const RO_LEN: u64 = 0x20_0000;
 /// Where calls may write what nobody reads.
 pub(crate) const SCRATCH: u64 = BASE + 0x1000;
+/// Where control messages are written.
+pub(crate) const CONTROL: u64 = BASE + 0x6000;
+/// Where the words are that calls read and change.
+pub(crate) const CHANGED: u64 = BASE + 0x7000;
 const SLOTS: u64 = BASE + 0x8000;
 const SLOT_SIZE: u64 = 128;
 /// How often a number is asked for that should be free. A process can be reaped a little before those of

@@ -353,7 +353,11 @@ impl Run<'_> {
         let node = self.names.files.get_mut(path).ok_or_else(|| Wrong::OpensOther { path: shown() })?;
         node.last = at;
         match effect {
-            FileEffect::Chown { uid, gid, .. } => node.owner = Some((*uid, *gid)),
+            FileEffect::Chown { uid, gid, .. } => {
+                node.owner = Some((*uid, *gid));
+                // Some bits of the mode may be taken away (chown(2)).
+                node.mode = node.mode.filter(|mode| mode & 0o6000 == 0);
+            }
             FileEffect::Chmod { mode, .. } => node.mode = Some(S_IFSOCK | mode & 0o7777),
         }
         Ok(())

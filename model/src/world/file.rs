@@ -64,6 +64,19 @@ pub struct Meta {
     pub times: Option<((i64, u64), (i64, u64))>,
 }
 
+impl Meta {
+    /// Another owner: what is no directory loses S_ISUID, and S_ISGID where the group may execute it, whoever
+    /// says so (chown(2); fs/attr.c, `setattr_should_drop_sgid`).
+    fn change_owner(&mut self, owner: (u32, u32), is_directory: bool) {
+        self.owner = Some(owner);
+        self.mode = self.mode.map(|mode| match (is_directory, mode & 0o010 != 0) {
+            (true, _) => mode,
+            (false, true) => mode & !0o6000,
+            (false, false) => mode & !0o4000,
+        });
+    }
+}
+
 /// A file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct File {
@@ -454,11 +467,16 @@ impl World {
     }
 
     fn change_meta(&mut self, id: &ObjectId, effect: &FileEffect) -> Call<i64> {
-        let meta = self.meta_mut(id)?;
         match effect {
-            FileEffect::Chown { uid, gid, .. } => meta.owner = Some((*uid, *gid)),
-            FileEffect::Chmod { mode, .. } => meta.mode = Some(mode & 0o7777),
+            FileEffect::Chown { uid, gid, .. } => return self.set_file_owner(id, (*uid, *gid)),
+            FileEffect::Chmod { mode, .. } => self.meta_mut(id)?.mode = Some(mode & 0o7777),
         }
+        Ok(0)
+    }
+
+    pub(super) fn set_file_owner(&mut self, id: &ObjectId, owner: (u32, u32)) -> Call<i64> {
+        let is_directory = matches!(self.object(id), Object::File(file) if file.kind == FileKind::Directory);
+        self.meta_mut(id)?.change_owner(owner, is_directory);
         Ok(0)
     }
 

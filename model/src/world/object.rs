@@ -286,7 +286,7 @@ impl World {
             Change::SetPipeSize { bytes } => self.resize_pipe(tid, &object, *bytes),
             Change::Write { data } => self.write_bytes(tid, desc, data),
             Change::Send { data, rights, never_blocks } => {
-                self.may_send(tid, &object)?;
+                self.may_send(tid, &object, rights.len())?;
                 let mut descs = Vec::new();
                 for fd in rights {
                     descs.push(self.descriptor(tid, *fd)?);
@@ -306,11 +306,7 @@ impl World {
             Change::Lock => Ok(0),
             Change::Truncate { len } => self.truncate(desc, *len),
             Change::Copy { from, len } => self.copy(tid, desc, *from, *len),
-            Change::SetFileOwner { uid, gid } => {
-                let meta = self.meta_mut(&object)?;
-                meta.owner = Some((*uid, *gid));
-                Ok(0)
-            }
+            Change::SetFileOwner { uid, gid } => self.set_file_owner(&object, (*uid, *gid)),
             Change::SetMode { mode } => self.set_mode(&object, *mode),
             Change::SetTimes { atime, mtime } => {
                 self.meta_mut(&object)?.times = Some((*atime, *mtime));

@@ -18,8 +18,8 @@ use regrow_graph::verify::SocketOption;
 use super::object::{Description, O_CLOEXEC, O_NONBLOCK, O_RDWR, Object};
 use super::{Call, Stop, World, fails, gives, not_modelled};
 use crate::errno::{
-    EADDRINUSE, EAFNOSUPPORT, EAGAIN, EBADF, ECONNREFUSED, EINVAL, EISCONN, EMSGSIZE, ENOTCONN, ENOTSOCK,
-    EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT, EPROTOTYPE,
+    EADDRINUSE, EAFNOSUPPORT, EAGAIN, EBADF, ECONNREFUSED, ECONNRESET, EINVAL, EISCONN, EMSGSIZE, ENOTCONN,
+    ENOTSOCK, EOPNOTSUPP, EPERM, EPIPE, EPROTONOSUPPORT, EPROTOTYPE,
 };
 use crate::footprint::{Access, Thing};
 use crate::ids::{DescId, ObjectId};
@@ -278,16 +278,35 @@ impl World {
         queues.flatten().filter(|message| message.from == *id).map(|message| message.charge).sum()
     }
 
-    /// What is looked at before the descriptors that are sent along.
-    pub(super) fn may_send(&mut self, tid: u32, id: &ObjectId) -> Call<()> {
-        let socket = self.socket(id)?.clone();
-        if let Some(peer) = &socket.peer
-            && !self.socket(peer)?.queue.is_empty()
-            && !self.is_alive(tid, peer)
-        {
-            return not_modelled("a peer that is gone and has not read all");
+    /// Whether a connected socket has still to hear that its peer went without having read all, or without
+    /// having been accepted. It hears of it once (`unix_release_sock`), by a call that fails: so no tape goes on
+    /// behind it.
+    fn is_reset(&mut self, tid: u32, id: &ObjectId) -> Call<bool> {
+        let socket = self.socket(id)?;
+        let Some(peer) = socket.peer.clone().filter(|_| socket.sock_type != SOCK_DGRAM) else {
+            return Ok(false);
+        };
+        if self.is_alive(tid, &peer) {
+            return Ok(false);
         }
-        if socket.sock_type == SOCK_SEQPACKET && socket.peer.is_none() { fails(ENOTCONN) } else { Ok(()) }
+        let has_unread = !self.socket(&peer)?.queue.is_empty();
+        Ok(has_unread || !self.descriptions.values().any(|shown| shown.object == peer))
+    }
+
+    /// What is looked at before the descriptors that are sent along: who would get them, and how many they are.
+    pub(super) fn may_send(&mut self, tid: u32, id: &ObjectId, rights: usize) -> Call<()> {
+        let socket = self.socket(id)?.clone();
+        if socket.sock_type == SOCK_SEQPACKET {
+            // `unix_seqpacket_sendmsg`: "sock_error".
+            if self.is_reset(tid, id)? {
+                return fails(ECONNRESET);
+            }
+            if socket.peer.is_none() {
+                return fails(ENOTCONN);
+            }
+        }
+        // `scm_fp_copy`.
+        if rights > MOST_RIGHTS { fails(EINVAL) } else { Ok(()) }
     }
 
     pub(super) fn send(
@@ -306,8 +325,8 @@ impl World {
         if socket.family != AF_UNIX {
             return not_modelled("a message over a network");
         }
-        if rights.len() > MOST_RIGHTS {
-            return fails(EINVAL);
+        if socket.sock_type == SOCK_SEQPACKET && self.is_reset(tid, &id)? {
+            return fails(ECONNRESET);
         }
         let is_stream = socket.sock_type == SOCK_STREAM;
         let buffer = socket.options.get(&SocketOption::SendBuffer).copied().unwrap_or(0);
@@ -319,10 +338,6 @@ impl World {
             return fails(EPIPE);
         }
         let Some(peer) = socket.peer.clone() else { return fails(ENOTCONN) };
-        if !self.socket(&peer)?.queue.is_empty() && !self.is_alive(tid, &peer) {
-            // It hears of that first, once: ECONNRESET (`unix_release_sock`).
-            return not_modelled("a peer that is gone and has not read all");
-        }
         if socket.shutdown & SEND != 0 {
             return fails(EPIPE);
         }
@@ -397,8 +412,10 @@ impl World {
             && let Some(peer) = &socket.peer
             && !self.is_alive(tid, peer)
         {
-            if !self.socket(peer)?.queue.is_empty() {
-                return not_modelled("a peer that is gone and has not read all");
+            // A stream gives first what it has (`unix_stream_read_generic`).
+            let looks = socket.sock_type == SOCK_SEQPACKET || socket.queue.is_empty();
+            if looks && self.is_reset(tid, &id)? {
+                return fails(ECONNRESET);
             }
             if socket.queue.is_empty() {
                 return Ok(Vec::new());
@@ -456,8 +473,14 @@ impl World {
         if socket.sock_type == SOCK_SEQPACKET && socket.peer.is_none() {
             return fails(ENOTCONN);
         }
+        // An error that waits is looked at before the queue (`__skb_try_recv_datagram`).
+        if self.is_reset(tid, &id)? {
+            return fails(ECONNRESET);
+        }
         let Some(first) = socket.queue.front() else {
-            if socket.shutdown & RECEIVE != 0 {
+            // Of datagrams it is an end only to who waits (`__unix_dgram_recvmsg`).
+            let waits = !never_blocks && description.flags & O_NONBLOCK == 0;
+            if socket.shutdown & RECEIVE != 0 && (waits || socket.sock_type != SOCK_DGRAM) {
                 return Ok((0, Vec::new()));
             }
             if let Some(peer) = socket.peer.filter(|_| socket.sock_type == SOCK_SEQPACKET)
@@ -465,7 +488,6 @@ impl World {
             {
                 return Ok((0, Vec::new()));
             }
-            let waits = !never_blocks && description.flags & O_NONBLOCK == 0;
             return if waits { Err(Stop::Blocked) } else { fails(EAGAIN) };
         };
         let len = (first.data.len() as u64).min(room.bytes) as i64;
@@ -637,6 +659,7 @@ impl World {
         if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
             return fails(EINVAL);
         }
+        self.check_room(tid)?;
         self.read(Thing::Description(desc));
         let description = self.description(desc).clone();
         if description.flags & super::object::O_PATH != 0 {

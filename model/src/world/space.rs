@@ -516,6 +516,10 @@ impl World {
         if flags & (MAP_FIXED | MAP_NOREPLACE) == 0 {
             return not_modelled("an address of the kernel's choice");
         }
+        // `ksys_mmap_pgoff` takes the file before anything else.
+        if file.is_some_and(|(desc, _)| self.description(desc).flags & super::object::O_PATH != 0) {
+            return fails(EBADF);
+        }
         if len == 0 {
             return fails(EINVAL);
         }

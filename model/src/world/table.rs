@@ -128,6 +128,14 @@ impl World {
         self.process_of(tid).limits.get(&RLIMIT_NOFILE).map_or(nr_open, |(soft, _)| (*soft).min(nr_open))
     }
 
+    /// Whether there is a free number: some calls take one before they look at anything else
+    /// (fs/open.c, `do_sys_openat2`; net/socket.c, `__sys_accept4_file`).
+    pub(super) fn check_room(&mut self, tid: u32) -> Call<()> {
+        let most = self.most_descriptors(tid);
+        let free = self.table(tid).map_or(0, |table| table.lowest_free(0));
+        if u64::from(free) < most { Ok(()) } else { fails(EMFILE) }
+    }
+
     /// Gives a description the lowest free number from `least` on.
     pub(super) fn install(&mut self, tid: u32, least: Fd, desc: DescId, cloexec: bool) -> Call<Fd> {
         let most = self.most_descriptors(tid);
@@ -157,6 +165,8 @@ impl World {
     pub(super) fn change_table(&mut self, tid: u32, effect: &FdEffect) -> Call<i64> {
         match effect {
             FdEffect::Open { path, flags, fd } => {
+                self.read(Thing::Table(self.thread(tid).table));
+                self.check_room(tid)?;
                 let desc = self.open(tid, path, *flags)?;
                 let is = self.install(tid, 0, desc, flags & O_CLOEXEC != 0)?;
                 gives(is.into(), (*fd).into())
