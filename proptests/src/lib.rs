@@ -14,6 +14,7 @@
 //! | [`play`] | a plan and a schedule into the end of all programs, or the first thing that went wrong |
 //! | [`descriptions`] | that tree and random genes into a description of a synthetic forest |
 //! | `areas` | random genes into private memory that children have from their parents, and all have changed |
+//! | [`private`] | such a description into one whose parents have a pipe with each child |
 //! | [`images`] | a description into an image directory, and that through the real stages |
 //! | [`reorder`] | a model into one whose images say the same in another order, by other numbers |
 //! | [`mutate`] | finished tapes into ones that are wrong in one thing |
@@ -34,6 +35,7 @@ pub mod mutate;
 pub mod oracle;
 pub mod passing;
 pub mod play;
+pub mod private;
 pub mod reorder;
 pub mod shuffle;
 pub mod tables;

@@ -9,6 +9,8 @@
 //! # Sources
 //! The man page of each call; credentials(7), capabilities(7) for [`Kind::PrivilegeEarly`].
 
+mod messages;
+
 use std::collections::BTreeSet;
 
 use regrow::image::RLimit;
@@ -17,6 +19,8 @@ use regrow::tape::abi::{CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, Check, Record,
 use regrow::tape::{Tapes, TaskTape};
 
 use crate::tables::{Ends, child_of, ends};
+
+pub use messages::MessageKind;
 
 /// What is done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,11 +2,12 @@
 //!
 //! It knows nothing of effects, plans or the checker: numbers of calls, their arguments, the lowest free
 //! descriptor (open(2)), what dup3(2), close_range(2), fcntl(2) and clone3(2) do. Tasks that share a table use it in an
-//! order that events make; all others meet only at forks.
+//! order that events make; all others meet at forks, and in what they send each other through socket pairs
+//! (unix(7), recvmsg(2)): [`ends_by`] lets one of them come last, so that who does not wait for it is seen to.
 //!
 //! Example: `eventfd2() = 3, dup3(3, 7), close(3)` ends with 7, made by the first call that makes any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use regrow::tape::abi::{CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, Check, Record, Verb};
 use regrow::tape::{Tapes, TaskTape};
@@ -53,23 +54,58 @@ impl Ends {
     }
 }
 
+/// What tasks have in common beside tables.
+#[derive(Debug, Default)]
+struct Common {
+    /// Events that have been posted.
+    posted: BTreeSet<u64>,
+    /// What waits to be received from an end of a pair.
+    queues: BTreeMap<Made, VecDeque<Vec<Made>>>,
+    ends: Ends,
+}
+
+impl Common {
+    /// Whether somebody could get at an end: in one of these tables, or in a message.
+    fn is_open(&self, end: Made, tables: &[Table], own: &Table) -> bool {
+        let has = |table: &Table| table.values().any(|(made, _)| *made == end);
+        has(own)
+            || tables.iter().any(has)
+            || self.queues.values().flatten().flatten().any(|made| *made == end)
+    }
+}
+
 /// Plays all tapes, each as far as it comes without what it waits for, until all have come to their ends.
 ///
 /// # Errors
 /// A call does not give what its record expects, or somebody waits for ever.
 pub fn ends(tapes: &Tapes) -> Result<Ends, String> {
-    let mut ends = Ends::default();
+    ends_by(tapes, None)
+}
+
+/// The same, where a task plays only what others wait for: when nobody else can go on.
+///
+/// # Errors
+/// As [`ends`].
+pub fn ends_by(tapes: &Tapes, last: Option<u32>) -> Result<Ends, String> {
     let root = tapes.tasks.first().ok_or("no tapes")?;
-    let (mut tables, mut posted) = (vec![Table::new()], BTreeSet::new());
+    let (mut tables, mut common) = (vec![Table::new()], Common::default());
     let mut players = vec![Player { task: root, next: 0, table_at: 0, table: Table::new(), made: 0 }];
     loop {
         let mut moved = false;
         let mut at = 0;
-        while at < players.len() {
+        let mut holds_back = last.is_some();
+        while at < players.len() || holds_back && !moved {
+            if at >= players.len() {
+                (at, holds_back) = (0, false);
+            }
             let player = &mut players[at];
+            if holds_back && last == Some(player.task.pid) {
+                at += 1;
+                continue;
+            }
             player.table = std::mem::take(&mut tables[player.table_at]);
             let before = player.next;
-            let born = player.play(tapes, &mut posted, &mut ends)?;
+            let born = player.play(tapes, &tables, &mut common)?;
             moved |= player.next > before;
             let table = std::mem::take(&mut player.table);
             let shared = player.table_at;
@@ -94,10 +130,25 @@ pub fn ends(tapes: &Tapes) -> Result<Ends, String> {
             return Err(format!("task {} waits for ever in record {}", player.task.pid, player.next));
         }
         if tapes.records(player.task).any(|(_, record)| record.verb() == Some(Verb::Park)) {
-            ends.tables.insert(player.task.pid, tables[player.table_at].clone());
+            common.ends.tables.insert(player.task.pid, tables[player.table_at].clone());
         }
     }
-    Ok(ends)
+    Ok(common.ends)
+}
+
+/// The descriptors that a call sends along, and how many it has room for.
+pub fn rights_of(tapes: &Tapes, record: &Record) -> Option<(Vec<u64>, u64)> {
+    let word = |address: u64| Some(u64::from_ne_bytes(tapes.bytes(address, 8)?.try_into().ok()?));
+    // struct msghdr (recvmsg(2)): the fifth word is the control message's address, the sixth its length.
+    let (control, room) = (word(record.args[1] + 32)?, word(record.args[1] + 40)?);
+    let count = room.checked_sub(16)? / 4;
+    if libc::c_long::from(record.nr) == libc::SYS_recvmsg {
+        return Some((Vec::new(), count));
+    }
+    let count = word(control)?.checked_sub(16)? / 4;
+    let numbers = tapes.bytes(control + 16, 4 * count)?.chunks_exact(4);
+    let numbers = numbers.map(|it| u64::from(u32::from_ne_bytes(std::array::from_fn(|i| it[i]))));
+    Some((numbers.collect(), count))
 }
 
 /// A word of the arguments of a fork.
@@ -134,15 +185,19 @@ impl<'a> Player<'a> {
     fn play(
         &mut self,
         tapes: &'a Tapes,
-        posted: &mut BTreeSet<u64>,
-        ends: &mut Ends,
+        tables: &[Table],
+        common: &mut Common,
     ) -> Result<Option<(&'a TaskTape, bool)>, String> {
         for (index, (_, record)) in tapes.records(self.task).enumerate().skip(self.next) {
             let pid = self.task.pid;
             let at = |what: String| format!("task {pid}, record {index}: {what}");
             let mut born = None;
             match record.verb() {
-                Some(Verb::Syscall) => self.call(&record, ends).map_err(at)?,
+                Some(Verb::Syscall) => match libc::c_long::from(record.nr) {
+                    libc::SYS_sendmsg => self.send(tapes, &record, tables, common).map_err(at)?,
+                    libc::SYS_recvmsg => self.receive(tapes, &record, common).map_err(at)?,
+                    _ => self.call(&record, &mut common.ends).map_err(at)?,
+                },
                 Some(Verb::Fork) => {
                     let (pid, is_thread) =
                         child_of(tapes, &record).ok_or_else(|| at("no child".to_owned()))?;
@@ -150,8 +205,8 @@ impl<'a> Player<'a> {
                     let child = child.ok_or_else(|| at(format!("no tape of {pid}")))?;
                     born = (!is_thread).then(|| (child, shares_table(tapes, &record)));
                 }
-                Some(Verb::Post) => drop(posted.insert(record.args[0])),
-                Some(Verb::Wait) if !posted.contains(&record.args[0]) => return Ok(None),
+                Some(Verb::Post) => drop(common.posted.insert(record.args[0])),
+                Some(Verb::Wait) if !common.posted.contains(&record.args[0]) => return Ok(None),
                 Some(Verb::Indirect | Verb::Wait | Verb::Arrive | Verb::Park) | None => {}
             }
             self.next = index + 1;
@@ -176,6 +231,43 @@ impl<'a> Player<'a> {
             self.table.insert(self.lowest(0), ((made.0, made.1, end), cloexec));
         }
         first
+    }
+
+    /// What is sent goes to the other end of a pair. Of other sockets only that they are open is looked at: nobody
+    /// receives from these.
+    fn send(
+        &mut self,
+        tapes: &Tapes,
+        record: &Record,
+        tables: &[Table],
+        common: &mut Common,
+    ) -> Result<(), String> {
+        let (through, _) = *self.open(u64::from(record.args[0] as u32))?;
+        let (numbers, _) = rights_of(tapes, record).unwrap_or_default();
+        let made =
+            numbers.into_iter().map(|fd| Ok(self.open(fd)?.0)).collect::<Result<Vec<Made>, String>>()?;
+        let call = common.ends.calls.get(&(through.0, through.1)).copied().unwrap_or_default();
+        if libc::c_long::from(call) == libc::SYS_socketpair {
+            let other = (through.0, through.1, 1 - through.2);
+            if !common.is_open(other, tables, &self.table) {
+                return Err("EPIPE".to_owned());
+            }
+            common.queues.entry(other).or_default().push_back(made);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, tapes: &Tapes, record: &Record, common: &mut Common) -> Result<(), String> {
+        let (from, _) = *self.open(u64::from(record.args[0] as u32))?;
+        let (_, room) = rights_of(tapes, record).ok_or("no room")?;
+        let (flags, queue) = (record.args[2] as i32, common.queues.entry(from).or_default());
+        let stays = flags & libc::MSG_PEEK != 0;
+        let message = if stays { queue.front().cloned() } else { queue.pop_front() };
+        for made in message.ok_or("EAGAIN")?.into_iter().take(room as usize) {
+            let fd = self.lowest(0);
+            self.table.insert(fd, (made, flags & libc::MSG_CMSG_CLOEXEC != 0));
+        }
+        Ok(())
     }
 
     fn call(&mut self, record: &Record, all: &mut Ends) -> Result<(), String> {
@@ -215,6 +307,7 @@ impl<'a> Player<'a> {
                         self.table.insert(to, (slot.0, b as i32 == libc::F_DUPFD_CLOEXEC));
                         result = Some(to);
                     }
+                    libc::F_GETFD => result = Some(u64::from(slot.1)),
                     libc::F_SETFD => drop(self.table.insert(from, (slot.0, c & 1 != 0))),
                     _ => {}
                 }
@@ -232,7 +325,6 @@ impl<'a> Player<'a> {
             }
             libc::SYS_lseek
             | libc::SYS_write
-            | libc::SYS_sendmsg
             | libc::SYS_preadv
             | libc::SYS_setsockopt
             | libc::SYS_listen

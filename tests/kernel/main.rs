@@ -149,8 +149,9 @@ const NEVER_FAIL: [&str; 17] = [
 ];
 
 /// Calls that few cases are needed of to see them fail, or succeed, but more than a short run has.
-const RARE: [&str; 6] = [
+const RARE: [&str; 7] = [
     "accept4",
+    "fchdir",
     "prctl(PR_CAP_AMBIENT)",
     "renameat2",
     "rt_sigtimedwait",
