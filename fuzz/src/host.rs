@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use regrow::host::{self, FileFact, FileStat, HostFacts};
 use regrow::image::{Model, NsPid};
 
-use crate::archive::File;
+use crate::archive::{self, File};
 
 /// Files that the seeds name and that are to be there, with their modes.
 const THERE: [(&str, u32); 5] = [
@@ -74,7 +74,13 @@ pub fn directory(name: &str) -> io::Result<PathBuf> {
 /// Makes the directory hold these files and no others; gives their length.
 pub fn place(dir: &Path, files: &[File]) -> io::Result<usize> {
     for entry in fs::read_dir(dir)? {
-        fs::remove_file(entry?.path())?;
+        let entry = entry?;
+        // Of a link, the link and not what it leads to.
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
     }
     let mut sum = 0usize;
     for file in files {
@@ -84,9 +90,18 @@ pub fn place(dir: &Path, files: &[File]) -> io::Result<usize> {
     Ok(sum)
 }
 
-/// Writes one file.
+/// Writes one file, or makes one link.
 pub fn place_one(dir: &Path, file: &File) -> io::Result<()> {
-    let path = dir.join(&file.name);
+    let (number, name) = file.place();
+    let path = dir.join(archive::directory_name(number)).join(name);
+    if let Some(before) = path.parent() {
+        fs::create_dir_all(before)?;
+    }
+    if let Some(to) = file.leads_to() {
+        let to = to.map_or_else(|| "none".to_owned(), archive::directory_name);
+        let up = if number == 0 { "." } else { ".." };
+        return std::os::unix::fs::symlink(Path::new(up).join(to), path);
+    }
     fs::write(&path, &file.bytes)?;
     if file.zeros > 0 {
         fs::OpenOptions::new().write(true).open(&path)?.set_len(file.len() as u64)?;
@@ -94,14 +109,24 @@ pub fn place_one(dir: &Path, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The files of a directory, by name.
+/// The images of a directory, by name, and those of the dumps before that are in it (`parent`), as many as an archive
+/// holds.
 pub fn files(dir: &Path) -> io::Result<Vec<File>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if let Some(name) = entry.file_name().to_str().filter(|name| name.ends_with(".img")) {
-            files.push(File::new(name, fs::read(entry.path())?));
+    let mut dir = dir.to_owned();
+    for number in 0..=archive::BEFORE {
+        let prefix = if number == 0 { String::new() } else { archive::directory_name(number) + "/" };
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if let Some(name) = entry.file_name().to_str().filter(|name| name.ends_with(".img")) {
+                files.push(File::new(&format!("{prefix}{name}"), fs::read(entry.path())?));
+            }
         }
+        dir = dir.join(archive::LINK);
+        if number == archive::BEFORE || !dir.is_dir() {
+            break;
+        }
+        files.push(File::link(&format!("{prefix}{}", archive::LINK), number + 1));
     }
     files.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(files)

@@ -44,7 +44,7 @@ fn frame(file: &File) -> Option<Framed> {
     let mut rest = file.bytes.as_slice();
     let head = if rest.starts_with(&COMMON_MAGIC) { 8 } else { 4 };
     let head = rest.split_off(..head)?.to_vec();
-    let raw = raw_field(&file.name);
+    let raw = raw_field(file.place().1);
     let mut entries = Vec::new();
     while !rest.is_empty() {
         let len = u32::from_le_bytes(rest.split_off(..4)?.try_into().ok()?) as usize;
@@ -83,7 +83,7 @@ fn pool(files: &[File]) -> Vec<u64> {
 pub fn change_image(file: &mut File, dice: &mut Dice, pool: &[u64]) {
     let framed = frame(file).filter(|framed| !framed.entries.is_empty() && !dice.one_in(30));
     let Some(mut framed) = framed else {
-        if file.name.starts_with("pages-") && dice.one_in(2) {
+        if file.place().1.starts_with("pages-") && dice.one_in(2) {
             file.zeros = dice.below(16) as u16;
         } else {
             wire::change_bytes(&mut file.bytes, dice);
@@ -157,6 +157,22 @@ pub fn change_directory(files: &mut Vec<File>, dice: &mut Dice) {
             }
         }
         3..6 => same_number(files, dice, &pool),
+        6 => {
+            // To the directory of another dump.
+            let (number, base) = file.place();
+            let other = dice.below(usize::from(archive::BEFORE) + 1) as u8;
+            let moved = if other == 0 {
+                base.to_owned()
+            } else {
+                format!("{}/{base}", archive::directory_name(other))
+            };
+            if other != number && !files.iter().any(|file| file.name == moved) {
+                files[at].name = moved;
+            }
+        }
+        _ if file.leads_to().is_some() => {
+            file.bytes = vec![dice.below(usize::from(archive::BEFORE) + 2) as u8]
+        }
         _ => change_image(file, dice, &pool),
     }
     if !dice.one_in(8) {
@@ -166,6 +182,9 @@ pub fn change_directory(files: &mut Vec<File>, dice: &mut Dice) {
 
 /// The name with another number in it.
 fn renamed(name: &str, dice: &mut Dice, pool: &[u64]) -> String {
+    if let Some((before, base)) = name.rsplit_once('/') {
+        return format!("{before}/{}", renamed(base, dice, pool));
+    }
     let digits = |c: char| c.is_ascii_digit();
     match (name.find(digits), name.rfind(digits)) {
         (Some(from), Some(to)) => {
@@ -213,16 +232,25 @@ fn same_number(files: &mut [File], dice: &mut Dice, pool: &[u64]) {
 /// Makes the pages images as long as the pagemaps say, as far as that is not much.
 fn fit_pages(files: &mut [File]) {
     let mut wanted: Vec<(String, u64)> = Vec::new();
-    for file in files.iter().filter(|file| file.name.starts_with("pagemap-")) {
+    for file in files.iter() {
+        let Some((before, _)) =
+            file.name.split_once("pagemap-").filter(|(before, _)| before.is_empty() || before.ends_with('/'))
+        else {
+            continue;
+        };
         let Some(framed) = frame(file) else { continue };
         let messages: Vec<_> = framed.entries.iter().filter_map(|entry| wire::parse(&entry.body)).collect();
         let Some((head, extents)) = messages.split_first() else { continue };
-        let pages = extents.iter().fold(0u64, |sum, extent| {
+        // What is in a dump before is not in this file: `in_parent`, or PE_PARENT (pagemap.proto).
+        let is_here = |extent: &&wire::Message| {
+            wire::number(extent, 3).unwrap_or(0) == 0 && wire::number(extent, 4).unwrap_or(0) & 1 == 0
+        };
+        let pages = extents.iter().filter(is_here).fold(0u64, |sum, extent| {
             let pages = wire::number(extent, 5).or_else(|| wire::number(extent, 2)).unwrap_or(0);
             sum.saturating_add(pages)
         });
         if let Some(id) = wire::number(head, 1) {
-            wanted.push((format!("pages-{id}.img"), pages));
+            wanted.push((format!("{before}pages-{id}.img"), pages));
         }
     }
     for (name, pages) in wanted {
@@ -481,7 +509,17 @@ mod tests {
         pages[5] = 5;
         let mut files = [File::new("pagemap-7.img", map), File::new("pages-3.img", pages.clone())];
         fit_pages(&mut files);
-        pages.resize(4 * 4096, 0);
-        assert_eq!(files[1].whole(), pages);
+        let mut whole = pages.clone();
+        whole.resize(4 * 4096, 0);
+        assert_eq!(files[1].whole(), whole);
+
+        // One page here, four in the dump before.
+        let number = |field, number| (field, wire::Value::Number(number));
+        let here = entry(&vec![number(1, 0x1000), number(5, 1), number(4, 4)]);
+        let there = entry(&vec![number(1, 0x2000), number(5, 4), number(4, 1)]);
+        let map = [&COMMON_MAGIC[..], b"pmap", &head, &here, &there].concat();
+        let mut files = [File::new("before-1/pagemap-7.img", map), File::new("before-1/pages-3.img", pages)];
+        fit_pages(&mut files);
+        assert_eq!(files[1].len(), 4096);
     }
 }

@@ -10,6 +10,7 @@ use regrow::pipeline::{self, Prepared};
 use regrow::resolve::Options;
 use regrow::store::StoredPlan;
 use regrow::store::identity::Identity;
+use regrow::synth::increments::spread;
 use regrow::synth::model::{Ground, Synthetic, synthesise};
 use regrow::synth::random::Shape;
 
@@ -240,6 +241,12 @@ fn siginfo(signal: u8) -> Vec<u8> {
     bytes
 }
 
+/// A tree whose pages are of three dumps.
+fn increments() -> Synthetic {
+    let whole = synthetic(&shape(3, 2, 2, 2, 5));
+    must(spread(&whole, |_, page| (page % 3) as u32), "pages of dumps before")
+}
+
 /// The directories, by name.
 pub fn directories() -> Vec<(String, Vec<File>)> {
     let made = [
@@ -248,6 +255,7 @@ pub fn directories() -> Vec<(String, Vec<File>)> {
         ("chain", synthetic(&shape(5, 4, 4, 2, 3))),
         ("star", synthetic(&shape(6, 1, 8, 1, 4))),
         ("everything", everything()),
+        ("increments", increments()),
     ];
     let mut all = Vec::new();
     let dir = must(directory("seeds"), "a directory for seeds");
@@ -260,7 +268,7 @@ pub fn directories() -> Vec<(String, Vec<File>)> {
     all.push(("pair".to_owned(), must(files(&pair), "tests/images/pair")));
     for (_, files) in &mut all {
         // What is in a page matters to nothing that is fuzzed but vDSOs, and pages are long.
-        for file in files.iter_mut().filter(|file| file.name.starts_with("pages-")) {
+        for file in files.iter_mut().filter(|file| file.place().1.starts_with("pages-")) {
             *file = File::new(&file.name, vec![0; file.len()]);
         }
     }
@@ -319,7 +327,11 @@ pub fn of_images(seeds: &[(String, Vec<File>)]) -> Vec<(String, Vec<u8>)> {
     let single = |name: &String, file: &File| {
         (format!("{name}-{}", file.name), archive::write(std::slice::from_ref(file)))
     };
-    seeds.iter().flat_map(|(name, files)| files.iter().map(move |file| single(name, file))).collect()
+    let own = |file: &&File| file.place().0 == 0 && file.leads_to().is_none();
+    seeds
+        .iter()
+        .flat_map(|(name, files)| files.iter().filter(own).map(move |file| single(name, file)))
+        .collect()
 }
 
 /// The tapes of each plan.
