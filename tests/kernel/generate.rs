@@ -439,7 +439,7 @@ fn names() -> Calls {
         5 => one(libc::SYS_unlinkat, "unlink", vec![is(0u32)]),
         2 => two("rename", libc::SYS_renameat2, Some(0)),
         1 => two("renameat2", libc::SYS_renameat2, Some(2)),
-        1 => directory().prop_map(|path| {
+        3 => directory().prop_map(|path| {
             let args = vec![cwd(), text(&path), is(libc::AT_REMOVEDIR as u64)];
             call("rmdir", libc::SYS_unlinkat, args, ZERO)
         }),
@@ -720,10 +720,26 @@ fn steps(theme: Theme) -> impl Strategy<Value = Step> {
     prop_oneof![forks => fork, 100 => call]
 }
 
+/// Files and directories, so that names lead somewhere.
+fn made() -> Calls {
+    let file = (0..2u8).prop_map(|n| {
+        let path = text(format!("{DIRECTORY}/f{n}").as_bytes());
+        let flags = (libc::O_CREAT | libc::O_RDWR) as u64;
+        call("openat", libc::SYS_openat, vec![cwd(), path, is(flags), is(0o640u32)], Gives::Number)
+    });
+    let directory = (0..2u8).prop_map(|n| {
+        let path = text(format!("{DIRECTORY}/d{n}").as_bytes());
+        call("mkdir", libc::SYS_mkdirat, vec![cwd(), path, is(0o755u32)], ZERO)
+    });
+    prop_oneof![file, directory].boxed()
+}
+
 /// Something to begin with: without it most calls of a short case would find nothing open, or mapped.
 fn firsts(theme: Theme) -> impl Strategy<Value = Step> {
     let call = match theme {
-        Theme::Files | Theme::All => prop_oneof![2 => tables(), 2 => anonymous(), 1 => names()].boxed(),
+        Theme::Files | Theme::All => {
+            prop_oneof![2 => tables(), 2 => anonymous(), 1 => names(), 2 => made()].boxed()
+        }
         Theme::Sockets => prop_oneof![tables(), sockets()].boxed(),
         Theme::Messages => prop_oneof![2 => messages(), 1 => tables()].boxed(),
         Theme::Memory => prop_oneof![3 => memory(), 1 => anonymous()].boxed(),
