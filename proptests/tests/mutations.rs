@@ -2,6 +2,8 @@
 //!
 //! What is wrong with a mutant says [`regrow_proptests::mutate`], without the checker.
 
+#![allow(clippy::print_stdout, reason = "how many of each kind there were")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;

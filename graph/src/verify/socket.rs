@@ -37,6 +37,19 @@ pub(super) struct SocketNode {
     last: At,
 }
 
+impl SocketNode {
+    fn change(&mut self, effect: &FileEffect) {
+        match effect {
+            FileEffect::Chown { uid, gid, .. } => {
+                self.owner = Some((*uid, *gid));
+                // Some bits of the mode may be taken away (chown(2)).
+                self.mode = self.mode.filter(|mode| mode & 0o6000 == 0);
+            }
+            FileEffect::Chmod { mode, .. } => self.mode = Some(S_IFSOCK | mode & 0o7777),
+        }
+    }
+}
+
 /// Names, and the files that stand for them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
@@ -352,14 +365,7 @@ impl Run<'_> {
         }
         let node = self.names.files.get_mut(path).ok_or_else(|| Wrong::OpensOther { path: shown() })?;
         node.last = at;
-        match effect {
-            FileEffect::Chown { uid, gid, .. } => {
-                node.owner = Some((*uid, *gid));
-                // Some bits of the mode may be taken away (chown(2)).
-                node.mode = node.mode.filter(|mode| mode & 0o6000 == 0);
-            }
-            FileEffect::Chmod { mode, .. } => node.mode = Some(S_IFSOCK | mode & 0o7777),
-        }
+        node.change(effect);
         Ok(())
     }
 
@@ -386,5 +392,26 @@ impl Run<'_> {
             .chain(&self.names.made)
             .next()
             .map(|(path, task)| (*task, path.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_owner_takes_bits_of_the_mode() {
+        let chown = FileEffect::Chown { path: b"/s".to_vec(), uid: 5, gid: 6 };
+        let chmod = |mode| FileEffect::Chmod { path: b"/s".to_vec(), mode };
+        let check = |effects: &[FileEffect], mode: Option<u32>| {
+            let last = At { task: 0, record: 0 };
+            let mut node = SocketNode { socket: 0, mode: None, owner: None, last };
+            effects.iter().for_each(|effect| node.change(effect));
+            assert_eq!((node.mode, node.owner), (mode, Some((5, 6))), "{effects:?}");
+        };
+        check(&[chmod(0o755), chown.clone()], Some(0o140_755));
+        check(&[chmod(0o4755), chown.clone()], None);
+        check(&[chmod(0o2755), chown.clone()], None);
+        check(&[chown.clone(), chmod(0o6755)], Some(0o146_755));
     }
 }
