@@ -131,7 +131,7 @@ struct Made {
     /// Of a queue.
     most_bytes: u64,
     messages: Vec<(u64, Vec<u8>)>,
-    /// Of a set: 0 until they are set.
+    /// Of a set; none before they are set: all are 0 then, however many.
     values: Vec<u16>,
 }
 
@@ -215,7 +215,7 @@ impl Run<'_> {
                     segment: None,
                     most_bytes: msgmnb.unwrap_or(QUEUE_BYTES),
                     messages: Vec::new(),
-                    values: if *kind == IpcKind::Semaphores { vec![0; *size as usize] } else { Vec::new() },
+                    values: Vec::new(),
                 };
                 ipc.made.insert((*kind, *id), made);
                 if *kind == IpcKind::Segment {
@@ -255,7 +255,7 @@ impl Run<'_> {
             }
             IpcEffect::SetValues { set, values } => {
                 let made = self.ipc_object(at, call, IpcKind::Semaphores, *set)?;
-                if made.values.len() != values.len() || values.iter().any(|value| *value > VALUE_MOST) {
+                if made.size != values.len() as u64 || values.iter().any(|value| *value > VALUE_MOST) {
                     return refused(format!("semaphore set {set}"));
                 }
                 made.values.clone_from(values);
@@ -408,9 +408,24 @@ impl Run<'_> {
                     (!is_right).then(|| format!("message queue {id}: {}", queue_differs(made, wanted)))
                 }
                 IpcKind::Semaphores => {
-                    let wanted = wanted.semaphores.get(id).map(|wanted| &wanted.values);
-                    (wanted != Some(&made.values)).then(|| {
-                        format!("semaphore set {id} has {:?}, the images say {wanted:?}", made.values)
+                    let wanted = wanted.semaphores.get(id).map(|wanted| wanted.values.as_slice());
+                    let is_new = made.values.is_empty();
+                    let is_right = wanted.is_some_and(|wanted| {
+                        wanted.len() as u64 == made.size
+                            && if is_new {
+                                wanted.iter().all(|value| *value == 0)
+                            } else {
+                                wanted == made.values
+                            }
+                    });
+                    (!is_right).then(|| match is_new {
+                        true => format!(
+                            "semaphore set {id} has {} values of 0, the images say {wanted:?}",
+                            made.size
+                        ),
+                        false => {
+                            format!("semaphore set {id} has {:?}, the images say {wanted:?}", made.values)
+                        }
                     })
                 }
             };

@@ -286,11 +286,10 @@ impl World {
         let Some(peer) = socket.peer.clone().filter(|_| socket.sock_type != SOCK_DGRAM) else {
             return Ok(false);
         };
-        if self.is_alive(tid, &peer) {
-            return Ok(false);
-        }
+        // Whether it is gone is asked last: where it does not matter, no call is in the way of the one that closes it.
         let has_unread = !self.socket(&peer)?.queue.is_empty();
-        Ok(has_unread || !self.descriptions.values().any(|shown| shown.object == peer))
+        let was_accepted = self.descriptions.values().any(|shown| shown.object == peer);
+        Ok((has_unread || !was_accepted) && !self.is_alive(tid, &peer))
     }
 
     /// What is looked at before the descriptors that are sent along: who would get them, and how many they are.

@@ -146,7 +146,8 @@ fn altered_ipc(effect: &Effect) -> Vec<Effect> {
                 all.push(make(id, key + 0x100, size, mode));
             }
             if kind != IpcKind::Queue {
-                all.extend([make(id, key, size + 1, mode), make(id, key, size - 1, mode)]);
+                let others = [size + 1, size - 1, u64::from(u32::MAX)];
+                all.extend(others.map(|size| make(id, key, size, mode)));
             }
             all
         }

@@ -149,6 +149,8 @@ impl Init {
         }
         let child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
         let pid = i32::try_from(child.id())?;
+        // An orphan may have had this pid, for which nobody asked.
+        self.statuses.remove(&pid);
         let status = if detach { Value::Null } else { json!(self.wait(pid, deadline)?) };
         Ok(json!({ "pid": pid, "status": status }))
     }
