@@ -117,9 +117,7 @@ impl Shape {
             Shape::Sleep => (1, ""),
         }
     }
-}
 
-impl Shape {
     /// Which of `scripts/provide-programs` it needs.
     fn real_program(self) -> Option<&'static str> {
         match self {

@@ -6,6 +6,7 @@ mod costs;
 mod demo;
 mod explain;
 mod inspect;
+mod little;
 mod log;
 mod plan;
 mod restore;

@@ -25,7 +25,7 @@ use regrow::resolve::problem::Problem;
 use regrow::store;
 use regrow::store::ready::Ready;
 
-use super::{Features, exit, log};
+use super::{Features, exit, little, log};
 
 /// Restore a process tree
 #[derive(Debug, Args)]
@@ -207,8 +207,8 @@ impl Restore {
         epoch: Instant,
     ) -> u8 {
         // Not in the launcher: a fork takes no threads along.
-        if is_little(images_dir) {
-            regrow::sys::heap::work_alone();
+        if little::is_little(images_dir) {
+            little::plan_alone();
         } else {
             regrow::sys::heap::be_of_huge_pages();
         }
@@ -450,16 +450,6 @@ fn highest_pid(dir: &Path) -> Option<u32> {
         .max()
 }
 
-/// Whether a directory is so small that one thread plans it sooner than several could be started.
-fn is_little(dir: &Path) -> bool {
-    const FILES: usize = 48;
-    const BYTES: u64 = 4 << 20;
-    let Ok(entries) = std::fs::read_dir(dir) else { return false };
-    let entries: Vec<std::fs::DirEntry> = entries.take(FILES).flatten().collect();
-    let bytes = |entry: &std::fs::DirEntry| entry.metadata().map_or(BYTES, |metadata| metadata.len());
-    entries.len() < FILES && entries.iter().map(bytes).sum::<u64>() < BYTES
-}
-
 /// Lets the kernel number our own processes past all pids that the images need. What cannot be done here
 /// shows as a taken pid later.
 fn raise_last_pid(highest: Option<u32>) {
@@ -468,28 +458,5 @@ fn raise_last_pid(highest: Option<u32>) {
     let last: Option<u32> = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
     if last.is_some_and(|last| last < highest) {
         let _ = std::fs::write(path, highest.to_string());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn little_directories() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let write = |name: &str, len: u64| {
-            let file = File::create(dir.path().join(name)).expect("a file");
-            file.set_len(len).expect("its length");
-        };
-        assert!(is_little(dir.path()));
-        write("pages-1.img", 3 << 20);
-        assert!(is_little(dir.path()));
-        write("pages-2.img", 1 << 20);
-        assert!(!is_little(dir.path()), "too large");
-        write("pages-2.img", 0);
-        (0..60).for_each(|number| write(&format!("core-{number}.img"), 0));
-        assert!(!is_little(dir.path()), "too many");
-        assert!(!is_little(&dir.path().join("nowhere")));
     }
 }

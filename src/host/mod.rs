@@ -162,6 +162,7 @@ fn read_text(path: &str) -> Option<String> {
     const USUAL: usize = 4096;
     let mut bytes = Vec::with_capacity(USUAL);
     let file = std::fs::File::open(path).ok()?;
+    // Of what is no `File` the length is not asked for.
     file.take(u64::MAX).read_to_end(&mut bytes).ok()?;
     // A comm or a path in /proc may hold any bytes.
     Some(String::from_utf8_lossy(&bytes).trim().to_owned())

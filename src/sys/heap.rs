@@ -40,13 +40,6 @@ pub fn be_of_huge_pages() {
     let _ = ThreadPoolBuilder::new().start_handler(|_| advise_own_heap()).build_global();
 }
 
-/// Has all work of rayon's global pool done by this thread: where there is little of it, the start of others takes longer. To be
-/// called by the thread that uses the pool, before it does.
-pub fn work_alone() {
-    // The pool that is there then is used.
-    let _ = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global();
-}
-
 /// Gives the advice for the mapping that this thread's memory comes from. What cannot be found or advised stays as it is.
 fn advise_own_heap() {
     // More than is left of what the heap began with: it is extended by a large piece, which then takes what comes.
