@@ -7,6 +7,12 @@
 //! - `pidfd_open`, a `pidfd_getfd` for each, `close`;
 //! - their share in a fork, and in the `close_range` of a child that does not want them.
 //!
+//! A second table says what it costs to make as many sockets under another uid:
+//!
+//! - by the task itself, which takes the uid on and puts it off again (`setresuid(2)` twice);
+//! - by a helper that shares its descriptor table and takes the uid on for good: with `CLONE_VM` and `CLONE_VFORK`, and as an
+//!   ordinary fork with `CLONE_FILES` alone, from a process as small as this one.
+//!
 //! Giver and taker are one process in the first three: what is measured is the work, and not who waits for whom. The
 //! received descriptors are closed outside of the time.
 #![allow(unsafe_code, reason = "raw calls and forks are what is measured")]
@@ -22,7 +28,18 @@ const FORKS: usize = 301;
 const TIMES: usize = 50;
 static CLOSING_NS: AtomicU64 = AtomicU64::new(0);
 
+/// Under which uid sockets are made.
+const OTHER_UID: u32 = 4711;
+/// Leaves an id as it is (setresuid(2)).
+const KEEP: u32 = u32::MAX;
+
 fn main() {
+    passed();
+    println!();
+    made_aside();
+}
+
+fn passed() {
     // SAFETY: a call without pointers.
     let eventfd = |_| check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) });
     let fds: Vec<i32> = (0..253).map(eventfd).collect();
@@ -46,6 +63,72 @@ fn main() {
             us(fork),
             us(close)
         );
+    }
+}
+
+fn made_aside() {
+    println!(
+        "| sockets under another uid | by the task itself | by a helper (CLONE_VM) | by a helper (fork) |"
+    );
+    println!("|---|---|---|---|");
+    for count in COUNTS {
+        let own = median(ROUNDS, || timed(count, || own_hand(count)));
+        let shared = median(ROUNDS, || timed(count, || by_helper(count, libc::CLONE_VM | libc::CLONE_VFORK)));
+        let forked = median(FORKS, || timed(count, || by_helper(count, 0)));
+        println!("| {count} | {own:.2} µs | {shared:.2} µs | {forked:.2} µs |");
+    }
+}
+
+/// How long `make` takes to make so many sockets, which are closed behind it.
+fn timed(count: usize, make: impl FnOnce()) -> Duration {
+    // SAFETY: a call without pointers: what it gives is the first number that is free.
+    let first = check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0) });
+    close(first);
+    let start = Instant::now();
+    make();
+    let time = start.elapsed();
+    // All of them are in this table, whoever made them.
+    (first..).take(count).for_each(close);
+    time
+}
+
+/// The kernel is called directly: of a process with threads the library would have all of them change.
+fn take_on(uid: u32, saved: u32) {
+    // SAFETY: a call without pointers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, KEEP, uid, saved) as i32 });
+}
+
+fn own_hand(count: usize) {
+    take_on(OTHER_UID, KEEP);
+    sockets(count);
+    take_on(0, KEEP);
+}
+
+fn sockets(count: usize) {
+    for _ in 0..count {
+        // SAFETY: a call without pointers.
+        check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0) });
+    }
+}
+
+/// A helper with a table that is ours, and a stack of its own.
+fn by_helper(count: usize, flags: i32) {
+    extern "C" fn help(count: *mut libc::c_void) -> i32 {
+        take_on(OTHER_UID, KEEP);
+        sockets(count.addr());
+        0
+    }
+    let mut stack = [0u128; 4096];
+    // SAFETY: the stack is the helper's alone, who has ended before it goes, and is touched at its end only.
+    unsafe {
+        let top = stack.as_mut_ptr().add(stack.len()).cast();
+        let helper = check(libc::clone(
+            help,
+            top,
+            flags | libc::CLONE_FILES | libc::SIGCHLD,
+            std::ptr::without_provenance_mut(count),
+        ));
+        check(libc::waitpid(helper, std::ptr::null_mut(), 0));
     }
 }
 

@@ -22,6 +22,9 @@ use crate::tape::{Tapes, ThreadState};
 /// Name and version of what is regrow's own in the file.
 pub const FORMAT: &str = "regrow-trace/1";
 
+/// No thread has this number or a higher one (linux/threads.h).
+const PID_MAX_LIMIT: u32 = 1 << 22;
+
 /// The trace of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
@@ -277,16 +280,22 @@ impl Trace {
         let mut events = vec![
             meta("process_name", regrow, regrow, named("regrow")),
             meta("process_sort_index", regrow, regrow, serde_json::json!({ "sort_index": -1 })),
-            meta("thread_name", regrow, regrow, named("phases")),
         ];
-        events.extend(self.phases.iter().map(|phase| Event {
+        let tracks = tracks(&self.phases);
+        // Of this process: the first has the pid of regrow, further ones numbers that no thread has.
+        let tid = |track: usize| if track == 0 { regrow } else { PID_MAX_LIMIT + track as u32 };
+        for track in 0..=tracks.iter().copied().max().unwrap_or(0) {
+            let name = if track == 0 { "phases" } else { "phases at the same time" };
+            events.push(meta("thread_name", regrow, tid(track), named(name)));
+        }
+        events.extend(self.phases.iter().zip(tracks).map(|(phase, track)| Event {
             name: phase.name.clone(),
             cat: Some("regrow".to_owned()),
             ph: "X".to_owned(),
             ts: micros(phase.start_ns),
             dur: Some(micros(phase.end_ns.saturating_sub(phase.start_ns))),
             pid: regrow,
-            tid: regrow,
+            tid: tid(track),
             args: serde_json::json!({}),
         }));
         for (index, lane) in self.lanes.iter().enumerate() {
@@ -362,6 +371,25 @@ impl Trace {
     }
 }
 
+/// On which track each phase is shown, of those in order of their starts: on one track any two lie one within the other, or
+/// apart. Viewers take slices of a thread for a stack of calls, and drop what is none.
+fn tracks(phases: &[Phase]) -> Vec<usize> {
+    let mut open: Vec<Vec<u64>> = Vec::new();
+    let place = |phase: &Phase| {
+        let fits = |ends: &mut Vec<u64>| {
+            while ends.pop_if(|end| *end <= phase.start_ns).is_some() {}
+            ends.last().is_none_or(|end| phase.end_ns <= *end)
+        };
+        let track = open.iter_mut().position(fits).unwrap_or(open.len());
+        if track == open.len() {
+            open.push(Vec::new());
+        }
+        open[track].push(phase.end_ns);
+        track
+    };
+    phases.iter().map(place).collect()
+}
+
 /// Whether two records behind one another are told as one.
 fn is_one(a: &Record, b: &Record) -> bool {
     let is_call = |record: &Record| matches!(record.verb(), Some(Verb::Syscall | Verb::Indirect));
@@ -393,6 +421,25 @@ mod tests {
     use crate::coordinator::trace::TaskTimes;
     use crate::runner;
     use crate::tape::assemble::{Assembler, Tape};
+
+    #[test]
+    fn phases_at_the_same_time_are_on_tracks_of_their_own() {
+        let phase = |name: &str, start_ns, end_ns| Phase { name: name.to_owned(), start_ns, end_ns };
+        let phases = [
+            phase("prepare", 0, 100),
+            phase("read", 0, 20),
+            phase("demands", 20, 60),
+            phase("resolve", 30, 70),
+            phase("plan", 60, 80),
+            phase("lower", 70, 100),
+            phase("play", 100, 200),
+        ];
+        assert_eq!(tracks(&phases), [0, 0, 0, 1, 0, 1, 0]);
+        let trace = Trace { phases: phases.to_vec(), ..traced() };
+        let again = Trace::from_json(&trace.to_json().unwrap()).unwrap();
+        let names = |trace: &Trace| trace.phases.iter().map(|phase| phase.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&again), names(&trace));
+    }
 
     fn traced() -> Trace {
         let mut asm = Assembler::new(1 << 32, 4, 0, runner::code());
