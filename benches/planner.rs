@@ -65,8 +65,8 @@ fn main() {
         "| tree | tasks | uses | records | resolve, µs a task | plan | lower | demands | certify | all | ns a use | s | MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for shape in 0..SHAPES.len() {
-        for tasks in &sizes {
+    for (shape, (.., always)) in SHAPES.iter().enumerate() {
+        for tasks in always.as_ref().map_or(sizes.as_slice(), std::slice::from_ref) {
             // Memory is that of one round in a process that has done nothing else.
             let peak = of_child(shape, *tasks, 1);
             let peak = peak.rsplit('|').nth(1).unwrap_or_default().trim();
@@ -88,18 +88,22 @@ fn of_child(shape: usize, tasks: usize, rounds: usize) -> String {
 
 type Shape = fn(usize, &mut Grower);
 
-/// With how many pieces of shared memory they are.
-const SHAPES: [(&str, Shape, usize); 6] = [
-    ("nothing shared", nothing, 0),
-    ("100 descriptors, inherited from the root", inherited, 0),
-    ("prefork server", prefork, 0),
-    ("chain, each with 10 pipes and half of its parent's", chain, 0),
-    ("tree of ten children each, 100 descriptors a task", tree, 0),
-    ("32 shared mappings", mappings, 32),
+/// With how many pieces of shared memory they are, and how many tasks they have if it is always so many.
+const SHAPES: [(&str, Shape, usize, Option<usize>); 7] = [
+    ("nothing shared", nothing, 0, None),
+    ("100 descriptors, inherited from the root", inherited, 0, None),
+    ("prefork server", prefork, 0, None),
+    ("one chain, as it is raced", chain, 0, Some(DEPTH)),
+    ("chains, each with 10 pipes and half of its parent's", chain, 0, None),
+    ("tree of ten children each, 100 descriptors a task", tree, 0, None),
+    ("32 shared mappings", mappings, 32, None),
 ];
 
+/// How deep a chain is.
+const DEPTH: usize = 60;
+
 fn measure(shape: usize, tasks: usize, rounds: usize) {
-    let (label, grow, segments) = SHAPES[shape];
+    let (label, grow, segments, _) = SHAPES[shape];
     let mut grower = Grower::new(segments);
     grow(tasks, &mut grower);
     let (model, facts) = grower.done();
@@ -146,7 +150,8 @@ fn measure(shape: usize, tasks: usize, rounds: usize) {
 
 /// By what two builds are compared that should plan alike: prints a digest of the tapes.
 fn digest(shape: usize, tasks: usize) {
-    let (label, grow, segments) = SHAPES[shape];
+    let (label, grow, segments, always) = SHAPES[shape];
+    let tasks = always.unwrap_or(tasks);
     let mut grower = Grower::new(segments);
     grow(tasks, &mut grower);
     let (model, facts) = grower.done();
@@ -383,12 +388,12 @@ fn prefork(tasks: usize, grower: &mut Grower) {
     }
 }
 
-/// Chains of 60, side by side below the root.
+/// Chains, side by side below the root.
 fn chain(tasks: usize, grower: &mut Grower) {
     let root = grower.task(None);
     let (mut parent, mut depth) = (root, 0);
     for _ in 1..tasks {
-        if depth == 60 {
+        if depth == DEPTH {
             (parent, depth) = (root, 0);
         }
         let task = grower.task(Some(parent));
