@@ -59,9 +59,9 @@ pub enum OpKind {
         /// The number of its sending end.
         through: Fd,
         /// The descriptions.
-        ofds: Vec<OfdId>,
+        ofds: Box<[OfdId]>,
         /// Their numbers.
-        fds: Vec<Fd>,
+        fds: Box<[Fd]>,
     },
     /// Receive the descriptions of the next message of a channel. They appear at the numbers `at`,
     /// which the kernel chooses as the lowest free ones.
@@ -71,9 +71,9 @@ pub enum OpKind {
         /// The number of its receiving end.
         through: Fd,
         /// The descriptions.
-        ofds: Vec<OfdId>,
+        ofds: Box<[OfdId]>,
         /// One number for each.
-        at: Vec<Fd>,
+        at: Box<[Fd]>,
         /// Close-on-exec of the new numbers.
         cloexec: bool,
         /// The message stays in the channel, for others.
@@ -300,20 +300,24 @@ struct Edge {
     since: u32,
 }
 
+/// Stands for no operation.
+const NONE: OpId = OpId(u32::MAX);
+
 /// Operations and edges.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     ops: Vec<Op>,
-    /// The operation of the same task before each: nearly all edges are from there.
-    before: Vec<Option<OpId>>,
+    /// The operation of the same task before each, or [`NONE`]: nearly all edges are from there.
+    before: Vec<OpId>,
     others: Vec<Edge>,
-    last: Vec<Option<OpId>>,
+    /// The last operation of each task, or [`NONE`].
+    last: Vec<OpId>,
 }
 
 impl Graph {
     /// An empty graph for `tasks` tasks.
     pub fn new(tasks: usize) -> Graph {
-        Graph { last: vec![None; tasks], ..Graph::default() }
+        Graph { last: vec![NONE; tasks], ..Graph::default() }
     }
 
     /// Makes room for about so many operations.
@@ -326,7 +330,7 @@ impl Graph {
     pub fn push(&mut self, task: TaskId, kind: OpKind, why: Reason) -> OpId {
         let op = OpId::new(self.ops.len());
         self.ops.push(Op { task, kind, why });
-        self.before.push(self.last[task.index()].replace(op));
+        self.before.push(std::mem::replace(&mut self.last[task.index()], op));
         op
     }
 
@@ -362,7 +366,7 @@ impl Graph {
 
     /// The operation of the same task before one.
     pub(crate) fn before(&self, op: OpId) -> Option<OpId> {
-        self.before[op.index()]
+        Some(self.before[op.index()]).filter(|before| *before != NONE)
     }
 
     /// The edges that are not from an operation of a task to its next one: before, after, why.
@@ -383,8 +387,9 @@ impl Graph {
                 }
                 let op = self.ops.get(next)?;
                 next += 1;
-                if let Some(before) = self.before[next - 1] {
-                    return Some((before, OpId::new(next - 1), op.why));
+                let after = OpId::new(next - 1);
+                if let Some(before) = self.before(after) {
+                    return Some((before, after, op.why));
                 }
             }
         })

@@ -99,15 +99,10 @@ pub fn plan_in(forest: &Forest, cradle: Cradle) -> Result<Plan, PlanError> {
 /// A cycle, if there is one.
 pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> Result<Plan, PlanError> {
     let order = topological(&graph)?;
-    let mut position = vec![0u32; graph.len()];
-    for (at, op) in order.iter().enumerate() {
-        position[op.index()] = at as u32;
-    }
     let mut events: Vec<Event> = Vec::new();
-    let mut event_of: Vec<Option<EventId>> = vec![None; graph.len()];
-    // Who waits for what, and who waits at all.
+    // Who waits for what, and who posts it.
     let mut waits: Vec<(OpId, EventId)> = Vec::new();
-    let mut is_waiting = vec![false; graph.len()];
+    let mut posts: Vec<(OpId, EventId)> = Vec::new();
     let mut crossing: Vec<(OpId, OpId, Reason)> = graph
         .others()
         .filter(|(before, after, _)| graph.op(*before).task != graph.op(*after).task)
@@ -134,33 +129,42 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             | Reason::AllArrived => true,
         })
         .collect();
-    crossing.sort_by_key(|(before, after, _)| (position[before.index()], position[after.index()]));
+    // Most trees have none, and need not know what is where.
+    if !crossing.is_empty() {
+        let mut position = vec![0u32; graph.len()];
+        for (at, op) in order.iter().enumerate() {
+            position[op.index()] = at as u32;
+        }
+        crossing.sort_by_key(|(before, after, _)| (position[before.index()], position[after.index()]));
+    }
     for (before, after, why) in crossing {
-        let event = *event_of[before.index()].get_or_insert_with(|| {
+        // Those that wait for one operation come one after another.
+        if events.last().is_none_or(|last| last.after != before) {
+            posts.push((before, EventId::new(events.len())));
             events.push(Event { after: before, waiters: Vec::new() });
-            EventId::new(events.len() - 1)
-        });
-        events[event.index()].waiters.push((after, why));
-        waits.push((after, event));
-        is_waiting[after.index()] = true;
+        }
+        let Some(event) = events.last_mut() else { continue };
+        event.waiters.push((after, why));
+        waits.push((after, EventId::new(events.len() - 1)));
     }
     // Those of one operation stay in the order of what they wait for.
     waits.sort_by_key(|(op, _)| *op);
-    let task_of: Vec<TaskId> = graph.ops().map(|(_, op)| op.task).collect();
+    posts.sort_unstable();
     let mut lengths = vec![0; tasks];
-    task_of.iter().for_each(|task| lengths[task.index()] += 1);
+    graph.ops().for_each(|(_, op)| lengths[op.task.index()] += 1);
     let mut programs: Vec<Vec<Item>> = lengths.into_iter().map(Vec::with_capacity).collect();
-    for op in &order {
-        let program = &mut programs[task_of[op.index()].index()];
-        if is_waiting[op.index()] {
-            let first = waits.partition_point(|(other, _)| other < op);
-            let its = waits[first..].iter().take_while(|(other, _)| other == op);
-            program.extend(its.map(|(_, event)| Item::Wait(*event)));
-        }
-        program.push(Item::Op(*op));
+    // What a task does comes in the order of its operations, whatever comes between them.
+    let (mut waits, mut posts) = (waits.into_iter().peekable(), posts.into_iter().peekable());
+    for (op, node) in graph.ops() {
+        let program = &mut programs[node.task.index()];
+        program.extend(
+            std::iter::from_fn(|| waits.next_if(|(other, _)| *other == op))
+                .map(|(_, event)| Item::Wait(event)),
+        );
+        program.push(Item::Op(op));
         // Nothing runs behind an exit; place() never asks for it.
-        let event = event_of[op.index()].filter(|_| graph.op(*op).kind != OpKind::Exit);
-        program.extend(event.map(Item::Post));
+        let event = posts.next_if(|(other, _)| *other == op).filter(|_| node.kind != OpKind::Exit);
+        program.extend(event.map(|(_, event)| Item::Post(event)));
     }
     Ok(Plan { graph, owners, order, programs, events })
 }
@@ -172,7 +176,8 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
     // The barrier is no edge (it would be one from every task to every other), so it is part of the key.
     let mut has_arrived = vec![false; graph.tasks()];
     let mut classes: Vec<u8> = Vec::with_capacity(graph.len());
-    let mut next: Vec<Option<OpId>> = vec![None; graph.len()];
+    // The operation of the same task behind each, or itself.
+    let mut next: Vec<OpId> = graph.ops().map(|(op, _)| op).collect();
     let mut missing: Vec<u32> = vec![0; graph.len()];
     for (op, node) in graph.ops() {
         debug_assert!(usize::from(node.kind.rank()) < RANKS, "a rank beyond the last");
@@ -180,7 +185,7 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
         classes.push(node.kind.rank() + if *is_behind { RANKS as u8 } else { 0 });
         *is_behind |= node.kind == OpKind::Arrive;
         if let Some(before) = graph.before(op) {
-            next[before.index()] = Some(op);
+            next[before.index()] = op;
             missing[op.index()] = 1;
         }
     }
@@ -204,7 +209,10 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
                 ready.insert(classes[after.index()], after);
             }
         };
-        next[op.index()].into_iter().for_each(&mut done);
+        let behind = next[op.index()];
+        if behind != op {
+            done(behind);
+        }
         if has_others[op.index()] {
             let first = others.partition_point(|(before, _)| *before < op);
             let its = others[first..].iter().take_while(|(before, _)| *before == op);
@@ -228,19 +236,30 @@ fn topological(graph: &Graph) -> Result<Vec<OpId>, PlanError> {
 /// Operations that can come next, by class: of the lowest class that has any the one with the lowest id comes.
 struct Ready {
     classes: Vec<Lowest>,
+    /// A bit for each class that has any.
+    any: u32,
 }
 
 impl Ready {
     fn new(ops: usize) -> Ready {
-        Ready { classes: (0..2 * RANKS).map(|_| Lowest::new(ops)).collect() }
+        const { assert!(2 * RANKS <= u32::BITS as usize, "a bit for each class") };
+        Ready { classes: (0..2 * RANKS).map(|_| Lowest::new(ops)).collect(), any: 0 }
     }
 
     fn insert(&mut self, class: u8, op: OpId) {
         self.classes[usize::from(class)].insert(op.index());
+        self.any |= 1 << class;
     }
 
     fn take(&mut self) -> Option<OpId> {
-        self.classes.iter_mut().find_map(Lowest::take).map(OpId::new)
+        loop {
+            let class = self.any.trailing_zeros();
+            let ready = self.classes.get_mut(class as usize)?;
+            match ready.take() {
+                Some(op) => return Some(OpId::new(op)),
+                None => self.any &= !(1 << class),
+            }
+        }
     }
 }
 

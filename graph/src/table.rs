@@ -292,9 +292,17 @@ pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move
     };
     // Mostly nothing has to be moved.
     if table.places.has_copies() || !wanted.iter().all(is_in_place) {
-        let mut kept: Vec<Fd> = Vec::with_capacity(wanted.len());
-        kept.extend(needed_by(wanted).into_iter().flat_map(|ofd| table.places_of(ofd)));
+        let mut kept: Vec<Fd> = Vec::with_capacity(wanted.len() + 4);
+        let has_copies = table.places.has_copies();
+        for (fd, entry) in wanted {
+            if !has_copies && is_in_place(&(*fd, *entry)) {
+                kept.push(*fd);
+            } else {
+                kept.extend(entry.ofd.into_iter().flat_map(|ofd| table.places_of(ofd)));
+            }
+        }
         kept.sort_unstable();
+        kept.dedup();
         table.keep_only(&kept, moves);
         table.fill(wanted, moves);
     }

@@ -27,6 +27,8 @@ pub(super) struct Desk {
     fresh_fds: Vec<Fd>,
     /// It shares the table with who forks it.
     shares_table: bool,
+    /// Nothing has been opened since [`Desk::settle`]: what is open is at its final number or is carried.
+    is_settled: bool,
 }
 
 impl Desk {
@@ -51,6 +53,7 @@ impl Desk {
             fresh: Vec::new(),
             fresh_fds: Vec::new(),
             shares_table: spec.shares_table,
+            is_settled: false,
         }
     }
 
@@ -75,10 +78,14 @@ impl Desk {
         self.table.set(fd, Entry { ofd, cloexec: false });
         self.fresh.extend(ofd);
         self.fresh_fds.push(fd);
+        self.is_settled = false;
     }
 
     /// Turns the table into the final one.
     pub(super) fn finish(&mut self) -> Vec<Move> {
+        if self.is_settled && self.carried.is_empty() && self.table.len() == self.slots.len() {
+            return Vec::new();
+        }
         let wanted: Vec<(Fd, Entry)> = self.slots.iter().map(|slot| (slot.fd, entry(slot))).collect();
         self.become_exactly(&wanted)
     }
@@ -92,6 +99,9 @@ impl Desk {
             .copied()
             .filter(|ofd| self.table.find(*ofd).is_none() || kept.binary_search(ofd).is_err())
             .collect();
+        if self.is_settled && gone.is_empty() {
+            return Vec::new();
+        }
         self.drop_carried(&gone);
         let mut wanted: Vec<(Fd, Entry)> = Vec::with_capacity(self.slots.len() + kept.len());
         wanted.extend(self.slots.iter().filter(|slot| self.is_open(slot)).map(|slot| (slot.fd, entry(slot))));
@@ -101,18 +111,25 @@ impl Desk {
                 self.evict(*fd);
             }
         }
+        // Both lists are sorted.
+        let mut mine = 0;
         for ofd in kept {
-            if !self.wants(*ofd) && self.table.find(*ofd).is_some() {
+            mine += self.by_ofd[mine..].iter().take_while(|(other, _)| other < ofd).count();
+            let is_wanted = self.by_ofd.get(mine).is_some_and(|(other, _)| other == ofd);
+            if !is_wanted && self.table.find(*ofd).is_some() {
                 wanted.push(self.carry(numbers, *ofd));
             }
         }
         wanted.sort_unstable_by_key(|(fd, _)| *fd);
-        self.become_exactly(&wanted)
+        let moves = self.become_exactly(&wanted);
+        self.is_settled = true;
+        moves
     }
 
     /// As [`Desk::settle`], where only what has been opened since must go to its numbers and be kept, and `gone`
     /// is not kept any more.
     pub(super) fn settle_changes(&mut self, numbers: &mut Numbers, gone: &[OfdId]) -> Vec<Move> {
+        self.is_settled = false;
         self.drop_carried(gone);
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.sort_unstable();

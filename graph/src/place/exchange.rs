@@ -84,7 +84,7 @@ impl Placer<'_> {
                 channel: message.channel,
                 through: self.sending_end(message.channel).map_or(Fd::MAX, number),
                 fds: message.ofds.iter().copied().map(number).collect(),
-                ofds: message.ofds.clone(),
+                ofds: message.ofds.as_slice().into(),
             };
             self.exchange.sent[task.index()] = Some(self.graph.push(task, kind, Reason::Sequence));
         }
@@ -135,8 +135,8 @@ impl Placer<'_> {
         let kind = OpKind::Receive {
             channel: message.channel,
             through: end.unwrap_or(Fd::MAX),
-            ofds: message.ofds.clone(),
-            at,
+            ofds: message.ofds.as_slice().into(),
+            at: at.into(),
             cloexec,
             stays: message.takers.len() > 1,
         };

@@ -44,7 +44,8 @@ impl Places {
     /// Those of some descriptions, about `count`.
     pub(super) fn only(&self, relevant: impl Iterator<Item = OfdId>, count: usize) -> Places {
         let mut only = Places::default();
-        only.lowest.reserve(count.min(self.lowest.len()));
+        // Most of what it will look for and does not have it makes.
+        only.lowest.reserve(count);
         for ofd in relevant {
             let Some(lowest) = self.lowest.get(&ofd) else { continue };
             if only.lowest.insert(ofd, *lowest).is_none() && lowest[1] != NONE {

@@ -89,7 +89,8 @@ impl Travel {
                     }
                     // It goes on with who takes it, who has not had it before.
                     OpKind::Send { channel, ofds, .. } if ofds.contains(&ofd) => {
-                        let is_it = |message: &&Message| message.channel == *channel && message.ofds == *ofds;
+                        let is_it =
+                            |message: &&Message| message.channel == *channel && message.ofds[..] == ofds[..];
                         let message = forest.passing.messages.iter().find(is_it);
                         let takers = message.into_iter().flat_map(|message| &message.takers);
                         to_come.extend(takers.map(|taker| (*taker, BTreeSet::new())));
