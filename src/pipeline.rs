@@ -246,6 +246,19 @@ pub fn try_prepare_model(
     payloads: Payloads,
     facts: HostFacts,
     options: &Options,
+    timings: Timings,
+) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
+    // All of it in one thread of the pool: what one stage has given back the next one takes, instead of memory that has
+    // never been touched.
+    rayon::scope(|_| prepare_model(model, payloads, facts, options, timings))
+}
+
+/// As [`try_prepare_model`], in whatever thread.
+fn prepare_model(
+    model: Model,
+    payloads: Payloads,
+    facts: HostFacts,
+    options: &Options,
     mut timings: Timings,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     // What the images say of the end has nothing to do with how it is reached: both are found out at the same time.

@@ -38,6 +38,9 @@ use crate::tape::abi::{
 };
 use crate::tape::assemble::{Assembler, Tape, TooLarge};
 
+/// How many records are as long as what a task's records read: about two kilobytes.
+const BUFFERS: usize = 32;
+
 /// Lowers and assembles a whole plan.
 ///
 /// # Errors
@@ -51,9 +54,12 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         attributes::cells(recipes) + pass::cells(plan) + fill::cells(recipes) + aio::cells(recipes),
         runner::code(),
     );
-    // Few operations take more than one record.
-    asm.reserve(plan.programs.iter().map(Vec::len).sum());
+    // Few operations take more than one record, and a task's buffers are as long as some more. Room that is not used
+    // costs nothing, and what grows is copied.
+    let operations: usize = plan.programs.iter().map(Vec::len).sum();
+    asm.reserve(operations + operations / 4 + BUFFERS * plan.programs.len());
     let mut tapes = vec![(0, 0); plan.programs.len()];
+    let mut records = Vec::new();
     // Who forks a task needs the address of its tape.
     for index in births(plan).into_iter().rev() {
         let program = &plan.programs[index];
@@ -62,7 +68,7 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             recipes,
             window,
             asm: &mut asm,
-            tape: Tape { records: Vec::with_capacity(program.len() + 8), ..Tape::default() },
+            tape: Tape { records: std::mem::take(&mut records), ..Tape::default() },
             task: TaskId::new(index),
             tapes: &tapes,
         };
@@ -79,10 +85,11 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
                 }
             }
         }
-        let records = lowering.tape.records;
+        records = lowering.tape.records;
         let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role, recipe.shares_table);
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
+        records.clear();
     }
     let mut tapes = asm.finish(window.region_len, window.len)?;
     let place: BTreeMap<u32, usize> =
