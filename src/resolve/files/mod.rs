@@ -15,7 +15,7 @@ mod signalfd;
 mod timerfd;
 mod unix;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use regrow_graph::forest::Slot;
 use regrow_graph::ids::{Fd, OfdId, StepId, TaskId};
@@ -38,13 +38,13 @@ pub(super) struct Placed {
 /// Descriptions of one thing by the number that the images give it. The number breaks no tie: things come
 /// in the order of their first descriptions.
 struct Groups<T> {
-    at: BTreeMap<u32, usize>,
+    at: HashMap<u32, usize>,
     members: Vec<(u32, Vec<T>)>,
 }
 
 impl<T> Default for Groups<T> {
     fn default() -> Groups<T> {
-        Groups { at: BTreeMap::new(), members: Vec::new() }
+        Groups { at: HashMap::new(), members: Vec::new() }
     }
 }
 
