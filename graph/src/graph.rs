@@ -290,6 +290,9 @@ pub struct Op {
     pub why: Reason,
 }
 
+/// There are some hundred of them for each task.
+const _: () = assert!(size_of::<Op>() <= 64, "a cache line each");
+
 /// An edge that is not from an operation of a task to its next one.
 #[derive(Debug, Clone, Copy)]
 struct Edge {
