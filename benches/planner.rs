@@ -321,8 +321,8 @@ impl Grower {
 
     fn has(&mut self, task: usize, fd: u32, ofd_id: u32) {
         let TaskState::Alive(alive) = &mut self.model.tasks[task].state else { panic!("it lives") };
-        let origin = Origin::new(Image::Fdinfo(task as u32 + 2), alive.fds.len());
-        alive.fds.push(FdEntry { fd, ofd_id, cloexec: false, origin });
+        let entry = alive.fds.len() as u32;
+        alive.fds.push(FdEntry { fd, ofd_id, cloexec: false, entry });
     }
 
     fn table(&self, task: usize) -> Vec<(u32, u32)> {

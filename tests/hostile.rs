@@ -115,8 +115,8 @@ fn a_long_chain_of_datagram_sockets() {
             kind: OfdKind::Unix(Box::new(socket)),
         });
         let alive = model.tasks[0].alive_mut().unwrap();
-        let origin = Origin::new(Image::Fdinfo(alive.ids.files), alive.fds.len());
-        alive.fds.push(regrow::image::FdEntry { fd: 100 + number, ofd_id: id, cloexec: false, origin });
+        let entry = alive.fds.len() as u32;
+        alive.fds.push(regrow::image::FdEntry { fd: 100 + number, ofd_id: id, cloexec: false, entry });
     }
     let dir = tempfile::tempdir().unwrap();
     write_model(&model, &contents, dir.path()).unwrap();

@@ -149,8 +149,8 @@ fn everything() -> Synthetic {
     for (index, (id, fd, kind)) in kinds.into_iter().enumerate() {
         model.ofds.push(Ofd { id, origin: Origin::new(Image::Files, first + index), kind });
         alive.fds.extend(fd.map(|fd| {
-            let origin = Origin::new(Image::Fdinfo(alive.ids.files), alive.fds.len());
-            FdEntry { fd, ofd_id: id, cloexec: fd % 2 == 0, origin }
+            let entry = alive.fds.len() as u32;
+            FdEntry { fd, ofd_id: id, cloexec: fd % 2 == 0, entry }
         }));
     }
     let origin = |image| Origin::new(image, 0);

@@ -66,7 +66,7 @@ fn shuffle_entries(model: &mut Model, seed: u64) {
     for alive in model.tasks.iter_mut().filter_map(Task::alive_mut) {
         // Those who share a table share its image.
         let place = of(alive.fds.len(), 5 + u64::from(alive.ids.files));
-        alive.fds.iter_mut().zip(place).for_each(|(it, entry)| it.origin.entry = entry);
+        alive.fds.iter_mut().zip(place).for_each(|(it, entry)| it.entry = entry);
     }
     shuffle_tasks(&mut model.tasks, seed);
 }
@@ -156,7 +156,6 @@ fn renumber(model: &mut Model, seed: u64) {
         tables.set(&mut alive.ids.files);
         for entry in &mut alive.fds {
             ofds.set(&mut entry.ofd_id);
-            entry.origin.image = Image::Fdinfo(alive.ids.files);
         }
         for id in [&mut alive.fs.cwd_id, &mut alive.fs.root_id, &mut alive.mm.exe_file_id] {
             ofds.set(id);

@@ -143,7 +143,7 @@ fn read_bytes(dir: &Dir<'_>, extent: &Extent) -> Result<[u8; HEAD_BYTES], ImageE
     }
     let name = PagesImage::own(extent.image.id).to_string();
     let mut bytes = [0; HEAD_BYTES];
-    open_regular(&of.path.join(name))
+    open_regular(&of.at.path.join(name))
         .and_then(|file| file.read_exact_at(&mut bytes, extent.offset_bytes))
         .map_err(|source| ImageError::Io { file: extent.image.to_string(), source })?;
     Ok(bytes)

@@ -92,8 +92,8 @@ impl Places {
     fn of(model: &Model) -> Places {
         let mut places = Places::default();
         let living = || model.tasks.iter().filter_map(Task::alive);
-        for alive in living() {
-            let mut fds: Vec<_> = alive.fds.iter().collect();
+        for table in model.tables() {
+            let mut fds: Vec<_> = table.iter().collect();
             fds.sort_by_key(|entry| entry.fd);
             fds.iter().for_each(|entry| places.meet(entry.ofd_id));
         }

@@ -20,13 +20,16 @@
 //! mapped file that shrinks raises SIGBUS on the next access, and one that is overwritten shows
 //! the new bytes. Every size is checked against the length that the file had when it was opened.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use memmap2::Mmap;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, stat};
 
 use super::error::ImageError;
 use super::magic::{COMMON_MAGIC, Kind};
@@ -66,10 +69,33 @@ impl Deref for Bytes {
 ///
 /// Not blocking: an image directory may hold a FIFO under the name of an image.
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    is_regular(&metadata)?;
-    Ok((file, metadata.len()))
+    with_length(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?)
+}
+
+/// As [`open`], by its name in an open directory: the way to that is not gone once more.
+fn open_in(dir: &File, name: &str) -> io::Result<(File, u64)> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = loop {
+        match openat(dir, name, flags, Mode::empty()) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    with_length(File::from(file))
+}
+
+fn with_length(file: File) -> io::Result<(File, u64)> {
+    let len = length(&fstat(&file)?)?;
+    Ok((file, len))
+}
+
+/// Opens a directory whose images are to be read by their names in it.
+///
+/// # Errors
+/// [`ImageError::Io`].
+pub(crate) fn open_directory(path: &Path) -> Result<File, ImageError> {
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path);
+    open.map_err(|source| ImageError::Io { file: path.display().to_string(), source })
 }
 
 /// Opens a regular file to be read in parts.
@@ -77,11 +103,12 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     open(path).map(|(file, _)| file)
 }
 
-fn is_regular(metadata: &Metadata) -> io::Result<()> {
-    if metadata.is_file() {
-        return Ok(());
+/// The length of a regular file.
+fn length(stat: &FileStat) -> io::Result<u64> {
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    Ok(u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 /// Maps a file.
@@ -93,13 +120,25 @@ fn map(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+/// A directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// Where it is.
+    pub(crate) path: &'a Path,
+    /// The directory itself, where it is open.
+    pub(crate) open: Option<&'a File>,
+}
+
 /// The contents of a file, which errors call `shown`; `None` if there is no such file.
 ///
 /// # Errors
 /// [`ImageError::Io`].
-pub(crate) fn read_file(dir: &Path, name: &str, shown: &str) -> Result<Option<Bytes>, ImageError> {
+pub(crate) fn read_file(dir: Place<'_>, name: &str, shown: &str) -> Result<Option<Bytes>, ImageError> {
     let read = || -> io::Result<Bytes> {
-        let (file, len) = open(&dir.join(name))?;
+        let (file, len) = match dir.open {
+            Some(dir) => open_in(dir, name)?,
+            None => open(&dir.path.join(name))?,
+        };
         if len >= MAP_FROM_BYTES {
             return Ok(Bytes::Mapped(map(&file)?));
         }
@@ -119,11 +158,13 @@ pub(crate) fn read_file(dir: &Path, name: &str, shown: &str) -> Result<Option<By
 ///
 /// # Errors
 /// [`ImageError::Io`].
-pub(crate) fn file_len(dir: &Path, name: &str, shown: &str) -> Result<Option<u64>, ImageError> {
-    let metadata =
-        std::fs::metadata(dir.join(name)).and_then(|metadata| is_regular(&metadata).map(|()| metadata));
-    match metadata {
-        Ok(metadata) => Ok(Some(metadata.len())),
+pub(crate) fn file_len(dir: Place<'_>, name: &str, shown: &str) -> Result<Option<u64>, ImageError> {
+    let stat = match dir.open {
+        Some(dir) => fstatat(dir, name, AtFlags::empty()),
+        None => stat(&dir.path.join(name)),
+    };
+    match stat.map_err(io::Error::from).and_then(|stat| length(&stat)) {
+        Ok(len) => Ok(Some(len)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ImageError::Io { file: shown.to_owned(), source }),
     }

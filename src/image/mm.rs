@@ -15,6 +15,8 @@
 //! Example: status `0x201`, flags `0x22` (`MAP_PRIVATE | MAP_ANONYMOUS`) is
 //! [`VmaKind::AnonPrivate`].
 
+use std::sync::Arc;
+
 use super::aio::read_rings;
 use super::error::Errors;
 use super::magic;
@@ -39,14 +41,33 @@ const MAP_TYPE: u32 = 0xf;
 /// The address space of the task `pid`.
 pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<Mm> {
     let image = Image::Mm(pid.0);
-    let e: Option<MmEntry> = dir.read_one(image, &magic::MM, "a living task has one", errors);
+    let at_first = errors.count();
+    let bytes = match dir.read(image) {
+        Ok(Some(bytes)) => Some(bytes),
+        Ok(None) => {
+            errors.missing_file(image, "a living task has one");
+            None
+        }
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    };
+    let known = bytes.as_ref().and_then(|bytes| dir.known.spaces.get(bytes));
+    let unknown = bytes.as_ref().filter(|_| known.is_none());
+    let e: Option<MmEntry> = unknown.and_then(|bytes| dir.one_of(bytes, image, &magic::MM, errors));
     let pagemap = Image::Pagemap(pid.0);
     let before = errors.count();
     let pages = read_pagemap(dir, pagemap, &magic::PAGEMAP, errors);
     if pages.is_none() && errors.count() == before {
         errors.missing_file(pagemap, "a living task has one");
     }
-    let (e, mut pages) = (e?, pages?);
+    if let Some(known) = known {
+        let pages = pages?;
+        check_pages(pagemap, &pages, &known.vmas, errors);
+        return Some(of_another(&known, image, pages));
+    }
+    let (bytes, e, mut pages) = (bytes?, e?, pages?);
 
     if e.mm_saved_auxv.len() > 512 {
         errors.inconsistent(image, 0, format!("auxiliary vector of {} words", e.mm_saved_auxv.len()));
@@ -59,8 +80,9 @@ pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
     if errors.count() == before {
         check_pages(pagemap, &pages, &vmas, errors);
     }
+    let has_rings = !e.aios.is_empty();
     let aio_rings = read_rings(dir, image, &e.aios, &vmas, &mut pages, errors);
-    Some(Mm {
+    let mm = Mm {
         origin: Origin::new(image, 0),
         start_code: e.mm_start_code,
         end_code: e.mm_end_code,
@@ -80,8 +102,28 @@ pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<
         aio_rings,
         vmas,
         guards,
+        pages: Pages::default(),
+    };
+    // What a ring is, its pages say, too.
+    if errors.count() == at_first && !has_rings {
+        dir.known.spaces.keep(&bytes, || Arc::new(mm.clone()));
+    }
+    Some(Mm { pages, ..mm })
+}
+
+/// An address space of the same mappings as one that is known, with pages of its own.
+fn of_another(known: &Mm, image: Image, pages: Pages) -> Mm {
+    let of_image = |origin: Origin| Origin { image, ..origin };
+    let vmas = known.vmas.iter().map(|vma| Vma { origin: of_image(vma.origin), ..vma.clone() });
+    Mm {
+        origin: of_image(known.origin),
+        auxv: known.auxv.clone(),
+        aio_rings: Vec::new(),
+        vmas: vmas.collect(),
+        guards: known.guards.clone(),
         pages,
-    })
+        ..*known
+    }
 }
 
 /// Ranges under `MADV_GUARD_INSTALL`.

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::table::Table;
+
 /// A process id as the images number it: the id in the tree's own (innermost) pid namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -397,7 +399,14 @@ pub struct Alive {
     /// Working directory and root directory, as ids of open file descriptions.
     pub fs: Fs,
     /// Descriptor table, sorted by number.
-    pub fds: Vec<FdEntry>,
+    pub fds: Table,
+}
+
+impl Alive {
+    /// Where an entry of its descriptor table comes from.
+    pub fn origin_of(&self, entry: &FdEntry) -> Origin {
+        Origin { image: Image::Fdinfo(self.ids.files), entry: entry.entry }
+    }
 }
 
 /// `fs-PID.img`.
@@ -871,8 +880,8 @@ pub struct FdEntry {
     pub ofd_id: u32,
     /// `FD_CLOEXEC`.
     pub cloexec: bool,
-    /// Entry.
-    pub origin: Origin,
+    /// The entry of the table's image, from 0: [`Alive::origin_of`] says which image that is.
+    pub entry: u32,
 }
 
 /// An open file description (an entry of `files.img`).

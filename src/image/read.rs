@@ -10,11 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::error::{Errors, ImageError, ReadErrors};
-use super::file::{Bytes, Entries, Entry, Version, file_len, read_file};
+use super::file::{Bytes, Entries, Entry, Place, Version, file_len, open_directory, read_file};
+use super::known::Known;
 use super::magic::{self, Kind, Layout, Use};
 use super::model::{
-    Alive, Image, Inventory, MemfdInode, Model, Ofd, OfdKind, Shm, Task, UnreadImage, Upwards, VmaKind,
+    Alive, Image, Inventory, MemfdInode, Model, Ofd, OfdKind, Shm, Table, Task, UnreadImage, Upwards, VmaKind,
 };
 use super::parents::{self, Chain};
 use super::proto::{Described, InventoryEntry};
@@ -23,11 +26,13 @@ use super::{core, files, pagemap, seccomp, shared, task};
 /// The directory that is read, or one before it of which pages are read, and the version of the images.
 #[derive(Clone, Copy)]
 pub(crate) struct Dir<'a> {
-    pub(crate) path: &'a Path,
+    pub(crate) at: Place<'a>,
     /// How many `parent`s lead to it.
     pub(crate) depth: u32,
     version: Version,
     parents: &'a Chain,
+    /// What its images were found to say.
+    pub(crate) known: &'a Known,
 }
 
 impl<'a> Dir<'a> {
@@ -35,7 +40,7 @@ impl<'a> Dir<'a> {
     /// `criu/image.c`).
     pub(crate) fn before(&self) -> Option<Dir<'a>> {
         let path = self.parents.dirs.get(self.depth as usize)?;
-        Some(Dir { path, depth: self.depth + 1, ..*self })
+        Some(Dir { at: Place { path, open: None }, depth: self.depth + 1, ..*self })
     }
 
     /// Whether it is known that there is no directory before this one.
@@ -55,25 +60,45 @@ impl<'a> Dir<'a> {
         image: Image,
         kind: &Kind,
         errors: &mut Errors,
-        mut each: impl FnMut(&mut Entries<'_>, &Entry<'_>, &mut Errors) -> Result<(), ImageError>,
+        each: impl FnMut(&mut Entries<'_>, &Entry<'_>, &mut Errors) -> Result<(), ImageError>,
     ) -> bool {
-        let name = self.shown(image);
-        let bytes = match read_file(self.path, &image.to_string(), &name) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return false,
+        match self.read(image) {
+            Ok(Some(bytes)) => {
+                self.for_each_of(&bytes, image, kind, errors, each);
+                true
+            }
+            Ok(None) => false,
             Err(e) => {
                 errors.push(e);
-                return true;
+                true
             }
-        };
-        let walked = Entries::open(&name, &bytes, kind, self.version).and_then(|mut entries| {
+        }
+    }
+
+    /// As [`Dir::for_each`], of an image that has been read.
+    pub(crate) fn for_each_of(
+        &self,
+        bytes: &[u8],
+        image: Image,
+        kind: &Kind,
+        errors: &mut Errors,
+        mut each: impl FnMut(&mut Entries<'_>, &Entry<'_>, &mut Errors) -> Result<(), ImageError>,
+    ) {
+        let name = self.shown(image);
+        let walked = Entries::open(&name, bytes, kind, self.version).and_then(|mut entries| {
             while let Some(entry) = entries.next_entry()? {
                 each(&mut entries, &entry, errors)?;
             }
             Ok(())
         });
         errors.keep(walked);
-        true
+    }
+
+    /// The bytes of an image; `None` if it is not there.
+    pub(crate) fn read(&self, image: Image) -> Result<Option<Bytes>, ImageError> {
+        let name = image.to_string();
+        let bytes = read_file(self.at, &name, &name);
+        bytes.map_err(|error| if self.depth == 0 { error } else { error.of_file(self.shown(image)) })
     }
 
     /// The only entry of an image that must be there. `why`: who needs it.
@@ -97,23 +122,41 @@ impl<'a> Dir<'a> {
         kind: &Kind,
         errors: &mut Errors,
     ) -> Option<Option<M>> {
+        match self.read(image) {
+            Ok(Some(bytes)) => Some(self.one_of(&bytes, image, kind, errors)),
+            Ok(None) => None,
+            Err(e) => {
+                errors.push(e);
+                Some(None)
+            }
+        }
+    }
+
+    /// The only entry of an image that has been read.
+    pub(crate) fn one_of<M: Described>(
+        &self,
+        bytes: &[u8],
+        image: Image,
+        kind: &Kind,
+        errors: &mut Errors,
+    ) -> Option<M> {
         let (mut found, mut count, before) = (None, 0u32, errors.count());
-        let present = self.for_each(image, kind, errors, |_, entry, errors| {
+        self.for_each_of(bytes, image, kind, errors, |_, entry, errors| {
             count = count.saturating_add(1);
             if count == 1 {
                 found = errors.decode(entry);
             }
             Ok(())
         });
-        if present && count != 1 && errors.count() == before {
+        if count != 1 && errors.count() == before {
             errors.inconsistent(image, None, format!("{count} entries, 1 expected"));
         }
-        present.then_some(found)
+        found
     }
 
     /// The length of an image file.
     pub(crate) fn len(&self, image: Image) -> Result<Option<u64>, ImageError> {
-        file_len(self.path, &image.to_string(), &self.shown(image))
+        file_len(self.at, &image.to_string(), &self.shown(image))
     }
 }
 
@@ -144,19 +187,32 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         errors.unsupported("cipher.img", None, "the images are encrypted");
         return None;
     }
-    let names = list(path, errors)?;
-    let parents = parents::find(path, errors);
-    let inventory = read_inventory(path, errors)?;
+    let open = errors.keep(open_directory(path))?;
+    let at = Place { path, open: Some(&open) };
+    let mut head_errors = Errors::new();
+    let parents = parents::find(path, &mut head_errors);
+    let Some(inventory) = read_inventory(at, &mut head_errors) else {
+        list(path, errors);
+        errors.append(head_errors);
+        return None;
+    };
     let version = if inventory.img_version == 1 { Version::V1 } else { Version::V1_1 };
-    let dir = Dir { path, depth: 0, version, parents: &parents };
+    let known = Known::default();
+    let dir = Dir { at, depth: 0, version, parents: &parents, known: &known };
 
-    let pstree = task::read_pstree(&dir, errors);
+    let pstree = task::read_pstree(&dir, &mut head_errors);
     let mut shared_errors = Errors::new();
-    let (tasks, shared) =
-        rayon::join(|| task::read_tasks(&dir, &pstree), || read_shared(&dir, &names, &mut shared_errors));
-    let (tasks, task_errors) = tasks;
+    let mut list_and_read = || {
+        let names = list(path, errors)?;
+        let shared = read_shared(&dir, &names, &mut shared_errors);
+        Some((names, shared))
+    };
+    let (listed, (tasks, task_errors)) =
+        rayon::join(&mut list_and_read, || task::read_tasks(&dir, &pstree));
+    errors.append(head_errors);
     errors.append(task_errors);
     errors.append(shared_errors);
+    let (names, shared) = listed?;
 
     let mut model = Model {
         dir: path.to_owned(),
@@ -178,10 +234,19 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         ipc: shared.ipc,
         unread: shared.unread,
     };
-    check_strays(&names, &pstree, &model, errors);
-    resolve_memfd_mappings(&mut model, errors);
-    check_references(&model, errors);
-    seccomp::check_threads(&model, errors);
+    let mut memfd_errors = Errors::new();
+    resolve_memfd_mappings(&mut model, &mut memfd_errors);
+    let (strays, references) = rayon::join(
+        || check_strays(&names, &pstree, &model),
+        || {
+            let mut errors = check_references(&model);
+            seccomp::check_threads(&model, &mut errors);
+            errors
+        },
+    );
+    errors.append(strays);
+    errors.append(memfd_errors);
+    errors.append(references);
     super::arrange(&mut model);
     Some(model)
 }
@@ -296,9 +361,10 @@ fn list(path: &Path, errors: &mut Errors) -> Option<Names> {
     Some(Names(names))
 }
 
-fn read_inventory(path: &Path, errors: &mut Errors) -> Option<Inventory> {
+fn read_inventory(at: Place<'_>, errors: &mut Errors) -> Option<Inventory> {
     // The inventory has no common magic, so any version opens it.
-    let dir = Dir { path, depth: 0, version: Version::V1_1, parents: &Chain::default() };
+    let (parents, known) = (Chain::default(), Known::default());
+    let dir = Dir { at, depth: 0, version: Version::V1_1, parents: &parents, known: &known };
     let (image, entry) = (Image::Inventory, 0);
     let e: InventoryEntry = dir.read_one(image, &magic::INVENTORY, "an image directory has one", errors)?;
     // Since CRIU 4.3, which also gives such images a version of their own.
@@ -369,9 +435,9 @@ fn count_entries(
     layout: Layout,
 ) -> Result<Option<Option<u64>>, ImageError> {
     if layout == Layout::Raw {
-        return Ok(file_len(dir.path, name, name)?.filter(|len| *len > 0).map(|_| None));
+        return Ok(file_len(dir.at, name, name)?.filter(|len| *len > 0).map(|_| None));
     }
-    let bytes = read_file(dir.path, name, name)?.unwrap_or(Bytes::Read(Vec::new()));
+    let bytes = read_file(dir.at, name, name)?.unwrap_or(Bytes::Read(Vec::new()));
     let mut entries = Entries::open(name, &bytes, kind, dir.version)?;
     let mut count = 0u64;
     while let Some(entry) = entries.next_entry()? {
@@ -385,7 +451,8 @@ fn count_entries(
 
 /// Images of tasks, tables and pages that nothing refers to: of another dump into the same
 /// directory, or of a task that the process tree has lost.
-fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mut Errors) {
+fn check_strays(names: &Names, pstree: &[task::Node], model: &Model) -> Errors {
+    let mut errors = Errors::new();
     let pids: BTreeSet<u64> = pstree.iter().map(|node| u64::from(node.pid.0)).collect();
     let alive = || model.tasks.iter().filter_map(Task::alive);
     let tids: BTreeSet<u64> =
@@ -417,6 +484,7 @@ fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mu
             errors.inconsistent(name, None, "belongs to no task of pstree.img");
         }
     }
+    errors
 }
 
 /// Tells shared anonymous memory from memfds.
@@ -428,10 +496,8 @@ fn check_strays(names: &Names, pstree: &[task::Node], model: &Model, errors: &mu
 /// images and for the task itself. The same goes for memory of huge pages, whose file has another name.
 fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
     let open: BTreeSet<u32> = model
-        .tasks
-        .iter()
-        .filter_map(Task::alive)
-        .flat_map(|a| &a.fds)
+        .tables()
+        .flatten()
         .map(|fd| fd.ofd_id)
         .chain(model.packets.iter().flat_map(|packet| packet.rights.iter().copied()))
         .collect();
@@ -479,7 +545,8 @@ fn resolve_memfd_mappings(model: &mut Model, errors: &mut Errors) {
 }
 
 /// That every id that an image names is there.
-fn check_references(model: &Model, errors: &mut Errors) {
+fn check_references(model: &Model) -> Errors {
+    let mut errors = Errors::new();
     let kinds: BTreeMap<u32, &OfdKind> = model.ofds.iter().map(|ofd| (ofd.id, &ofd.kind)).collect();
     let inodes: BTreeSet<u64> = model.memfds.iter().map(|inode| inode.inode_id).collect();
     for ofd in &model.ofds {
@@ -490,11 +557,11 @@ fn check_references(model: &Model, errors: &mut Errors) {
             errors.inconsistent(ofd.origin.image, ofd.origin.entry, reason);
         }
     }
-    for task in &model.tasks {
-        if let Some(alive) = task.alive() {
-            check_task_references(alive, &kinds, errors);
-        }
-    }
+    let is_sound = |table: &&Table| table.iter().all(|fd| kinds.contains_key(&fd.ofd_id));
+    let sound: BTreeSet<usize> = model.tables().filter(is_sound).map(Table::identity).collect();
+    let of_task = |alive: &Alive| check_task_references(alive, &kinds, sound.contains(&alive.fds.identity()));
+    let tasks: Vec<Errors> = model.tasks.par_iter().filter_map(Task::alive).map(of_task).collect();
+    tasks.into_iter().for_each(|of_task| errors.append(of_task));
     let (mut pipes, mut fifos) = (BTreeSet::new(), BTreeSet::new());
     for ofd in &model.ofds {
         match &ofd.kind {
@@ -540,29 +607,28 @@ fn check_references(model: &Model, errors: &mut Errors) {
             format!("remaps {:#x} to ghost file {:x}, which has no image", remap.orig_id, remap.remap_id);
         errors.inconsistent(remap.origin.image, remap.origin.entry, reason);
     }
+    errors
 }
 
-fn check_task_references(alive: &Alive, kinds: &BTreeMap<u32, &OfdKind>, errors: &mut Errors) {
-    let mut need = |origin: super::model::Origin, id: u32, what: &str| match kinds.get(&id) {
-        Some(kind) => Some(*kind),
-        None => {
-            errors.inconsistent(
-                origin.image,
-                origin.entry,
-                format!("{what} is {id:#x}, which files.img lacks"),
-            );
-            None
+/// `is_table_sound`: that all descriptions of its table are there is known.
+fn check_task_references(alive: &Alive, kinds: &BTreeMap<u32, &OfdKind>, is_table_sound: bool) -> Errors {
+    let mut errors = Errors::new();
+    let mut need = |origin: super::model::Origin, id: u32, what: &dyn Fn() -> String| {
+        if !kinds.contains_key(&id) {
+            let reason = format!("{} is {id:#x}, which files.img lacks", what());
+            errors.inconsistent(origin.image, origin.entry, reason);
         }
     };
-    need(alive.fs.origin, alive.fs.cwd_id, "the working directory");
-    need(alive.fs.origin, alive.fs.root_id, "the root directory");
-    need(alive.mm.origin, alive.mm.exe_file_id, "the executable");
+    need(alive.fs.origin, alive.fs.cwd_id, &|| "the working directory".to_owned());
+    need(alive.fs.origin, alive.fs.root_id, &|| "the root directory".to_owned());
+    need(alive.mm.origin, alive.mm.exe_file_id, &|| "the executable".to_owned());
     for vma in &alive.mm.vmas {
         if let VmaKind::FilePrivate { ofd_id, .. } | VmaKind::FileShared { ofd_id, .. } = vma.kind {
-            need(vma.origin, ofd_id, &format!("the file mapped at {:#x}", vma.start));
+            need(vma.origin, ofd_id, &|| format!("the file mapped at {:#x}", vma.start));
         }
     }
-    for fd in &alive.fds {
-        need(fd.origin, fd.ofd_id, &format!("the file of descriptor {}", fd.fd));
+    for fd in alive.fds.iter().filter(|_| !is_table_sound) {
+        need(alive.origin_of(fd), fd.ofd_id, &|| format!("the file of descriptor {}", fd.fd));
     }
+    errors
 }

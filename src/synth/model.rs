@@ -606,19 +606,14 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
         .iter()
         .filter_map(|slot| {
             let ofd_id = ids.get(slot.resource, slot.end)?;
-            Some(FdEntry {
-                fd: slot.fd,
-                ofd_id,
-                cloexec: slot.cloexec,
-                origin: Origin::new(Image::Fdinfo(files), 0),
-            })
+            Some(FdEntry { fd: slot.fd, ofd_id, cloexec: slot.cloexec, entry: 0 })
         })
         .collect();
     fds.sort_by_key(|fd| fd.fd);
     let limit = |(resource, limit): (usize, &Option<RLimit>)| {
         task.attributes.limit(resource, limit.unwrap_or(RLimit { cur: 0, max: 0 }))
     };
-    (0..).zip(&mut fds).for_each(|(entry, fd)| fd.origin.entry = entry);
+    (0..).zip(&mut fds).for_each(|(entry, fd)| fd.entry = entry);
     Alive {
         comm: task.attributes.name.clone().unwrap_or_else(|| "twig".to_owned()),
         personality: own.personality.unwrap_or(0),
@@ -640,7 +635,7 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
             root_id: ROOT_DIRECTORY,
             origin: Origin::new(Image::Fs(task.pid), 0),
         },
-        fds,
+        fds: fds.into(),
     }
 }
 

@@ -461,7 +461,7 @@ fn write_fds<C: Contents + ?Sized>(
     }
     let image = Image::Fdinfo(alive.ids.files);
     let mut entries = Entries::new(&magic::FDINFO);
-    for fd in by_entry(&alive.fds, |fd| fd.origin) {
+    for fd in by_entry(&alive.fds, |fd| alive.origin_of(fd)) {
         let Some(ofd) = model.ofds.iter().find(|ofd| ofd.id == fd.ofd_id) else {
             let what = format!("descriptor {}, whose description {:#x} is missing,", fd.fd, fd.ofd_id);
             return Err(WriteError::unsupported(image, what));

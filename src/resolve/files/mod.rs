@@ -95,7 +95,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                 resolver.problems.add(
                     super::problem::ProblemKind::BadImages,
                     Some(task.pid),
-                    Some(entry.origin),
+                    Some(alive.origin_of(entry)),
                     text,
                 );
                 continue;
