@@ -211,14 +211,15 @@ pub fn try_prepare_on(
     let ahead = Ahead::directory(dir, options.restoring);
     let model = timed(&mut timings, Stage::Read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings, Stage::Read, || read_payloads(&model))?;
-    let alike = timed(&mut timings, Stage::Alike, || {
+    payloads.alike = Arc::new(timed(&mut timings, Stage::Alike, || {
         let pairs = space::candidates(&model, options);
         ahead.stretches(soon_read(&model, &pairs, options.restoring));
         Alike::find(&model, &pairs)
-    });
-    payloads.alike = Arc::new(alike);
+    }));
     let facts = timed(&mut timings, Stage::Facts, || gather(&model));
-    payloads.vdsos = Arc::new(timed(&mut timings, Stage::Read, || read_vdsos(&model, facts.vdso.as_ref()))?);
+    let vdsos =
+        timed(&mut timings, Stage::Read, || read_vdsos(&model, facts.vdso.as_ref(), &payloads.alike))?;
+    payloads.vdsos = Arc::new(vdsos);
     let prepared = try_prepare_model(model, payloads, facts, options, timings);
     if options.restoring && matches!(&prepared, Ok((Some(_), problems)) if problems.is_empty()) {
         ahead.wait();
@@ -415,26 +416,35 @@ fn known_alike(model: &Model, resolved: &Resolved, alike: &Alike) -> certify::Al
 }
 
 /// The vDSOs that are not the running kernel's, with who was stopped in them. (One of the running
-/// kernel costs this comparison and nothing else.)
+/// kernel costs this comparison and nothing else; not even that, where it is known to be as another task's by `alike`.)
 pub(crate) fn read_vdsos(
     model: &Model,
     running: Option<&Vdso>,
+    alike: &Alike,
 ) -> Result<BTreeMap<NsPid, Dumped>, ImageError> {
     let Some(running) = running else { return Ok(BTreeMap::new()) };
-    let found: Vec<Option<(NsPid, Dumped)>> = model
-        .tasks
-        .par_iter()
-        .map(|task| {
-            let Some(alive) = task.alive() else { return Ok(None) };
-            let Some(vma) = image::vdso::code_of(alive) else { return Ok(None) };
-            let code = image::vdso::read_code(model, alive)?;
-            if code.as_ref() == Some(&running.bytes) && running.is_laid_out_as(alive) {
-                return Ok(None);
-            }
-            let stops = image::vdso::stops_within(model, alive, vma)?;
-            Ok(Some((task.pid, Dumped { code, stops })))
-        })
-        .collect::<Result<_, ImageError>>()?;
+    let same = image::vdso::same_code(model, alike);
+    // `None`: it is the running kernel's, or another's code stands for it.
+    let read = |(index, task): (usize, &image::Task)| {
+        let Some(alive) = task.alive().filter(|_| same[index] == index) else { return Ok(None) };
+        let code = image::vdso::read_code(model, alive)?;
+        Ok((code.as_ref() != Some(&running.bytes)).then_some(code))
+    };
+    let others: Vec<Option<Option<Vec<u8>>>> =
+        model.tasks.par_iter().enumerate().map(read).collect::<Result<_, ImageError>>()?;
+    let find = |(index, task): (usize, &image::Task)| {
+        let Some(alive) = task.alive() else { return Ok(None) };
+        let Some(vma) = image::vdso::code_of(alive) else { return Ok(None) };
+        let other = &others[same[index]];
+        if other.is_none() && running.is_laid_out_as(alive) {
+            return Ok(None);
+        }
+        let code = other.clone().unwrap_or_else(|| Some(running.bytes.clone()));
+        let stops = image::vdso::stops_within(model, alive, vma)?;
+        Ok(Some((task.pid, Dumped { code, stops })))
+    };
+    let found: Vec<Option<(NsPid, Dumped)>> =
+        model.tasks.par_iter().enumerate().map(find).collect::<Result<_, ImageError>>()?;
     Ok(found.into_iter().flatten().collect())
 }
 

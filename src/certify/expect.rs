@@ -19,8 +19,8 @@ use super::commit::{self, ExpectedThread};
 use super::{AlikePages, Ground, attributes, ipc, space, vdso};
 use crate::image::huge::of_memfd;
 use crate::image::{
-    Blob, Epoll, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Task, TaskState, Timerfd, UnixSocket,
-    open_blob,
+    Blob, Epoll, FdEntry, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Table, Task, TaskState,
+    Timerfd, UnixSocket, open_blob,
 };
 use socket::{inet_socket, socket, unix_path};
 
@@ -139,6 +139,16 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
     };
     let index_of: HashMap<u32, OfdId> =
         model.ofds.iter().enumerate().map(|(index, ofd)| (ofd.id, OfdId::new(index))).collect();
+    // Most tasks have the same tables. Where one names what is not there, the task that has it says so.
+    let slot = |entry: &FdEntry| {
+        Some(Slot { fd: entry.fd, ofd: *index_of.get(&entry.ofd_id)?, cloexec: entry.cloexec })
+    };
+    let table = |table: &Table| {
+        let mut slots = table.iter().map(slot).collect::<Option<Vec<Slot>>>()?;
+        slots.sort_by_key(|slot| slot.fd);
+        Some((table.identity(), slots))
+    };
+    let tables: HashMap<usize, Vec<Slot>> = model.tables().filter_map(table).collect();
     let wanted_of = |task: &Task| {
         let life = match &task.state {
             TaskState::Alive(_) | TaskState::Stopped(_) => Life::Alive,
@@ -160,16 +170,14 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
             let space = space::expected(model, alive, &index_of);
             wanted.space = Some(Box::new(space.map_err(|what| unusable(task.pid.0, what))?));
             wanted.table_id = Some(alive.ids.files).filter(|id| *id != 0);
-            for entry in &alive.fds {
-                let Some(ofd) = index_of.get(&entry.ofd_id).copied() else {
-                    return Err(unusable(
-                        task.pid.0,
-                        format!("descriptor {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id),
-                    ));
-                };
-                wanted.table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
+            if let Some(table) = tables.get(&alive.fds.identity()) {
+                wanted.table = table.clone();
+            } else if let Some(entry) = alive.fds.iter().find(|entry| slot(entry).is_none()) {
+                return Err(unusable(
+                    task.pid.0,
+                    format!("descriptor {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id),
+                ));
             }
-            wanted.table.sort_by_key(|slot| slot.fd);
         }
         Ok(wanted)
     };

@@ -126,7 +126,9 @@ impl Restore {
         // coordinator, and neither dies of one without the other.
         let signals =
             SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty());
-        raise_last_pid(about.map_or_else(|| highest_pid(&images_dir), |about| Some(about.highest_pid)));
+        raise_last_pid(
+            about.map_or_else(|| regrow::image::highest_pid(&images_dir), |about| Some(about.highest_pid)),
+        );
         let (for_launcher, for_coordinator) = match Channel::pair() {
             Ok(pair) => pair,
             Err(error) => return give_up(&error.into()),
@@ -439,15 +441,6 @@ fn give_up(error: &anyhow::Error) -> ExitCode {
 #[allow(clippy::print_stderr)] // The command line is what prints.
 fn say(text: &str) {
     eprintln!("{text}");
-}
-
-/// The highest pid that images need: the names of some carry them (`core-PID.img`).
-fn highest_pid(dir: &Path) -> Option<u32> {
-    std::fs::read_dir(dir)
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|name| name.strip_prefix("core-")?.strip_suffix(".img")?.parse::<u32>().ok())
-        .max()
 }
 
 /// Lets the kernel number our own processes past all pids that the images need. What cannot be done here

@@ -70,6 +70,11 @@ impl Alike {
         self.runs.get(&child).filter(|(other, _)| *other == parent).map(|(_, runs)| runs.as_slice())
     }
 
+    /// The parent that a child was compared with, and what [`Alike::of`] says of the two.
+    pub fn with_parent(&self, child: usize) -> Option<(usize, &[Run])> {
+        self.runs.get(&child).map(|(parent, runs)| (*parent, runs.as_slice()))
+    }
+
     /// Pages that several children of `parent` have in common, and it has not any more, by address: with where one of
     /// the children has them. They are in private memory that it may write to.
     pub fn old(&self, parent: usize) -> &[Extent] {

@@ -68,5 +68,5 @@ pub use arrange::arrange;
 pub use error::{ImageError, ReadErrors};
 pub use file::{map_image, open_blob};
 pub use model::*;
-pub use read::{parents, read_model};
+pub use read::{highest_pid, parents, read_model};
 pub use write::{Contents, Held, WriteError, write_model, write_pagemap};

@@ -181,6 +181,17 @@ pub fn parents(dir: &Path) -> Result<Vec<PathBuf>, ReadErrors> {
     errors.finish(dir, Some(chain.dirs))
 }
 
+/// The highest pid that a restore of the images in `dir` needs, as far as their process tree can be read.
+pub fn highest_pid(dir: &Path) -> Option<u32> {
+    let open = open_directory(dir).ok()?;
+    let at = Place { path: dir, open: Some(&open) };
+    let (parents, known) = (Chain::default(), Known::default());
+    // The inventory says which version it is; an image of the other one has no magic that fits.
+    [Version::V1_1, Version::V1].into_iter().find_map(|version| {
+        task::highest_pid(&Dir { at, depth: 0, version, parents: &parents, known: &known })
+    })
+}
+
 fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
     // It holds the keys of an encrypted dump; nothing else of that can be read.
     if path.join("cipher.img").exists() {
@@ -207,8 +218,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
         let shared = read_shared(&dir, &names, &mut shared_errors);
         Some((names, shared))
     };
-    let (listed, (tasks, task_errors)) =
-        rayon::join(&mut list_and_read, || task::read_tasks(&dir, &pstree));
+    let (listed, (tasks, task_errors)) = rayon::join(&mut list_and_read, || task::read_tasks(&dir, &pstree));
     errors.append(head_errors);
     errors.append(task_errors);
     errors.append(shared_errors);

@@ -89,6 +89,16 @@ pub(crate) fn read_pstree(dir: &Dir<'_>, errors: &mut Errors) -> Vec<Node> {
     nodes
 }
 
+/// The highest number that a task or a thread of the tree has: of those that have a core image, for the threads of the dead
+/// are anything.
+pub(crate) fn highest_pid(dir: &Dir<'_>) -> Option<u32> {
+    let nodes = read_pstree(dir, &mut Errors::new());
+    let mut pids: Vec<u32> =
+        nodes.iter().flat_map(|node| node.threads.iter().copied().chain([node.pid.0])).collect();
+    pids.sort_unstable();
+    pids.into_iter().rev().find(|pid| matches!(dir.len(Image::Core(*pid)), Ok(Some(_))))
+}
+
 /// All tasks of the tree that could be read, in its order, and what is wrong with them.
 pub(crate) fn read_tasks(dir: &Dir<'_>, nodes: &[Node]) -> (Vec<Task>, Errors) {
     let read: Vec<(Option<Task>, Errors)> = nodes

@@ -20,9 +20,11 @@ use object::pod::slice_from_bytes;
 use object::read::elf::{Dyn as _, FileHeader as _, GnuHashTable, HashTable, ProgramHeader as _, Sym as _};
 use object::{LittleEndian, SymbolIndex};
 
+use super::alike::Alike;
 use super::error::ImageError;
 use super::file::open_blob;
 use super::model::{Alive, Blob, Image, Model, Vma, VmaKind};
+use super::ranges::within;
 
 const PAGE: u64 = 4096;
 /// The most that is taken for a vDSO; real ones have one or two pages.
@@ -135,6 +137,27 @@ pub fn read_code(model: &Model, alive: &Alive) -> Result<Option<Vec<u8>>, ImageE
     let mut bytes = vec![0; (vma.end - vma.start) as usize];
     let found = read_range(model, alive, vma.start, &mut bytes)?;
     Ok((found == vma.end - vma.start).then_some(bytes))
+}
+
+/// For each task one that has the same code at the same addresses: the first on the way to the root, as far as their pages
+/// were compared; or itself. (Old pages, of which a run does not say that the parent has them in the end, are in writable
+/// memory of the task's own.)
+pub fn same_code(model: &Model, alike: &Alike) -> Vec<usize> {
+    let mut first: Vec<usize> = Vec::with_capacity(model.tasks.len());
+    for (index, task) in model.tasks.iter().enumerate() {
+        let of_parent = || {
+            let (parent, runs) = alike.with_parent(index)?;
+            let code = code_of(task.alive()?)?;
+            let theirs = code_of(model.tasks.get(parent)?.alive()?)?;
+            let in_common: u64 = within(runs, code.start, code.end).map(|(start, end)| end - start).sum();
+            let is_same =
+                (code.start, code.end) == (theirs.start, theirs.end) && in_common == code.end - code.start;
+            first.get(parent).copied().filter(|_| is_same)
+        };
+        let of_parent = of_parent();
+        first.push(of_parent.unwrap_or(index));
+    }
+    first
 }
 
 /// Reads what the images have of a range; says how many bytes that was. The others are left.

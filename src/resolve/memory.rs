@@ -371,7 +371,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     // What it has mapped when it forks, if that is not what it has in the end.
     let shape = resolver.spaces.shape(id).cloned();
     let vmas = shape.as_deref().unwrap_or(&mm.vmas);
-    let inherited = if resolver.spaces.is_heir(id) { space::difference(resolver, id, alive) } else { None };
+    let inherited = resolver.differences.remove(&id);
     // What is to be filled.
     let extents = inherited.as_ref().map_or(mm.pages.extents.as_slice(), |difference| &difference.filled);
     for (start, end) in inherited.iter().flat_map(|difference| &difference.unmapped) {

@@ -225,6 +225,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     tree::raise(&mut resolver, &cradle);
     sharing::judge(&mut resolver);
     resolver.spaces = space::decide(&resolver);
+    resolver.differences = space::differences(&resolver);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));
     }
@@ -288,6 +289,8 @@ struct Resolver<'a> {
     alike: Arc<Alike>,
     /// Who inherits an address space.
     spaces: space::Spaces,
+    /// How those differ from what they are born with, until their steps are made.
+    differences: BTreeMap<TaskId, space::Difference>,
     /// How much more memory may be filled with huge pages, in bytes.
     huge_room: u64,
     /// Where the running kernel's is mapped in tasks that have another one: first address, and behind the last.
@@ -360,6 +363,7 @@ impl<'a> Resolver<'a> {
             vdsos: Arc::default(),
             alike: Arc::default(),
             spaces: space::Spaces::default(),
+            differences: BTreeMap::new(),
             huge_room: transparent::room(facts),
             placed_vdsos: Vec::new(),
         }

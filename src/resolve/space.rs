@@ -269,6 +269,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             born[parent.index()].push(child);
         }
     }
+    let likeness = likenesses(resolver);
     spaces.without_huge_pages = vec![resolver.facts.own.thp_disabled.unwrap_or(false); model.tasks.len()];
     for parent in forest.birth_order() {
         let Some(children) = born.get(parent.index()) else { continue };
@@ -278,11 +279,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
         if let Some(above) = alive(parent).filter(|_| !own_vdso(parent) && (is_shallow || may_be_deep)) {
             let mut gain = 0i64;
             for child in children {
-                let likeness = alive(*child).filter(|_| !own_vdso(*child)).and_then(|below| {
-                    let runs = resolver.alike.of(child.index(), parent.index())?;
-                    let same = |a, b| is_same_file(resolver, a, b);
-                    Some(Likeness::of(below, above, &same, runs))
-                });
+                let likeness = likeness.get(child.index()).copied().flatten().filter(|_| !own_vdso(*child));
                 let is_worth_depth = |likeness: &Likeness| is_shallow || likeness.counts.alike >= MANY_PAGES;
                 let pays = |likeness: &Likeness| likeness.pays(resolver.options) && is_worth_depth(likeness);
                 match likeness.filter(pays) {
@@ -328,6 +325,18 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
     }
     late(resolver, &mut spaces);
     spaces
+}
+
+/// How much of each task's address space has who forks it, on all processors; `None`: they were not compared.
+fn likenesses(resolver: &Resolver<'_>) -> Vec<Option<Likeness>> {
+    let tasks = &resolver.model.tasks;
+    let same = |a, b| is_same_file(resolver, a, b);
+    let of = |child: usize| {
+        let parent = tree::born_of(&resolver.forest, tasks.len(), TaskId::new(child))?;
+        let runs = resolver.alike.of(child, parent.index())?;
+        Some(Likeness::of(tasks[child].alive()?, tasks.get(parent.index())?.alive()?, &same, runs))
+    };
+    (0..tasks.len()).into_par_iter().map(of).collect()
 }
 
 /// Where old pages must go, for the task has none there in the end.
@@ -443,7 +452,17 @@ impl Difference {
     }
 }
 
-pub(super) fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> Option<Difference> {
+/// How the address spaces of all heirs differ from those of their parents, on all processors.
+pub(super) fn differences(resolver: &Resolver<'_>) -> BTreeMap<TaskId, Difference> {
+    let heirs: Vec<TaskId> = resolver.spaces.heirs.iter().copied().collect();
+    let of = |heir: &TaskId| {
+        let own = resolver.model.tasks.get(heir.index())?.alive()?;
+        Some((*heir, difference(resolver, *heir, own)?))
+    };
+    heirs.par_iter().filter_map(of).collect::<Vec<_>>().into_iter().collect()
+}
+
+fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> Option<Difference> {
     let parent = tree::born_of(&resolver.forest, resolver.model.tasks.len(), child)?;
     let other = resolver.model.tasks.get(parent.index())?.alive()?;
     let runs = resolver.alike.of(child.index(), parent.index())?;

@@ -12,6 +12,7 @@ use super::{StoreError, StoredPlan, file, host, wire};
 use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
 use crate::image::Model;
 use crate::image::ahead::{Ahead, Stretch};
+use crate::image::alike::Alike;
 use crate::pipeline::{self, PrepareError, Span};
 use crate::resolve::Options;
 use crate::resolve::policy::Policy;
@@ -269,7 +270,7 @@ pub fn verify_images(plan: &StoredPlan, dir: &Path) -> Result<Verified, ReadyErr
 /// What the images demand, and what the commit must set, on the host that the plan was made on.
 fn remake(plan: &StoredPlan) -> Result<(Demands, Vec<ThreadState>), PrepareError> {
     let model: Model = crate::image::read_model(&plan.about.dir)?;
-    let vdsos = pipeline::read_vdsos(&model, plan.host.vdso.as_ref())?;
+    let vdsos = pipeline::read_vdsos(&model, plan.host.vdso.as_ref(), &Alike::default())?;
     let ground = Ground {
         cradle: plan.host.cradle,
         facts: plan.demands.expected.facts,

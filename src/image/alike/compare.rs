@@ -186,6 +186,11 @@ fn add(runs: &mut Vec<Run>, run: Run) {
 /// children that differ a little are compared with the same stretches of their parent all the same, which are read once.
 fn cut(spans: &[Span]) -> Vec<Vec<Span>> {
     let mut pieces: Vec<Vec<Span>> = Vec::new();
+    // All that a small child is compared with is kept, and its image is opened once.
+    if spans.iter().fold(0, |sum: u64, span| sum.saturating_add(span.len)) <= PIECE {
+        pieces.extend((!spans.is_empty()).then(|| spans.to_vec()));
+        return pieces;
+    }
     let (mut held, mut window) = (0, 0);
     for span in spans {
         let mut by = 0;
