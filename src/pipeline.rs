@@ -102,8 +102,7 @@ enum Stage {
 }
 
 impl Timings {
-    fn add(&mut self, stage: Stage, start: Instant) {
-        let end = Instant::now();
+    fn add(&mut self, stage: Stage, Range { start, end }: Range<Instant>) {
         let (name, sum) = match stage {
             Stage::Read => ("read", &mut self.read),
             Stage::Alike => ("compare", &mut self.alike),
@@ -279,14 +278,16 @@ fn prepare_model(
     timings.demands = span.end - span.start;
     timings.spans.push(span);
     let (planned, problems) = planned?;
-    let Some(Planned { resolved, plan, mut tapes, threads }) = planned else { return Ok((None, problems)) };
+    let Some(Planned { resolved, plan, mut tapes, threads, alike }) = planned else {
+        return Ok((None, problems));
+    };
     if options.tracing {
         tapes.set_traced().map_err(PrepareError::NoRoomToTrace)?;
     }
     let commit = (threads.len() == living_threads(&model)).then_some(threads.as_slice());
     let certified = timed(&mut timings, Stage::Certify, || {
         let mut demands = demands?;
-        demands.alike = known_alike(&model, &resolved, &payloads.alike);
+        demands.alike = alike;
         let (tapes, certificate) = certify::certify_tapes(&demands, LiftedTapes::of(tapes), commit)?;
         Ok((demands, tapes, certificate))
     });
@@ -322,6 +323,8 @@ struct Planned {
     plan: Plan,
     tapes: Tapes,
     threads: Vec<ThreadState>,
+    /// What is inherited.
+    alike: certify::AlikePages,
 }
 
 /// Resolves, plans and lowers; with all problems on the way.
@@ -337,11 +340,23 @@ fn plan_model(
     let window = resolution.resolved.as_ref().map_or(0..0, |resolved| {
         resolved.window.base..resolved.window.base.saturating_add(resolved.window.len)
     });
-    let threads =
-        timed(timings, Stage::Lower, || thread_states(model, facts.xsave.as_ref(), window, &mut problems));
-    let Some(mut resolved) = resolution.resolved else { return Ok((None, problems)) };
+    let find_threads = |problems: &mut Vec<Problem>| {
+        let start = Instant::now();
+        let threads = thread_states(model, facts.xsave.as_ref(), window, problems);
+        (threads, start..Instant::now())
+    };
+    let Some(mut resolved) = resolution.resolved else {
+        timings.add(Stage::Lower, find_threads(&mut problems).1);
+        return Ok((None, problems));
+    };
     timed(timings, Stage::Plan, || resolve::policy::apply(options.policy, &mut resolved));
-    let plan = match timed(timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)) {
+    // The order is found by one processor; what it has nothing to do with, the other ones do meanwhile.
+    let (plan, (alike, (threads, span))) = rayon::join(
+        || timed(timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)),
+        || (known_alike(model, &resolved, &payloads.alike), find_threads(&mut problems)),
+    );
+    timings.add(Stage::Lower, span);
+    let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
             // What is unsupported leaves holes that the planner stumbles over: only the cause is news.
@@ -356,7 +371,7 @@ fn plan_model(
         return Ok((None, problems));
     }
     let tapes = timed(timings, Stage::Lower, || lower::lower(&plan, &resolved.recipes, &resolved.window))?;
-    Ok((Some(Planned { resolved, plan, tapes, threads }), problems))
+    Ok((Some(Planned { resolved, plan, tapes, threads, alike }), problems))
 }
 
 /// Whether something of the images is in no plan.
@@ -378,7 +393,7 @@ fn cradle_of(model: &Model, facts: &HostFacts, options: &Options) -> certify::Cr
 fn timed<T>(timings: &mut Timings, stage: Stage, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = run();
-    timings.add(stage, start);
+    timings.add(stage, start..Instant::now());
     result
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use regrow::image::{Image, Model, OfdKind, Task, VmaKind};
+use regrow::image::{Model, OfdKind, Task, VmaKind};
 
 use crate::history::scramble;
 

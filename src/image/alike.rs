@@ -64,6 +64,12 @@ pub struct Alike {
 }
 
 impl Alike {
+    /// What is said of one pair, for tests.
+    #[cfg(test)]
+    pub(super) fn of_pair(pair: Pair, runs: Vec<Run>) -> Alike {
+        Alike { runs: BTreeMap::from([(pair.child, (pair.parent, runs))]), old: BTreeMap::new() }
+    }
+
     /// The runs of pages that `child` has in common with `parent` as it was when it forked, by address; `None`: they
     /// were not compared. Of old pages the parent's place is that which [`Alike::old`] says.
     pub fn of(&self, child: usize, parent: usize) -> Option<&[Run]> {

@@ -6,6 +6,8 @@
 //! Example: `task_state 2, exit_code 256` in the `tc` of a core is a zombie that exited with 1; such a
 //! core has no registers.
 
+use std::sync::Arc;
+
 use super::error::Errors;
 use super::file::Entry;
 use super::magic;
@@ -19,14 +21,22 @@ use super::proto::{
     UserX86XsaveEntry,
 };
 use super::read::Dir;
+use super::wire::parted_by;
 
 /// Bytes of a `siginfo_t`.
 const SIGINFO_BYTES: usize = 128;
 
+/// Why a core image must be there.
+const NEEDED: &str = "pstree.img names it";
+
 /// Signals, 1 to 64.
 const SIGNALS: usize = 64;
 
+/// The number of the field of a core image that says something of the whole process (`tc`).
+const OF_PROCESS: u32 = 3;
+
 /// What of a core image says something of the whole process.
+#[derive(Clone)]
 pub(crate) struct Process {
     pub(crate) state: State,
     pub(crate) exit_code: u32,
@@ -41,6 +51,8 @@ pub(crate) struct Process {
     pub(crate) membarrier: u32,
     pub(crate) stop_signo: Option<u32>,
     pub(crate) timers: Timers,
+    /// The leader's mask of signals.
+    blocked: u64,
     /// Where versions before 3.4 put what is now of each thread.
     pub(crate) old_cg_set: Option<u32>,
     pub(crate) old_seccomp: Option<u32>,
@@ -68,13 +80,32 @@ pub(crate) fn read_core(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Optio
     let image = Image::Core(pid.0);
     let file = image.to_string();
     let entry = Entry { file: &file, index: 0, body: &[] };
-    let e = read_entry(dir, image, errors)?;
-    let Some(tc) = e.tc else {
-        errors.missing_field(image, 0, "core_entry", "tc");
-        return None;
+    let before = errors.count();
+    let bytes = dir.read_needed(image, NEEDED, errors)?;
+    let parts = dir.only_body(&bytes, &magic::CORE).and_then(|body| parted_by(body, OF_PROCESS));
+    let known = parts.as_ref().and_then(|(tc, rest)| {
+        let process = dir.known.processes.get(tc)?;
+        // If anything is wrong with the rest, the whole entry says so.
+        let mut errors = Errors::new();
+        let rest: CoreEntry = errors.decode(&Entry { body: rest, ..entry })?;
+        errors.is_empty().then_some((process, rest))
+    });
+    let (task, e) = match known {
+        Some((process, rest)) => (Process::clone(&process), supported(rest, image, errors)?),
+        None => {
+            let mut e = supported(dir.one_of(&bytes, image, &magic::CORE, errors)?, image, errors)?;
+            let Some(tc) = e.tc.take() else {
+                errors.missing_field(image, 0, "core_entry", "tc");
+                return None;
+            };
+            let task = process(tc, &entry, errors)?;
+            if let (Some((tc, _)), true) = (&parts, errors.count() == before) {
+                dir.known.processes.keep(tc, || Arc::new(task.clone()));
+            }
+            (task, e)
+        }
     };
-    let blocked = tc.blk_sigset;
-    let task = process(tc, &entry, errors)?;
+    let blocked = task.blocked;
     let thread = match (task.state, e.thread_info, e.thread_core) {
         (State::Dead, _, _) => None,
         (_, Some(info), Some(core)) => Some(thread(pid, info, core, Some(blocked), &entry, errors)?),
@@ -113,7 +144,11 @@ pub(crate) fn read_thread(dir: &Dir<'_>, tid: NsPid, errors: &mut Errors) -> Opt
 }
 
 fn read_entry(dir: &Dir<'_>, image: Image, errors: &mut Errors) -> Option<CoreEntry> {
-    let e: CoreEntry = dir.read_one(image, &magic::CORE, "pstree.img names it", errors)?;
+    supported(dir.read_one(image, &magic::CORE, NEEDED, errors)?, image, errors)
+}
+
+/// An entry, if it is of this architecture.
+fn supported(e: CoreEntry, image: Image, errors: &mut Errors) -> Option<CoreEntry> {
     if e.mtype != MARCH_X86_64 {
         const NAMES: [&str; 9] =
             ["unknown", "x86-64", "ARM", "AArch64", "PPC64", "S390", "MIPS", "LoongArch64", "RISC-V 64"];
@@ -198,6 +233,7 @@ fn process(tc: TaskCoreEntry, entry: &Entry<'_>, errors: &mut Errors) -> Option<
         membarrier: tc.membarrier_registration_mask.unwrap_or(0),
         stop_signo: tc.stop_signo,
         timers: timers?,
+        blocked: tc.blk_sigset,
         old_cg_set: tc.cg_set,
         old_seccomp: tc.old_seccomp_mode,
     })

@@ -9,22 +9,24 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::core::Process;
 use super::model::{Mm, Table};
 
 /// So many different images of a kind are kept. Trees of more kinds of tasks gain less.
 const KEPT: usize = 16;
 
 /// What is known of a directory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Known {
     /// Descriptor tables.
     pub(crate) tables: Images<Table>,
+    /// What core images say of whole processes, by the bytes of that field.
+    pub(crate) processes: Images<Arc<Process>>,
     /// Address spaces without pages. The image that they name is one of those with the same bytes.
     pub(crate) spaces: Images<Arc<Mm>>,
 }
 
 /// Images of a kind, and what they say.
-#[derive(Debug)]
 pub(crate) struct Images<T>(Mutex<Vec<(Vec<u8>, T)>>);
 
 impl<T> Default for Images<T> {

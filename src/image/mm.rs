@@ -42,17 +42,7 @@ const MAP_TYPE: u32 = 0xf;
 pub(crate) fn read_mm(dir: &Dir<'_>, pid: NsPid, errors: &mut Errors) -> Option<Mm> {
     let image = Image::Mm(pid.0);
     let at_first = errors.count();
-    let bytes = match dir.read(image) {
-        Ok(Some(bytes)) => Some(bytes),
-        Ok(None) => {
-            errors.missing_file(image, "a living task has one");
-            None
-        }
-        Err(error) => {
-            errors.push(error);
-            None
-        }
-    };
+    let bytes = dir.read_needed(image, "a living task has one", errors);
     let known = bytes.as_ref().and_then(|bytes| dir.known.spaces.get(bytes));
     let unknown = bytes.as_ref().filter(|_| known.is_none());
     let e: Option<MmEntry> = unknown.and_then(|bytes| dir.one_of(bytes, image, &magic::MM, errors));

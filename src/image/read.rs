@@ -132,6 +132,16 @@ impl<'a> Dir<'a> {
         }
     }
 
+    /// The bytes of an image that must be there. `why`: who needs it.
+    pub(crate) fn read_needed(&self, image: Image, why: &str, errors: &mut Errors) -> Option<Bytes> {
+        match self.read(image) {
+            Ok(Some(bytes)) => return Some(bytes),
+            Ok(None) => errors.missing_file(image, why),
+            Err(error) => errors.push(error),
+        }
+        None
+    }
+
     /// The only entry of an image that has been read.
     pub(crate) fn one_of<M: Described>(
         &self,
@@ -152,6 +162,13 @@ impl<'a> Dir<'a> {
             errors.inconsistent(image, None, format!("{count} entries, 1 expected"));
         }
         found
+    }
+
+    /// The body of the only entry of an image that has been read; `None`: it is another kind of image, or not one entry.
+    pub(crate) fn only_body<'b>(&self, bytes: &'b [u8], kind: &Kind) -> Option<&'b [u8]> {
+        let mut entries = Entries::open("", bytes, kind, self.version).ok()?;
+        let entry = entries.next_entry().ok()??;
+        matches!(entries.next_entry(), Ok(None)).then_some(entry.body)
     }
 
     /// The length of an image file.

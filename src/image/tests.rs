@@ -17,6 +17,7 @@ use super::proto::{
 use super::*;
 
 mod ipc;
+mod same;
 
 fn pair() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/pair/images")

@@ -293,6 +293,8 @@ fn frames(stack: &[u8], start: u64, pointer: u64, restorers: &BTreeSet<u64>) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::alike::{Pair, Run};
+    use super::super::model::PagesImage;
     use super::*;
     use crate::host;
 
@@ -310,6 +312,29 @@ mod tests {
             let function = functions.iter().find(|function| function.name == name).expect(name);
             assert!(function.len > 0 && function.offset > 0, "{function:?}");
         }
+    }
+
+    #[test]
+    fn whose_code_is_the_same() {
+        let mut model = super::super::increments::pair();
+        let code = code_of(model.tasks[0].alive().expect("it lives")).expect("a vDSO").clone();
+        let (len, image) = (code.end - code.start, PagesImage::own(1));
+        let run =
+            |by, len| Run { at: code.start + by, len, images: (image, image), of_child: 0, of_parent: 0 };
+        let check = |model: &Model, runs: &[Run], expected: [usize; 2]| {
+            let alike = Alike::of_pair(Pair { child: 1, parent: 0 }, runs.to_vec());
+            assert_eq!(same_code(model, &alike), expected, "{runs:?}");
+        };
+        // Where it is another mapping, nothing is said by pages.
+        let child = model.tasks[1].alive_mut().expect("it lives");
+        child.mm.vmas.retain(|vma| vma.kind != VmaKind::Vdso);
+        check(&model, &[run(0, len)], [0, 1]);
+        model.tasks[1].alive_mut().expect("it lives").mm.vmas.push(code.clone());
+        check(&model, &[run(0, len)], [0, 0]);
+        check(&model, &[run(0, PAGE), run(PAGE, len - PAGE)], [0, 0]);
+        check(&model, &[run(0, len - PAGE)], [0, 1]);
+        check(&model, &[], [0, 1]);
+        assert_eq!(same_code(&model, &Alike::default()), [0, 1]);
     }
 
     #[test]

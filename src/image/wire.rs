@@ -59,6 +59,32 @@ pub(crate) fn check_wire(schema: &'static Schema, body: &[u8]) -> Result<Vec<Fin
     Ok(walk.findings)
 }
 
+/// The field of bytes with this number, and the message without it, where it is there exactly once.
+pub(crate) fn parted_by(body: &[u8], number: u32) -> Option<(&[u8], Vec<u8>)> {
+    let mut cursor = Cursor { body, at: 0, base: 0 };
+    let mut found = None;
+    while cursor.at < body.len() {
+        let start = cursor.at;
+        let key = cursor.varint().ok()?;
+        let bytes = match key & 7 {
+            0 => cursor.varint().ok().map(|_| None)?,
+            1 => cursor.take(8).ok().map(|_| None)?,
+            2 => {
+                let len = usize::try_from(cursor.varint().ok()?).ok()?;
+                Some(cursor.take(len).ok()?)
+            }
+            5 => cursor.take(4).ok().map(|_| None)?,
+            _ => return None,
+        };
+        if key >> 3 == u64::from(number) {
+            let part = (bytes?, start, cursor.at);
+            found.replace(part).is_none().then_some(())?;
+        }
+    }
+    let (bytes, start, end) = found?;
+    Some((bytes, [&body[..start], &body[end..]].concat()))
+}
+
 struct Walk {
     path: Vec<Step>,
     findings: Vec<Finding>,
@@ -239,6 +265,24 @@ mod tests {
             Err(e) => format!("{} at {}", e.reason, e.offset),
         };
         assert_eq!(found, expected, "{body:02x?}");
+    }
+
+    #[test]
+    fn a_field_that_is_there_once() {
+        let check = |body: &[u8], expected: Option<(&[u8], &[u8])>| {
+            let found = parted_by(body, 3);
+            let found = found.as_ref().map(|(bytes, rest)| (*bytes, rest.as_slice()));
+            assert_eq!(found, expected, "{body:02x?}");
+        };
+        check(&[8, 1, 26, 2, 7, 7, 34, 0], Some((&[7, 7], &[8, 1, 34, 0])));
+        check(&[26, 0], Some((&[], &[])));
+        // Its bytes may look like what is beside it.
+        check(&[34, 2, 26, 0, 26, 1, 9], Some((&[9], &[34, 2, 26, 0])));
+        check(&[8, 1], None);
+        check(&[26, 0, 26, 0], None);
+        check(&[24, 0], None);
+        check(&[26, 2, 7], None);
+        check(&[26, 0, 8], None);
     }
 
     #[test]

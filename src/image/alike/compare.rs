@@ -457,6 +457,9 @@ mod tests {
         };
         assert_eq!(pages(&pieces.concat()), pages(&spans));
         assert!(cut(&[]).is_empty());
+        // All of a small one, wherever it is.
+        assert_eq!(cut(&[span(60, 30, 0, 7), span(1000, 34, 30, 400)]).len(), 1);
+        assert_eq!(cut(&[span(60, 30, 0, 7), span(1000, 35, 30, 400)]).len(), 2);
     }
 
     #[test]

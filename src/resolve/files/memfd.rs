@@ -27,8 +27,7 @@ pub(super) fn make(resolver: &mut Resolver<'_>) {
             used.insert(inode_id);
         }
     }
-    let fds =
-        model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.fds).map(|fd| fd.ofd_id);
+    let fds = model.tables().flatten().map(|fd| fd.ofd_id);
     for id in fds.chain(model.packets.iter().flat_map(|packet| packet.rights.iter().copied())) {
         if let Some(OfdKind::Memfd(file)) =
             resolver.ofd_of_id.get(&id).map(|ofd| &model.ofds[ofd.index()].kind)
