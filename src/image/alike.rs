@@ -27,7 +27,7 @@ use compare::{Found, Paths, Print, Span, spans};
 
 /// Of a task with at most so many pages all are hashed that are not alike.
 const SMALL_PAGES: u64 = 1024;
-/// Of others one in so many, by address.
+/// Of others one in so many, by address, where most of what is read at once are not.
 const ONE_IN: u64 = 16;
 /// And of those that the parent has none of, which would not be read otherwise, one in so many.
 const ONE_OF_OWN_IN: u64 = 64;
@@ -139,23 +139,33 @@ impl Family<'_> {
         let tasks: Vec<compare::Task> =
             self.children.par_iter().map(|child| self.to_compare(child, &own)).collect();
         let found = compare::compare(paths, &tasks);
-        let (mut runs, mut prints): (Vec<_>, Vec<_>) =
-            found.into_iter().map(|Found { runs, prints }| (runs, prints)).unzip();
+        let (mut runs, mut prints, mut in_part) = (Vec::new(), Vec::new(), Vec::new());
+        for Found { runs: of_child, prints: of_others, in_part: left } in found {
+            runs.push(of_child);
+            prints.push(of_others);
+            in_part.push(left);
+        }
         let taken = runs.iter().flatten().map(|run: &Run| (run.at, run.at + run.len)).collect();
         let free = without(&self.room, &joined(taken));
         let mut common = most_common(&prints, &free);
         if common.is_empty() {
             return (runs, Vec::new());
         }
-        let in_part: Vec<usize> = (0..tasks.len()).filter(|at| tasks[*at].every > 1).collect();
-        if !in_part.is_empty() {
-            let whole = |at: &usize| compare::Task {
-                spans: alone(&among(self.children[*at], &free)).collect(),
+        // Those that were looked at in part are looked at as a whole, but for what all prints are there of.
+        let large: Vec<usize> = (0..tasks.len()).filter(|at| tasks[*at].every > 1).collect();
+        if !large.is_empty() {
+            for at in &large {
+                in_part[*at] = joined([own.as_slice(), &in_part[*at]].concat());
+            }
+            let rest = |at: &usize| compare::Task {
+                spans: alone(&among(&among(self.children[*at], &free), &in_part[*at])).collect(),
                 every: 1,
             };
-            let whole: Vec<compare::Task> = in_part.iter().map(whole).collect();
-            for (at, found) in in_part.into_iter().zip(compare::compare(paths, &whole)) {
-                prints[at] = found.prints;
+            let rest: Vec<compare::Task> = large.iter().map(rest).collect();
+            for (at, found) in large.into_iter().zip(compare::compare(paths, &rest)) {
+                prints[at].retain(|print| !meets(&in_part[at], print.at, print.at + 1));
+                prints[at].extend(found.prints);
+                prints[at].sort_unstable_by_key(|print| print.at);
             }
             common = most_common(&prints, &free);
         }
@@ -421,6 +431,34 @@ mod tests {
         let runs = check_old(&vmas, (&[], ""), &[(all, &theirs), (all, &other)], &[(0, 500)]);
         assert_eq!(runs, [[(0, 500, 0, 0)], [(0, 500, 0, 0)]]);
         check_old(&vmas, (&[], ""), &[(all, &theirs), (all, &ours)], &[]);
+        // Where few are others, all of them are looked at, and none again.
+        let few = |letter: u8| letters(&|page| if [7, 21].contains(&page) { letter } else { b'a' });
+        check_old(&vmas, (all, &ours), &[(all, &few(b'A')), (all, &few(b'A'))], &[(7, 1), (21, 1)]);
+        check_old(&vmas, (all, &ours), &[(all, &few(b'A')), (all, &few(b'B'))], &[]);
+    }
+
+    /// Who has most pages like its parent's is looked at as a whole, and who has not, in part.
+    #[test]
+    fn prints_of_large_children() {
+        let pages = 256;
+        let all: &[(u64, u64)] = &[(0, pages)];
+        // The first half is like the parent's but for every tenth page, the other is not.
+        let letter = |page: u64| if page < pages / 2 && page % 10 != 9 { 'a' } else { 'b' };
+        let ours: String = (0..pages).map(letter).collect();
+        let theirs = "a".repeat(pages as usize);
+        let (dir, extents) = images(&[(all, &ours), (all, &theirs)]);
+        let paths = |image: PagesImage| dir.path().join(image.to_string());
+        let found = |every| {
+            let task = compare::Task { spans: spans(&extents[0], &extents[1]), every };
+            let found = compare::compare(&paths, &[task]).remove(0);
+            let prints: Vec<u64> = found.prints.iter().map(|print| print.at / PAGE_BYTES).collect();
+            (prints, joined(found.in_part))
+        };
+        let tenths = (0..pages / 2).filter(|page| page % 10 == 9);
+        let expected = tenths.clone().chain((pages / 2..pages).step_by(16)).collect();
+        assert_eq!(found(16), (expected, vec![(pages / 2 * PAGE_BYTES, pages * PAGE_BYTES)]));
+        assert_eq!(found(1), (tenths.chain(pages / 2..pages).collect(), vec![]));
+        assert_eq!(found(0), (vec![], vec![]));
     }
 
     #[test]

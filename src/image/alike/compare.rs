@@ -62,8 +62,8 @@ pub(super) struct Span {
 pub(super) struct Task {
     /// By address.
     pub(super) spans: Vec<Span>,
-    /// Of the pages that are not alike those have prints whose number, address by size, is a multiple of this;
-    /// 0: none.
+    /// Where most of what is read at once is not alike, those of these pages have prints whose number, address by size,
+    /// is a multiple of this; otherwise all that are not alike. 0: none has.
     pub(super) every: u64,
 }
 
@@ -85,6 +85,8 @@ pub(super) struct Found {
     pub(super) runs: Vec<Run>,
     /// Of what is not.
     pub(super) prints: Vec<Print>,
+    /// Where not all of that have prints.
+    pub(super) in_part: Vec<(u64, u64)>,
 }
 
 impl Span {
@@ -154,6 +156,7 @@ pub(super) fn compare(paths: &Paths<'_>, tasks: &[Task]) -> Vec<Found> {
     for ((task, _), found) in found {
         let all = &mut all[task];
         all.prints.extend(found.prints);
+        all.in_part.extend(found.in_part);
         for run in found.runs {
             add(&mut all.runs, run);
         }
@@ -245,6 +248,8 @@ struct Reader<'a> {
     child: Buffer,
     /// What was read last is the last.
     parents: VecDeque<Buffer>,
+    /// Pages of the child that are not alike.
+    others: Vec<Span>,
     hash: FixedState,
 }
 
@@ -298,7 +303,8 @@ impl Buffer {
 
 impl<'a> Reader<'a> {
     fn new(files: &'a Files<'a>) -> Reader<'a> {
-        Reader { files, child: Buffer::default(), parents: VecDeque::new(), hash: FixedState::default() }
+        let (child, parents, others) = (Buffer::default(), VecDeque::new(), Vec::new());
+        Reader { files, child, parents, others, hash: FixedState::default() }
     }
 
     /// The pages that hold the same, and prints of `every` other. What cannot be read is like nothing.
@@ -334,6 +340,7 @@ impl<'a> Reader<'a> {
     fn compare_together(&mut self, spans: &[Span], len: u64, every: u64, found: &mut Found) {
         let Some(first) = spans.first() else { return };
         self.child.fill(self.files.open(first.child.0).as_deref(), first.child, len);
+        self.others.clear();
         let mut left = spans;
         while !left.is_empty() {
             let (count, len) = together(left.iter().map(|span| (span.parent, span.len)));
@@ -341,13 +348,39 @@ impl<'a> Reader<'a> {
             if let Some(place) = here.iter().find_map(|span| span.parent) {
                 self.read_parent(place, len);
             }
-            here.iter().for_each(|span| self.compare_pages(span, every, found));
+            here.iter().for_each(|span| self.compare_pages(span, found));
             left = behind;
+        }
+        if every != 0 {
+            self.print_others(spans, every, found);
+        }
+    }
+
+    /// Prints of the child's pages that are not alike. To hash a page costs less than to read it again, and more than to
+    /// leave it: where most are others, they are most likely the child's own.
+    fn print_others(&self, spans: &[Span], every: u64, found: &mut Found) {
+        let compared = spans.iter().filter(|span| span.parent.is_some());
+        let compared_bytes = compared.fold(0u64, |sum, span| sum.saturating_add(span.len));
+        let others = self.others.iter().filter(|page| page.parent.is_some()).count() as u64;
+        let are_few = others.saturating_mul(2 * PAGE_BYTES) <= compared_bytes;
+        for page in &self.others {
+            let is_one_of_some = (page.at / PAGE_BYTES).is_multiple_of(every);
+            if !is_one_of_some && !(are_few && page.parent.is_some()) {
+                continue;
+            }
+            if let Some(bytes) = self.child.page(page.child.1) {
+                let mut hasher = self.hash.build_hasher();
+                hasher.write(bytes);
+                found.prints.push(Print { at: page.at, hash: hasher.finish(), place: page.child });
+            }
+        }
+        if every != 1 && !are_few {
+            found.in_part.extend(spans.iter().map(|span| (span.at, span.at.saturating_add(span.len))));
         }
     }
 
     /// The child's pages have been read, and the parent's last.
-    fn compare_pages(&self, span: &Span, every: u64, found: &mut Found) {
+    fn compare_pages(&mut self, span: &Span, found: &mut Found) {
         let parent = self.parents.back();
         let mut by = 0;
         while by < span.len {
@@ -357,10 +390,8 @@ impl<'a> Reader<'a> {
             let theirs = page.parent.and_then(|(_, offset)| parent?.page(offset));
             if theirs == Some(ours) {
                 page.run().into_iter().for_each(|run| add(&mut found.runs, run));
-            } else if every != 0 && (page.at / PAGE_BYTES).is_multiple_of(every) {
-                let mut hasher = self.hash.build_hasher();
-                hasher.write(ours);
-                found.prints.push(Print { at: page.at, hash: hasher.finish(), place: page.child });
+            } else {
+                self.others.push(page);
             }
         }
     }
