@@ -364,11 +364,8 @@ impl<'a> Reader<'a> {
         let others = self.others.iter().filter(|page| page.parent.is_some()).count() as u64;
         let are_few = others.saturating_mul(2 * PAGE_BYTES) <= compared_bytes;
         for page in &self.others {
-            let is_one_of_some = (page.at / PAGE_BYTES).is_multiple_of(every);
-            if !is_one_of_some && !(are_few && page.parent.is_some()) {
-                continue;
-            }
-            if let Some(bytes) = self.child.page(page.child.1) {
+            let is_wanted = are_few && page.parent.is_some() || (page.at / PAGE_BYTES).is_multiple_of(every);
+            if let Some(bytes) = self.child.page(page.child.1).filter(|_| is_wanted) {
                 let mut hasher = self.hash.build_hasher();
                 hasher.write(bytes);
                 found.prints.push(Print { at: page.at, hash: hasher.finish(), place: page.child });
