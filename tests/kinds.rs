@@ -53,6 +53,27 @@ fn huge_pages() {
     huge().sharing("keep").rounds(1).run();
 }
 
+/// System V segments of them, of several tasks, in parts, marked, of nobody.
+#[test]
+fn huge_segments() {
+    let _pages = HugePages::free(PAGES);
+    let segments = || {
+        let cannot = "it restores no parts of segments, and no marks";
+        Scenario::program("sysv", &["huge"]).in_an_ipc_namespace().criu_cannot(cannot)
+    };
+    segments().run();
+    segments().sharing("keep").by_plan().rounds(1).run();
+}
+
+/// A file of them, on a hugetlbfs.
+#[test]
+fn files_of_huge_pages() {
+    let _pages = HugePages::free(PAGES);
+    let files = || Scenario::program("kinds", &["hugetlbfs"]);
+    files().run();
+    files().sharing("keep").rounds(1).run();
+}
+
 /// When there are not enough of them, nothing is begun; nor by a plan that was stored when there were.
 #[test]
 fn too_few_huge_pages() {

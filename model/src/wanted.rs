@@ -129,24 +129,25 @@ impl Compare<'_> {
         self.check(|| "the next ids are".to_owned(), &is.next_ids, &wanted.next_ids);
         let mut objects = BTreeMap::new();
         for (id, it) in &wanted.segments {
-            objects.insert((IpcKind::Segment, *id), (it.perm, it.size, 0, &[][..], &[][..]));
+            objects.insert((IpcKind::Segment, *id), (it.perm, it.size, it.huge, 0, &[][..], &[][..]));
         }
         for (id, it) in &wanted.queues {
-            objects.insert((IpcKind::Queue, *id), (it.perm, 0, it.most_bytes, it.messages.as_slice(), &[]));
+            objects
+                .insert((IpcKind::Queue, *id), (it.perm, 0, 0, it.most_bytes, it.messages.as_slice(), &[]));
         }
         for (id, it) in &wanted.semaphores {
             let count = it.values.len() as u64;
-            objects.insert((IpcKind::Semaphores, *id), (it.perm, count, 0, &[], it.values.as_slice()));
+            objects.insert((IpcKind::Semaphores, *id), (it.perm, count, 0, 0, &[], it.values.as_slice()));
         }
         let shown = |(key, it): (&(IpcKind, u32), &SysV)| {
             let (key_of, uid, gid, cuid, cgid, mode) = (it.key, it.uid, it.gid, it.cuid, it.cgid, it.mode);
             let perm = ExpectedPerm { key: key_of, uid, gid, cuid, cgid, mode };
             let most_bytes = if key.0 == IpcKind::Queue { it.most_bytes } else { 0 };
-            (*key, (perm, it.size, most_bytes, it.messages.clone(), it.values.clone()))
+            (*key, (perm, it.size, it.huge, most_bytes, it.messages.clone(), it.values.clone()))
         };
         let is: BTreeMap<_, _> = is.objects.iter().map(shown).collect();
-        let owned = objects.into_iter().map(|(key, (perm, size, most, messages, values))| {
-            (key, (perm, size, most, messages.to_vec(), values.to_vec()))
+        let owned = objects.into_iter().map(|(key, (perm, size, huge, most, messages, values))| {
+            (key, (perm, size, huge, most, messages.to_vec(), values.to_vec()))
         });
         self.check(|| "the System V objects are".to_owned(), is, owned.collect());
     }

@@ -7,6 +7,7 @@ use regrow_graph::verify::{
 };
 
 use super::space;
+use crate::image::huge::of_segment;
 use crate::image::ipc::{IpcNs, SysvPerm};
 use crate::image::{Blob, ImageError, Model};
 
@@ -28,8 +29,8 @@ pub(super) fn expected(
     for segment in &ns.segments {
         let stored = model.shm.iter().find(|shm| shm.shmid == u64::from(segment.perm.id));
         let pages = stored.map(|shm| space::pages(model, &shm.pages.extents, &[])).unwrap_or_default();
-        let segment_wanted =
-            ExpectedSysvSegment { perm: perm(&segment.perm), size: segment.size_bytes, pages };
+        let (perm, size, huge) = (perm(&segment.perm), segment.size_bytes, of_segment(segment.huge));
+        let segment_wanted = ExpectedSysvSegment { perm, size, huge, pages };
         wanted.segments.insert(segment.perm.id, segment_wanted);
     }
     for queue in &ns.queues {

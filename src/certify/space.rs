@@ -15,6 +15,7 @@ use regrow_graph::verify::{
 use serde::{Deserialize, Serialize};
 
 use crate::image::alike::Run;
+use crate::image::huge::MAP_HUGE;
 use crate::image::{Alive, Extent, Image, Model, PagesImage, Vma, VmaKind};
 
 const PAGE: u64 = 4096;
@@ -35,7 +36,11 @@ pub(super) fn expected(
                 start: vma.start,
                 end: vma.end,
                 prot: vma.prot,
-                flags: vma.flags,
+                flags: match vma.kind {
+                    // That its pages are huge is the file's affair, and the images do not say how large they are.
+                    VmaKind::FilePrivate { .. } | VmaKind::FileShared { .. } => vma.flags & !MAP_HUGE,
+                    _ => vma.flags,
+                },
                 advice: vma.madvise,
                 shows,
             });

@@ -21,6 +21,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, fstat, fstatat, lstat};
+use nix::sys::statfs::{FsType, fstatfs};
 use object::elf::{FileHeader32, FileHeader64, NT_GNU_BUILD_ID};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::read::{ReadCache, ReadRef};
@@ -32,6 +33,12 @@ use crate::image::{Ofd, OfdKind};
 const BUILD_ID_MAX_BYTES: usize = 512;
 /// CRIU looks for a build-id in this much of a file; a segment of notes is smaller by far.
 const NOTES_MAX_BYTES: u64 = 1 << 20;
+/// uapi/linux/magic.h.
+const HUGETLBFS_MAGIC: FsType = FsType(0x9584_58f6);
+/// Bytes of the usual page.
+const SMALL: u64 = 4096;
+/// What `st_blocks` counts.
+const SECTOR: u64 = 512;
 /// No path is as long (path_resolution(7)).
 const PATH_MAX: usize = libc::PATH_MAX as usize;
 
@@ -45,6 +52,17 @@ pub struct FileFact {
     /// If some entry of the images has a build-id for this name: the one of the file here, padded
     /// with zeros to a multiple of four bytes as CRIU stores it, or why it has none, in words.
     pub build_id: Option<Result<Vec<u8>, String>>,
+    /// Its pages, if it is a file of a hugetlbfs.
+    pub huge: Option<HugeFile>,
+}
+
+/// A regular file of a hugetlbfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HugeFile {
+    /// How large its pages are.
+    pub page_bytes: u64,
+    /// How many of them it has.
+    pub pages: u64,
 }
 
 /// What `stat(2)` says of a file.
@@ -60,6 +78,10 @@ pub struct FileStat {
     pub ino: u64,
     /// The file system that holds it.
     pub dev: u64,
+    /// `st_blksize`.
+    pub block_bytes: u64,
+    /// `st_blocks`: how much it takes, in pieces of 512 bytes.
+    pub sectors: u64,
 }
 
 /// Every path of `ofds`, and whether a build-id is wanted: of regular descriptions (among them
@@ -111,7 +133,7 @@ pub(super) fn gather(paths: &BTreeMap<String, bool>, root: Option<&Path>) -> BTr
     };
     let look_up = |path: &str, wants_build_id| match &tree {
         Ok(tree) => tree.look_up(path, wants_build_id),
-        Err(errno) => FileFact { reached: Err(*errno), is_symlink: false, build_id: None },
+        Err(errno) => FileFact { reached: Err(*errno), is_symlink: false, build_id: None, huge: None },
     };
     let mut facts: BTreeMap<String, FileFact> =
         paths.iter().map(|(path, &wants_build_id)| (path.clone(), look_up(path, wants_build_id))).collect();
@@ -145,7 +167,20 @@ impl Tree {
             Ok(stat) if wants_build_id && is_regular(stat.mode) => Some(self.read_build_id(path)),
             _ => None,
         };
-        FileFact { reached, is_symlink, build_id }
+        let huge = match &reached {
+            // Of others a block is a page at most, but for few.
+            Ok(stat) if is_regular(stat.mode) && stat.block_bytes > SMALL => self.huge(path, stat),
+            _ => None,
+        };
+        FileFact { reached, is_symlink, build_id, huge }
+    }
+
+    /// A block of a hugetlbfs is a page (fs/hugetlbfs/inode.c, `hugetlbfs_fill_super`).
+    fn huge(&self, path: &str, stat: &FileStat) -> Option<HugeFile> {
+        let file = self.open(path, OFlag::O_PATH).ok()?;
+        let is_hugetlbfs = fstatfs(&file).is_ok_and(|found| found.filesystem_type() == HUGETLBFS_MAGIC);
+        let pages = stat.sectors.saturating_mul(SECTOR) / stat.block_bytes;
+        is_hugetlbfs.then_some(HugeFile { page_bytes: stat.block_bytes, pages })
     }
 
     /// What `path` reaches, and whether its last part is a symbolic link.
@@ -198,6 +233,8 @@ impl From<nix::sys::stat::FileStat> for FileStat {
             rdev: stat.st_rdev,
             ino: stat.st_ino,
             dev: stat.st_dev,
+            block_bytes: stat.st_blksize as u64,
+            sectors: stat.st_blocks as u64,
         }
     }
 }

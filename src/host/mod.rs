@@ -39,7 +39,7 @@ pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
 pub(crate) use cpu::gather as gather_xsave_layout;
 pub use cpu::{XsaveComponent, XsaveLayout};
 pub(crate) use files::directory_of_socket;
-pub use files::{FileFact, FileStat};
+pub use files::{FileFact, FileStat, HugeFile};
 pub use kernel::{KernelFacts, Probe, Transparent};
 pub use own::{CapSets, Ids, OwnFacts};
 pub use pids::{Holder, PidFacts, Taken, Whose};

@@ -3,6 +3,9 @@
 //! CRIU stores `MAP_HUGETLB` (from `VmFlags: … ht`) and the size of the pages, which it knows by the device of the
 //! file behind the mapping (`criu/hugetlb.c`); `memfd.img` has the same bits of the size beside `MFD_HUGETLB`.
 //!
+//! Of System V segments it stores the size in `ipcns-shm.img` beside `SHM_HUGETLB`, and of their mappings only that there
+//! are huge pages; the reader gives them the size (`complete_attached`).
+//!
 //! Of several mappings of one file, one behind the other, CRIU up to 4.3 stores the size with the first alone
 //! (`vma_get_mapfile` in `criu/proc_parse.c` looks at a file once). Those of memfds have it from the inode, private
 //! ones from the mapping before them (`complete`).
@@ -12,7 +15,9 @@
 //! # Sources
 //! uapi/asm-generic/hugetlb_encode.h, `mmap(2)`, `memfd_create(2)`.
 
-use super::model::{Vma, VmaKind};
+use std::collections::BTreeMap;
+
+use super::model::{Model, Vma, VmaKind};
 
 /// `MAP_HUGETLB`.
 pub const MAP_HUGETLB: u32 = libc::MAP_HUGETLB as u32;
@@ -51,6 +56,32 @@ pub(super) fn complete(vmas: &mut [Vma]) {
             vma.flags |= before;
         }
         before = if is_huge { vma.flags & SIZE } else { 0 };
+    }
+}
+
+/// `SHM_HUGETLB` (uapi/linux/shm.h).
+pub(crate) const SHM_HUGETLB: u32 = 0o4000;
+
+/// The flags of a mapping of a System V segment, by what `ipcns-shm.img` has of it: 0 for pages of the usual size.
+pub fn of_segment(flag: Option<u32>) -> u32 {
+    let flag = flag.unwrap_or(0);
+    if flag & SHM_HUGETLB == 0 { flag & SIZE } else { flag & SIZE | MAP_HUGETLB }
+}
+
+/// Gives mappings of System V segments of huge pages the size that their segments have: theirs is stored nowhere else.
+pub(super) fn complete_attached(model: &mut Model) {
+    let sizes: BTreeMap<u32, u32> = model
+        .ipc
+        .values()
+        .flat_map(|ns| &ns.segments)
+        .map(|segment| (segment.perm.id, of_segment(segment.huge)))
+        .collect();
+    let vmas =
+        model.tasks.iter_mut().filter_map(|task| task.alive_mut()).flat_map(|alive| &mut alive.mm.vmas);
+    for vma in vmas.filter(|vma| vma.flags & MAP_HUGE == MAP_HUGETLB) {
+        if let VmaKind::SysV { shmid, .. } = vma.kind {
+            vma.flags |= sizes.get(&shmid).map_or(0, |size| size & SIZE);
+        }
     }
 }
 

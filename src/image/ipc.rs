@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use super::error::{Errors, ImageError};
 use super::file::Entry;
 use super::files::pipe::unreadable_rest;
+use super::huge::{SHM_HUGETLB, page_bytes};
 use super::magic;
 use super::model::{Blob, Image, Origin};
 use super::proto::{IpcDescEntry, IpcMsg, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry};
@@ -218,6 +219,12 @@ fn read_segments(dir: &Dir<'_>, image: Image, errors: &mut Errors) -> Vec<SysvSe
         }
         if e.size == 0 || e.size > i64::MAX as u64 {
             errors.inconsistent(image, entry.index, format!("a segment of {} bytes", e.size));
+        }
+        if let Some(flag) = e.hugetlb_flag
+            && page_bytes(flag).is_none_or(|_| flag & SHM_HUGETLB == 0)
+        {
+            let reason = format!("id {}: flags {flag:#x} do not say how large its huge pages are", e.desc.id);
+            errors.inconsistent(image, entry.index, reason);
         }
         let origin = Origin { image, entry: entry.index };
         segments.push(SysvSegment { perm, size_bytes: e.size, huge: e.hugetlb_flag, origin });

@@ -263,6 +263,7 @@ fn read_dir(path: &Path, errors: &mut Errors) -> Option<Model> {
     };
     let mut memfd_errors = Errors::new();
     resolve_memfd_mappings(&mut model, &mut memfd_errors);
+    super::huge::complete_attached(&mut model);
     let (strays, references) = rayon::join(
         || check_strays(&names, &pstree, &model),
         || {

@@ -75,6 +75,7 @@ impl Lowering<'_> {
             }
             StepKind::Ring(ring) => self.ring(ring, fds),
             StepKind::MapShared { from, start, len } => self.map_shared(*from, *start, *len),
+            StepKind::AttachHuge(view) => self.attach_huge(view),
             StepKind::Grow { start, len, new_len } => {
                 self.tape.call(libc::SYS_mremap, &[*start, *len, *new_len, 0], *start)
             }

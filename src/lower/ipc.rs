@@ -3,7 +3,8 @@
 use regrow_graph::ids::Fd;
 
 use super::Lowering;
-use crate::resolve::recipe::{IpcRecipe, SysvObject};
+use crate::image::huge::{MAP_HUGETLB, SHM_HUGETLB};
+use crate::resolve::recipe::{HugeView, IpcRecipe, SysvObject};
 
 /// uapi/linux/ipc.h.
 const IPC_CREAT: u64 = 0o1000;
@@ -41,7 +42,7 @@ impl Lowering<'_> {
         for segment in &recipe.segments {
             let object = &segment.object;
             self.make(&mut setter, recipe, object, "shm_next_id", |it, flags| {
-                let args = [u64::from(object.key), segment.size_bytes, flags];
+                let args = [u64::from(object.key), segment.size_bytes, flags | huge_flags(segment.huge)];
                 it.tape.call(libc::SYS_shmget, &args, u64::from(object.id));
             });
             let id = u64::from(object.id);
@@ -102,6 +103,22 @@ impl Lowering<'_> {
         }
     }
 
+    /// A view of a segment of huge pages, wherever it is and whatever part it shows: nothing else must be free for it but
+    /// its own place.
+    pub(super) fn attach_huge(&mut self, view: &HugeView) {
+        let HugeView { id, segment_len, window, offset, start, len, read_only } = *view;
+        let flags = if read_only { SHM_RDONLY } else { 0 };
+        self.tape.call(libc::SYS_shmat, &[u64::from(id), window, flags], window);
+        let (from, behind) = (window + offset, window + offset + len);
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        self.tape.call(libc::SYS_mremap, &[from, len, len, flags, start], start);
+        for (rest, end) in [(window, from), (behind, window + segment_len)] {
+            if rest < end {
+                self.unmap(rest, end - rest);
+            }
+        }
+    }
+
     /// Makes one with its id, by who made it: for that the effective ids change for a moment, while the saved ones stay.
     fn make(
         &mut self,
@@ -147,6 +164,11 @@ impl Lowering<'_> {
         let text = self.asm.data(text.as_bytes(), 1);
         self.tape.call(libc::SYS_write, &[setter.fd, text, len], len);
     }
+}
+
+/// Flags of `shmget(2)` by those of `mmap(2)`: the size stands at the same place.
+fn huge_flags(huge: u32) -> u64 {
+    if huge == 0 { 0 } else { u64::from(huge & !MAP_HUGETLB | SHM_HUGETLB) }
 }
 
 /// The number that variables are opened at.

@@ -186,6 +186,9 @@ pub(super) fn step_name(step: &StepKind) -> String {
             format!("AIO ring {} with {events}", range(ring.start, ring.len))
         }
         StepKind::MapShared { start, len, .. } => format!("map shared memory {}", range(*start, *len)),
+        StepKind::AttachHuge(view) => {
+            format!("attach System V segment {} at {}", view.id, range(view.start, view.len))
+        }
         StepKind::Grow { start, len, new_len } => {
             format!("grow {} to {:#x}", range(*start, *len), start.saturating_add(*new_len))
         }

@@ -67,6 +67,7 @@ impl Sort {
                 | StepKind::Unmap { .. }
                 | StepKind::Mmap { .. }
                 | StepKind::MapShared { .. }
+                | StepKind::AttachHuge(_)
                 | StepKind::Grow { .. }
                 | StepKind::Mprotect { .. }
                 | StepKind::Madvise { .. }

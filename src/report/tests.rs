@@ -55,7 +55,16 @@ fn facts(model: &Model) -> HostFacts {
         if let OfdKind::Reg(file) = &ofd.kind {
             let (mode, size_bytes) = (file.mode.unwrap_or(0), file.size_bytes.unwrap_or(0));
             let fact = FileFact {
-                reached: Ok(FileStat { mode, size_bytes, rdev: 0, ino: 0, dev: 0 }),
+                huge: None,
+                reached: Ok(FileStat {
+                    mode,
+                    size_bytes,
+                    rdev: 0,
+                    ino: 0,
+                    dev: 0,
+                    block_bytes: 4096,
+                    sectors: 0,
+                }),
                 is_symlink: false,
                 build_id: Some(Ok(file.build_id.clone())),
             };

@@ -10,12 +10,14 @@
 
 use std::collections::BTreeMap;
 
-use super::Resolver;
 use super::numbers::{MAP_KNOWN, MAP_TYPE, PAGE};
 use super::problem::ProblemKind;
-use super::recipe::{InodeKind, Nameless};
+use super::recipe::{HugeView, InodeKind, Nameless};
 use super::window::TASK_SIZE;
-use crate::image::huge::{MAP_HUGE, MAP_HUGETLB, of_memfd, page_bytes};
+use super::{Resolver, host, hugetlbfs};
+use crate::host::HostFacts;
+use crate::image::huge::{MAP_HUGE, MAP_HUGETLB, of_memfd, of_segment, page_bytes};
+use crate::image::ipc::{SHM_LOCKED, SysvPerm, SysvSegment};
 use crate::image::{Extent, MemfdInode, Model, NsPid, Origin, Vma, VmaKind};
 
 /// Whether a mapping is of huge pages that are no other task's.
@@ -32,6 +34,13 @@ pub(super) fn unknown_flags(vma: &Vma) -> u32 {
             // None of them is with huge pages: such are not locked, and do not grow.
             let odd = (libc::MAP_LOCKED | libc::MAP_GROWSDOWN) as u32;
             vma.flags & (!(MAP_KNOWN | MAP_HUGE) | odd)
+        }
+        VmaKind::FilePrivate { .. } | VmaKind::FileShared { .. } if vma.flags & MAP_HUGETLB != 0 => {
+            let odd = (libc::MAP_LOCKED | libc::MAP_GROWSDOWN) as u32;
+            vma.flags & (!(MAP_KNOWN | MAP_HUGE) | odd)
+        }
+        VmaKind::SysV { .. } if vma.flags & MAP_HUGETLB != 0 => {
+            vma.flags & !(libc::MAP_SHARED as u32 | libc::MAP_ANONYMOUS as u32 | MAP_HUGE)
         }
         VmaKind::SysV { .. } => {
             vma.flags & !(libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_LOCKED) as u32
@@ -52,6 +61,9 @@ pub(super) fn judge(resolver: &mut Resolver<'_>, pid: NsPid, vma: &Vma) {
     if vma.flags & MAP_HUGETLB == 0 || unknown_flags(vma) != 0 {
         return;
     }
+    if let VmaKind::FilePrivate { .. } | VmaKind::FileShared { .. } = vma.kind {
+        return hugetlbfs::judge(resolver, pid, vma);
+    }
     let range = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
     let Some(bytes) = size(resolver, Some(pid), vma.origin, &range, vma.flags) else { return };
     let inode = resolver.model.memfds.iter().find(|inode| match vma.kind {
@@ -59,13 +71,17 @@ pub(super) fn judge(resolver: &mut Resolver<'_>, pid: NsPid, vma: &Vma) {
         VmaKind::Memfd { inode_id, .. } => inode.inode_id == inode_id,
         _ => false,
     });
+    // Whether a segment is of such pages is judged where its users are.
+    let is_segment = matches!(vma.kind, VmaKind::SysV { .. });
     let is_other = inode.is_some_and(|inode| of_memfd(inode.hugetlb_flag) != vma.flags & MAP_HUGE);
-    if is_other || inode.is_none() && vma.kind != VmaKind::AnonPrivate {
+    if is_other || inode.is_none() && vma.kind != VmaKind::AnonPrivate && !is_segment {
         let text = format!("{range}: its file is not of such huge pages");
         resolver.problems.add(ProblemKind::BadImages, Some(pid), Some(vma.origin), text);
     }
     let offset = match vma.kind {
-        VmaKind::AnonShared { offset_bytes, .. } | VmaKind::Memfd { offset_bytes, .. } => offset_bytes,
+        VmaKind::AnonShared { offset_bytes, .. }
+        | VmaKind::Memfd { offset_bytes, .. }
+        | VmaKind::SysV { offset_bytes, .. } => offset_bytes,
         _ => 0,
     };
     if ![vma.start, vma.end, offset].iter().all(|at| at.is_multiple_of(bytes)) {
@@ -86,6 +102,51 @@ pub(super) fn judge_memfd(resolver: &mut Resolver<'_>, inode: &MemfdInode) {
         let text = format!("{name}: {} bytes in huge pages of {bytes}", inode.size_bytes);
         resolver.problems.add(ProblemKind::BadImages, None, Some(inode.origin), text);
     }
+}
+
+/// The same of a System V segment.
+pub(super) fn judge_segment(resolver: &mut Resolver<'_>, segment: &SysvSegment, own_uid: u32) {
+    let flags = of_segment(segment.huge);
+    if flags == 0 {
+        return;
+    }
+    let SysvPerm { id, cuid, mode, .. } = segment.perm;
+    let name = format!("System V segment {id}");
+    if size(resolver, None, segment.origin, &name, flags).is_none() {
+        return;
+    }
+    let mut lacks = Vec::new();
+    // Who takes on another's ids has no capabilities for that moment.
+    if cuid != own_uid {
+        lacks.push(format!(
+            "{name}: it was made by user {cuid}, and huge pages take CAP_IPC_LOCK, which only root has"
+        ));
+    } else if !resolver.facts.own.caps.has_effective(host::CAP_IPC_LOCK) {
+        lacks.push(format!("{name}: huge pages take CAP_IPC_LOCK, which is missing"));
+    }
+    for text in lacks {
+        resolver.problems.add(ProblemKind::Lacking, None, Some(segment.origin), text);
+    }
+    // The kernel takes SHM_LOCK of huge pages for nothing (ipc/shm.c, `shmctl_do_lock`).
+    if mode & SHM_LOCKED != 0 {
+        let text = format!("{name}: locked, which huge pages are not");
+        resolver.problems.add(ProblemKind::BadImages, None, Some(segment.origin), text);
+    }
+}
+
+/// How long a System V segment is, in whole pages of its size.
+pub(super) fn segment_len(segment: &SysvSegment) -> u64 {
+    let page = page_bytes(of_segment(segment.huge)).unwrap_or(PAGE);
+    // What is longer than any address space is refused where it is attached.
+    segment.size_bytes.checked_next_multiple_of(page).unwrap_or(u64::MAX)
+}
+
+/// How a part of a System V segment of huge pages comes to where a task has it.
+pub(super) fn view(model: &Model, vma: &Vma, (id, offset, read_only): (u32, u64, bool)) -> Option<HugeView> {
+    let segment = model.own_ipc()?.segments.iter().find(|segment| segment.perm.id == id)?;
+    let (segment_len, len) = (segment_len(segment), vma.end - vma.start);
+    // The address in the window is put in when that is known.
+    Some(HugeView { id, segment_len, window: 0, offset, start: vma.start, len, read_only })
 }
 
 /// The size of huge pages, if the images say it, and this kernel has them.
@@ -153,7 +214,14 @@ impl Views {
 
 /// The sizes of huge pages that shared memory and memfds have.
 fn sizes(model: &Model) -> impl Iterator<Item = u64> + use<'_> {
-    model.memfds.iter().filter_map(|inode| page_bytes(of_memfd(inode.hugetlb_flag)))
+    let memfds = model.memfds.iter().filter_map(|inode| page_bytes(of_memfd(inode.hugetlb_flag)));
+    memfds.chain(huge_segments(model).map(|(_, page)| page))
+}
+
+/// System V segments of huge pages, and how large these are.
+fn huge_segments(model: &Model) -> impl Iterator<Item = (&SysvSegment, u64)> + use<'_> {
+    let segments = model.own_ipc().into_iter().flat_map(|ns| &ns.segments);
+    segments.filter_map(|segment| Some((segment, page_bytes(of_segment(segment.huge))?)))
 }
 
 /// What an address in the window must be a multiple of so that any of them can be mapped there.
@@ -161,10 +229,11 @@ pub(super) fn alignment(model: &Model) -> u64 {
     sizes(model).max().unwrap_or(PAGE)
 }
 
-/// How long the longest memfd of huge pages is: so much is mapped to fill it.
+/// How long the longest memfd or System V segment of huge pages is: so much is mapped to fill it, or to take a part of.
 pub(super) fn scratch_len(model: &Model) -> u64 {
     let is_huge = |inode: &&MemfdInode| of_memfd(inode.hugetlb_flag) != 0;
-    let longest = model.memfds.iter().filter(is_huge).map(|inode| inode.size_bytes).max();
+    let memfds = model.memfds.iter().filter(is_huge).map(|inode| inode.size_bytes);
+    let longest = memfds.chain(huge_segments(model).map(|(segment, _)| segment_len(segment))).max();
     // What is longer than any address space is refused with the memfd.
     longest.unwrap_or(0).min(TASK_SIZE)
 }
@@ -195,7 +264,7 @@ struct Shared {
 }
 
 /// What a restore takes, by the size of the pages.
-fn taken(model: &Model) -> BTreeMap<u64, Taken> {
+fn taken(model: &Model, facts: &HostFacts) -> BTreeMap<u64, Taken> {
     let mut taken: BTreeMap<u64, Taken> = BTreeMap::new();
     let mut take = |bytes: u64, pages: u64, pid: Option<NsPid>, origin: Origin, what: String| {
         let all = taken.entry(bytes).or_default();
@@ -220,9 +289,13 @@ fn taken(model: &Model) -> BTreeMap<u64, Taken> {
     }
     for (task, alive) in model.tasks.iter().filter_map(|task| Some((task, task.alive()?))) {
         for vma in alive.mm.vmas.iter().filter(|vma| vma.flags & MAP_HUGETLB != 0) {
-            let Some(bytes) = page_bytes(vma.flags) else { continue };
+            let of_file = hugetlbfs::file(model, facts, vma).map(|(_, file)| file.page_bytes);
+            let Some(bytes) = of_file.or(page_bytes(vma.flags)) else { continue };
             let is_reserved = vma.flags & libc::MAP_NORESERVE as u32 == 0;
             let len = (vma.end - vma.start) / bytes;
+            if let VmaKind::SysV { .. } | VmaKind::FileShared { .. } = vma.kind {
+                continue;
+            }
             let of_shared = match vma.kind {
                 VmaKind::AnonShared { shmid, offset_bytes } => Some((shmid, offset_bytes)),
                 VmaKind::Memfd { inode_id, offset_bytes, .. } if !is_private(vma) => {
@@ -242,6 +315,14 @@ fn taken(model: &Model) -> BTreeMap<u64, Taken> {
             take(bytes, pages, Some(task.pid), vma.origin, what);
         }
     }
+    for (path, bytes, pages, origin) in hugetlbfs::lacking(model, facts) {
+        take(bytes, pages, None, origin, path);
+    }
+    // All of a segment is reserved when it is made. That it was made with SHM_NORESERVE no image says.
+    for (segment, bytes) in huge_segments(model) {
+        let what = format!("System V segment {}", segment.perm.id);
+        take(bytes, segment_len(segment) / bytes, None, segment.origin, what);
+    }
     for (shmid, Shared { bytes, origin, pages }) in shared {
         take(bytes, distinct(pages), None, origin, format!("shared memory {shmid:#x}"));
     }
@@ -249,13 +330,13 @@ fn taken(model: &Model) -> BTreeMap<u64, Taken> {
 }
 
 /// How many huge pages a restore takes, by their size.
-pub(crate) fn needed(model: &Model) -> BTreeMap<u64, u64> {
-    taken(model).into_iter().map(|(bytes, all)| (bytes, all.pages)).collect()
+pub(crate) fn needed(model: &Model, facts: &HostFacts) -> BTreeMap<u64, u64> {
+    taken(model, facts).into_iter().map(|(bytes, all)| (bytes, all.pages)).collect()
 }
 
 /// Whether there are enough of them.
 pub(super) fn count(resolver: &mut Resolver<'_>) {
-    let taken = taken(resolver.model);
+    let taken = taken(resolver.model, resolver.facts);
     for (bytes, all) in &taken {
         let (Some(free), Some((most, pid, origin, what))) = (resolver.facts.huge_pages.get(bytes), &all.most)
         else {
@@ -285,7 +366,7 @@ fn touched(
 }
 
 /// How many numbers are in any of these ranges.
-fn distinct(mut ranges: Vec<(u64, u64)>) -> u64 {
+pub(super) fn distinct(mut ranges: Vec<(u64, u64)>) -> u64 {
     ranges.sort_unstable();
     let (mut behind, mut count) = (0, 0u64);
     for (start, end) in ranges {

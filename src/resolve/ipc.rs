@@ -7,7 +7,8 @@
 //!
 //! Segments are attached in the window, as carriers are ([`super::memory`]), and filled there by those who use them. A user
 //! makes each of its views by `mremap` with old size 0, which counts as an attachment: of any part, at any address. One
-//! that is attached to be read only can never be written, so there are two kinds of carriers. What nobody has attached is
+//! that is attached to be read only can never be written, so there are two kinds of carriers. Of huge pages there is no
+//! second view: who has such a segment attaches it for each of its views ([`super::huge`]). What nobody has attached is
 //! detached again when the window goes.
 //!
 //! Worked example: two tasks that have a segment of three pages attached, one of them only the second page and to be read:
@@ -28,7 +29,8 @@ use super::recipe::{
     IpcRecipe, QueueRecipe, ResourceKind, SegmentRecipe, SemaphoreRecipe, StepKind, SysvObject,
 };
 use super::window::TASK_SIZE;
-use super::{Payloads, Resolver, host};
+use super::{Payloads, Resolver, host, huge};
+use crate::image::huge::{MAP_HUGE, of_segment, page_bytes};
 use crate::image::ipc::{IpcNs, SHM_DEST, SHM_LOCKED, SysvPerm, SysvSegment};
 use crate::image::{Extent, Image, Origin, VmaKind};
 
@@ -102,12 +104,12 @@ fn refuse_others(resolver: &mut Resolver<'_>) {
 /// Who has what attached. Attachments must lie in segments that there are.
 fn users(resolver: &mut Resolver<'_>) -> Users {
     let model = resolver.model;
-    let sizes: BTreeMap<u32, u64> = resolver
+    let sizes: BTreeMap<u32, (u64, u32)> = resolver
         .model
         .own_ipc()
         .iter()
         .flat_map(|ns| &ns.segments)
-        .map(|segment| (segment.perm.id, segment.size_bytes.next_multiple_of(PAGE)))
+        .map(|segment| (segment.perm.id, (huge::segment_len(segment), of_segment(segment.huge))))
         .collect();
     let mut users = Users::new();
     for (index, task) in model.tasks.iter().enumerate() {
@@ -115,8 +117,11 @@ fn users(resolver: &mut Resolver<'_>) -> Users {
             let VmaKind::SysV { shmid, offset_bytes, read_only } = vma.kind else { continue };
             let bad = match sizes.get(&shmid) {
                 None => Some("which no image has".to_owned()),
-                Some(size) if offset_bytes.saturating_add(vma.end - vma.start) > *size => {
+                Some((size, _)) if offset_bytes.saturating_add(vma.end - vma.start) > *size => {
                     Some(format!("which ends at {size:#x}"))
+                }
+                Some((_, huge)) if vma.flags & MAP_HUGE != *huge => {
+                    Some("which has pages of another size".to_owned())
                 }
                 Some(_) => None,
             };
@@ -186,10 +191,9 @@ fn segments(resolver: &mut Resolver<'_>, ns: &IpcNs, users: &Users, recipe: &mut
         let none = Default::default();
         let [written, read] = users.get(&id).unwrap_or(&none);
         let is_used = !written.is_empty() || !read.is_empty();
-        if segment.huge.is_some() {
-            let text = format!("System V segment {id}: huge pages (SHM_HUGETLB) are not restored yet");
-            resolver.problems.unsupported(None, origin, text);
-        }
+        huge::judge_segment(resolver, segment, recipe.own_ids[0]);
+        let huge = of_segment(segment.huge);
+        let page = page_bytes(huge).unwrap_or(PAGE);
         if others.contains(&u64::from(id)) {
             let text = format!("System V segment {id} and other shared memory have the same images");
             resolver.problems.add(ProblemKind::BadImages, None, origin, text);
@@ -206,12 +210,14 @@ fn segments(resolver: &mut Resolver<'_>, ns: &IpcNs, users: &Users, recipe: &mut
             resolver.problems.unsupported(None, origin, text);
         }
         let mut attached = Vec::new();
-        let len = segment.size_bytes.next_multiple_of(PAGE);
-        // To be filled it must be written.
-        for (read_only, wanted) in [(false, has_pages || !written.is_empty()), (true, !read.is_empty())] {
+        let len = huge::segment_len(segment);
+        // To be filled it must be written. Of huge pages each view is attached for itself, while one holds the segment.
+        let written = has_pages || !written.is_empty() || huge != 0 && is_used;
+        for (read_only, wanted) in [(false, written), (true, huge == 0 && !read.is_empty())] {
             if !wanted {
                 continue;
             }
+            at = at.next_multiple_of(page);
             if at.checked_add(len).is_none_or(|end| end >= TASK_SIZE) {
                 let text = format!("System V segment {id} of {len} bytes: no address space is that large");
                 resolver.problems.add(ProblemKind::BadImages, None, origin, text);
@@ -225,6 +231,7 @@ fn segments(resolver: &mut Resolver<'_>, ns: &IpcNs, users: &Users, recipe: &mut
         recipe.segments.push(SegmentRecipe {
             object,
             size_bytes: segment.size_bytes,
+            huge,
             attached,
             is_locked: mode & SHM_LOCKED != 0,
             is_removed: mode & SHM_DEST != 0,
@@ -240,7 +247,7 @@ fn contents(
     users: &Users,
     resource: regrow_graph::ids::ResourceId,
 ) {
-    let (id, len) = (segment.perm.id, segment.size_bytes.next_multiple_of(PAGE));
+    let (id, len) = (segment.perm.id, huge::segment_len(segment));
     let Some(at) = resolver.attached.get(&(id, false)).copied() else { return };
     let image = Image::PagemapShmem(u64::from(id));
     let model = resolver.model;

@@ -23,7 +23,7 @@ use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
 use super::{Recipes, Resolver, adjoining, aio, fill, space, transparent, vdso};
 use crate::host::Probe;
-use crate::image::huge::MAP_HUGE;
+use crate::image::huge::{MAP_HUGE, MAP_HUGETLB};
 use crate::image::{
     Alive, Extent, Image, Mm, NsPid, OfdKind, Origin, PagesImage, Task, Vma, VmaKind, by_image,
 };
@@ -299,6 +299,7 @@ pub(super) fn place_carriers(recipes: &mut Recipes, window: &Window, align: u64)
                 }
             }
             StepKind::MapShared { from, .. } => *from += base,
+            StepKind::AttachHuge(view) => view.window += base,
             StepKind::Fill { pieces, .. } => {
                 for (address, _) in pieces.iter_mut().filter(|_| is_shared) {
                     *address += base;
@@ -478,7 +479,8 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
                 } else {
                     (libc::MAP_PRIVATE, libc::MAP_SHARED)
                 };
-                let flags = (kept | own as u32) & !(other as u32 | libc::MAP_ANONYMOUS as u32);
+                // That its pages are huge is the file's affair.
+                let flags = (kept | own as u32) & !(other as u32 | libc::MAP_ANONYMOUS as u32 | MAP_HUGE);
                 let prot = if shared { vma.prot } else { prot };
                 let kind =
                     StepKind::Mmap { start: vma.start, len, prot, flags, file_offset: Some(offset_bytes) };
@@ -505,6 +507,16 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
                     if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
                         protections.push(vma);
                     }
+                }
+            }
+            VmaKind::SysV { shmid, offset_bytes, read_only } if vma.flags & MAP_HUGETLB != 0 => {
+                let Some(view) = huge::view(resolver.model, vma, (shmid, offset_bytes, read_only)) else {
+                    continue;
+                };
+                steps.push(resolver.add_step(StepKind::AttachHuge(view), vma.origin, Vec::new()));
+                let attached = if read_only { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
+                if vma.prot != attached as u32 {
+                    protections.push(vma);
                 }
             }
             VmaKind::SysV { shmid, offset_bytes, read_only } => {

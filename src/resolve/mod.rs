@@ -21,6 +21,7 @@ mod files;
 mod fill;
 mod host;
 mod huge;
+mod hugetlbfs;
 mod index;
 mod ipc;
 pub(crate) mod numbers;

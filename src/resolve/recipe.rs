@@ -77,6 +77,8 @@ pub enum StepKind {
         /// Length.
         len: u64,
     },
+    /// A view of a System V segment of huge pages: attached in the window, and moved from there.
+    AttachHuge(HugeView),
     /// A mapping that is there, made longer at its end: `mremap(2)` that moves nothing.
     Grow {
         /// First address.
@@ -287,6 +289,7 @@ impl StepKind {
             | StepKind::Personality(_)
             | StepKind::Mmap { .. }
             | StepKind::MapShared { .. }
+            | StepKind::AttachHuge(_)
             | StepKind::Grow { .. }
             | StepKind::Mprotect { .. }
             | StepKind::Madvise { .. }
@@ -573,12 +576,33 @@ pub struct SegmentRecipe {
     pub object: SysvObject,
     /// Its length.
     pub size_bytes: u64,
+    /// `MAP_HUGETLB` and the size of its pages; 0 for the usual ones.
+    pub huge: u32,
     /// Where it is attached in the window, and whether only to be read.
     pub attached: Vec<(u64, bool)>,
     /// `SHM_LOCK`.
     pub is_locked: bool,
     /// `IPC_RMID`, once it is attached.
     pub is_removed: bool,
+}
+
+/// A view of a System V segment of huge pages. All lengths are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HugeView {
+    /// The segment.
+    pub id: u32,
+    /// Its length, in whole pages.
+    pub segment_len: u64,
+    /// Where in the window it is attached for a moment.
+    pub window: u64,
+    /// Where the view starts in it.
+    pub offset: u64,
+    /// First address of the view.
+    pub start: u64,
+    /// Length of the view.
+    pub len: u64,
+    /// `SHM_RDONLY`.
+    pub read_only: bool,
 }
 
 /// A message queue.

@@ -26,7 +26,7 @@ pub const MAGIC: [u8; 8] = *b"regrowpl";
 /// Of the format as it is written. Version 1 had no `--policy`, and no pages that are alike; version 2 did not say
 /// which tasks leave by themselves; in version 3 all pages of a task were in one image, and none were
 /// huge; version 4 had no rings of asynchronous I/O, version 5 no IPC namespaces.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;
 const FIXED: usize = 24;

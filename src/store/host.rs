@@ -241,7 +241,7 @@ impl Relied {
                 When::If(holds) => *holds,
             })
             .map(|(_, fact)| fact);
-        let needed = crate::resolve::needed_huge_pages(&prepared.model).into_iter();
+        let needed = crate::resolve::needed_huge_pages(&prepared.model, &prepared.facts).into_iter();
         let huge = needed.map(|(bytes, pages)| Fact {
             name: huge_pages(bytes),
             rule: Rule::AtLeast,

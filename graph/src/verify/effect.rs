@@ -167,6 +167,8 @@ pub enum IpcEffect {
         size: u64,
         /// Permissions.
         mode: u32,
+        /// Of a segment of huge pages what `mmap(2)` calls them: `MAP_HUGETLB`, and how large they are. 0: none.
+        huge: u32,
     },
     /// `IPC_SET`.
     SetOwner {

@@ -3,7 +3,7 @@
 //! All of it is the root's work, before it forks: so everybody is born in the namespace, and what is done there has one
 //! order. An id is certain where the number of the next was set right before; the owner is who the root is at that moment.
 //! Segments are attached among the carriers, and seen by others as those are; that the views are attachments of the right
-//! segments is part of the address spaces.
+//! segments is part of the address spaces. One of huge pages cannot be seen so: who wants a view of it attaches it once more.
 //!
 //! Worked example: `unshare(CLONE_NEWIPC)`, `98307` to `/proc/sys/kernel/shm_next_id`, `shmget(0x2a, 12288, 0600)` is the
 //! segment 98307. When it is attached, it may be removed: it goes with its last attachment.
@@ -22,7 +22,7 @@ use super::effect::{IpcEffect, IpcKind};
 use super::object::{O_CLOEXEC, O_WRONLY, ObjectKind};
 use super::outcome::{Certificate, Counterexample, Wrong};
 use super::run::{Role, Run};
-use super::space::{Alike, ExpectedPages, Shown};
+use super::space::{Alike, ExpectedPages, HUGE, Shown, is_told};
 use super::table::Desc;
 
 /// The usual permissions.
@@ -89,6 +89,8 @@ pub struct ExpectedSysvSegment {
     pub perm: ExpectedPerm,
     /// Length in bytes, as it was asked for.
     pub size: u64,
+    /// `MAP_HUGETLB` and the size of its pages, as `mmap(2)` has them. 0: the usual ones.
+    pub huge: u32,
     /// What it holds other than zeros, by offset.
     pub pages: ExpectedPages,
 }
@@ -126,6 +128,7 @@ pub(super) struct Ipc {
 struct Made {
     perm: ExpectedPerm,
     size: u64,
+    huge: u32,
     /// Of a segment: which of the model's, and whether it was ever attached.
     segment: Option<(usize, bool)>,
     /// Of a queue.
@@ -189,12 +192,17 @@ impl Run<'_> {
                 }
                 self.ipc = Some(Ipc::default());
             }
-            IpcEffect::Make { kind, id, key, size, mode } => {
+            IpcEffect::Make { kind, id, key, size, mode, huge } => {
                 let attributes = &self.tasks[at.task].attributes;
                 let ids = [Kind::EffectiveUid, Kind::EffectiveGid].map(|kind| attributes.number(kind));
                 let [Some(uid), Some(gid)] = ids.map(|id| id.and_then(|id| u32::try_from(id).ok())) else {
                     return Err(Wrong::NotModelled { call, what: "by an unknown user".to_owned() });
                 };
+                let is_odd = *kind != IpcKind::Segment || huge & !HUGE != 0 || !is_told(*huge);
+                if *huge != 0 && is_odd {
+                    let what = format!("a {} with flags {huge:#x}", name(*kind));
+                    return Err(Wrong::NotModelled { call, what });
+                }
                 let ipc = self.own_ipc(at, call)?;
                 if ipc.next_ids.remove(kind) != Some(*id) {
                     let what = format!("a {} with an id that the kernel chooses", name(*kind));
@@ -212,6 +220,7 @@ impl Run<'_> {
                 let made = Made {
                     perm: ExpectedPerm { key: *key, uid, gid, cuid: uid, cgid: gid, mode: *mode },
                     size: *size,
+                    huge: *huge,
                     segment: None,
                     most_bytes: msgmnb.unwrap_or(QUEUE_BYTES),
                     messages: Vec::new(),
@@ -219,7 +228,7 @@ impl Run<'_> {
                 };
                 ipc.made.insert((*kind, *id), made);
                 if *kind == IpcKind::Segment {
-                    let segment = self.add_system_segment(*size, *id, at);
+                    let segment = self.add_system_segment((*size, *huge), *id, at);
                     self.ipc_object(at, call, *kind, *id)?.segment = Some((segment, false));
                 }
             }
@@ -230,7 +239,12 @@ impl Run<'_> {
                 made.most_bytes = most_bytes.unwrap_or(made.most_bytes);
             }
             IpcEffect::LockSegment { id } => {
-                self.ipc_object(at, call, IpcKind::Segment, *id)?.perm.mode |= LOCKED;
+                let made = self.ipc_object(at, call, IpcKind::Segment, *id)?;
+                // It is taken for nothing (ipc/shm.c, `shmctl_do_lock`).
+                if made.huge != 0 {
+                    return refused(format!("System V segment {id}, whose huge pages are not locked"));
+                }
+                made.perm.mode |= LOCKED;
             }
             IpcEffect::RemoveSegment { id } => {
                 let made = self.ipc_object(at, call, IpcKind::Segment, *id)?;
@@ -280,7 +294,14 @@ impl Run<'_> {
             });
         };
         *is_attached = true;
-        Ok((*segment, made.size.checked_next_multiple_of(4096).unwrap_or(u64::MAX)))
+        let segment = *segment;
+        Ok((segment, self.segment_len(segment)))
+    }
+
+    /// A segment that was made before, whoever asks: which of the model's.
+    pub(super) fn system_segment(&self, id: u32) -> Option<usize> {
+        let made = self.ipc.as_ref()?.made.get(&(IpcKind::Segment, id))?;
+        made.segment.map(|(segment, _)| segment)
     }
 
     /// Opens a variable to be written: what is opened is that of the namespace in which it is.
@@ -450,6 +471,12 @@ impl Run<'_> {
             return Err(format!(
                 "System V segment {id} has {} bytes, the images say {}",
                 made.size, wanted.size
+            ));
+        }
+        if made.huge != wanted.huge {
+            return Err(format!(
+                "System V segment {id} has pages by the flags {:#x}, the images say {:#x}",
+                made.huge, wanted.huge
             ));
         }
         if let Some((at, end, is, wanted)) = self.segment_differs(segment, &wanted.pages, is_alike) {

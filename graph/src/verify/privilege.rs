@@ -13,6 +13,7 @@ const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 const CAP_SETPCAP: u32 = 8;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_NICE: u32 = 23;
 const CAP_SYS_RESOURCE: u32 = 24;
 
@@ -160,8 +161,10 @@ impl Privileges {
             },
             Effect::Name(_) => Need::Everything,
             Effect::Ipc(effect) => match effect {
-                // Whoever makes an object is its owner.
-                IpcEffect::Make { .. } => Need::Nothing,
+                // Whoever makes an object is its owner. Huge pages are not everybody's (`can_do_hugetlb_shm`,
+                // fs/hugetlbfs/inode.c).
+                IpcEffect::Make { huge: 0, .. } => Need::Nothing,
+                IpcEffect::Make { .. } => Need::Capability(CAP_IPC_LOCK),
                 IpcEffect::NewNamespace
                 | IpcEffect::SetOwner { .. }
                 | IpcEffect::LockSegment { .. }

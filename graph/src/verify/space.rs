@@ -31,17 +31,17 @@ pub(super) use compare::Seen;
 pub use expected::{
     Alike, ExpectedMapping, ExpectedPages, ExpectedSegment, ExpectedSpace, PageExtent, Shown,
 };
-pub(super) use huge::{MFD_HUGE, huge_memfd};
-pub(super) use state::{Carrier, Segment, Space};
+pub(super) use huge::{MFD_HUGE, huge_memfd, is_told};
+pub(super) use state::{Carrier, HUGE, Segment, Space};
 
 use intervals::Intervals;
 use smallvec::SmallVec;
 use state::{
-    Fill, HUGE, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_GUARD_INSTALL,
+    Fill, KEPT, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_GUARD_INSTALL,
     MADV_GUARD_REMOVE, MADV_KEEPONFORK, MADV_MERGEABLE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WIPEONFORK,
     MAP_ANONYMOUS, MAP_DROPPABLE, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED, MAP_NORESERVE,
     MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MAP_TYPE, Mapping, PAGE, PROT_ALL, PROT_EXEC, PROT_READ,
-    PROT_WRITE, Shows, advised, bit, kept,
+    PROT_WRITE, Shows, advised, bit, huge_shift, kept,
 };
 
 use super::attribute::value::Value;
@@ -254,9 +254,10 @@ impl Run<'_> {
     }
 
     /// A System V segment, of whole pages.
-    pub(super) fn add_system_segment(&mut self, size: u64, id: u32, made: At) -> usize {
-        let len = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-        let segment = self.add_segment(len, 0, made);
+    pub(super) fn add_system_segment(&mut self, (size, huge): (u64, u32), id: u32, made: At) -> usize {
+        let page = if huge == 0 { PAGE } else { 1 << huge_shift(huge) };
+        let len = size.checked_next_multiple_of(page).unwrap_or(u64::MAX);
+        let segment = self.add_segment(len, huge, made);
         self.segments[segment].system = Some(id);
         segment
     }
@@ -282,7 +283,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// `shmat(2)` among the carriers; elsewhere it would hit what the images have there.
+    /// How long a segment is, in whole pages.
+    pub(super) fn segment_len(&self, segment: usize) -> u64 {
+        self.segments[segment].len
+    }
+
+    /// `shmat(2)` among the carriers; elsewhere it would hit what the images have there. What is attached once more of
+    /// huge pages is the task's own, to be moved from there.
     fn attach(
         &mut self,
         at: At,
@@ -291,7 +298,11 @@ impl Run<'_> {
         start: u64,
         read_only: bool,
     ) -> Result<(), Wrong> {
-        let (segment, len) = self.attach_segment(at, call, id)?;
+        let carried = self.carried_huge(at, id);
+        let (segment, len) = match carried {
+            Some(segment) => (segment, self.segment_len(segment)),
+            None => self.attach_segment(at, call, id)?,
+        };
         let (region, end) = (self.tree.region, start.saturating_add(len));
         if start < region.end || end > region.window_end {
             let why = "not among the carriers of shared memory";
@@ -300,7 +311,12 @@ impl Run<'_> {
         self.check_carrier(at, call, start, len)?;
         let prot = if read_only { PROT_READ } else { PROT_READ | PROT_WRITE };
         let shows = Shows::System { segment, offset: 0, may_write: !read_only };
-        let mapping = Mapping { shows, prot, flags: 0, advice: 0 };
+        let mapping = Mapping { shows, prot, flags: self.segments[segment].huge, advice: 0 };
+        huge::is_whole(call, &mapping, start, end)?;
+        if carried.is_some() {
+            self.use_space(at, call)?.map_free(start, end, mapping);
+            return Ok(());
+        }
         self.carriers.insert(start, Carrier { end, segment, mapping, made: at });
         Ok(())
     }
@@ -465,8 +481,9 @@ impl Run<'_> {
         if flags != MREMAP_TO {
             return Err(Wrong::NotModelled { call, what: format!("flags {flags:#x}") });
         }
-        if old_len == 0 {
-            self.check_range(call, from, new_len, PAGE)?;
+        let is_scratch = self.is_scratch(at.task, from, from.saturating_add(old_len));
+        if old_len == 0 || is_scratch {
+            self.check_range(call, from, old_len.max(new_len), PAGE)?;
         } else {
             self.check_pages(call, from, old_len)?;
         }
@@ -487,8 +504,15 @@ impl Run<'_> {
             if !may_grow {
                 return bad("of the vDSO, or of a ring");
             }
-            if pieces.iter().any(|(_, _, mapping)| mapping.flags & MAP_HUGETLB != 0) {
-                return bad("of huge pages");
+            for (start, end, mapping) in &pieces {
+                if mapping.flags & MAP_HUGETLB == 0 {
+                    continue;
+                }
+                if old_len != new_len || !matches!(mapping.shows, Shows::System { .. }) {
+                    return bad("of huge pages");
+                }
+                huge::is_whole(call, mapping, *start, *end)?;
+                huge::is_whole(call, mapping, start - from + to, end - from + to)?;
             }
             self.check_cuts(at, call, to, end)?;
             self.use_space(at, call)?.relocate(from, old_len, to, new_len);

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use regrow_graph::verify::{IpcEffect, IpcKind};
 
-use super::space::{Backing, PAGE, mapping_of};
+use super::space::{Backing, Mapping, PAGE, mapping_of};
 use super::{Call, World, fails, gives, not_modelled};
-use crate::errno::{EACCES, EAGAIN, EEXIST, EIDRM, EINVAL, ENOSPC, EPERM, ERANGE};
+use crate::errno::{EACCES, EAGAIN, EEXIST, EINVAL, ENOSPC, EPERM, ERANGE};
 use crate::footprint::Thing;
 use crate::ids::{Made, SegmentId};
 
@@ -57,6 +57,8 @@ pub struct SysV {
     pub mode: u32,
     /// Bytes of a segment, number of semaphores.
     pub size: u64,
+    /// Of a segment: `MAP_HUGETLB` and the size of its pages; 0 for the usual ones.
+    pub huge: u32,
     /// Of a segment: its memory.
     pub segment: Option<SegmentId>,
     /// It was attached, ever.
@@ -85,6 +87,11 @@ impl Ipc {
         let segments = self.objects.iter().filter(|((kind, _), _)| *kind == IpcKind::Segment);
         segments.filter(|(_, object)| goes(object)).map(|((_, id), _)| *id).collect()
     }
+}
+
+/// Bytes of a page, by the flags that say of huge pages.
+fn page_of(huge: u32) -> u64 {
+    if huge == 0 { PAGE } else { 1 << (huge >> 26) }
 }
 
 /// The kind whose next id is set by a file.
@@ -147,8 +154,8 @@ impl World {
         let ns = self.ipc_namespace(tid)?;
         match effect {
             IpcEffect::NewNamespace => {}
-            IpcEffect::Make { kind, id, key, size, mode } => {
-                return self.make_sysv(tid, ns, (*kind, *id), *key, *size, *mode);
+            IpcEffect::Make { kind, id, key, size, mode, huge } => {
+                return self.make_sysv(tid, ns, (*kind, *id), *key, (*size, *huge), *mode);
             }
             IpcEffect::SetOwner { kind, id, uid, gid, mode, most_bytes } => {
                 self.owns(tid, ns, *kind, *id)?;
@@ -165,7 +172,10 @@ impl World {
                 if !self.can(tid, CAP_IPC_LOCK) {
                     return not_modelled("a lock within the limit of locked memory");
                 }
-                self.sysv(ns, IpcKind::Segment, *id)?.mode |= LOCKED;
+                let object = self.sysv(ns, IpcKind::Segment, *id)?;
+                if object.huge == 0 {
+                    object.mode |= LOCKED;
+                }
             }
             IpcEffect::RemoveSegment { id } => {
                 self.owns(tid, ns, IpcKind::Segment, *id)?;
@@ -220,12 +230,15 @@ impl World {
         ns: Made,
         (kind, wanted): (IpcKind, u32),
         key: u32,
-        size: u64,
+        (size, huge): (u64, u32),
         mode: u32,
     ) -> Call<i64> {
         self.read(Thing::Thread(tid));
         let credentials = &self.thread(tid).credentials;
         let (uid, gid) = (credentials.uids[1], credentials.gids[1]);
+        if huge != 0 && credentials.effective & CAP_IPC_LOCK == 0 {
+            return not_modelled("huge pages within the limit of locked memory, or of a group");
+        }
         let segment = (kind == IpcKind::Segment).then(|| SegmentId(self.made(tid, 0)));
         let ipc = self.ipc_mut(ns);
         let of_kind = || ipc.objects.iter().filter(|((of, _), _)| *of == kind);
@@ -261,6 +274,7 @@ impl World {
             cgid: gid,
             mode,
             size,
+            huge,
             segment,
             was_attached: false,
             most_bytes: ipc.number("msgmnb").unwrap_or(MSGMNB),
@@ -269,7 +283,7 @@ impl World {
         };
         ipc.objects.insert((kind, id), object);
         if let Some(segment) = segment {
-            self.write(Thing::Pages(segment, 0, size.next_multiple_of(PAGE)));
+            self.write(Thing::Pages(segment, 0, size.next_multiple_of(page_of(huge))));
             self.segments.insert(segment, Arc::default());
         }
         gives(id.into(), wanted.into())
@@ -283,22 +297,25 @@ impl World {
         }
         let may = self.can(tid, CAP_IPC_OWNER);
         let object = self.sysv(ns, IpcKind::Segment, id)?;
-        if object.mode & REMOVED != 0 {
-            return fails(EIDRM);
-        }
+        // One that is marked can be attached as long as anybody has it (shmat(2), of Linux).
         if !may {
             return fails(EACCES);
         }
         object.was_attached = true;
-        let len = object.size.next_multiple_of(PAGE);
+        let (huge, page) = (object.huge, page_of(object.huge));
+        let len = object.size.next_multiple_of(page);
         let Some(segment) = object.segment else { return fails(EINVAL) };
+        if !at.is_multiple_of(page) {
+            return fails(EINVAL);
+        }
         let space = self.space_mut(tid);
         let end = at.saturating_add(len);
         if space.at(at).is_some() || space.mappings.range(at..end).next().is_some() {
             return fails(EINVAL);
         }
         let prot = if read_only { READ } else { READ_WRITE };
-        space.mappings.insert(at, mapping_of(end, prot, Backing::Segment(segment, 0), !read_only));
+        let mapping = mapping_of(end, prot, Backing::Segment(segment, 0), !read_only);
+        space.mappings.insert(at, Mapping { flags: mapping.flags | huge, ..mapping });
         gives(at as i64, at as i64)
     }
 

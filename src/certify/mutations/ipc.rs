@@ -20,6 +20,10 @@ const FREE: u64 = 0x10_0000;
 const SHARED: u32 = 98307;
 const MARKED: u32 = 3;
 const ALONE: u32 = 4;
+/// One of huge pages, how large they are, and where nothing is.
+const BIG: u32 = 16;
+const HUGE: u64 = 2 << 20;
+const HUGE_FREE: u64 = 0x10_0000_0000;
 
 fn perm(id: u32, key: u32, mode: u32) -> SysvPerm {
     SysvPerm { id, key, mode, ..SysvPerm::default() }
@@ -118,8 +122,114 @@ fn in_a_namespace() -> Model {
     model
 }
 
+/// A segment of two huge pages: the root has all of it, to be read; the child its second page, elsewhere.
+fn add_huge(model: &mut Model) {
+    let flag = 0o4000 | 21 << 26;
+    let origin = Origin::new(Image::IpcShm(NS), 0);
+    let segment =
+        SysvSegment { perm: perm(BIG, 0x2d, 0o600), size_bytes: 2 * HUGE, huge: Some(flag), origin };
+    model.ipc.get_mut(&NS).expect("it is there").segments.push(segment);
+    let (image, offset_bytes) = (PagesImage::own(77), 3 * PAGE);
+    let extent = Extent { start: HUGE + PAGE, len_pages: 1, image, offset_bytes, entry: 1 };
+    model.shm.push(Shm { shmid: u64::from(BIG), pages: Pages { pages_id: 77, extents: vec![extent] } });
+    let views =
+        [(2 * HUGE, 0, libc::PROT_READ, true), (HUGE, HUGE, libc::PROT_READ | libc::PROT_WRITE, false)];
+    for (task, (len, offset_bytes, prot, read_only)) in model.tasks.iter_mut().zip(views) {
+        let alive = task.alive_mut().expect("it lives");
+        let start = HUGE_FREE + offset_bytes;
+        alive.mm.vmas.push(Vma {
+            start,
+            end: start + len,
+            prot: prot as u32,
+            flags: (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32 | libc::MAP_HUGETLB as u32 | 21 << 26,
+            status: 0,
+            kind: VmaKind::SysV { shmid: BIG, offset_bytes, read_only },
+            madvise: 0,
+            origin: Origin::new(Image::Mm(CHILD), 0),
+        });
+        alive.mm.vmas.sort_by_key(|vma| vma.start);
+    }
+}
+
+/// Nothing of what attaches huge pages and moves them can be left out, or be otherwise.
+#[test]
+fn every_record_of_huge_views_is_needed() {
+    let mut model = in_a_namespace();
+    add_huge(&mut model);
+    let Real { mut lifted, expected, .. } = real_of(model);
+    verify(&lifted, &expected).expect("a certificate");
+    let is_of_view = |effect: &Effect| match effect {
+        Effect::Memory(MemoryEffect::Attach { id, .. }) => *id == BIG,
+        Effect::Memory(MemoryEffect::Remap { old_len, .. }) => *old_len != 0,
+        Effect::Memory(MemoryEffect::Unmap { len, .. }) => *len == HUGE,
+        Effect::Ipc(IpcEffect::Make { id, .. }) => *id == BIG,
+        _ => false,
+    };
+    let altered = |effect: &Effect| -> Vec<Effect> {
+        let memory = Effect::Memory;
+        match effect.clone() {
+            Effect::Memory(MemoryEffect::Attach { id, at, read_only }) => vec![
+                memory(MemoryEffect::Attach { id, at: at + HUGE, read_only }),
+                memory(MemoryEffect::Attach { id, at: at + PAGE, read_only }),
+                memory(MemoryEffect::Attach { id, at, read_only: !read_only }),
+                memory(MemoryEffect::Attach { id: SHARED, at, read_only }),
+            ],
+            Effect::Memory(MemoryEffect::Remap { from, old_len, to, new_len, flags }) => {
+                let remap = |from, old_len, to, new_len, flags| {
+                    memory(MemoryEffect::Remap { from, old_len, to, new_len, flags })
+                };
+                vec![
+                    remap(from + PAGE, old_len, to, new_len, flags),
+                    remap(from, old_len, to + HUGE, new_len, flags),
+                    remap(from, old_len, to + PAGE, new_len, flags),
+                    remap(from, old_len - PAGE, to, new_len - PAGE, flags),
+                    remap(from, old_len, to, new_len + HUGE, flags),
+                    remap(from, 0, to, new_len, flags),
+                    remap(from, old_len, to, new_len, flags | 4),
+                ]
+            }
+            Effect::Memory(MemoryEffect::Unmap { at, len }) => vec![
+                memory(MemoryEffect::Unmap { at, len: len - PAGE }),
+                memory(MemoryEffect::Unmap { at: at + HUGE, len }),
+            ],
+            Effect::Ipc(IpcEffect::Make { kind, id, key, size, mode, huge }) => {
+                let make = |size, huge| Effect::Ipc(IpcEffect::Make { kind, id, key, size, mode, huge });
+                // Of other pages, or of none; with one more.
+                vec![make(size, 0), make(size, huge ^ 1 << 26), make(size, 1), make(size + 1, huge)]
+            }
+            _ => Vec::new(),
+        }
+    };
+    let (mut seen, mut left) = (BTreeMap::<&str, usize>::new(), Vec::new());
+    for task in 0..lifted.tasks.len() {
+        for at in 0..lifted.tasks[task].effects.len() {
+            let record: Lifted = lifted.tasks[task].effects[at].clone();
+            if !is_of_view(&record.effect) {
+                continue;
+            }
+            *seen.entry(record.effect.name()).or_default() += 1;
+            for effect in altered(&record.effect) {
+                lifted.tasks[task].effects[at].effect = effect.clone();
+                if verify(&lifted, &expected).is_ok() {
+                    left.push(format!("{:?} is {effect:?}", record.effect));
+                }
+            }
+            lifted.tasks[task].effects.remove(at);
+            if verify(&lifted, &expected).is_ok() {
+                left.push(format!("left out: {:?}", record.effect));
+            }
+            lifted.tasks[task].effects.insert(at, record);
+        }
+    }
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(seen, BTreeMap::from([("mremap", 2), ("munmap", 1), ("shmat", 3), ("shmget", 1)]));
+}
+
 fn real_namespace() -> Real {
-    let model = in_a_namespace();
+    real_of(in_a_namespace())
+}
+
+fn real_of(model: Model) -> Real {
     let facts = facts(&model);
     let (real, problems) = plan(model, &facts);
     let about = |problem: &&Problem| {
@@ -134,8 +244,8 @@ fn altered_ipc(effect: &Effect) -> Vec<Effect> {
     let ipc = Effect::Ipc;
     match effect.clone() {
         Effect::Ipc(IpcEffect::NewNamespace) => Vec::new(),
-        Effect::Ipc(IpcEffect::Make { kind, id, key, size, mode }) => {
-            let make = |id, key, size, mode| ipc(IpcEffect::Make { kind, id, key, size, mode });
+        Effect::Ipc(IpcEffect::Make { kind, id, key, size, mode, huge }) => {
+            let make = |id, key, size, mode| ipc(IpcEffect::Make { kind, id, key, size, mode, huge });
             let mut all = vec![make(id + 1, key, size, mode)];
             // What is given to another owner gets its permissions once more.
             if ![SHARED, 5, 6, 9].contains(&id) {
@@ -270,8 +380,13 @@ fn every_record_of_a_namespace_is_needed() {
 /// On the model of the kernel, whoever goes on first, all comes to what the images say.
 #[test]
 fn the_model_of_the_kernel_agrees() {
-    let Real { lifted, expected, .. } = real_namespace();
-    for schedule in [Schedule::Lowest, Schedule::Highest, Schedule::Adversary, Schedule::Random(7)] {
+    let schedules = [Schedule::Lowest, Schedule::Highest, Schedule::Adversary, Schedule::Random(7)];
+    for (schedule, is_huge) in schedules.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+        let mut model = in_a_namespace();
+        if is_huge {
+            add_huge(&mut model);
+        }
+        let Real { lifted, expected, .. } = real_of(model);
         let host = Host { capabilities: ALL_CAPABILITIES, suid_dumpable: 2, ..Host::default() };
         let played = play(World::new(&lifted, host).expect("a root"), schedule);
         let faults: Vec<String> = played.faults.iter().map(ToString::to_string).collect();
@@ -421,9 +536,49 @@ fn what_cannot_be_made_is_refused() {
     };
     let ns =
         |model: &mut Model, change: &dyn Fn(&mut IpcNs)| change(model.ipc.get_mut(&NS).expect("it is there"));
+    let huge = |model: &mut Model| add_huge(model);
+    check(&|model, _| huge(model), &[]);
     check(
-        &|model, _| ns(model, &|ns| ns.segments[0].huge = Some(0x5400_0800)),
-        &["System V segment 98307: huge pages (SHM_HUGETLB) are not restored yet [ipcns-shm-9.img entry 0]"],
+        &|model, facts| {
+            huge(model);
+            facts.huge_pages.clear();
+        },
+        &["System V segment 16: this kernel has no huge pages of 2097152 bytes [ipcns-shm-9.img entry 0]"],
+    );
+    check(
+        &|model, facts| {
+            huge(model);
+            facts.huge_pages = [(2 << 20, 1)].into();
+        },
+        &["2 huge pages of 2097152 bytes are needed, and 1 are free; 2 of them for System V segment 16"],
+    );
+    check(
+        &|model, facts| {
+            huge(model);
+            facts.own.caps.effective &= !(1 << 14);
+        },
+        &["System V segment 16: huge pages take CAP_IPC_LOCK, which is missing"],
+    );
+    check(
+        &|model, _| {
+            huge(model);
+            ns(model, &|ns| ns.segments[3].perm.cuid = 33);
+        },
+        &["System V segment 16: it was made by user 33, and huge pages take CAP_IPC_LOCK"],
+    );
+    check(
+        &|model, _| {
+            huge(model);
+            ns(model, &|ns| ns.segments[3].perm.mode |= SHM_LOCKED);
+        },
+        &["System V segment 16: locked, which huge pages are not"],
+    );
+    check(
+        &|model, _| {
+            huge(model);
+            ns(model, &|ns| ns.segments[3].huge = None);
+        },
+        &["which has pages of another size", "which has pages of another size"],
     );
     check(
         &|model, _| ns(model, &|ns| ns.segments[2].perm.mode |= SHM_DEST),

@@ -7,6 +7,7 @@ use regrow_graph::ids::{OpId, ResourceId};
 
 use super::{ExplainError, Explainer, ShmStory, View};
 use crate::image::VmaKind;
+use crate::image::huge::page_bytes;
 use crate::resolve::numbers::PAGE;
 use crate::resolve::recipe::{ResourceKind, StepKind};
 
@@ -37,7 +38,8 @@ impl Explainer<'_> {
                 ResourceKind::Ipc(ipc) => {
                     let segment = ipc.segments.iter().find(|segment| u64::from(segment.object.id) == id)?;
                     let attached: Vec<u64> = segment.attached.iter().map(|(address, _)| *address).collect();
-                    let len = segment.size_bytes.next_multiple_of(PAGE);
+                    let page = page_bytes(segment.huge).unwrap_or(PAGE);
+                    let len = segment.size_bytes.next_multiple_of(page);
                     (!attached.is_empty()).then_some((ResourceId::new(index), attached, len))
                 }
                 _ => None,
@@ -82,6 +84,9 @@ impl Explainer<'_> {
                 }
                 StepKind::Mmap { start, len: view_len, file_offset: Some(offset), .. } if needs_it() => {
                     Some((offset, start, view_len))
+                }
+                StepKind::AttachHuge(view) if u64::from(view.id) == id => {
+                    Some((view.offset, view.start, view.len))
                 }
                 _ => None,
             };

@@ -18,6 +18,9 @@ const QBYTES: usize = 11;
 const SHM_LOCK: i32 = 11;
 const SETALL: i32 = 17;
 const SHM_RDONLY: u64 = 0o10000;
+const SHM_HUGETLB: u64 = 0o4000;
+/// The logarithm of the size of huge pages, where `mmap(2)` has it, too.
+const SHM_HUGE_SIZE: u64 = 0x3f << 26;
 
 impl Call<'_, '_> {
     /// IPC; `None`: the call has nothing to do with it.
@@ -90,15 +93,22 @@ impl Call<'_, '_> {
     /// A new one: what is there already would not do.
     fn make(&self, kind: IpcKind, size: u64, flags: u64) -> Lift<IpcEffect> {
         let new = (libc::IPC_CREAT | libc::IPC_EXCL) as u64;
-        if flags & new != new || flags & !(new | 0o777) != 0 {
+        let may_be_huge = if kind == IpcKind::Segment { SHM_HUGETLB | SHM_HUGE_SIZE } else { 0 };
+        if flags & new != new || flags & !(new | 0o777 | may_be_huge) != 0 {
             return Err(format!("flags {flags:#o}"));
         }
+        let huge = match (flags & SHM_HUGETLB != 0, flags & SHM_HUGE_SIZE) {
+            (false, 0) => 0,
+            (true, size) if size != 0 => size as u32 | libc::MAP_HUGETLB as u32,
+            // The kernel would choose, or ignore it.
+            _ => return Err(format!("flags {flags:#o}")),
+        };
         let id = match self.check {
             Check::Equal => i32::try_from(self.record.expect).ok().and_then(|id| u32::try_from(id).ok()),
             Check::Success | Check::Any => None,
         };
         let id = id.ok_or_else(|| "its id is not checked".to_owned())?;
-        Ok(IpcEffect::Make { kind, id, key: self.low(0), size, mode: (flags & 0o777) as u32 })
+        Ok(IpcEffect::Make { kind, id, key: self.low(0), size, mode: (flags & 0o777) as u32, huge })
     }
 
     fn set(&self, kind: IpcKind, ds: u64, words: u64) -> Lift<IpcEffect> {

@@ -29,11 +29,18 @@ pub(in super::super) fn huge_memfd(flags: u32) -> Option<u32> {
 }
 
 /// Whether flags of `mmap(2)` say nothing of huge pages, or also how large they are.
-pub(super) fn is_told(flags: u32) -> bool {
+pub(in super::super) fn is_told(flags: u32) -> bool {
     if flags & MAP_HUGETLB == 0 { flags & HUGE == 0 } else { (13..47).contains(&huge_shift(flags)) }
 }
 
 impl Run<'_> {
+    /// A System V segment of huge pages that a task has among the carriers: no view of it is to be had there.
+    pub(super) fn carried_huge(&self, at: At, id: u32) -> Option<usize> {
+        let segment = self.system_segment(id).filter(|segment| self.segments[*segment].huge != 0)?;
+        let mut carriers = self.carriers.values().filter(|carrier| carrier.segment == segment);
+        carriers.any(|carrier| self.before.is_inherited(carrier.made, at)).then_some(segment)
+    }
+
     /// Opens the shared memory that a carrier shows, by the range of the mapping: `1000-3000`.
     pub(in super::super) fn open_carrier(
         &mut self,

@@ -4,6 +4,7 @@
 //! | part | kind |
 //! |---|---|
 //! | `huge` | huge pages of 2 MiB: private and shared, memfds that are mapped, open, and both |
+//! | `hugetlbfs` | a file on a hugetlbfs that the program mounts, mapped shared and privately, and open |
 //! | `shared` | shared memory by way of /dev/zero, of views that differ, of tmpfs, of a memfd that nobody may execute |
 //!
 //! What is mapped and what is in it is compared from outside, too. What is checked here is what it *means*: a
@@ -14,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 use regrow_test_programs::Task;
@@ -23,6 +25,7 @@ fn main() {
     let mut task = Task::root();
     match std::env::args().nth(2).as_deref() {
         Some("huge") => huge(&mut task),
+        Some("hugetlbfs") => hugetlbfs(&mut task),
         Some("shared") => shared(&mut task),
         other => panic!("there is no part {other:?}"),
     }
@@ -116,6 +119,62 @@ fn huge(task: &mut Task) {
     task.check("a memfd that is only open", view.holds(6));
     task.check("the seal", Area::file(&sealed, 0, HUGE, RW, libc::MAP_SHARED).is_err());
     task.check("the length is sealed", ftruncate(open.as_fd(), HUGE as i64).is_err());
+}
+
+fn hugetlbfs(task: &mut Task) {
+    let dir = task.file("hugetlbfs");
+    fs::create_dir(&dir).expect("a directory");
+    let kind = Some("hugetlbfs");
+    mount(Some("none"), &dir, kind, MsFlags::empty(), Some("pagesize=2M")).expect("mount");
+    let path = dir.join("file");
+    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = open().expect("a file");
+    ftruncate(file.as_fd(), 4 * HUGE as i64).expect("ftruncate");
+
+    let shared = Area::file(&file, 0, 4 * HUGE, RW, libc::MAP_SHARED).expect("mmap");
+    shared.part(HUGE, PAGE).fill(1);
+    shared.part(2 * HUGE, PAGE).fill(2);
+    let readable = Area::file(&file, HUGE, HUGE, libc::PROT_READ, libc::MAP_SHARED).expect("mmap");
+    let private = Area::file(&file, HUGE, 2 * HUGE, RW, libc::MAP_PRIVATE).expect("mmap");
+    private.part(HUGE + PAGE, 2 * PAGE).fill(3);
+    let untouched = Area::file(&file, 2 * HUGE, HUGE, RW, libc::MAP_PRIVATE).expect("mmap");
+    untouched.protect(libc::PROT_READ);
+
+    task.spawn("child", |task| {
+        let own = Area::file(&file, 2 * HUGE, HUGE, RW, libc::MAP_SHARED).expect("mmap");
+        private.part(PAGE, PAGE).fill(11);
+        task.spawn("grandchild", |task| {
+            shared.unmap();
+            private.part(2 * PAGE, PAGE).fill(12);
+            task.park();
+            own.part(PAGE, PAGE).fill(13);
+            task.check("own pages", private.part(2 * PAGE, PAGE).holds(12));
+            task.check("the child's page of before", private.part(PAGE, PAGE).holds(11));
+            task.check("the file's", private.part(0, PAGE).holds(1));
+        });
+        task.park();
+        task.collect();
+        task.check("the grandchild's page", own.part(PAGE, PAGE).holds(13));
+        task.check("own pages", private.part(PAGE, PAGE).holds(11) && private.part(2 * PAGE, PAGE).is_zero());
+    });
+    task.park();
+    task.collect();
+    task.check("shared memory", shared.part(2 * HUGE, PAGE).holds(2));
+    task.check("from the grandchild", shared.part(2 * HUGE + PAGE, PAGE).holds(13));
+    task.check("the same elsewhere", readable.part(0, PAGE).holds(1));
+    task.check("private memory", private.part(HUGE + PAGE, 2 * PAGE).holds(3));
+    task.check(
+        "private memory of the file",
+        private.part(0, PAGE).holds(1) && untouched.part(0, PAGE).holds(2),
+    );
+    task.check_eq("it is as long as it was", file.metadata().map(|of| of.len()).ok(), Some(4 * HUGE as u64));
+    for area in [shared, readable, private, untouched] {
+        area.unmap();
+    }
+    drop(file);
+    fs::remove_file(&path).expect("it is there");
+    umount(&dir).expect("nobody uses it");
+    fs::remove_dir(&dir).expect("it is empty");
 }
 
 fn shared(task: &mut Task) {

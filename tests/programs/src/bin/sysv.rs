@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `plain` | segments of several tasks and addresses, one to be read only, one in parts of different protection, a sparse one, one that nobody has; message queues; semaphore sets |
 //! | `more` | what CRIU does not bring back: segments that are marked for removal, locked, made by another user than their owner, of which a part is mapped, or mapped elsewhere; a queue that holds more than it may |
+//! | `huge` | segments of huge pages: of several tasks, to be read only, in parts and elsewhere, marked for removal, of nobody |
 //! | `limits` | limits that were lowered below what is in use; segments that go with their last attachment, marked or not |
 //!
 //! Memory is compared from outside, too. What the namespace says of itself (`/proc/sysvipc`, `/proc/sys`) is compared here,
@@ -28,6 +29,7 @@ fn main() {
         Some("plain") => plain(&mut task),
         Some("more") => more(&mut task),
         Some("limits") => limits(&mut task),
+        Some("huge") => huge(&mut task),
         other => panic!("there is no part {other:?}"),
     }
     let _ = fs::remove_file(task.file("compared"));
@@ -401,4 +403,80 @@ fn limits(task: &mut Task) {
     task.check("another does not", control(small, libc::IPC_STAT).is_ok());
     task.check_eq("semaphores", values(set, 6), [1, 2, 3, 4, 5, 6]);
     task.check_eq("a message", receive(letters, 1).ok(), Some((1, vec![7; 50])));
+}
+
+/// The size of huge pages here.
+const HUGE: usize = 2 << 20;
+const HUGE_FLAGS: i32 = 0o4000 | libc::MAP_HUGE_2MB;
+
+fn huge(task: &mut Task) {
+    let shared = segment(0x5245_4731, 3 * HUGE, 0o640 | HUGE_FLAGS);
+    let torn = segment(libc::IPC_PRIVATE, 4 * HUGE, 0o600 | HUGE_FLAGS);
+    let marked = segment(libc::IPC_PRIVATE, HUGE, 0o600 | HUGE_FLAGS);
+    let nobodys = segment(0x5245_4733, HUGE, 0o604 | HUGE_FLAGS);
+    let small = segment(0x5245_4734, 3 * PAGE, 0o600);
+    fill(nobodys, 5000, 3);
+    give_segment(nobodys, NOBODY, NO_GROUP, 0o462);
+    let usual = attach(small, 3 * PAGE, 0);
+    usual.part(PAGE, PAGE).fill(4);
+
+    let whole = attach(shared, 3 * HUGE, 0);
+    whole.part(HUGE + 3 * PAGE, 2 * PAGE).fill(1);
+    whole.part(HUGE, HUGE).protect(libc::PROT_READ);
+    let read_only = attach(shared, 3 * HUGE, libc::SHM_RDONLY);
+    let pieces = attach(torn, 4 * HUGE, 0);
+    pieces.fill(2);
+
+    task.spawn("child", |task| {
+        let again = attach(shared, 3 * HUGE, 0);
+        let own = attach(marked, HUGE, 0);
+        own.part(0, PAGE).fill(5);
+        control(marked, libc::IPC_RMID).expect("IPC_RMID");
+        // The first is gone, two are elsewhere, and with something else between them and the second.
+        pieces.part(0, HUGE).unmap();
+        let room = Area::anonymous(4 * HUGE, libc::MAP_PRIVATE).expect("mmap");
+        let place = room.part(room.start.align_offset(HUGE), 2 * HUGE);
+        let from = pieces.part(2 * HUGE, 2 * HUGE);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: both ranges are the program's, and nothing points there.
+        let moved = unsafe {
+            libc::mremap(from.start.cast(), 2 * HUGE, 2 * HUGE, flags, place.start.cast::<libc::c_void>())
+        };
+        assert!(moved == place.start.cast(), "mremap: {}", io::Error::last_os_error());
+        task.spawn("grandchild", |task| {
+            detach(whole);
+            own.part(HUGE - PAGE, PAGE).fill(6);
+            park_below(task);
+            task.check("what is attached to be read stays so", !may_write_huge(read_only));
+            task.check("what the root has filled", read_only.part(HUGE + 3 * PAGE, 2 * PAGE).holds(1));
+            again.part(2 * HUGE, PAGE).fill(21);
+            place.part(HUGE, PAGE).fill(22);
+            own.part(PAGE, PAGE).fill(23);
+        });
+        park_below(task);
+        task.collect();
+        task.check("marked", own.part(0, PAGE).holds(5) && own.part(HUGE - PAGE, PAGE).holds(6));
+        task.check("written by the grandchild", own.part(PAGE, PAGE).holds(23));
+        task.check("elsewhere", place.part(HUGE, PAGE).holds(22));
+        task.check("it is there still", control(marked, libc::IPC_STAT).is_ok());
+        detach(own);
+        task.check("it goes with its last attachment", control(marked, libc::IPC_STAT).is_err());
+    });
+    park_root(task, &["child", "grandchild"]);
+    task.collect();
+    task.check("the grandchild's page", whole.part(2 * HUGE, PAGE).holds(21));
+    task.check("empty", whole.part(0, HUGE).is_zero() && read_only.part(0, HUGE).is_zero());
+    task.check("the grandchild's page, seen in all of it", pieces.part(3 * HUGE, PAGE).holds(22));
+    let content = regrow_test_programs::pattern(2, 4 * HUGE);
+    task.check("pieces", pieces.part(0, 3 * HUGE).read() == content[..3 * HUGE]);
+    task.check("what nobody had", attach(nobodys, 5000, libc::SHM_RDONLY).holds(3));
+    task.check("the usual pages", usual.part(PAGE, PAGE).holds(4));
+    // Each of the three parts of the first counts.
+    task.check_eq("attachments", control(shared, libc::IPC_STAT).map(|ds| ds.shm_nattch).ok(), Some(4));
+}
+
+/// [`may_write`] of huge pages, which are protected as a whole.
+fn may_write_huge(area: Area) -> bool {
+    // SAFETY: only the protection is asked to change.
+    unsafe { libc::mprotect(area.start.cast(), HUGE, libc::PROT_READ | libc::PROT_WRITE) == 0 }
 }
