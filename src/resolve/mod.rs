@@ -54,6 +54,7 @@ use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
 pub(crate) use aio::needed as needed_aio_requests;
 pub(crate) use huge::needed as needed_huge_pages;
+pub(crate) use transparent::room as huge_room;
 pub(crate) use tree::born_of;
 pub use window::Window;
 

@@ -123,7 +123,7 @@ pub(super) fn blocks(extents: &[Extent], mappings: &[Range], present: &[Range]) 
 const MADE_ROOM_FOR: u64 = 64 << 20;
 
 /// How much may be filled with huge pages, in bytes.
-pub(super) fn room(facts: &HostFacts) -> u64 {
+pub(crate) fn room(facts: &HostFacts) -> u64 {
     // Some of what is free now is taken before.
     facts.kernel.free_huge_bytes.map_or(u64::MAX, |free| (free / 8 * 7).max(MADE_ROOM_FOR))
 }

@@ -27,6 +27,7 @@ pub mod format;
 pub mod host;
 pub mod identity;
 pub mod ready;
+pub(crate) mod room;
 #[cfg(test)]
 mod tests;
 mod wire;

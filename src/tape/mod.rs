@@ -167,10 +167,15 @@ impl Tapes {
         };
         let address = task.tape + u64::from(record) * size_of::<Record>() as u64;
         let Some(old) = self.record(address) else { return false };
-        let at = (address - self.ro_base()) as usize;
-        let failing = Record::failing(old.op, errno).to_bytes();
-        self.ro[at..at + failing.len()].copy_from_slice(&failing);
-        true
+        self.set_record(address, Record::failing(old.op, errno))
+    }
+
+    /// Puts another record in the place of the one at `address`; says whether there is such a place.
+    pub(crate) fn set_record(&mut self, address: u64, record: Record) -> bool {
+        let bytes = record.to_bytes();
+        let at = address.checked_sub(self.ro_base()).and_then(|at| usize::try_from(at).ok());
+        let place = at.and_then(|at| self.ro.get_mut(at..at.checked_add(bytes.len())?));
+        place.map(|place| place.copy_from_slice(&bytes)).is_some()
     }
 
     /// The text that ends with a zero byte at `address`.
