@@ -52,21 +52,29 @@ pub(super) fn judge(resolver: &mut Resolver<'_>, pid: NsPid, vma: &Vma) {
     }
 }
 
+/// What is mapped of a file, shared and reserved: of each run of pages the first and the one behind the last.
+struct Mapped {
+    huge: HugeFile,
+    origin: Origin,
+    pages: Vec<(u64, u64)>,
+}
+
 /// Pages that files lack where shared mappings reserve them: of each the name, the size of its pages, how many, and the
 /// first mapping.
 pub(super) fn lacking(model: &Model, facts: &HostFacts) -> Vec<(String, u64, u64, Origin)> {
-    let mut files: BTreeMap<&str, (HugeFile, Origin, Vec<(u64, u64)>)> = BTreeMap::new();
+    let mut files: BTreeMap<&str, Mapped> = BTreeMap::new();
     let vmas = model.tasks.iter().filter_map(|task| task.alive()).flat_map(|alive| &alive.mm.vmas);
     for vma in vmas.filter(|vma| vma.flags & MAP_HUGETLB != 0) {
         let VmaKind::FileShared { offset_bytes, .. } = vma.kind else { continue };
         let Some((path, huge)) = file(model, facts, vma) else { continue };
-        let (_, _, pages) = files.entry(path).or_insert_with(|| (huge, vma.origin, Vec::new()));
+        let mapped = files.entry(path);
+        let mapped = mapped.or_insert_with(|| Mapped { huge, origin: vma.origin, pages: Vec::new() });
         if vma.flags & libc::MAP_NORESERVE as u32 == 0 {
             let first = offset_bytes / huge.page_bytes;
-            pages.push((first, first.saturating_add((vma.end - vma.start) / huge.page_bytes)));
+            mapped.pages.push((first, first.saturating_add((vma.end - vma.start) / huge.page_bytes)));
         }
     }
-    let lacking = files.into_iter().map(|(path, (huge, origin, pages))| {
+    let lacking = files.into_iter().map(|(path, Mapped { huge, origin, pages })| {
         // Which of its pages it has nobody says: at least so many more are taken.
         (path.to_owned(), huge.page_bytes, distinct(pages).saturating_sub(huge.pages), origin)
     });

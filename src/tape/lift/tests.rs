@@ -233,6 +233,10 @@ fn objects_and_memory() {
         "the kernel would choose the address",
     );
     refuse(|b| b.call(libc::SYS_mremap, &[0x10000, 0, 4096, 1, 0x20000], 0x20000), "flags 0x1");
+    // Huge pages of the kernel's choice, none of a size, and a queue of them.
+    refuse(|b| b.call(libc::SYS_shmget, &[0, 1 << 21, 0o7600], 7), "flags 0o7600");
+    refuse(|b| b.call(libc::SYS_shmget, &[0, 1 << 21, 0o3600 | 21 << 26], 7), "flags 0o12400003600");
+    refuse(|b| b.call(libc::SYS_msgget, &[0, 0o7600 | 21 << 26], 7), "flags 0o12400007600");
     let poke = |pid: u64, len: u64, count: u64, expect: u64| {
         move |b: &mut Builder| {
             let data = b.data(b"abc");
