@@ -289,7 +289,8 @@ impl Buffer {
         let len = usize::try_from(len.min(BUFFER)).unwrap_or(0);
         let Some(file) = file else { return };
         if self.bytes.len() < len {
-            self.bytes.resize(len, 0);
+            // What was read before is of no use; new memory is zero already.
+            self.bytes = vec![0; len];
         }
         while self.len < len {
             let into = &mut self.bytes[self.len..len];
