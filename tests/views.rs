@@ -70,10 +70,14 @@ fn check_whole(records: &BTreeMap<u64, u64>, trace: &Value) {
     let mut slices = slices(trace);
     // Some are on tracks of their own, which are threads of the same process.
     let mut phases = Vec::new();
-    for (_, track) in slices.extract_if(.., |_, track| track[0].2["pid"] == json!(regrow)) {
-        check_nested(&track);
-        phases.extend(track);
-    }
+    slices.retain(|_, track| {
+        let is_of_task = track[0].2["pid"] != json!(regrow);
+        if !is_of_task {
+            check_nested(track);
+            phases.append(track);
+        }
+        is_of_task
+    });
     let phase = |name: &str| {
         let found = phases.iter().find(|(.., event)| event["name"] == name);
         let (start, len, _) = found.unwrap_or_else(|| panic!("no phase {name}"));
