@@ -350,9 +350,10 @@ fn plan_model(
         return Ok((None, problems));
     };
     timed(timings, Stage::Plan, || resolve::policy::apply(options.policy, &mut resolved));
+    let needs = resolved.needs.take();
     // The order is found by one processor; what it has nothing to do with, the other ones do meanwhile.
     let (plan, (alike, (threads, span))) = rayon::join(
-        || timed(timings, Stage::Plan, || order::plan_in(&resolved.forest, resolved.cradle)),
+        || timed(timings, Stage::Plan, || order::plan_knowing(&resolved.forest, resolved.cradle, needs)),
         || (known_alike(model, &resolved, &payloads.alike), find_threads(&mut problems)),
     );
     timings.add(Stage::Lower, span);

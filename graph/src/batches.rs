@@ -42,6 +42,8 @@ pub struct Batches {
     pub helpers: Vec<Helper>,
     /// What they make for those whose children they fork.
     pub deliveries: BTreeMap<ResourceId, Delivery>,
+    /// Who needs what in the forest, where that has been looked for and there are no helpers: then the forest is as it was.
+    pub needs: Option<Needs>,
 }
 
 impl Batches {
@@ -77,7 +79,7 @@ pub fn split(
         .flat_map(|step| forest.steps[step.index()].needs.iter().copied())
         .collect();
     finishing.sort_unstable();
-    for (index, children) in children.iter().enumerate() {
+    'parents: for (index, children) in children.iter().enumerate() {
         let parent = TaskId::new(index);
         if !may_pay(&forest.tasks[index], children.len(), costs, which.cores) {
             continue;
@@ -103,7 +105,7 @@ pub fn split(
             continue;
         }
         for batch in given.chunks(size) {
-            let Some(pid) = spare.next() else { return batches };
+            let Some(pid) = spare.next() else { break 'parents };
             let helper = TaskId::new(forest.tasks.len());
             let (pgid, sid) = (forest.tasks[index].pgid, forest.tasks[index].sid);
             forest.tasks.push(TaskSpec {
@@ -126,6 +128,7 @@ pub fn split(
             );
         }
     }
+    batches.needs = batches.helpers.is_empty().then_some(needs);
     batches
 }
 
@@ -323,6 +326,25 @@ mod tests {
         order::plan(&forest).expect("a plan");
         let found = split_of(&mut dead, &BTreeSet::new(), 1000..2000).concat();
         assert!(!found.contains(&13));
+    }
+
+    /// What has been found out about a forest that stays as it is serves its plan.
+    #[test]
+    fn needs_are_handed_on() {
+        for (may, mut spare, stays) in
+            [(false, 1000..2000, true), (true, 0..0, true), (true, 1000..2000, false)]
+        {
+            let mut forest = server(40);
+            let children = Children { may_be_given: &|_| may, may_give: &|_| true, cores: 1 };
+            let batches = split(&mut forest, Cradle::default(), &costs(), &children, &mut spare);
+            assert_eq!(batches.helpers.is_empty(), stays);
+            assert_eq!(batches.needs, Needs::find(&forest).ok().filter(|_| stays));
+            if stays {
+                let plan = order::plan_knowing(&forest, Cradle::default(), batches.needs).expect("a plan");
+                let other = order::plan(&forest).expect("a plan");
+                assert_eq!((plan.order, plan.programs), (other.order, other.programs));
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | [`ids`] | dense ids of tasks, descriptions, resources, steps, operations, events |
 //! | [`forest`] | the input: what every task must end with, and what makes each resource |
 //! | [`table`] | descriptor tables, and the fewest moves from one to another |
-//! | `needs` | who uses what, and so who owns it |
+//! | [`needs`] | who uses what, and so who owns it |
 //! | `numbers` | the numbers at which descriptions travel |
 //! | [`place`] | who creates what, and what each task's table is at each fork |
 //! | [`passing`] | who makes what and sends it to whom, where it is not inherited |
@@ -34,7 +34,7 @@ pub mod forest;
 pub mod graph;
 pub mod ids;
 mod lists;
-mod needs;
+pub mod needs;
 mod numbers;
 pub mod order;
 pub mod passing;

@@ -1,6 +1,7 @@
 //! Many short lists, one behind another in one piece of memory.
 
 /// A list for each number from 0 on.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lists<T> {
     /// Where each begins; one more for the end of the last.
     starts: Vec<usize>,

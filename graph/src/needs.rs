@@ -2,6 +2,9 @@
 //!
 //! Example: a pipe that two grandchildren in different branches use is owned by their grandparent and
 //! goes through both children, each of which needs it only for the child below.
+//!
+//! Two ask for this: [`crate::batches`], what tasks share with one child only, and [`crate::place`]. What the first has found
+//! out it hands on, where it leaves the forest as it was.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +16,9 @@ use crate::place::PlaceError;
 /// The first and the last child, by rank, below which something is used.
 pub(crate) type Span = (u32, u32);
 
-/// Who uses what, seen from every task on the way.
-pub(crate) struct Needs {
+/// Who uses what, seen from every task on the way. It holds for one forest, as long as nothing of it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
     pub(crate) of_ofd: Vec<Option<ResourceId>>,
     pub(crate) owners: Vec<Option<TaskId>>,
     /// For each task the resources that it or somebody below uses and that it or somebody above
@@ -26,6 +30,7 @@ pub(crate) struct Needs {
 }
 
 /// Which end of a pipe is used where: what a task carries for those below is not more than they use.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Ends {
     /// When the walk through the tree enters each task, and when the last task below it.
     times: Vec<(u32, u32)>,

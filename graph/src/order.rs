@@ -13,6 +13,7 @@ use crate::family::{self, Cradle, FamilyError};
 use crate::forest::Forest;
 use crate::graph::{Graph, OpKind, Reason};
 use crate::ids::{EventId, OpId, ResourceId, TaskId};
+use crate::needs::Needs;
 use crate::place::{self, PlaceError};
 
 /// A plan: what is done, by whom, in which order.
@@ -88,8 +89,16 @@ pub fn plan(forest: &Forest) -> Result<Plan, PlanError> {
 /// # Errors
 /// Everything that keeps the forest from being planned.
 pub fn plan_in(forest: &Forest, cradle: Cradle) -> Result<Plan, PlanError> {
+    plan_knowing(forest, cradle, None)
+}
+
+/// As [`plan_in`], where it may be known already who needs what in this forest.
+///
+/// # Errors
+/// Everything that keeps the forest from being planned.
+pub fn plan_knowing(forest: &Forest, cradle: Cradle, needs: Option<Needs>) -> Result<Plan, PlanError> {
     let family = family::arrange(forest, cradle).map_err(PlanError::Family)?;
-    let placement = place::place(forest, &family).map_err(PlanError::Place)?;
+    let placement = place::place(forest, &family, needs).map_err(PlanError::Place)?;
     order_graph(placement.graph, placement.owners, forest.tasks.len())
 }
 

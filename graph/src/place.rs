@@ -79,12 +79,18 @@ pub struct Placement {
     pub owners: Vec<Option<TaskId>>,
 }
 
-/// Places every resource of `forest`.
+/// Places every resource of `forest`. `needs`: those of this forest, where they are known.
 ///
 /// # Errors
 /// All descriptions that cannot be placed.
-pub fn place(forest: &Forest, family: &Family) -> Result<Placement, Vec<PlaceError>> {
-    let needs = Needs::find(forest)?;
+pub fn place(forest: &Forest, family: &Family, needs: Option<Needs>) -> Result<Placement, Vec<PlaceError>> {
+    let needs = match needs {
+        Some(needs) => {
+            debug_assert_eq!(Ok(&needs), Needs::find(forest).as_ref(), "the forest has changed since");
+            needs
+        }
+        None => Needs::find(forest)?,
+    };
     let descents = Descents::find(forest)?;
     let turns = Turns::find(forest)?;
     let mut placer = Placer {

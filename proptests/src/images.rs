@@ -206,7 +206,8 @@ pub fn plan_with(dir: &Path, costs: CostModel, cores: u32, policy: Policy) -> Re
         return Err(Refused::Defect("no room".to_owned()));
     };
     policy::apply(policy, &mut resolved);
-    let plan = match order::plan_in(&resolved.forest, resolved.cradle) {
+    let needs = resolved.needs.take();
+    let plan = match order::plan_knowing(&resolved.forest, resolved.cradle, needs) {
         Ok(plan) => plan,
         Err(PlanError::Family(errors)) => {
             return Err(refused(errors.iter().map(ToString::to_string).collect()));

@@ -44,6 +44,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, cradle: Cradle) {
         }
     }
     resolver.deliveries = found.deliveries;
+    resolver.needs = found.needs;
 }
 
 /// Tasks that files below `/proc` are about: whoever opens one after its forks must have forked the task.

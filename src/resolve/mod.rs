@@ -41,6 +41,7 @@ use regrow_graph::cost::CostModel;
 use regrow_graph::family::Cradle;
 use regrow_graph::forest::{Forest, ResourceSpec, StepSpec, TaskSpec};
 use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
+use regrow_graph::needs::Needs;
 use regrow_graph::passing::Delivery;
 
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,8 @@ pub struct Resolved {
     pub window: Window,
     /// What helpers make for those whose children they fork.
     pub deliveries: BTreeMap<ResourceId, Delivery>,
+    /// Who needs what in the forest, where that is known already: for who plans it as it is.
+    pub needs: Option<Needs>,
     /// Tasks that start with the address space of who forks them, and keep it but for what differs.
     pub heirs: BTreeSet<TaskId>,
 }
@@ -237,10 +240,10 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     batches::resolve(&mut resolver, cradle);
     fill::invite(&mut resolver);
     let window = window::find(&mut resolver, payloads);
-    let Resolver { forest, mut recipes, problems, spaces, deliveries, carriers_end, .. } = resolver;
+    let Resolver { forest, mut recipes, problems, spaces, deliveries, needs, carriers_end, .. } = resolver;
     let resolved = window.map(|window| {
         memory::place_carriers(&mut recipes, &window, carriers_end.1);
-        Resolved { forest, cradle, recipes, window, deliveries, heirs: spaces.into_heirs() }
+        Resolved { forest, cradle, recipes, window, deliveries, needs, heirs: spaces.into_heirs() }
     });
     Resolution { resolved, problems: problems.into_vec() }
 }
@@ -262,6 +265,8 @@ struct Resolver<'a> {
     adopters: BTreeSet<TaskId>,
     /// What helpers make for others.
     deliveries: BTreeMap<ResourceId, Delivery>,
+    /// Who needs what, when the forest is complete, if that has been looked for.
+    needs: Option<Needs>,
     /// The description of each image id.
     ofd_of_id: index::Index,
     /// What has become of the files that had lost their names, by image id.
@@ -350,6 +355,7 @@ impl<'a> Resolver<'a> {
                 .collect(),
             adopters: BTreeSet::new(),
             deliveries: BTreeMap::new(),
+            needs: None,
             ofd_of_id: index::Index::of(model.ofds.iter().map(|ofd| ofd.id)),
             // Of several the first counts.
             remap_of_id: model.remaps.iter().rev().map(|remap| (remap.orig_id, *remap)).collect(),

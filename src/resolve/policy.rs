@@ -49,6 +49,7 @@ pub fn apply(policy: Policy, resolved: &mut Resolved) {
 /// their own, so from that of the root.
 pub fn assign(assignment: &Assignment, resolved: &mut Resolved) {
     let channels = passing::arrange(&mut resolved.forest, assignment);
+    resolved.needs = None;
     let Some(root) = resolved.recipes.tasks.first() else { return };
     let channel = ResourceRecipe { kind: ResourceKind::Channel, origin: root.origin };
     resolved.recipes.resources.extend(std::iter::repeat_n(channel, channels));

@@ -69,7 +69,7 @@ fn shown(kind: &OpKind) -> String {
 /// Expects each task's operations up to the barrier.
 fn check(forest: &Forest, expected: &[&str]) {
     let family = arrange(forest, Cradle::default()).expect("possible sessions");
-    let placement = place(forest, &family).expect("a placement");
+    let placement = place(forest, &family, None).expect("a placement");
     let mut programs = vec![Vec::new(); forest.tasks.len()];
     for (_, op) in placement.graph.ops() {
         if !matches!(op.kind, OpKind::Arrive | OpKind::Park) {
@@ -82,7 +82,7 @@ fn check(forest: &Forest, expected: &[&str]) {
 
 fn check_error(forest: &Forest, expected: &str) {
     let family = arrange(forest, Cradle::default()).expect("possible sessions");
-    let errors = place(forest, &family).expect_err("no placement");
+    let errors = place(forest, &family, None).expect_err("no placement");
     assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "), expected);
 }
 
@@ -170,7 +170,7 @@ fn ends_for_steps_do_not_collide() {
     let steps = [step(&mut forest, &[2]), step(&mut forest, &[1])];
     forest.tasks[0].steps.extend(steps);
     let family = arrange(&forest, Cradle::default()).expect("possible sessions");
-    let placement = place(&forest, &family).expect("a placement");
+    let placement = place(&forest, &family, None).expect("a placement");
     let made = placement.graph.ops().filter(|(_, op)| matches!(op.kind, OpKind::Create { .. })).count();
     assert_eq!(made, 1);
 }
@@ -258,7 +258,7 @@ fn messages_for_one_each() {
         ],
     );
     let family = arrange(&forest, Cradle::default()).expect("possible sessions");
-    let placement = place(&forest, &family).expect("a placement");
+    let placement = place(&forest, &family, None).expect("a placement");
     let waits = placement.graph.edges().filter_map(|(_, _, why)| match why {
         Reason::SentBy { .. } | Reason::TakenBy { .. } => Some(why.to_string()),
         _ => None,
