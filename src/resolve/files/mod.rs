@@ -20,8 +20,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use regrow_graph::forest::Slot;
 use regrow_graph::ids::{Fd, OfdId, StepId, TaskId};
 
+use super::problem::ProblemKind;
 use super::{Payloads, Resolver};
-use crate::image::{Ofd, OfdKind, Origin, Remap};
+use crate::image::{FdEntry, Ofd, OfdKind, Origin, Remap, Table};
 pub(super) use reg::{is_above, judge, proc_task};
 
 /// Steps of a task on descriptions that it has. One task does them, whoever else has the description.
@@ -67,14 +68,11 @@ impl<T> Groups<T> {
 struct Holders(Vec<Option<(TaskId, Fd)>>);
 
 impl Holders {
-    fn of(resolver: &Resolver<'_>) -> Holders {
-        let mut holders = vec![None; resolver.model.ofds.len()];
-        for (index, task) in resolver.forest.tasks.iter().enumerate() {
-            for slot in &task.table {
-                holders[slot.ofd.index()].get_or_insert((TaskId::new(index), slot.fd));
-            }
+    /// Notes that a task holds a table. Tasks come in their order.
+    fn note(&mut self, task: TaskId, slots: &[Slot]) {
+        for slot in slots {
+            self.0[slot.ofd.index()].get_or_insert((task, slot.fd));
         }
-        Holders(holders)
     }
 
     fn get(&self, ofd: OfdId) -> Option<(TaskId, Fd)> {
@@ -82,33 +80,62 @@ impl Holders {
     }
 }
 
+/// A table of the images, which any number of tasks hold.
+struct Held {
+    slots: Vec<Slot>,
+    /// Entries whose descriptions are not there.
+    missing: Vec<FdEntry>,
+    /// Whether its first holder has been noted.
+    is_noted: bool,
+}
+
+impl Held {
+    fn of(table: &Table, resolver: &Resolver<'_>) -> Held {
+        let mut held = Held { slots: Vec::with_capacity(table.len()), missing: Vec::new(), is_noted: false };
+        for entry in table {
+            match resolver.ofd_of_id.get(&entry.ofd_id) {
+                Some(ofd) => held.slots.push(Slot { fd: entry.fd, ofd: *ofd, cloexec: entry.cloexec }),
+                None => held.missing.push(*entry),
+            }
+        }
+        held
+    }
+}
+
+/// Resolves all tables, each once however many tasks have it; says which descriptions are in one, and who has them first.
+fn tables(resolver: &mut Resolver<'_>) -> (Vec<bool>, Holders) {
+    let model = resolver.model;
+    let mut is_used = vec![false; model.ofds.len()];
+    let mut holders = Holders(vec![None; model.ofds.len()]);
+    let mut tables: HashMap<usize, Held> = HashMap::new();
+    for (index, task) in model.tasks.iter().enumerate() {
+        let Some(alive) = task.alive() else { continue };
+        let table = tables.entry(alive.fds.identity()).or_insert_with(|| {
+            let held = Held::of(&alive.fds, resolver);
+            held.slots.iter().for_each(|slot| is_used[slot.ofd.index()] = true);
+            held
+        });
+        for entry in &table.missing {
+            let text = format!("fd {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id);
+            let origin = Some(alive.origin_of(entry));
+            resolver.problems.add(ProblemKind::BadImages, Some(task.pid), origin, text);
+        }
+        // One table has one holder: what is done with it, that does.
+        if resolver.forest.tasks[index].shares_table {
+            continue;
+        }
+        if !std::mem::replace(&mut table.is_noted, true) {
+            holders.note(TaskId::new(index), &table.slots);
+        }
+        resolver.forest.tasks[index].table.clone_from(&table.slots);
+    }
+    (is_used, holders)
+}
+
 /// Resolves all tables and every description that is in one.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
     let model = resolver.model;
-    let mut is_used = vec![false; model.ofds.len()];
-    for (index, task) in model.tasks.iter().enumerate() {
-        let Some(alive) = task.alive() else { continue };
-        let mut table = Vec::with_capacity(alive.fds.len());
-        for entry in &alive.fds {
-            let Some(ofd) = resolver.ofd_of_id.get(&entry.ofd_id).copied() else {
-                let text = format!("fd {}: file {:#x} is not in files.img", entry.fd, entry.ofd_id);
-                resolver.problems.add(
-                    super::problem::ProblemKind::BadImages,
-                    Some(task.pid),
-                    Some(alive.origin_of(entry)),
-                    text,
-                );
-                continue;
-            };
-            is_used[ofd.index()] = true;
-            table.push(Slot { fd: entry.fd, ofd, cloexec: entry.cloexec });
-        }
-        // One table has one holder: what is done with it, that does.
-        if !resolver.forest.tasks[index].shares_table {
-            resolver.forest.tasks[index].table = table;
-        }
-    }
-    let holders = Holders::of(resolver);
+    let (is_used, holders) = tables(resolver);
     let used = is_used.iter().enumerate().filter(|(_, is_used)| **is_used);
     let mut used: BTreeSet<OfdId> = used.map(|(index, _)| OfdId::new(index)).collect();
     flight::add(resolver, &mut used);
