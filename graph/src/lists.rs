@@ -21,10 +21,10 @@ impl<T: Copy> Lists<T> {
         if let Some((_, any)) = pairs().next() {
             all.resize(starts[count + 1], any);
         }
-        for (list, one) in pairs() {
+        pairs().for_each(|(list, one)| {
             all[starts[list + 1]] = one;
             starts[list + 1] += 1;
-        }
+        });
         starts.pop();
         Lists { starts, all }
     }

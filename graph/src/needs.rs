@@ -146,11 +146,9 @@ impl Needs {
             })
         };
         let made_by = |ofd: OfdId| of_ofd.get(ofd.index()).copied().flatten();
-        errors.extend(
-            uses()
-                .filter(|(_, ofd)| made_by(*ofd).is_none())
-                .map(|(task, ofd)| PlaceError::Unmade { task, ofd }),
-        );
+        uses()
+            .filter(|(_, ofd)| made_by(*ofd).is_none())
+            .for_each(|(task, ofd)| errors.push(PlaceError::Unmade { task, ofd }));
         if !errors.is_empty() {
             return Err(errors);
         }
