@@ -46,8 +46,10 @@ pub fn learn(models: &[Model]) {
         let mode = THERE.iter().find(|(there, _)| name == *there).map(|(_, mode)| *mode);
         let mode = mode.or_else(|| name.starts_with("/fuzz/regrow").then_some(0o100_644));
         if let Some(mode) = mode {
-            let stat = FileStat { mode, size_bytes: 4096, rdev: 0, ino: 9, dev: 9 };
-            files.insert(name, FileFact { reached: Ok(stat), is_symlink: false, build_id: None });
+            let stat =
+                FileStat { mode, size_bytes: 4096, rdev: 0, ino: 9, dev: 9, block_bytes: 4096, sectors: 8 };
+            let fact = FileFact { reached: Ok(stat), is_symlink: false, build_id: None, huge: None };
+            files.insert(name, fact);
         }
     }
     facts.files = files;

@@ -148,10 +148,8 @@ fn everything() -> Synthetic {
     let alive = must(task.ok_or("dead"), "the root");
     for (index, (id, fd, kind)) in kinds.into_iter().enumerate() {
         model.ofds.push(Ofd { id, origin: Origin::new(Image::Files, first + index), kind });
-        alive.fds.extend(fd.map(|fd| {
-            let entry = alive.fds.len() as u32;
-            FdEntry { fd, ofd_id: id, cloexec: fd % 2 == 0, entry }
-        }));
+        let entry = alive.fds.len() as u32;
+        alive.fds.extend(fd.map(|fd| FdEntry { fd, ofd_id: id, cloexec: fd % 2 == 0, entry }));
     }
     let origin = |image| Origin::new(image, 0);
     model.fifo_data.push(PipeData {
