@@ -10,7 +10,7 @@ use support::dumped::Dumped;
 
 /// Huge pages of 2 MiB that the kernel has for the time of a test.
 struct HugePages {
-    before: String,
+    before: u64,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -23,17 +23,22 @@ const PAGES: u64 = 26;
 impl HugePages {
     const NUMBER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
     const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    const SURPLUS: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/surplus_hugepages";
 
     /// Makes so many free, where one may: without root no scenario runs.
     fn free(wanted: u64) -> Option<HugePages> {
-        let read = |path: &str| fs::read_to_string(path).expect("2 MiB are a size of huge pages on x86-64");
-        let number = |text: &str| text.trim().parse::<u64>().expect("a number");
+        let number = |path: &str| {
+            let text = fs::read_to_string(path).expect("2 MiB are a size of huge pages on x86-64");
+            text.trim().parse::<u64>().expect("a number")
+        };
         let alone = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = read(HugePages::NUMBER);
-        let lacking = wanted.saturating_sub(number(&read(HugePages::FREE)));
-        fs::write(HugePages::NUMBER, (number(&before) + lacking).to_string()).ok()?;
+        let now = number(HugePages::NUMBER);
+        // What the test before has given back while the kernel still cleared away who had them.
+        let before = now - number(HugePages::SURPLUS).min(now);
+        let lacking = wanted.saturating_sub(number(HugePages::FREE));
+        fs::write(HugePages::NUMBER, (now + lacking).to_string()).ok()?;
         let pages = HugePages { before, _alone: alone };
-        let free = number(&read(HugePages::FREE));
+        let free = number(HugePages::FREE);
         assert!(free >= wanted, "{wanted} huge pages are asked for, and {free} are to be had");
         Some(pages)
     }
@@ -41,7 +46,7 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        let _ = fs::write(HugePages::NUMBER, &self.before);
+        let _ = fs::write(HugePages::NUMBER, self.before.to_string());
     }
 }
 
