@@ -149,23 +149,6 @@ impl ImageError {
         }
     }
 
-    /// The same of a file that messages call otherwise.
-    pub(super) fn of_file(mut self, name: String) -> ImageError {
-        match &mut self {
-            ImageError::MissingFile { file, .. }
-            | ImageError::Io { file, .. }
-            | ImageError::BadMagic { file, .. }
-            | ImageError::Truncated { file, .. }
-            | ImageError::Malformed { file, .. }
-            | ImageError::MissingField { file, .. }
-            | ImageError::Inconsistent { file, .. }
-            | ImageError::Unsupported { file, .. }
-            | ImageError::UnknownImage { file }
-            | ImageError::UnknownField { file, .. } => *file = name,
-        }
-        self
-    }
-
     /// Whether the images are sound but use something that regrow does not read.
     pub fn is_unsupported(&self) -> bool {
         matches!(

@@ -69,4 +69,5 @@ pub use error::{ImageError, ReadErrors};
 pub use file::{map_image, open_blob};
 pub use model::*;
 pub use read::{highest_pid, parents, read_model};
+pub(crate) use task::PID_MAX;
 pub use write::{Contents, Held, WriteError, write_model, write_pagemap};

@@ -97,8 +97,11 @@ impl<'a> Dir<'a> {
     /// The bytes of an image; `None` if it is not there.
     pub(crate) fn read(&self, image: Image) -> Result<Option<Bytes>, ImageError> {
         let name = image.to_string();
-        let bytes = read_file(self.at, &name, &name);
-        bytes.map_err(|error| if self.depth == 0 { error } else { error.of_file(self.shown(image)) })
+        match self.depth {
+            // Messages call it as it is called.
+            0 => read_file(self.at, &name, &name),
+            _ => read_file(self.at, &name, &self.shown(image)),
+        }
     }
 
     /// The only entry of an image that must be there. `why`: who needs it.

@@ -25,7 +25,7 @@ use super::proto::{PstreeEntry, TaskKobjIdsEntry};
 use super::read::Dir;
 
 /// Pids above this one cannot be (`PID_MAX_LIMIT` of the kernel).
-const PID_MAX: u32 = 1 << 22;
+pub(crate) const PID_MAX: u32 = 1 << 22;
 
 /// An entry of the process tree.
 pub(crate) struct Node {

@@ -16,14 +16,12 @@ use thiserror::Error;
 
 use super::sort::Sort;
 use crate::coordinator::trace::{Phase, Recording};
+use crate::image::PID_MAX;
 use crate::tape::abi::{EVENTS_OFFSET, Record, Verb};
 use crate::tape::{Tapes, ThreadState};
 
 /// Name and version of what is regrow's own in the file.
 pub const FORMAT: &str = "regrow-trace/1";
-
-/// No thread has this number or a higher one (linux/threads.h).
-const PID_MAX_LIMIT: u32 = 1 << 22;
 
 /// The trace of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -283,7 +281,7 @@ impl Trace {
         ];
         let tracks = tracks(&self.phases);
         // Of this process: the first has the pid of regrow, further ones numbers that no thread has.
-        let tid = |track: usize| if track == 0 { regrow } else { PID_MAX_LIMIT + track as u32 };
+        let tid = |track: usize| if track == 0 { regrow } else { PID_MAX + track as u32 };
         for track in 0..=tracks.iter().copied().max().unwrap_or(0) {
             let name = if track == 0 { "phases" } else { "phases at the same time" };
             events.push(meta("thread_name", regrow, tid(track), named(name)));

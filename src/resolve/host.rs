@@ -12,6 +12,7 @@ pub(super) const CAP_SYS_RESOURCE: u32 = 24;
 pub(super) const CAP_AUDIT_CONTROL: u32 = 30;
 /// linux/capability.h
 pub(super) const CAP_IPC_LOCK: u32 = 14;
+/// linux/capability.h
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
 /// linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;

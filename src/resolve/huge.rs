@@ -115,16 +115,15 @@ pub(super) fn judge_segment(resolver: &mut Resolver<'_>, segment: &SysvSegment, 
     if size(resolver, None, segment.origin, &name, flags).is_none() {
         return;
     }
-    let mut lacks = Vec::new();
-    // Who takes on another's ids has no capabilities for that moment.
-    if cuid != own_uid {
-        lacks.push(format!(
-            "{name}: it was made by user {cuid}, and huge pages take CAP_IPC_LOCK, which only root has"
-        ));
-    } else if !resolver.facts.own.caps.has_effective(host::CAP_IPC_LOCK) {
-        lacks.push(format!("{name}: huge pages take CAP_IPC_LOCK, which is missing"));
-    }
-    for text in lacks {
+    let lacking = if cuid != own_uid {
+        // Who takes on another's ids has no capabilities for that moment.
+        Some(format!("it was made by user {cuid}, and huge pages take CAP_IPC_LOCK, which only root has"))
+    } else {
+        let may = resolver.facts.own.caps.has_effective(host::CAP_IPC_LOCK);
+        (!may).then(|| "huge pages take CAP_IPC_LOCK, which is missing".to_owned())
+    };
+    if let Some(lacking) = lacking {
+        let text = format!("{name}: {lacking}");
         resolver.problems.add(ProblemKind::Lacking, None, Some(segment.origin), text);
     }
     // The kernel takes SHM_LOCK of huge pages for nothing (ipc/shm.c, `shmctl_do_lock`).
