@@ -337,6 +337,15 @@ impl Graph {
         op
     }
 
+    /// Adds all operations of a task that has none yet, in their order.
+    pub(crate) fn append(&mut self, task: TaskId, ops: Vec<Op>) {
+        let first = self.ops.len();
+        let Some(last) = ops.len().checked_sub(1).map(|last| first + last) else { return };
+        self.before.push(std::mem::replace(&mut self.last[task.index()], OpId::new(last)));
+        self.before.extend((first..last).map(OpId::new));
+        self.ops.extend(ops);
+    }
+
     /// Demands that `before` is done before `after` starts.
     pub fn require(&mut self, before: OpId, after: OpId, why: Reason) {
         self.others.push(Edge { before, after, why, since: self.ops.len() as u32 });

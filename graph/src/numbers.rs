@@ -11,12 +11,34 @@ use crate::needs::Needs;
 pub(crate) struct Numbers {
     /// The number that most tasks want each description at; for those in no table, and carried below
     /// their owner, a number that no table uses.
-    pub(crate) wanted: Vec<Option<Fd>>,
-    /// A number that no table uses, handed out on demand.
-    aside: BTreeMap<OfdId, Fd>,
+    wanted: Vec<Option<Fd>>,
+    asides: Asides,
+}
+
+/// Numbers that no table uses, handed out on demand, each to one description.
+struct Asides {
+    given: BTreeMap<OfdId, Fd>,
     /// What the tables use, ascending.
     used: Vec<Fd>,
     next: Fd,
+}
+
+/// The numbers, for one task that is placed.
+pub(crate) struct Supply<'a> {
+    /// As [`Numbers`] has them.
+    pub(crate) wanted: &'a [Option<Fd>],
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    /// Whoever asks gets the next one.
+    Next(&'a mut Asides),
+    /// Others are placed at the same time, so there are only those that were handed out before.
+    Known {
+        asides: &'a Asides,
+        /// How many others have been asked for.
+        lacking: Fd,
+    },
 }
 
 impl Numbers {
@@ -41,19 +63,33 @@ impl Numbers {
         });
         used.sort_unstable();
         used.dedup();
-        let mut numbers = Numbers { wanted: vec![None; forest.ofds], aside: BTreeMap::new(), used, next: 0 };
+        let asides = Asides { given: BTreeMap::new(), used, next: 0 };
+        let mut numbers = Numbers { wanted: vec![None; forest.ofds], asides };
         for (index, best) in best.iter().enumerate() {
             if let Some(fd) = best {
                 numbers.wanted[index] = Some(*fd);
             } else if needs.of_ofd[index].is_some_and(|r| needs.is_carried(r)) {
-                numbers.wanted[index] = Some(numbers.aside(OfdId::new(index)));
+                numbers.wanted[index] = Some(numbers.asides.give(OfdId::new(index)));
             }
         }
         numbers
     }
 
-    pub(crate) fn aside(&mut self, ofd: OfdId) -> Fd {
-        if let Some(fd) = self.aside.get(&ofd) {
+    /// For the next of the tasks that are placed in their order.
+    pub(crate) fn in_order(&mut self) -> Supply<'_> {
+        Supply { wanted: &self.wanted, source: Source::Next(&mut self.asides) }
+    }
+
+    /// For any of the tasks that are placed at the same time.
+    pub(crate) fn at_once(&self) -> Supply<'_> {
+        let source = Source::Known { asides: &self.asides, lacking: 0 };
+        Supply { wanted: &self.wanted, source }
+    }
+}
+
+impl Asides {
+    fn give(&mut self, ofd: OfdId) -> Fd {
+        if let Some(fd) = self.given.get(&ofd) {
             return *fd;
         }
         while self.used.binary_search(&self.next).is_ok() {
@@ -61,7 +97,26 @@ impl Numbers {
         }
         let fd = self.next;
         self.next += 1;
-        self.aside.insert(ofd, fd);
+        self.given.insert(ofd, fd);
         fd
+    }
+}
+
+impl Supply<'_> {
+    /// A number for a description that cannot be where most want it.
+    pub(crate) fn aside(&mut self, ofd: OfdId) -> Fd {
+        match &mut self.source {
+            Source::Next(asides) => asides.give(ofd),
+            Source::Known { asides, lacking } => asides.given.get(&ofd).copied().unwrap_or_else(|| {
+                *lacking += 1;
+                // Nothing else is there; what comes of it is thrown away.
+                Fd::MAX - *lacking
+            }),
+        }
+    }
+
+    /// Whether a number was asked for that depends on who asked before: what was placed by it does not count.
+    pub(crate) fn is_lacking(&self) -> bool {
+        matches!(self.source, Source::Known { lacking: 1.., .. })
     }
 }

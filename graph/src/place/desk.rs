@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::forest::{Life, Slot, TaskSpec};
 use crate::ids::{Fd, OfdId, TaskId};
-use crate::numbers::Numbers;
+use crate::numbers::Supply;
 use crate::table::{Entry, Move, Table, transform, transform_part};
 
 /// The table as it is, as it is to end, and what is at hand for others meanwhile.
@@ -92,7 +92,7 @@ impl Desk {
 
     /// Puts the table right: what is open and in the final table to its final numbers, what is open and in
     /// `kept`, which is sorted, to the number at which it is carried, and nothing else is open.
-    pub(super) fn settle(&mut self, numbers: &mut Numbers, kept: &[OfdId]) -> Vec<Move> {
+    pub(super) fn settle(&mut self, supply: &mut Supply<'_>, kept: &[OfdId]) -> Vec<Move> {
         let gone: Vec<OfdId> = self
             .carried
             .keys()
@@ -117,7 +117,7 @@ impl Desk {
             mine += self.by_ofd[mine..].iter().take_while(|(other, _)| other < ofd).count();
             let is_wanted = self.by_ofd.get(mine).is_some_and(|(other, _)| other == ofd);
             if !is_wanted && self.table.find(*ofd).is_some() {
-                wanted.push(self.carry(numbers, *ofd));
+                wanted.push(self.carry(supply, *ofd));
             }
         }
         wanted.sort_unstable_by_key(|(fd, _)| *fd);
@@ -128,7 +128,7 @@ impl Desk {
 
     /// As [`Desk::settle`], where only what has been opened since must go to its numbers and be kept, and `gone`
     /// is not kept any more.
-    pub(super) fn settle_changes(&mut self, numbers: &mut Numbers, gone: &[OfdId]) -> Vec<Move> {
+    pub(super) fn settle_changes(&mut self, supply: &mut Supply<'_>, gone: &[OfdId]) -> Vec<Move> {
         self.is_settled = false;
         self.drop_carried(gone);
         let mut fresh = std::mem::take(&mut self.fresh);
@@ -154,7 +154,7 @@ impl Desk {
             }
         }
         for ofd in to_carry {
-            wanted.extend([self.carry(numbers, ofd)]);
+            wanted.extend([self.carry(supply, ofd)]);
         }
         wanted.sort_unstable_by_key(|(fd, _)| *fd);
         let mut moves = Vec::new();
@@ -178,17 +178,17 @@ impl Desk {
     }
 
     /// Where a description is carried that is open and not in the final table.
-    fn carry(&mut self, numbers: &mut Numbers, ofd: OfdId) -> (Fd, Entry) {
+    fn carry(&mut self, supply: &mut Supply<'_>, ofd: OfdId) -> (Fd, Entry) {
         let fd = match self.carried.get(&ofd) {
             Some(fd) => *fd,
             None => {
                 let favourite =
-                    if self.stays_put { self.table.find(ofd) } else { numbers.wanted[ofd.index()] };
+                    if self.stays_put { self.table.find(ofd) } else { supply.wanted[ofd.index()] };
                 // What is to be there in the end may come later: then this one gives way.
                 let is_taken =
                     |fd: Fd| self.wanted(fd).is_some_and(|slot| self.table.find(slot.ofd).is_some());
                 let is_free = |fd: &Fd| !is_taken(*fd) && !self.carried_at.contains_key(fd);
-                let fd = favourite.filter(is_free).unwrap_or_else(|| numbers.aside(ofd));
+                let fd = favourite.filter(is_free).unwrap_or_else(|| supply.aside(ofd));
                 self.carried.insert(ofd, fd);
                 self.carried_at.insert(fd, ofd);
                 fd

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{Desk, Placer};
 use crate::forest::Forest;
 use crate::graph::{OpKind, Reason};
-use crate::ids::{Fd, OfdId, OpId, ResourceId, TaskId};
+use crate::ids::{Fd, OfdId, ResourceId, TaskId};
 use crate::table::Move;
 
 /// Whose messages they are, and what has become of them.
@@ -18,12 +18,6 @@ pub(super) struct Exchange {
     sends: Vec<Vec<usize>>,
     /// Messages that each task receives, by index, ascending.
     receives: Vec<Vec<usize>>,
-    /// The last sending of each task.
-    sent: Vec<Option<OpId>>,
-    /// The operations that receive each message, in the order of its takers.
-    received: Vec<Vec<OpId>>,
-    /// Where each task ends a stage and begins the next.
-    stages: Vec<Vec<(TaskId, OpId, OpId)>>,
 }
 
 impl Exchange {
@@ -31,9 +25,6 @@ impl Exchange {
         let mut exchange = Exchange {
             sends: vec![Vec::new(); forest.tasks.len()],
             receives: vec![Vec::new(); forest.tasks.len()],
-            sent: vec![None; forest.tasks.len()],
-            received: vec![Vec::new(); forest.passing.messages.len()],
-            stages: Vec::new(),
         };
         for (index, message) in forest.passing.messages.iter().enumerate() {
             exchange.sends[message.giver.index()].push(index);
@@ -42,6 +33,11 @@ impl Exchange {
             }
         }
         exchange
+    }
+
+    /// The messages that a task receives, by index, ascending.
+    pub(super) fn received_by(&self, task: TaskId) -> &[usize] {
+        &self.receives[task.index()]
     }
 
     /// Whether a task sends or receives anything.
@@ -53,32 +49,32 @@ impl Exchange {
 impl Placer<'_> {
     /// What a task must have open for its messages beside what it needs itself.
     pub(super) fn held_for_messages(&self, task: TaskId) -> Vec<OfdId> {
-        let messages = &self.forest.passing.messages;
+        let messages = &self.all.forest.passing.messages;
         let mut held = Vec::new();
-        for index in &self.exchange.sends[task.index()] {
+        for index in &self.all.exchange.sends[task.index()] {
             held.extend(self.sending_end(messages[*index].channel));
             held.extend(&messages[*index].ofds);
         }
-        for index in &self.exchange.receives[task.index()] {
+        for index in &self.receives {
             held.extend(self.receiving_end(messages[*index].channel));
         }
         held
     }
 
     fn sending_end(&self, channel: ResourceId) -> Option<OfdId> {
-        self.forest.resources[channel.index()].yields.first().copied().flatten()
+        self.all.forest.resources[channel.index()].yields.first().copied().flatten()
     }
 
     fn receiving_end(&self, channel: ResourceId) -> Option<OfdId> {
-        self.forest.resources[channel.index()].yields.get(1).copied().flatten()
+        self.all.forest.resources[channel.index()].yields.get(1).copied().flatten()
     }
 
     /// Sends all that the task gives.
     pub(super) fn send_all(&mut self, desk: &Desk) {
-        let forest = self.forest;
+        let forest = self.all.forest;
         let task = desk.task;
-        for index in std::mem::take(&mut self.exchange.sends[task.index()]) {
-            let message = &forest.passing.messages[index];
+        for index in &self.all.exchange.sends[task.index()] {
+            let message = &forest.passing.messages[*index];
             let number = |ofd: OfdId| desk.table.find(ofd).unwrap_or(Fd::MAX);
             let kind = OpKind::Send {
                 channel: message.channel,
@@ -86,39 +82,38 @@ impl Placer<'_> {
                 fds: message.ofds.iter().copied().map(number).collect(),
                 ofds: message.ofds.as_slice().into(),
             };
-            self.exchange.sent[task.index()] = Some(self.graph.push(task, kind, Reason::Sequence));
+            self.part.sent = Some(self.push(kind, Reason::Sequence));
         }
     }
 
     /// Receives all that the task has not received yet.
     pub(super) fn receive_all(&mut self, desk: &mut Desk) {
-        for index in std::mem::take(&mut self.exchange.receives[desk.task.index()]) {
+        for index in std::mem::take(&mut self.receives) {
             self.receive(desk, index, Reason::Sequence);
         }
     }
 
     /// Receives what a resource yields, for a child that inherits it.
     pub(super) fn receive_resource(&mut self, desk: &mut Desk, resource: ResourceId, why: Reason) {
-        let forest = self.forest;
-        let yields: BTreeSet<OfdId> = self.yields(resource).collect();
-        let receives = &mut self.exchange.receives[desk.task.index()];
+        let forest = self.all.forest;
+        let yields: BTreeSet<OfdId> = self.all.yields(resource).collect();
         let is_now =
             |index: &usize| forest.passing.messages[*index].ofds.iter().any(|ofd| yields.contains(ofd));
-        let now: Vec<usize> = receives.iter().copied().filter(is_now).collect();
-        receives.retain(|index| !is_now(index));
+        let now: Vec<usize> = self.receives.iter().copied().filter(is_now).collect();
+        self.receives.retain(|index| !is_now(index));
         for index in now {
             self.receive(desk, index, why);
         }
     }
 
     fn receive(&mut self, desk: &mut Desk, index: usize, why: Reason) {
-        let forest = self.forest;
+        let forest = self.all.forest;
         let message = &forest.passing.messages[index];
         let mut at = Vec::with_capacity(message.ofds.len());
         let mut free = 0;
         for ofd in &message.ofds {
             free = desk.table.lowest_free(free);
-            self.within_limit(desk.task, free);
+            self.within_limit(free);
             desk.open(free, Some(*ofd));
             at.push(free);
         }
@@ -140,54 +135,18 @@ impl Placer<'_> {
             cloexec,
             stays: message.takers.len() > 1,
         };
-        let op = self.graph.push(desk.task, kind, why);
-        self.exchange.received[index].push(op);
+        let op = self.push(kind, why);
+        self.part.received.push((index, op));
     }
 
     /// The end of a stage and the beginning of the next, where there are stages.
-    pub(super) fn stage(&mut self, task: TaskId, number: u8) {
-        if !self.forest.passing.is_staged {
+    pub(super) fn stage(&mut self, number: u8) {
+        if !self.all.forest.passing.is_staged {
             return;
         }
-        let ends = self.graph.push(task, OpKind::Stage { number, begins: false }, Reason::Sequence);
+        let ends = self.push(OpKind::Stage { number, begins: false }, Reason::Sequence);
         let next = OpKind::Stage { number: number + 1, begins: true };
-        let begins = self.graph.push(task, next, Reason::Sequence);
-        let stages = &mut self.exchange.stages;
-        stages.resize(stages.len().max(usize::from(number) + 1), Vec::new());
-        stages[usize::from(number)].push((task, ends, begins));
-    }
-
-    /// What sending, receiving and stages wait for in other tasks. The root waits for the end of a stage of all,
-    /// and all wait for the root.
-    pub(super) fn order_messages(&mut self) {
-        let messages = &self.forest.passing.messages;
-        let mut before: Option<usize> = None;
-        for (index, message) in messages.iter().enumerate() {
-            let giver = message.giver;
-            for op in &self.exchange.received[index] {
-                if let Some(sent) = self.exchange.sent[giver.index()] {
-                    self.graph.require(sent, *op, Reason::SentBy { giver });
-                }
-            }
-            if let Some(last) = before.filter(|last| messages[*last].channel == message.channel)
-                && let (Some(first), Some(then)) =
-                    (self.exchange.received[last].first(), self.exchange.received[index].first())
-                && messages[last].takers != message.takers
-            {
-                let taker = self.graph.op(*first).task;
-                self.graph.require(*first, *then, Reason::TakenBy { taker });
-            }
-            before = Some(index);
-        }
-        for (number, stage) in std::mem::take(&mut self.exchange.stages).into_iter().enumerate() {
-            let why = Reason::StageOver { number: number as u8 };
-            let Some((root, _, opening)) = stage.first().copied() else { continue };
-            for (task, ends, begins) in stage {
-                if task != root {
-                    self.graph.require(ends, opening, why);
-                    self.graph.require(opening, begins, why);
-                }
-            }
-        }
+        let begins = self.push(next, Reason::Sequence);
+        self.part.stages.push((number, ends, begins));
     }
 }

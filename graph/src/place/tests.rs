@@ -1,6 +1,6 @@
 use super::*;
 use crate::family::{Cradle, arrange};
-use crate::forest::{ResourceSpec, Slot, StepSpec, TaskSpec};
+use crate::forest::{Descent, ResourceSpec, Slot, StepSpec, TaskSpec};
 use crate::passing::{Assignment, Delivery, arrange as arrange_passing};
 
 /// A task: its parent, its session (0: that of the root, who leads it) and its table.

@@ -16,18 +16,12 @@
 use super::{Desk, PlaceError, Placer, sorted};
 use crate::forest::{Descent, Forest, Life};
 use crate::graph::{OpKind, Reason};
-use crate::ids::{OfdId, OpId, TaskId};
+use crate::ids::{OfdId, TaskId};
 
 /// Who shares with whom, and when each has its turn.
 pub(super) struct Turns {
     /// Those that share something with who forks them, by that.
     sharers: Vec<Vec<TaskId>>,
-    /// Where each task hands on to its sharers, and where it goes on.
-    lent: Vec<(TaskId, OpId, OpId)>,
-    /// Where the turn of each sharer begins and ends.
-    taken: Vec<Option<(OpId, OpId)>>,
-    /// What each sharer has done before its turn.
-    done: Vec<Done>,
 }
 
 /// What a task has done before its turn.
@@ -42,12 +36,7 @@ pub(super) struct Done {
 impl Turns {
     pub(super) fn find(forest: &Forest) -> Result<Turns, Vec<PlaceError>> {
         let count = forest.tasks.len();
-        let mut turns = Turns {
-            sharers: vec![Vec::new(); count],
-            lent: Vec::new(),
-            taken: vec![None; count],
-            done: vec![Done::default(); count],
-        };
+        let mut turns = Turns { sharers: vec![Vec::new(); count] };
         let mut errors = Vec::new();
         for (index, spec) in forest.tasks.iter().enumerate().filter(|(_, spec)| spec.shares_table) {
             let task = TaskId::new(index);
@@ -63,77 +52,62 @@ impl Turns {
         if errors.is_empty() { Ok(turns) } else { Err(errors) }
     }
 
-    pub(super) fn done(&self, task: TaskId) -> Done {
-        self.done[task.index()]
+    /// Those that share something with a task that forks them.
+    pub(super) fn sharers(&self, task: TaskId) -> &[TaskId] {
+        &self.sharers[task.index()]
     }
 }
 
 impl Placer<'_> {
     /// What must be open at the end of a task's own turn for those that it hands the table on to.
     pub(super) fn lent(&self, task: TaskId) -> Vec<OfdId> {
-        let sharers = self.turns.sharers[task.index()].iter();
-        let through = sharers.flat_map(|sharer| self.through(*sharer));
-        let yields = through.flat_map(|(resource, _)| self.yields(resource));
-        sorted(yields.filter(|ofd| self.needs.is_used_below(task, *ofd)))
+        let sharers = self.all.turns.sharers(task).iter();
+        let through = sharers.flat_map(|sharer| self.all.through(*sharer));
+        let yields = through.flat_map(|(resource, _)| self.all.yields(resource));
+        sorted(yields.filter(|ofd| self.all.needs.is_used_below(task, *ofd)))
     }
 
     /// Hands on what the task shares, and waits until it gets it back as it was.
     pub(super) fn hand_on(&mut self, desk: &Desk) {
         let task = desk.task;
-        let Some(last) = self.turns.sharers[task.index()].last().copied() else { return };
-        let ends = self.graph.push(task, OpKind::Turn { begins: false }, Reason::Sequence);
-        let begins = self.graph.push(task, OpKind::Turn { begins: true }, Reason::AfterTurn { of: last });
-        for sharer in &self.turns.sharers[task.index()] {
-            if let Some((table, _)) = &mut self.born[sharer.index()] {
-                // What was done to it since the fork has been done to this one, too.
-                *table = desk.table.clone();
-            }
+        let Some(last) = self.all.turns.sharers(task).last().copied() else { return };
+        let ends = self.push(OpKind::Turn { begins: false }, Reason::Sequence);
+        let begins = self.push(OpKind::Turn { begins: true }, Reason::AfterTurn { of: last });
+        for sharer in self.all.turns.sharers(task) {
+            // What was done to the table since the fork has been done to this one, too.
+            (self.bear)(*sharer, desk.table.clone());
         }
-        self.turns.lent.push((task, ends, begins));
+        self.part.lent = Some((ends, begins));
     }
 
     /// The beginning of a sharer's turn.
     pub(super) fn take_over(&mut self, task: TaskId) {
-        let (forest, family) = (self.forest, self.family);
+        let (forest, family) = (self.all.forest, self.all.family);
         if !forest.tasks[task.index()].shares_table {
             return;
         }
-        let children = &self.children[task.index()];
+        let children = &self.all.children[task.index()];
         let (forks_early, forks) =
             (children.iter().any(|child| family.early[child.index()]), !children.is_empty());
         if !forks_early {
             self.enter_family(task);
         }
         // The first stage ends behind the last fork.
-        let staged = !forks && !self.exchange.takes_part(task);
+        let staged = !forks && !self.all.exchange.takes_part(task);
         if staged {
-            self.stage(task, 0);
-            self.stage(task, 1);
+            self.stage(0);
+            self.stage(1);
         }
-        self.turns.done[task.index()] = Done { entered: !forks_early, staged };
-        let begins = self.graph.push(task, OpKind::Turn { begins: true }, Reason::Sequence);
-        self.turns.taken[task.index()] = Some((begins, begins));
+        self.done = Done { entered: !forks_early, staged };
+        let begins = self.push(OpKind::Turn { begins: true }, Reason::Sequence);
+        self.part.turn = Some((begins, begins));
     }
 
     /// The end of a sharer's turn.
-    pub(super) fn give_back(&mut self, task: TaskId) {
-        if let Some((begins, _)) = self.turns.taken[task.index()] {
-            let ends = self.graph.push(task, OpKind::Turn { begins: false }, Reason::Sequence);
-            self.turns.taken[task.index()] = Some((begins, ends));
-        }
-    }
-
-    /// Whose turn comes after whose.
-    pub(super) fn order_turns(&mut self) {
-        for (task, ends, begins) in std::mem::take(&mut self.turns.lent) {
-            let mut last = (task, ends);
-            for sharer in &self.turns.sharers[task.index()] {
-                if let Some((takes, gives)) = self.turns.taken[sharer.index()] {
-                    self.graph.require(last.1, takes, Reason::AfterTurn { of: last.0 });
-                    last = (*sharer, gives);
-                }
-            }
-            self.graph.require(last.1, begins, Reason::AfterTurn { of: last.0 });
+    pub(super) fn give_back(&mut self) {
+        if let Some((begins, _)) = self.part.turn {
+            let ends = self.push(OpKind::Turn { begins: false }, Reason::Sequence);
+            self.part.turn = Some((begins, ends));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pages are shared until they are changed, so that a child's copy of a long table costs next to nothing.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -31,14 +31,14 @@ struct Chunk {
     any: u64,
     /// Pages in which everything is.
     full: u64,
-    pages: [Option<Rc<Page>>; WIDTH as usize],
+    pages: [Option<Arc<Page>>; WIDTH as usize],
 }
 
 /// All numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slots {
     /// By number; nearly always there is one.
-    chunks: SmallVec<[(u32, Rc<Chunk>); 1]>,
+    chunks: SmallVec<[(u32, Arc<Chunk>); 1]>,
     len: usize,
 }
 
@@ -96,12 +96,12 @@ impl Slots {
         let (chunk, at, bit) = split(fd);
         let found = self.find(chunk).unwrap_or_else(|free| {
             let none = Chunk { any: 0, full: 0, pages: [const { None }; WIDTH as usize] };
-            self.chunks.insert(free, (chunk, Rc::new(none)));
+            self.chunks.insert(free, (chunk, Arc::new(none)));
             free
         });
-        let chunk = Rc::make_mut(&mut self.chunks[found].1);
-        let empty = || Rc::new(Page { open: 0, cloexec: 0, ofds: [NOBODYS; WIDTH as usize] });
-        let page = Rc::make_mut(chunk.pages[at].get_or_insert_with(empty));
+        let chunk = Arc::make_mut(&mut self.chunks[found].1);
+        let empty = || Arc::new(Page { open: 0, cloexec: 0, ofds: [NOBODYS; WIDTH as usize] });
+        let page = Arc::make_mut(chunk.pages[at].get_or_insert_with(empty));
         let old = page.entry(bit);
         page.open |= 1 << bit;
         page.cloexec = page.cloexec & !(1 << bit) | u64::from(entry.cloexec) << bit;
@@ -117,8 +117,8 @@ impl Slots {
         let old = self.get(fd)?;
         let (number, at, bit) = split(fd);
         let found = self.find(number).ok()?;
-        let chunk = Rc::make_mut(&mut self.chunks[found].1);
-        let page = Rc::make_mut(chunk.pages[at].as_mut()?);
+        let chunk = Arc::make_mut(&mut self.chunks[found].1);
+        let page = Arc::make_mut(chunk.pages[at].as_mut()?);
         page.open &= !(1 << bit);
         chunk.full &= !(1 << at);
         if page.open == 0 {
