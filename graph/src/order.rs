@@ -107,7 +107,6 @@ pub fn plan_knowing(forest: &Forest, cradle: Cradle, needs: Option<Needs>) -> Re
 /// # Errors
 /// A cycle, if there is one.
 pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> Result<Plan, PlanError> {
-    let order = topological(&graph)?;
     let mut events: Vec<Event> = Vec::new();
     // Who waits for what, and who posts it.
     let mut waits: Vec<(OpId, EventId)> = Vec::new();
@@ -138,14 +137,18 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
             | Reason::AllArrived => true,
         })
         .collect();
-    // Most trees have none, and need not know what is where.
-    if !crossing.is_empty() {
-        let mut position = vec![0u32; graph.len()];
-        for (at, op) in order.iter().enumerate() {
-            position[op.index()] = at as u32;
-        }
-        crossing.sort_by_key(|(before, after, _)| (position[before.index()], position[after.index()]));
+    // Most trees have none, and need not know what is where: their programs do not wait for the order.
+    if crossing.is_empty() {
+        let cut = || cut(&graph, tasks, Vec::new(), Vec::new());
+        let (order, programs) = rayon::join(|| topological(&graph), cut);
+        return Ok(Plan { order: order?, graph, owners, programs, events });
     }
+    let order = topological(&graph)?;
+    let mut position = vec![0u32; graph.len()];
+    for (at, op) in order.iter().enumerate() {
+        position[op.index()] = at as u32;
+    }
+    crossing.sort_by_key(|(before, after, _)| (position[before.index()], position[after.index()]));
     for (before, after, why) in crossing {
         // Those that wait for one operation come one after another.
         if events.last().is_none_or(|last| last.after != before) {
@@ -159,6 +162,17 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
     // Those of one operation stay in the order of what they wait for.
     waits.sort_by_key(|(op, _)| *op);
     posts.sort_unstable();
+    let programs = cut(&graph, tasks, waits, posts);
+    Ok(Plan { graph, owners, order, programs, events })
+}
+
+/// The program of each task, with these waits before operations and posts behind them, both by operation.
+fn cut(
+    graph: &Graph,
+    tasks: usize,
+    waits: Vec<(OpId, EventId)>,
+    posts: Vec<(OpId, EventId)>,
+) -> Vec<Vec<Item>> {
     let mut lengths = vec![0; tasks];
     graph.ops().for_each(|(_, op)| lengths[op.task.index()] += 1);
     let mut programs: Vec<Vec<Item>> = lengths.into_iter().map(Vec::with_capacity).collect();
@@ -175,7 +189,7 @@ pub fn order_graph(graph: Graph, owners: Vec<Option<TaskId>>, tasks: usize) -> R
         let event = posts.next_if(|(other, _)| *other == op).filter(|_| node.kind != OpKind::Exit);
         program.extend(event.map(|(_, event)| Item::Post(event)));
     }
-    Ok(Plan { graph, owners, order, programs, events })
+    programs
 }
 
 /// How many ranks there are ([`OpKind::rank`]).
