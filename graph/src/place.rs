@@ -210,11 +210,19 @@ impl Placer<'_> {
         op
     }
 
-    /// A child or a thread is born by the operation that is written last.
+    /// A child or a thread is born by an operation, with a table.
     fn bears(&mut self, child: TaskId, by: OpId, table: Table) {
         self.part.births.push((child, by));
         // Who shares the table gets it with its turn.
         if !self.all.forest.tasks[child.index()].shares_table {
+            self.gives(child, table);
+        }
+    }
+
+    /// A child or a thread gets the table that it starts with, and can be placed.
+    fn gives(&mut self, child: TaskId, table: Table) {
+        // From what does not count nothing is to follow.
+        if !self.supply.is_lacking() {
             (self.bear)(child, table);
         }
     }

@@ -94,6 +94,38 @@ fn what_is_alike_is_inherited() {
     check(&forest, &["setsid, r0 at [0, 1], fork t1", "fork t2", ""]);
 }
 
+/// Those are given out over all tasks, so these are placed in their order, however many processors there are.
+#[test]
+fn numbers_that_no_table_uses() {
+    let mut forest = tree(&[
+        (None, 0, &[]),
+        (Some(0), 0, &[(0, 0)]),
+        (Some(0), 0, &[(0, 1)]),
+        (Some(1), 0, &[(0, 2), (1, 0)]),
+        (Some(1), 0, &[(0, 2)]),
+        (Some(2), 0, &[(0, 3), (1, 1)]),
+        (Some(2), 0, &[(0, 3)]),
+    ]);
+    (0..4).for_each(|ofd| makes(&mut forest, &[Some(ofd)]));
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        pool.install(|| {
+            check(
+                &forest,
+                &[
+                    "setsid, fork t1, fork t2",
+                    "r0 at [0], r2 at [1], dup 1 2, close 1, fork t3, fork t4, close 2",
+                    "r1 at [0], r3 at [1], dup 1 3, close 1, fork t5, fork t6, close 3",
+                    "dup 0 1, dup 2 0, close 2",
+                    "close 0, dup 2 0, close 2",
+                    "dup 0 1, dup 3 0, close 3",
+                    "close 0, dup 3 0, close 3",
+                ],
+            );
+        });
+    }
+}
+
 #[test]
 fn the_lowest_common_ancestor_makes_it_and_lets_it_go() {
     let mut forest = tree(&[

@@ -75,7 +75,7 @@ impl Placer<'_> {
         let begins = self.push(OpKind::Turn { begins: true }, Reason::AfterTurn { of: last });
         for sharer in self.all.turns.sharers(task) {
             // What was done to the table since the fork has been done to this one, too.
-            (self.bear)(*sharer, desk.table.clone());
+            self.gives(*sharer, desk.table.clone());
         }
         self.part.lent = Some((ends, begins));
     }
