@@ -1,7 +1,6 @@
 //! What is written of each task, and how it is put together.
 //!
-//! A task is placed when it is born: all that placing it takes of others is the table that it is born with. So each
-//! fork gives work to any processor, and who forks goes on. The numbers of operations are those of the task's own list, until
+//! All that placing a task takes of others is the table that it is born with, so siblings are placed at the same time. The numbers of operations are those of the task's own list, until
 //! all lists are put one behind another in the order of births.
 //!
 //! One thing is not so: a description that cannot be carried where most want it gets the next number that no table uses, over
@@ -95,20 +94,29 @@ struct AtOnce<'a> {
 }
 
 impl<'a> AtOnce<'a> {
+    /// Places a task and those below it. Who has placed one goes on with the last that it forks, and leaves the others to
+    /// whoever is free: what has no siblings is not worth waking anybody.
     fn task<'s>(&'s self, scope: &Scope<'s>, task: TaskId, table: Table) {
-        // What comes of it counts in no other thread before all are done.
-        if self.is_lacking.load(Ordering::Relaxed) {
-            return;
+        let mut next = Some((task, table));
+        while let Some((task, table)) = next.take() {
+            // Only to be done sooner: whether anything counts is seen when all are done.
+            if self.is_lacking.load(Ordering::Relaxed) {
+                return;
+            }
+            let mut bear = |child, table| {
+                if let Some((other, table)) = next.replace((child, table)) {
+                    scope.spawn(move |scope| self.task(scope, other, table));
+                }
+            };
+            let mut placer = Placer::new(self.all, task, self.numbers.at_once(), &mut bear);
+            placer.run(table);
+            let Placer { part, supply, .. } = placer;
+            if supply.is_lacking() {
+                self.is_lacking.store(true, Ordering::Relaxed);
+            }
+            // Nobody is born twice.
+            let _ = self.parts[task.index()].set(part);
         }
-        let mut bear = |child, table| scope.spawn(move |scope| self.task(scope, child, table));
-        let mut placer = Placer::new(self.all, task, self.numbers.at_once(), &mut bear);
-        placer.run(table);
-        let Placer { part, supply, .. } = placer;
-        if supply.is_lacking() {
-            self.is_lacking.store(true, Ordering::Relaxed);
-        }
-        // Nobody is born twice.
-        let _ = self.parts[task.index()].set(part);
     }
 }
 
