@@ -10,8 +10,8 @@
 //! free there; otherwise (and for files that are only mapped) at a number that no task of the whole
 //! tree uses.
 //!
-//! The module writes each task's operations in their order into the [`Graph`] while it plays them
-//! on a [`Table`]; it knows no system calls.
+//! The module writes each task's operations in their order while it plays them on a [`Table`], and puts
+//! them together into the [`Graph`] (`parts`); it knows no system calls.
 
 mod descents;
 mod desk;

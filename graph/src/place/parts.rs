@@ -1,10 +1,14 @@
 //! What is written of each task, and how it is put together.
 //!
-//! All that placing a task takes of others is the table that it is born with, so siblings are placed at the same time. The numbers of operations are those of the task's own list, until
-//! all lists are put one behind another in the order of births.
+//! All that placing a task takes of others is the table that it is born with, so siblings are placed at the same time.
+//! The numbers of operations are those of the task's own list, until all lists are put one behind another in the order
+//! of births.
 //!
-//! One thing is not so: a description that cannot be carried where most want it gets the next number that no table uses, over
-//! all tasks. Where any task asks for one, which few trees do, all tasks are placed once more in the order of births, by one processor.
+//! One thing is not so: a description that cannot be carried where most want it gets the next number that no table
+//! uses, over all tasks. Where any task asks for one, all are placed once more in the order of births, by one processor.
+//!
+//! Example: 1 forks 2 and 3. Another processor may place 2, while 3 is placed by who has placed 1; the graph has the
+//! operations of 1, then those of 2, then those of 3.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
