@@ -3,7 +3,7 @@
 //! The trees are those of [`crate::history`], so sessions, groups, orphans and zombies are possible ones, and as nasty
 //! as there. On them go descriptors of every kind that a description knows, in tables that children take over
 //! from their parents changed, what waits in pipes and sockets, descriptors in flight among it; private and
-//! shared memory; attributes; threads. As in [`crate::forests`] a gene is a few numbers that are read modulo what
+//! shared memory, System V objects, rings of asynchronous I/O; attributes; threads. As in [`crate::forests`] a gene is a few numbers that are read modulo what
 //! there is: every gene means something, and smaller ones mean simpler forests, so shrinking works.
 //!
 //! Example: a tree of two tasks and the one gene of a pipe with holders (1, end 0) and (0, end 1) is a root that can
@@ -23,6 +23,7 @@ use regrow_graph::forest::Life;
 
 use crate::areas::{AreaGenes, add_areas, areas};
 use crate::history::{History, histories};
+use crate::sysv::{IpcGenes, RingGene, add_ipc, add_rings, namespaces, rings};
 
 /// The pid of no task is below this.
 pub const FIRST_PID: u32 = 20_000;
@@ -200,6 +201,8 @@ struct Genes {
     attributes: Vec<(u16, Attributes)>,
     threads: Vec<u16>,
     areas: AreaGenes,
+    ipc: Option<IpcGenes>,
+    rings: Vec<RingGene>,
 }
 
 /// Random descriptions without faults, of at most `tasks` tasks, whose files are in `files`.
@@ -220,14 +223,36 @@ pub fn descriptions(files: &Path, tasks: usize) -> impl Strategy<Value = Forest>
         prop::collection::vec(attributes, 0..5),
         prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(any::<u16>(), 0..4)],
         areas(),
+        (namespaces(), rings()),
     );
     genes.prop_map(
-        move |(mut history, resources, inherits, private, segments, attributes, threads, areas)| {
+        move |(
+            mut history,
+            resources,
+            inherits,
+            private,
+            segments,
+            attributes,
+            threads,
+            areas,
+            (ipc, rings),
+        )| {
             // The root leads a session: with another birthplace the plan would depend on who runs the test.
             history.has_cradle = false;
             let events = history.events.len().min(tasks * 2);
             history.events.truncate(events);
-            let genes = Genes { history, resources, inherits, private, segments, attributes, threads, areas };
+            let genes = Genes {
+                history,
+                resources,
+                inherits,
+                private,
+                segments,
+                attributes,
+                threads,
+                areas,
+                ipc,
+                rings,
+            };
             build(&genes, &files, tasks)
         },
     )
@@ -345,7 +370,7 @@ fn kind(gene: &KindGene, before: &[Kind], files: &Path, index: usize) -> Kind {
 }
 
 /// The pages whose bit is set.
-fn pages(len_pages: u64, filled: u64, seed: u64) -> Vec<Page> {
+pub(crate) fn pages(len_pages: u64, filled: u64, seed: u64) -> Vec<Page> {
     let is_filled = |index: &u64| filled >> index & 1 == 1;
     (0..len_pages).filter(is_filled).map(|index| Page { index, seed: seed.wrapping_add(index) }).collect()
 }
@@ -476,4 +501,6 @@ fn memory(forest: &mut Forest, genes: &Genes, task: impl Fn(u16) -> usize) {
             forest.tasks[task].views.push(View { segment, start, offset_pages, len_pages });
         }
     }
+    add_ipc(forest, genes.ipc.as_ref(), &task, &mut place);
+    add_rings(forest, &genes.rings, &task, &mut place);
 }

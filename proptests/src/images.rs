@@ -179,11 +179,22 @@ pub fn plan_with(dir: &Path, costs: CostModel, cores: u32, policy: Policy) -> Re
             == 1;
     let sharing = if is_odd { Sharing::Fast } else { Sharing::Keep };
     let options = &Options { sharing, costs, cores, policy, ..Options::default() };
-    let read = |blob| image::open_blob(&model, blob).map_err(|error| Refused::Defect(error.to_string()));
+    let read = |blob: &image::Blob| {
+        image::open_blob(&model, blob).map_err(|error| Refused::Defect(error.to_string()))
+    };
     let payloads = Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         packets: model.packets.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
+        messages: model.own_ipc().map_or(Ok(Vec::new()), |ns| {
+            let held = |queue: &image::ipc::SysvQueue| {
+                queue.messages.iter().map(|message| read(&message.data)).collect::<Result<_, _>>()
+            };
+            ns.queues.iter().map(held).collect::<Result<_, _>>()
+        })?,
+        semaphores: model.own_ipc().map_or(Ok(Vec::new()), |ns| {
+            ns.semaphores.iter().map(|set| read(&set.values)).collect::<Result<_, _>>()
+        })?,
         vdsos: Default::default(),
         alike: Alike::find(&model, &space::candidates(&model, options)).into(),
         ..Payloads::default()

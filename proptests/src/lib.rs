@@ -14,6 +14,7 @@
 //! | [`play`] | a plan and a schedule into the end of all programs, or the first thing that went wrong |
 //! | [`descriptions`] | that tree and random genes into a description of a synthetic forest |
 //! | `areas` | random genes into private memory that children have from their parents, and all have changed |
+//! | `sysv` | random genes into System V objects and rings of asynchronous I/O |
 //! | [`private`] | such a description into one whose parents have a pipe with each child |
 //! | [`images`] | a description into an image directory, and that through the real stages |
 //! | [`reorder`] | a model into one whose images say the same in another order, by other numbers |
@@ -38,4 +39,5 @@ pub mod play;
 pub mod private;
 pub mod reorder;
 pub mod shuffle;
+mod sysv;
 pub mod tables;

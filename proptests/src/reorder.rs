@@ -2,7 +2,7 @@
 //!
 //! Where an entry stands in its image is [`Origin::entry`]: the writer writes by it, so moving entries is giving
 //! out other ones. Numbers that only tie images together (ids of descriptions, inodes of pipes and sockets, of
-//! segments and memfds, ids of tables) are given out anew, in the same order or in any. Pids and the numbers of
+//! segments and memfds, ids of tables and of an IPC namespace) are given out anew, in the same order or in any. Pids and the numbers of
 //! pages images stay: pids are what the tree has, and a pages image is a file that tasks open by its name.
 //!
 //! [`Origin::entry`]: regrow::image::Origin
@@ -53,6 +53,21 @@ fn shuffle_entries(model: &mut Model, seed: u64) {
     model.pipe_data.iter_mut().zip(place).for_each(|(it, entry)| it.origin.entry = entry);
     let place = of(model.memfds.len(), 3);
     model.memfds.iter_mut().zip(place).for_each(|(it, entry)| it.origin.entry = entry);
+    for ns in model.ipc.values_mut() {
+        let place = of(ns.segments.len(), 6);
+        ns.segments.iter_mut().zip(place).for_each(|(it, entry)| it.origin.entry = entry);
+        let place = of(ns.semaphores.len(), 7);
+        ns.semaphores.iter_mut().zip(place).for_each(|(it, entry)| it.origin.entry = entry);
+        // Messages are entries behind that of their queue.
+        let place = of(ns.queues.len(), 8);
+        let mut order: Vec<usize> = (0..ns.queues.len()).collect();
+        order.sort_by_key(|queue| place[*queue]);
+        let mut entry = 0;
+        for queue in order {
+            ns.queues[queue].origin.entry = entry;
+            entry += 1 + ns.queues[queue].messages.len() as u32;
+        }
+    }
     // Those of one socket stay in their order.
     let place = of(model.packets.len(), 4);
     let mut places: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
@@ -125,6 +140,7 @@ fn renumber(model: &mut Model, seed: u64) {
     let memfds = Renumbered::of(model.memfds.iter().map(|inode| inode.inode_id), seed, 11);
     let tables = model.tasks.iter().filter_map(Task::alive).map(|alive| alive.ids.files.into());
     let tables = Renumbered::of(tables, seed, 5);
+    let namespaces = Renumbered::of(model.ipc.keys().map(|id| u64::from(*id)), seed, 5_000);
     for ofd in &mut model.ofds {
         ofds.set(&mut ofd.id);
         match &mut ofd.kind {
@@ -149,11 +165,17 @@ fn renumber(model: &mut Model, seed: u64) {
         inode.inode_id = memfds.get(inode.inode_id);
         inode.shmid = segments.get(inode.shmid);
     }
+    // Segments of System V are known by their ids to the tasks: those stay.
     for shm in &mut model.shm {
         shm.shmid = segments.get(shm.shmid);
     }
+    model.ipc = std::mem::take(&mut model.ipc)
+        .into_iter()
+        .map(|(id, ns)| (namespaces.get(id.into()) as u32, ns))
+        .collect();
     for alive in model.tasks.iter_mut().filter_map(Task::alive_mut) {
         tables.set(&mut alive.ids.files);
+        namespaces.set(&mut alive.ids.ipc_ns);
         for entry in &mut alive.fds {
             ofds.set(&mut entry.ofd_id);
         }

@@ -121,12 +121,13 @@ fn pages(
     model: &Model,
     contents: &impl Contents,
 ) -> Result<BTreeMap<(image::Image, u64), Vec<u8>>, TestCaseError> {
-    let tasks =
-        model.tasks.iter().filter_map(|task| Some((Image::Pagemap(task.pid.0), &task.alive()?.mm.pages)));
-    let segments = model.shm.iter().map(|shm| (Image::PagemapShmem(shm.shmid), &shm.pages));
+    let tasks = model.tasks.iter().filter_map(|task| Some((Image::Pagemap(task.pid.0), &task.alive()?.mm)));
+    let rings = tasks.clone().flat_map(|(of, mm)| mm.aio_rings.iter().map(move |ring| (of, &ring.pages)));
+    let tasks = tasks.map(|(of, mm)| (of, &mm.pages.extents));
+    let segments = model.shm.iter().map(|shm| (Image::PagemapShmem(shm.shmid), &shm.pages.extents));
     let mut all = BTreeMap::new();
-    for (of, pages) in tasks.chain(segments) {
-        for extent in &pages.extents {
+    for (of, extents) in tasks.chain(rings).chain(segments) {
+        for extent in extents {
             for at in (0..extent.len_pages).map(|page| page * PAGE) {
                 let offset_bytes = extent.offset_bytes + at;
                 let blob = image::Blob { image: Image::Pages(extent.image), offset_bytes, len_bytes: PAGE };
@@ -141,7 +142,10 @@ fn pages(
 /// Where in the images raw bytes are.
 fn blobs(model: &Model) -> Vec<image::Blob> {
     let pipes = model.pipe_data.iter().chain(&model.fifo_data).map(|pipe| pipe.data);
-    pipes.chain(model.packets.iter().map(|packet| packet.data)).collect()
+    let messages = model.ipc.values().flat_map(|ns| &ns.queues).flat_map(|queue| &queue.messages);
+    let values = model.ipc.values().flat_map(|ns| &ns.semaphores).map(|set| set.values);
+    let packets = model.packets.iter().map(|packet| packet.data);
+    pipes.chain(packets).chain(messages.map(|message| message.data)).chain(values).collect()
 }
 
 /// The model in words, without where in the images raw bytes lie.
@@ -150,6 +154,11 @@ fn without_places(mut model: Model) -> String {
     model.parents.clear();
     model.pipe_data.iter_mut().for_each(|pipe| pipe.data.offset_bytes = 0);
     model.packets.iter_mut().for_each(|packet| packet.data.offset_bytes = 0);
+    for ns in model.ipc.values_mut() {
+        let messages = ns.queues.iter_mut().flat_map(|queue| &mut queue.messages);
+        messages.for_each(|message| message.data.offset_bytes = 0);
+        ns.semaphores.iter_mut().for_each(|set| set.values.offset_bytes = 0);
+    }
     format!("{model:#?}")
 }
 

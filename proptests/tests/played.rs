@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use regrow::certify;
+use regrow::host::possible_processors;
 use regrow::resolve::policy::Policy;
 use regrow::tape::lift::lift;
 use regrow_graph::verify::{AttributeKind, Value};
@@ -53,6 +54,7 @@ proptest! {
             .map_err(|error| TestCaseError::fail(error.to_string()))?;
         // What the root has from the start is a fact about whoever runs this.
         let mut host = Host::default();
+        host.processors = possible_processors().unwrap_or(host.processors);
         for (kind, value) in &expected.inherited {
             if let (AttributeKind::CapPermitted, Value::Number(capabilities)) = (kind, value) {
                 host.capabilities = *capabilities;

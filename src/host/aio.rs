@@ -6,7 +6,7 @@
 use super::{read_number, read_text};
 
 /// How many processors there may be: the kernel's `num_possible_cpus`.
-pub(super) fn possible_processors() -> Option<u32> {
+pub fn possible_processors() -> Option<u32> {
     count(&read_text("/sys/devices/system/cpu/possible")?)
 }
 

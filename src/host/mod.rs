@@ -35,6 +35,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::image::{Model, NsPid, Ofd, Task};
 
 pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
+pub use aio::possible_processors;
 #[cfg(test)]
 pub(crate) use cpu::gather as gather_xsave_layout;
 pub use cpu::{XsaveComponent, XsaveLayout};

@@ -7,9 +7,10 @@
 //!   of the images: it is that of the kernel's list of children, in which wait(2) finds them;
 //! - descriptions as they are met: in the tables, by task and number; as working directory, root, executable and
 //!   in mappings, by task and address; in flight, by socket;
-//! - everything that belongs to a description (what waits, names that were lost, segments) as that.
+//! - everything that belongs to a description (what waits, names that were lost, segments) as that;
+//! - System V objects by their ids, which are no names of the images: programs know them, as they do pids.
 //!
-//! So ids and inode numbers are names only, and break no tie. What nothing refers to comes last, by id: no
+//! So other ids and inode numbers are names only, and break no tie. What nothing refers to comes last, by id: no
 //! plan looks at it. Order that means something stays: packets of one socket, pages, chains of filters, locks.
 //!
 //! Example: a root that has file 9 at descriptor 0 and file 4 at descriptor 1 gives the descriptions 9, 4.
@@ -53,6 +54,11 @@ pub fn arrange(model: &mut Model) {
         ghosts.entry(remap.remap_id).or_insert(place.ofd(remap.orig_id));
     }
     model.ghosts.sort_by_key(|ghost| (ghosts.get(&ghost.id).copied().unwrap_or(usize::MAX), ghost.id));
+    for ns in model.ipc.values_mut() {
+        ns.segments.sort_by_key(|segment| segment.perm.id);
+        ns.queues.sort_by_key(|queue| queue.perm.id);
+        ns.semaphores.sort_by_key(|set| set.perm.id);
+    }
 }
 
 /// Tasks that do not come behind their parents are left as they are: that is for others to refuse.

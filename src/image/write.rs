@@ -23,6 +23,7 @@
 //! `criu/pagemap.c`.
 
 mod files;
+mod ipc;
 mod pages;
 mod shared;
 mod task;
@@ -160,6 +161,7 @@ pub fn write_model<C: Contents + ?Sized>(model: &Model, contents: &C, dir: &Path
     files::write_ofds(&out, model)?;
     files::write_data(&out, model)?;
     shared::write_shared(&out, model)?;
+    ipc::write_namespaces(&out, model)?;
     for shm in &model.shm {
         pages::write(&out, Image::PagemapShmem(shm.shmid), &shm.pages)?;
     }

@@ -64,6 +64,10 @@ fn rest() -> ! {
 
 /// Makes all that is shared, and then is the first task.
 fn root(forest: &Forest, words: &[AtomicU32; 2]) -> Result<()> {
+    if forest.ipc.is_some() || forest.tasks.iter().any(|task| !task.rings.is_empty()) {
+        // Shapes have none of these, as they have not all kinds of files.
+        return Err(Error::other("System V objects or AIO rings by fork"));
+    }
     let mut ends = Vec::new();
     for kind in &forest.resources {
         ends.push(make(kind)?);

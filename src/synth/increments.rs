@@ -21,7 +21,15 @@ pub fn spread(
     for task in tasks {
         let image = Image::Pagemap(task.pid.0);
         if let Some(alive) = task.alive_mut() {
-            alive.mm.pages = spread_pages(&alive.mm.pages, &mut contents, |page| depth(image, page))?;
+            // Those of rings are in the same image.
+            let mut all = alive.mm.pages.clone();
+            all.extents.extend(alive.mm.aio_rings.iter().flat_map(|ring| &ring.pages));
+            all.extents.sort_unstable_by_key(|extent| extent.start);
+            let mut pages = spread_pages(&all, &mut contents, |page| depth(image, page))?;
+            for ring in &mut alive.mm.aio_rings {
+                ring.pages = take_range(&mut pages, ring.start, ring.start + ring.len_bytes);
+            }
+            alive.mm.pages = pages;
         }
     }
     for shm in shm {
@@ -29,6 +37,14 @@ pub fn spread(
         shm.pages = spread_pages(&shm.pages, &mut contents, |page| depth(image, page))?;
     }
     Ok(Synthetic { model, contents })
+}
+
+/// Takes what is between two addresses out of `pages`.
+pub(super) fn take_range(pages: &mut Pages, start: u64, end: u64) -> Vec<Extent> {
+    let taken = pages.extents.iter().filter_map(|extent| extent.within(start, end)).collect();
+    let outside = |extent: &Extent| [extent.within(0, start), extent.within(end, u64::MAX)];
+    pages.extents = pages.extents.iter().flat_map(outside).flatten().collect();
+    taken
 }
 
 fn spread_pages(

@@ -12,6 +12,8 @@
 //! | [`attributes`] | what a task is beside its descriptors and memory |
 //! | [`payload`] | the code that tasks run, and its records |
 //! | [`mod@model`] | the description into a model |
+//! | [`ipc`] | System V objects |
+//! | [`ring`] | rings of asynchronous I/O |
 //! | [`random`] | descriptions by a seed |
 //! | [`mod@verify`] | looks at a living forest |
 //! | [`build`] | the same forest by fork, to compare times |
@@ -32,15 +34,19 @@
 pub mod attributes;
 pub mod build;
 pub mod increments;
+pub mod ipc;
 pub mod model;
 pub mod payload;
 pub mod random;
+pub mod ring;
 pub mod verify;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 pub use attributes::Attributes;
+pub use ipc::{Attachment, Ipc};
+pub use ring::Ring;
 
 /// Bytes in a page.
 pub const PAGE: u64 = 4096;
@@ -60,6 +66,8 @@ pub struct Forest {
     pub resources: Vec<Kind>,
     /// Shared anonymous memory.
     pub segments: Vec<Segment>,
+    /// The IPC namespace that it has of its own; `None`: it has none.
+    pub ipc: Option<Ipc>,
 }
 
 /// One task.
@@ -83,6 +91,10 @@ pub struct Task {
     pub private: Vec<Private>,
     /// Views of segments.
     pub views: Vec<View>,
+    /// System V segments.
+    pub attached: Vec<Attachment>,
+    /// AIO contexts, by their numbers.
+    pub rings: Vec<Ring>,
     /// Everything else.
     pub attributes: Attributes,
     /// The tids of its further threads, which have its attributes, too.
@@ -373,6 +385,8 @@ impl Forest {
                 && (!task.table.is_empty()
                     || !task.private.is_empty()
                     || !task.views.is_empty()
+                    || !task.attached.is_empty()
+                    || !task.rings.is_empty()
                     || index == 0)
             {
                 bad("it is dead, and has something or is the root".to_owned());
@@ -405,8 +419,10 @@ impl Forest {
                 }
             }
             task.attributes.faults().into_iter().for_each(|what| bad(what.to_owned()));
+            ring::faults(task).into_iter().for_each(&mut bad);
             self.mapping_faults(task, &mut bad);
         }
+        faults.extend(self.ipc.iter().flat_map(|ipc| ipc.faults(self)));
         let in_flight = self.in_flight();
         for (index, kind) in self.resources.iter().enumerate() {
             let is_held = |end| in_flight.contains(&(index, end)) || !self.holders(index, end).is_empty();
@@ -468,7 +484,9 @@ impl Forest {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let private = task.private.iter().map(|it| (it.start, it.len_pages));
         let views = task.views.iter().map(|it| (it.start, it.len_pages));
-        for (start, len_pages) in private.chain(views) {
+        let attached = task.attached.iter().map(|it| (it.start, it.len_pages));
+        let rings = task.rings.iter().map(|it| (it.start, it.len_pages));
+        for (start, len_pages) in private.chain(views).chain(attached).chain(rings) {
             let end = len_pages.checked_mul(PAGE).and_then(|len| start.checked_add(len));
             match end {
                 Some(end)
@@ -503,6 +521,13 @@ impl Forest {
             });
             if segment.is_none() {
                 bad(format!("the mapping at {:#x} is of no segment", view.start));
+            }
+        }
+        for it in &task.attached {
+            let segment = self.ipc.as_ref().and_then(|ipc| ipc.segments.get(it.segment));
+            let end = it.offset_pages.checked_add(it.len_pages);
+            if segment.is_none_or(|segment| end.is_none_or(|end| end > segment.memory.len_pages)) {
+                bad(format!("the attachment at {:#x} is of no segment", it.start));
             }
         }
     }

@@ -10,14 +10,16 @@
 
 use std::collections::BTreeMap;
 
+use super::increments::take_range;
 use super::payload::{self, Check, DATA, Deed, Registers, SCRATCH, SCRATCH_BYTES, STACK, STACK_BYTES, TEXT};
-use super::{Forest, Kind, PAGE, Page, Segment, Task, page_bytes, random, stretch_bytes};
+use super::ring::most_pending;
+use super::{Forest, Kind, PAGE, Page, Segment, Task, ipc, page_bytes, random, stretch_bytes};
 use crate::host::{CapSets, Ids, OwnFacts};
 use crate::image::{
-    Alive, Creds, Epoll, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Interest, Inventory, KobjIds,
-    MemfdFile, MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, PagesImage, Pipe, PipeData,
-    RLimit, RegFile, Regs, Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask, TaskState,
-    Thread, Timerfd, Timers, UnixSocket, Vma, VmaKind, arrange, vma,
+    AioRing, Alive, Creds, Epoll, Eventfd, Extent, FdEntry, Fown, Fpu, Fs, Held, Image, Interest, Inventory,
+    KobjIds, MemfdFile, MemfdInode, Mm, Model, NsPid, Ofd, OfdKind, Origin, Packet, Pages, PagesImage, Pipe,
+    PipeData, RLimit, RegFile, Regs, Sched, Shm, SigAltStack, Signalfd, SocketOptions, Task as ModelTask,
+    TaskState, Thread, Timerfd, Timers, UnixSocket, Vma, VmaKind, arrange, vma,
 };
 
 /// Ids of the descriptions that every task refers to.
@@ -75,14 +77,16 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         .map(|(index, _)| model_task(forest, index, ground, &ids, &mut contents))
         .collect();
     let first_shared = forest.tasks.len() as u32 + 1;
-    let shm = (0u32..)
-        .zip(inodes(forest))
-        .map(|(index, (segment, _))| {
-            let pages_id = first_shared + index;
+    let inodes = inodes(forest).into_iter().enumerate().map(|(index, (segment, _))| (shmid(index), segment));
+    let attached = forest.ipc.iter().flat_map(|ipc| &ipc.segments);
+    let shm = (first_shared..)
+        .zip(inodes.chain(attached.map(|it| (it.perm.id.into(), &it.memory))))
+        .map(|(pages_id, (shmid, segment))| {
             let pages = stored(&mut contents, pages_id, &[(0, segment.pages.as_slice())]);
-            Shm { shmid: shmid(index as usize), pages }
+            Shm { shmid, pages }
         })
         .collect();
+    let ipc = forest.ipc.iter().map(|ipc| (ipc::NAMESPACE, ipc.images(&mut contents))).collect();
     let mut model = Model {
         dir: std::path::PathBuf::new(),
         parents: Vec::new(),
@@ -100,7 +104,7 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         file_locks: Vec::new(),
         seccomp_filters: Vec::new(),
         clocks: BTreeMap::new(),
-        ipc: BTreeMap::new(),
+        ipc,
         unread: Vec::new(),
     };
     arrange(&mut model);
@@ -129,7 +133,7 @@ impl Numbers {
 }
 
 /// Everything whose memory is stored beside that of the tasks: the segments, then the memfds, with their names.
-fn inodes(forest: &Forest) -> Vec<(&Segment, &str)> {
+pub(super) fn inodes(forest: &Forest) -> Vec<(&Segment, &str)> {
     let memfds = forest.resources.iter().filter_map(|kind| match kind {
         Kind::Memfd { content, name, .. } => Some((content, name.as_str())),
         Kind::File { .. }
@@ -472,6 +476,17 @@ pub fn checks(forest: &Forest, index: usize) -> Vec<Check> {
         let what = format!("shared memory at {:#x}", view.start);
         checks.push(Check { what, deed: Deed::Bytes { address: view.start, bytes } });
     }
+    if let Some(ipc) = &forest.ipc {
+        // Whoever has given up nothing may look at everything.
+        checks.extend(ipc.checks(index == 0 && task.attributes.credentials.is_none()));
+        for it in &task.attached {
+            let pages = &ipc.segments[it.segment].memory.pages;
+            let bytes = stretch_bytes(pages, it.offset_pages, it.len_pages);
+            let what = format!("System V memory at {:#x}", it.start);
+            checks.push(Check { what, deed: Deed::Bytes { address: it.start, bytes } });
+        }
+    }
+    checks.extend(task.rings.iter().enumerate().flat_map(|(number, ring)| ring.checks(number)));
     checks
 }
 
@@ -618,7 +633,7 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
         comm: task.attributes.name.clone().unwrap_or_else(|| "twig".to_owned()),
         personality: own.personality.unwrap_or(0),
         umask: task.attributes.umask.unwrap_or(0o022),
-        ids: KobjIds { files, ..namespaces(id, 1) },
+        ids: ids_of(forest, KobjIds { files, ..namespaces(id, 1) }),
         sigactions: (1..=64).map(|signal| task.attributes.action(signal)).collect(),
         rlimits: own.rlimits.iter().enumerate().map(limit).collect(),
         pending_shared: Vec::new(),
@@ -637,6 +652,11 @@ fn alive(forest: &Forest, index: usize, ground: &Ground<'_>, ids: &Numbers, cont
         },
         fds: fds.into(),
     }
+}
+
+/// In the namespace that the forest has of its own.
+fn ids_of(forest: &Forest, ids: KobjIds) -> KobjIds {
+    KobjIds { ipc_ns: if forest.ipc.is_some() { ipc::NAMESPACE } else { ids.ipc_ns }, ..ids }
 }
 
 fn threads(task: &Task, own: &OwnFacts) -> Vec<Thread> {
@@ -736,19 +756,28 @@ fn creds(own: &OwnFacts) -> Creds {
     }
 }
 
+/// What a mapping shows: of a segment from which offset on, bytes.
+#[derive(Debug, Clone, Copy)]
+enum Shows {
+    Private,
+    Segment(usize, u64),
+    SysV { id: u32, offset_bytes: u64, read_only: bool },
+    Ring,
+}
+
 /// A mapping with what it holds.
 struct Mapped {
     start: u64,
     len: u64,
     prot: i32,
-    shared: Option<(usize, u64)>,
+    shows: Shows,
     /// Stretches of whole pages: address, bytes.
     pages: Vec<(u64, Vec<u8>)>,
 }
 
 impl Mapped {
     fn private(start: u64, len: u64, prot: i32) -> Mapped {
-        Mapped { start, len: len.next_multiple_of(PAGE), prot, shared: None, pages: Vec::new() }
+        Mapped { start, len: len.next_multiple_of(PAGE), prot, shows: Shows::Private, pages: Vec::new() }
     }
 
     fn holding(start: u64, bytes: Vec<u8>, prot: i32) -> Mapped {
@@ -779,8 +808,20 @@ fn mappings(forest: &Forest, index: usize) -> Vec<Mapped> {
         all.push(Mapped { pages: pages.collect(), ..Mapped::private(it.start, it.len_pages * PAGE, prot) });
     }
     for view in &task.views {
-        let shared = Some((view.segment, view.offset_pages * PAGE));
-        all.push(Mapped { shared, ..Mapped::private(view.start, view.len_pages * PAGE, WRITE) });
+        let shows = Shows::Segment(view.segment, view.offset_pages * PAGE);
+        all.push(Mapped { shows, ..Mapped::private(view.start, view.len_pages * PAGE, WRITE) });
+    }
+    for it in &task.attached {
+        let Some(segment) = forest.ipc.as_ref().and_then(|ipc| ipc.segments.get(it.segment)) else {
+            continue;
+        };
+        let (id, offset_bytes, read_only) = (segment.perm.id, it.offset_pages * PAGE, it.read_only);
+        let shows = Shows::SysV { id, offset_bytes, read_only };
+        let prot = if read_only { READ } else { WRITE };
+        all.push(Mapped { shows, ..Mapped::private(it.start, it.len_pages * PAGE, prot) });
+    }
+    for (number, ring) in task.rings.iter().enumerate() {
+        all.push(Mapped { shows: Shows::Ring, ..Mapped::holding(ring.start, ring.bytes(number), WRITE) });
     }
     all.sort_by_key(|it| it.start);
     all
@@ -793,20 +834,29 @@ fn mm(forest: &Forest, index: usize, contents: &mut Held) -> Mm {
     for (address, bytes) in mappings.iter().flat_map(|it| &it.pages) {
         pages.add(contents, *address, bytes);
     }
+    let rings = rings(&forest.tasks[index], &mut pages.pages);
     let vmas = mappings.iter().enumerate().map(|(entry, it)| {
-        let (kind, status, flags) = match it.shared {
-            None => (VmaKind::AnonPrivate, vma::ANON_PRIVATE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
-            Some((segment, offset_bytes)) => {
-                let kind = VmaKind::AnonShared { shmid: shmid(segment), offset_bytes };
-                (kind, vma::FILE_SHARED | vma::AREA_MEMFD, libc::MAP_SHARED)
+        const REGULAR: u32 = vma::AREA_REGULAR;
+        const SYSV: u32 = REGULAR | vma::ANON_SHARED | vma::AREA_SYSVIPC;
+        let (kind, status, flags) = match it.shows {
+            Shows::Private => {
+                (VmaKind::AnonPrivate, REGULAR | vma::ANON_PRIVATE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
             }
+            Shows::Segment(segment, offset_bytes) => {
+                let kind = VmaKind::AnonShared { shmid: shmid(segment), offset_bytes };
+                (kind, REGULAR | vma::FILE_SHARED | vma::AREA_MEMFD, libc::MAP_SHARED)
+            }
+            Shows::SysV { id: shmid, offset_bytes, read_only } => {
+                (VmaKind::SysV { shmid, offset_bytes, read_only }, SYSV, libc::MAP_SHARED)
+            }
+            Shows::Ring => (VmaKind::AioRing, vma::AREA_AIORING, libc::MAP_SHARED),
         };
         Vma {
             start: it.start,
             end: it.start + it.len,
             prot: it.prot as u32,
             flags: flags as u32,
-            status: vma::AREA_REGULAR | status,
+            status,
             kind,
             madvise: 0,
             origin: Origin::new(Image::Mm(pid), entry),
@@ -832,11 +882,31 @@ fn mm(forest: &Forest, index: usize, contents: &mut Held) -> Mm {
         auxv: vec![0, 0],
         dumpable: Some((!forest.tasks[index].attributes.undumpable).into()),
         thp_disabled: false,
-        aio_rings: Vec::new(),
+        aio_rings: rings,
         vmas: vmas.collect(),
         guards: Vec::new(),
         pages: pages.pages,
     }
+}
+
+/// The rings of a task, by address. Their pages are taken out of `pages`.
+fn rings(task: &Task, pages: &mut Pages) -> Vec<AioRing> {
+    let mut rings: Vec<AioRing> = Vec::new();
+    for (number, ring) in task.rings.iter().enumerate() {
+        let end = ring.start + ring.len_pages * PAGE;
+        rings.push(AioRing {
+            start: ring.start,
+            len_bytes: end - ring.start,
+            requests: most_pending(ring.len_pages),
+            id: number as u32,
+            head: ring.head,
+            tail: ring.tail(),
+            pages: take_range(pages, ring.start, end),
+            origin: Origin::new(Image::Mm(task.pid), 0),
+        });
+    }
+    rings.sort_by_key(|ring| ring.start);
+    rings
 }
 
 #[cfg(test)]

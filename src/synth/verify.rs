@@ -13,6 +13,7 @@
 //! | counters of eventfds | `/proc/PID/fdinfo` |
 //! | each mapping, its protection, nothing else mapped | `/proc/PID/maps` |
 //! | the same segment, or another | device and inode in `/proc/PID/maps` |
+//! | System V objects | `/proc/sysvipc` and `/proc/sys` in the namespace of the root; inodes of attached segments are their ids |
 //! | zombies and their exit codes | `/proc/PID/stat` |
 
 use std::collections::BTreeMap;
@@ -87,6 +88,9 @@ pub fn verify(forest: &Forest, limit: Duration) -> Result<Verified, Vec<String>>
     check_tables(forest, &mut verified, &mut faults);
     check_resources(forest, &mut faults);
     check_mappings(forest, &mut verified, &mut faults);
+    if let Some(ipc) = &forest.ipc {
+        ipc.verify(forest, &mut faults);
+    }
     if faults.is_empty() { Ok(verified) } else { Err(faults) }
 }
 
@@ -312,12 +316,22 @@ fn read_maps(pid: u32) -> Vec<Line> {
     text.lines().filter(|text| !text.ends_with("[vsyscall]")).filter_map(line).collect()
 }
 
+/// What more than one mapping may show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Shown {
+    Segment(usize),
+    /// By id.
+    SysV(u32),
+    /// By task and address.
+    Ring(u32, u64),
+}
+
 /// That each task has its mappings, and no other.
 fn check_mappings(forest: &Forest, verified: &mut Verified, faults: &mut Vec<String>) {
-    let mut segments: BTreeMap<usize, String> = BTreeMap::new();
+    let mut segments: BTreeMap<Shown, String> = BTreeMap::new();
     for task in living(forest) {
         let found = read_maps(task.pid);
-        let mut expected: BTreeMap<u64, (u64, &str, Option<usize>)> = BTreeMap::new();
+        let mut expected: BTreeMap<u64, (u64, &str, Option<Shown>)> = BTreeMap::new();
         let code = payload::code().len() as u64;
         for (start, len, perms) in [
             (TEXT, code.next_multiple_of(PAGE), "r-xp"),
@@ -335,7 +349,20 @@ fn check_mappings(forest: &Forest, verified: &mut Verified, faults: &mut Vec<Str
             expected.insert(it.start, (it.start + it.len_pages * PAGE, perms, None));
         }
         for view in &task.views {
-            expected.insert(view.start, (view.start + view.len_pages * PAGE, "rw-s", Some(view.segment)));
+            expected.insert(
+                view.start,
+                (view.start + view.len_pages * PAGE, "rw-s", Some(Shown::Segment(view.segment))),
+            );
+        }
+        for it in &task.attached {
+            let perms = if it.read_only { "r--s" } else { "rw-s" };
+            let id = forest.ipc.as_ref().and_then(|ipc| ipc.segments.get(it.segment)).map(|it| it.perm.id);
+            let end = it.start + it.len_pages * PAGE;
+            expected.insert(it.start, (end, perms, id.map(Shown::SysV)));
+        }
+        for ring in &task.rings {
+            let end = ring.start + ring.len_pages * PAGE;
+            expected.insert(ring.start, (end, "rw-s", Some(Shown::Ring(task.pid, ring.start))));
         }
         verified.mappings += expected.len() + 1;
         for line in &found {
@@ -348,6 +375,11 @@ fn check_mappings(forest: &Forest, verified: &mut Verified, faults: &mut Vec<Str
             match expected.remove(&start) {
                 Some((wanted, perms, segment)) if wanted == end && perms == line.perms => {
                     let Some(segment) = segment else { continue };
+                    if let Shown::SysV(id) = segment
+                        && line.file.rsplit(' ').next() != Some(&id.to_string())
+                    {
+                        faults.push(format!("{text}: {} is not the segment {id}", line.file));
+                    }
                     if *segments.entry(segment).or_insert_with(|| line.file.clone()) != line.file {
                         faults.push(format!("{text}: not the segment that others have"));
                     }

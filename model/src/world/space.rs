@@ -106,7 +106,7 @@ pub struct Mapping {
     /// What it shows.
     pub backing: Backing,
     /// Whether it may be made writable.
-    pub(super) may_write: bool,
+    pub may_write: bool,
     /// `MADV_*` that holds for it.
     pub advice: BTreeSet<u32>,
     /// The userfaultfd that it is registered with.

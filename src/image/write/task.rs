@@ -417,7 +417,11 @@ fn vma_entry(model: &Model, image: Image, vma: &Vma) -> Result<VmaEntry, WriteEr
             // Anonymous memory may always be written to, whatever its protection is now (mprotect(2)).
             (u64::from(id), offset_bytes, Some(libc::O_RDWR as u32))
         }
-        VmaKind::SysV { .. } | VmaKind::Other => {
+        VmaKind::SysV { shmid, offset_bytes, read_only } => {
+            let attached = if read_only { libc::O_RDONLY } else { libc::O_RDWR };
+            (u64::from(shmid), offset_bytes, Some(attached as u32))
+        }
+        VmaKind::Other => {
             let what = format!("a mapping of status {:#x} at {:#x}", vma.status, vma.start);
             return Err(WriteError::unsupported(image, what));
         }
