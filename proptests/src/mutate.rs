@@ -93,11 +93,31 @@ pub enum Kind {
     OtherAddress,
     /// A mapping has other permissions.
     OtherProtection,
+    /// The IPC namespace is not made.
+    DropNamespace,
+    /// A System V segment, queue or semaphore set is not made.
+    DropSysv,
+    /// One is made with another length or key.
+    OtherSysv,
+    /// A segment is not marked for removal, or not locked.
+    DropMark,
+    /// A message is not sent to its queue.
+    DropMessage,
+    /// A semaphore has another value.
+    OtherSemaphores,
+    /// A segment is not attached.
+    DropAttach,
+    /// An AIO ring is not made.
+    DropRing,
+    /// An AIO ring is moved to another place, or stays where it came to be.
+    OtherRing,
+    /// The requests are not made, or not read, that let the ends of a ring be where they were.
+    DropRequests,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 34] = [
+    pub const ALL: [Kind; 44] = [
         Kind::DropClose,
         Kind::DropPost,
         Kind::DropWait,
@@ -132,6 +152,16 @@ impl Kind {
         Kind::DropMapping,
         Kind::OtherAddress,
         Kind::OtherProtection,
+        Kind::DropNamespace,
+        Kind::DropSysv,
+        Kind::OtherSysv,
+        Kind::DropMark,
+        Kind::DropMessage,
+        Kind::OtherSemaphores,
+        Kind::DropAttach,
+        Kind::DropRing,
+        Kind::OtherRing,
+        Kind::DropRequests,
     ];
 }
 
@@ -255,6 +285,15 @@ impl<'a> Plan<'a> {
             Kind::DropMapping => is(&[libc::SYS_mmap, libc::SYS_mremap]),
             Kind::OtherAddress => is(&[libc::SYS_mmap]),
             Kind::OtherProtection => is(&[libc::SYS_mmap, libc::SYS_mprotect]),
+            Kind::DropNamespace => is(&[libc::SYS_unshare]) && record.args[0] == libc::CLONE_NEWIPC as u64,
+            Kind::DropSysv | Kind::OtherSysv => is(&[libc::SYS_shmget, libc::SYS_msgget, libc::SYS_semget]),
+            Kind::DropMark => is(&[libc::SYS_shmctl]) && [IPC_RMID, SHM_LOCK].contains(&record.args[1]),
+            Kind::DropMessage => is(&[libc::SYS_msgsnd]),
+            Kind::OtherSemaphores => is(&[libc::SYS_semctl]) && record.args[2] == SETALL,
+            Kind::DropAttach => is(&[libc::SYS_shmat]),
+            Kind::DropRing => is(&[libc::SYS_io_setup]),
+            Kind::OtherRing => verb == Some(Verb::Indirect),
+            Kind::DropRequests => is(&[libc::SYS_io_submit, libc::SYS_io_getevents]),
         }
     }
 
@@ -446,7 +485,28 @@ impl<'a> Plan<'a> {
                 let gives_up = own.keep & own.effective & SETGID == 0;
                 (gives_up && last > index).then(|| swapped(last)).flatten()
             }
-            Kind::DropFill | Kind::DropMapping => dropped(),
+            Kind::DropFill
+            | Kind::DropMapping
+            | Kind::DropNamespace
+            | Kind::DropSysv
+            | Kind::DropMark
+            | Kind::DropMessage
+            | Kind::DropAttach
+            | Kind::DropRing
+            | Kind::DropRequests => dropped(),
+            Kind::OtherSysv => {
+                // A segment that is marked loses its key, whichever it was.
+                let which = usize::from(libc::c_long::from(record.nr) == libc::SYS_shmget);
+                let more = if which == 1 { 0x1000 } else { 1 };
+                replaced(arg(which, record.args[which].wrapping_add(more) & u64::from(u32::MAX)))
+            }
+            Kind::OtherSemaphores => self.with_byte(record.args[3], self.byte(record.args[3])? ^ 1),
+            Kind::OtherRing if seed & 1 == 0 => dropped(),
+            Kind::OtherRing => {
+                let mut other = arg(4, record.args[4] + (1 << 33));
+                other.expect = other.args[4];
+                replaced(other)
+            }
             Kind::OtherPages => replaced(arg(3, record.args[3] ^ 0x1000)),
             Kind::OtherAddress => {
                 let mut other = arg(0, record.args[0] + (1 << 33));
@@ -457,9 +517,12 @@ impl<'a> Plan<'a> {
             Kind::OtherProtection => {
                 // Nobody changes it again.
                 let again = |it: &Record| is_call(it, libc::SYS_mprotect) && it.args[0] == record.args[0];
-                // What carries shared memory goes in the end.
-                let is_kept =
-                    is_call(&record, libc::SYS_mprotect) || record.args[3] & libc::MAP_PRIVATE as u64 != 0;
+                // What carries shared memory goes in the end, and so does what keeps the place of a ring free.
+                let is_moved_to =
+                    |it: &Record| it.verb() == Some(Verb::Indirect) && it.args[4] == record.args[0];
+                let keeps_a_place = self.records[task][index + 1..].iter().any(is_moved_to);
+                let is_private = record.args[3] & libc::MAP_PRIVATE as u64 != 0;
+                let is_kept = is_call(&record, libc::SYS_mprotect) || is_private && !keeps_a_place;
                 let is_last = is_kept && !self.records[task][index + 1..].iter().any(again);
                 is_last.then(|| replaced(arg(2, record.args[2] ^ libc::PROT_EXEC as u64))).flatten()
             }
@@ -702,6 +765,11 @@ impl<'a> Plan<'a> {
         }
     }
 }
+
+/// Commands of `shmctl(2)` and `semctl(2)` (uapi/linux/{ipc,shm,sem}.h).
+const IPC_RMID: u64 = 0;
+const SHM_LOCK: u64 = 11;
+const SETALL: u64 = 17;
 
 /// Calls that make descriptors.
 const MAKERS: [libc::c_long; 11] = [

@@ -2,7 +2,7 @@
 //!
 //! Where an entry stands in its image is [`Origin::entry`]: the writer writes by it, so moving entries is giving
 //! out other ones. Numbers that only tie images together (ids of descriptions, inodes of pipes and sockets, of
-//! segments and memfds, ids of tables and of an IPC namespace) are given out anew, in the same order or in any. Pids and the numbers of
+//! segments and memfds, ids of tables) are given out anew, in the same order or in any. Pids and the numbers of
 //! pages images stay: pids are what the tree has, and a pages image is a file that tasks open by its name.
 //!
 //! [`Origin::entry`]: regrow::image::Origin
@@ -140,7 +140,6 @@ fn renumber(model: &mut Model, seed: u64) {
     let memfds = Renumbered::of(model.memfds.iter().map(|inode| inode.inode_id), seed, 11);
     let tables = model.tasks.iter().filter_map(Task::alive).map(|alive| alive.ids.files.into());
     let tables = Renumbered::of(tables, seed, 5);
-    let namespaces = Renumbered::of(model.ipc.keys().map(|id| u64::from(*id)), seed, 5_000);
     for ofd in &mut model.ofds {
         ofds.set(&mut ofd.id);
         match &mut ofd.kind {
@@ -169,13 +168,8 @@ fn renumber(model: &mut Model, seed: u64) {
     for shm in &mut model.shm {
         shm.shmid = segments.get(shm.shmid);
     }
-    model.ipc = std::mem::take(&mut model.ipc)
-        .into_iter()
-        .map(|(id, ns)| (namespaces.get(id.into()) as u32, ns))
-        .collect();
     for alive in model.tasks.iter_mut().filter_map(Task::alive_mut) {
         tables.set(&mut alive.ids.files);
-        namespaces.set(&mut alive.ids.ipc_ns);
         for entry in &mut alive.fds {
             ofds.set(&mut entry.ofd_id);
         }

@@ -17,6 +17,9 @@ use regrow::synth::{Attachment, Forest, Ipc, PAGE, Ring, Segment};
 
 use crate::descriptions::pages;
 
+/// `MSGMNB` (uapi/linux/msg.h).
+const NEW_QUEUE_BYTES: u32 = 16_384;
+
 /// Key, owner and maker, permissions, and what of its id is beside its place.
 type PermGene = (u32, [u32; 4], u32, u32);
 
@@ -71,7 +74,7 @@ pub(crate) fn namespaces() -> impl Strategy<Value = Option<IpcGenes>> {
         SegmentGene { perm, size_bytes, filled, seed, is_marked, is_locked, attached }
     });
     let message = (1u64..1 << 40, prop::collection::vec(any::<u8>(), 0..40));
-    let most = prop_oneof![1 => 1u32..60, 2 => Just(16_384u32), 1 => 16_385u32..40_000];
+    let most = prop_oneof![1 => 1u32..60, 2 => Just(NEW_QUEUE_BYTES), 1 => NEW_QUEUE_BYTES..40_000];
     let queue = (perm.clone(), most, prop::collection::vec(message, 0..5))
         .prop_map(|(perm, most_bytes, messages)| QueueGene { perm, most_bytes, messages });
     let set = (perm, prop::collection::vec(0u16..=32_767, 1..5));
@@ -107,6 +110,12 @@ fn may_have_one() -> bool {
     let own = crate::images::own();
     let is_root = |ids: regrow::host::Ids| ids.effective == 0;
     own.uids.is_some_and(is_root) && own.gids.is_some_and(is_root) && own.caps.effective & SYS_ADMIN != 0
+}
+
+/// Whether a queue may hold more than new ones (`kernel.msgmnb`).
+fn may_exceed() -> bool {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    crate::images::own().caps.effective & SYS_RESOURCE != 0
 }
 
 /// One after another, and keys once.
@@ -166,7 +175,8 @@ pub(crate) fn add_ipc(
     let mut perms = Perms { keys: Vec::new() };
     for QueueGene { perm, most_bytes, messages } in &genes.queues {
         let (perm, messages) = (perms.make(*perm), messages.clone());
-        ipc.queues.push(Queue { perm, most_bytes: *most_bytes, messages });
+        let most_bytes = if may_exceed() { *most_bytes } else { (*most_bytes).min(NEW_QUEUE_BYTES) };
+        ipc.queues.push(Queue { perm, most_bytes, messages });
     }
     let mut perms = Perms { keys: Vec::new() };
     for (perm, values) in &genes.semaphores {

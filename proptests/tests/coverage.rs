@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
+use regrow::image::ipc::{SHM_DEST, SHM_LOCKED};
+use regrow::synth::{Forest, Ipc, Ring, Task};
 use regrow_graph::family::{Join, arrange};
 use regrow_graph::forest::{Descent, Life};
 use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{ResourceId, TaskId};
 use regrow_graph::order::{Item, plan_in};
+use regrow_proptests::descriptions::descriptions;
 use regrow_proptests::forests::{Case, FIRST_SPARE, cases};
 use regrow_proptests::oracle::path;
 use regrow_proptests::passing::batch_cases;
@@ -50,6 +53,98 @@ fn helpers_fork_for_others() {
         batched >= 10 * ENOUGH && sent >= ENOUGH,
         "of {FORESTS}: {batched} with helpers, {sent} with messages"
     );
+}
+
+#[test]
+fn system_v_objects_and_rings_are_reached() {
+    // SAFETY: geteuid has no preconditions.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let mut runner = TestRunner::deterministic();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..FORESTS {
+        let forest = descriptions("/x".as_ref(), 16).new_tree(&mut runner).expect("a forest").current();
+        for (what, is_there) in described(&forest) {
+            *seen.entry(what).or_default() += usize::from(is_there);
+        }
+    }
+    // Only root can have an IPC namespace of its own.
+    let rare: Vec<_> =
+        seen.iter().filter(|(what, count)| **count < ENOUGH && (is_root || what.contains("ring"))).collect();
+    assert!(rare.is_empty(), "too rare among {FORESTS}: {rare:?} of {seen:?}");
+}
+
+fn described(forest: &Forest) -> Vec<(&'static str, bool)> {
+    let ipc = forest.ipc.clone().unwrap_or_default();
+    let Ipc { segments, queues, semaphores, .. } = &ipc;
+    let attached = |segment: usize, task: &Task| task.attached.iter().any(|it| it.segment == segment);
+    let users = |segment: usize| forest.tasks.iter().filter(|task| attached(segment, task)).count();
+    let any_ring =
+        |is_it: &dyn Fn(&Ring) -> bool| forest.tasks.iter().any(|task| task.rings.iter().any(is_it));
+    let overlaps = |task: &Task, ring: &Ring| {
+        let private = task.private.iter().map(|it| (it.start, it.len_pages));
+        let others = private.chain(task.views.iter().map(|it| (it.start, it.len_pages)));
+        let end = ring.start + ring.len_pages * 4096;
+        others.into_iter().any(|(start, pages)| start < end && ring.start < start + pages * 4096)
+    };
+    let pairs = || forest.tasks.iter().filter_map(|child| Some((&forest.tasks[child.parent?], child)));
+    vec![
+        ("a segment of several tasks", (0..segments.len()).any(|it| users(it) >= 2)),
+        (
+            "a segment in several places of a task",
+            forest.tasks.iter().any(|task| {
+                (0..segments.len())
+                    .any(|it| task.attached.iter().filter(|one| one.segment == it).count() >= 2)
+            }),
+        ),
+        (
+            "a segment to be written and to be read only",
+            (0..segments.len()).any(|it| {
+                let how = |read_only| {
+                    let all = forest.tasks.iter().flat_map(|task| &task.attached);
+                    all.into_iter().any(|one| one.segment == it && one.read_only == read_only)
+                };
+                how(true) && how(false)
+            }),
+        ),
+        (
+            "a part of a segment",
+            forest.tasks.iter().any(|task| task.attached.iter().any(|it| it.offset_pages > 0)),
+        ),
+        (
+            "a segment of nobody with pages",
+            (0..segments.len()).any(|it| users(it) == 0 && !segments[it].memory.pages.is_empty()),
+        ),
+        ("a segment that is marked", segments.iter().any(|it| it.perm.mode & SHM_DEST != 0)),
+        ("a segment that is locked", segments.iter().any(|it| it.perm.mode & SHM_LOCKED != 0)),
+        ("made by another", segments.iter().any(|it| (it.perm.cuid, it.perm.cgid) != (0, 0))),
+        ("orphans go", ipc.rmid_forced && !segments.is_empty()),
+        ("fewer segments than there are", ipc.shmmni.is_some_and(|most| (most as usize) < segments.len())),
+        (
+            "a queue that is more than full",
+            queues.iter().any(|it| {
+                let held: usize = it.messages.iter().map(|(_, bytes)| bytes.len()).sum();
+                held > it.most_bytes as usize
+            }),
+        ),
+        ("semaphores", !semaphores.is_empty()),
+        ("a ring with events", any_ring(&|ring| ring.pending > 0)),
+        (
+            "a ring that has come round",
+            any_ring(&|ring| u64::from(ring.head) + u64::from(ring.pending) >= ring.len_pages * 128 - 1),
+        ),
+        ("a ring of more pages", any_ring(&|ring| ring.len_pages > 1)),
+        ("two rings of a task", forest.tasks.iter().any(|task| task.rings.len() >= 2)),
+        ("a ring of a parent", pairs().any(|(parent, _)| !parent.rings.is_empty())),
+        ("a ring of a child", pairs().any(|(_, child)| !child.rings.is_empty())),
+        (
+            "a ring where the child has something else",
+            pairs().any(|(parent, child)| parent.rings.iter().any(|ring| overlaps(child, ring))),
+        ),
+        (
+            "a ring in the place of what the parent has",
+            pairs().any(|(parent, child)| child.rings.iter().any(|ring| overlaps(parent, ring))),
+        ),
+    ]
 }
 
 fn traits(case: &Case) -> Vec<(&'static str, bool)> {

@@ -596,6 +596,14 @@ fn attributes() -> Calls {
     .boxed()
 }
 
+fn capset(effective: u64, permitted: u64, inheritable: u64) -> Call {
+    let header = [0x2008_0522u32.to_ne_bytes(), [0; 4]].concat();
+    let halves = [effective, permitted, inheritable].map(|set| set as u32);
+    let uppers = [effective, permitted, inheritable].map(|set| (set >> 32) as u32);
+    let data = Word::Bytes(halves.iter().chain(&uppers).flat_map(|half| half.to_ne_bytes()).collect());
+    call("capset", libc::SYS_capset, vec![Word::Bytes(header), data], ZERO)
+}
+
 fn privileges() -> Calls {
     let id = || prop::sample::select(vec![u64::from(u32::MAX), 0, 1000, 2000]);
     let uids = (id(), id(), id())
@@ -612,13 +620,8 @@ fn privileges() -> Calls {
     let all = ((1u64 << 41) - 1) & !(1 << 24);
     let sets =
         || prop::sample::select(vec![all, all & !(1 << 20), 1 << 5 | 1 << 7 | 1 << 6 | 1 << 21, 1 << 7, 0]);
-    let caps = (sets(), sets(), sets()).prop_map(|(effective, permitted, inheritable)| {
-        let header = [0x2008_0522u32.to_ne_bytes(), [0; 4]].concat();
-        let halves = [effective, permitted, inheritable].map(|set| set as u32);
-        let uppers = [effective, permitted, inheritable].map(|set| (set >> 32) as u32);
-        let data = Word::Bytes(halves.iter().chain(&uppers).flat_map(|half| half.to_ne_bytes()).collect());
-        call("capset", libc::SYS_capset, vec![Word::Bytes(header), data], ZERO)
-    });
+    let caps = (sets(), sets(), sets())
+        .prop_map(|(effective, permitted, inheritable)| capset(effective, permitted, inheritable));
     let bounding = prop::sample::select(vec![20u64, 5, 63]);
     let securebits = prop::sample::select(vec![0u64, 4, 0x10, 0x30, 1 << 12]);
     let ambient = prop::sample::select(vec![5u64, 7, 20, 63]).prop_map(|cap| {
@@ -753,7 +756,95 @@ fn firsts(theme: Theme) -> impl Strategy<Value = Step> {
     .prop_map(|call| Step::Call { who: 0, call })
 }
 
-/// One case.
+/// Calls that random ones hardly ever come to, deliberately: each of these sequences has a call that succeeds only behind others,
+/// or fails only behind others, and both ways of it. They are of use among other calls, too.
+pub(crate) fn scenes() -> Vec<Vec<Step>> {
+    let nothing = || is(0u32);
+    let held = |kind| Word::Held(kind, 0);
+    let open = |path: &str, flags: i32| {
+        let path = text(format!("{DIRECTORY}/{path}").as_bytes());
+        let args = vec![cwd(), path, is(flags as u32), is(0o640u32)];
+        call("openat", libc::SYS_openat, args, Gives::Number)
+    };
+    let file = |path| open(path, libc::O_CREAT | libc::O_RDWR);
+    let name = || Word::Bytes([&1u16.to_ne_bytes()[..], b"\0scene"].concat());
+    let socket = || call("socket", libc::SYS_socket, vec![is(1u32), is(1u32), nothing()], Gives::Number);
+    let named = |what, nr, fd| call(what, nr, vec![fd, name(), is(8u32)], ZERO);
+    let accept = || {
+        let args = vec![held(Kind::Listener), nothing(), nothing(), nothing()];
+        call("accept4", libc::SYS_accept4, args, Gives::Number)
+    };
+    let enter = |kind| call("fchdir", libc::SYS_fchdir, vec![held(kind)], ZERO);
+    let exchange = |to: &str| {
+        let paths = ["f0", to].map(|path| text(format!("{DIRECTORY}/{path}").as_bytes()));
+        let [from, to] = paths;
+        call("renameat2", libc::SYS_renameat2, vec![cwd(), from, cwd(), to, is(2u32)], ZERO)
+    };
+    let set = || Word::Words(vec![is(1u64 << (libc::SIGUSR2 - 1))]);
+    let block = call(
+        "rt_sigprocmask",
+        libc::SYS_rt_sigprocmask,
+        vec![is(libc::SIG_BLOCK as u64), set(), nothing(), is(8u32)],
+        ZERO,
+    );
+    let kill = call("kill", libc::SYS_kill, vec![Word::Own, is(libc::SIGUSR2 as u64)], ZERO);
+    let eat = || {
+        let at_once = Word::Words(vec![nothing(), nothing()]);
+        call(
+            "rt_sigtimedwait",
+            libc::SYS_rt_sigtimedwait,
+            vec![set(), nothing(), at_once, is(8u32)],
+            Gives::Old,
+        )
+    };
+    let timer = call("timerfd_create", libc::SYS_timerfd_create, vec![is(1u32), nothing()], Gives::Number);
+    let ticks = |count: u64| {
+        let args = vec![held(Kind::Timer), is(0x4008_5400u32), Word::Words(vec![is(count)])];
+        call("ioctl(TFD_IOC_SET_TICKS)", libc::SYS_ioctl, args, ZERO)
+    };
+    let groups = |id: u64| call("setresgid", libc::SYS_setresgid, vec![is(id), is(id), is(id)], ZERO);
+    let ambient = |capability: u64| {
+        let raise = is(libc::PR_CAP_AMBIENT_RAISE as u64);
+        let args = vec![is(libc::PR_CAP_AMBIENT as u64), raise, is(capability), nothing(), nothing()];
+        call("prctl(PR_CAP_AMBIENT)", libc::SYS_prctl, args, ZERO)
+    };
+    // CAP_KILL, CAP_SETUID.
+    let (kill_all, set_uids) = (1 << 5, 1 << 7);
+    let calls = [
+        vec![
+            socket(),
+            named("bind", libc::SYS_bind, held(Kind::Socket)),
+            call("listen", libc::SYS_listen, vec![held(Kind::Bound), is(1u32)], ZERO),
+            socket(),
+            named("connect", libc::SYS_connect, Word::Held(Kind::Socket, 1)),
+            accept(),
+            // Nobody else has come, and there is none that listens.
+            call("close", libc::SYS_close, vec![held(Kind::Listener)], ZERO),
+            accept(),
+        ],
+        vec![
+            call(
+                "mkdir",
+                libc::SYS_mkdirat,
+                vec![cwd(), text(format!("{DIRECTORY}/d0").as_bytes()), is(0o755u32)],
+                ZERO,
+            ),
+            open("d0", libc::O_DIRECTORY),
+            enter(Kind::Directory),
+            file("f0"),
+            enter(Kind::File),
+        ],
+        vec![file("f0"), file("f1"), exchange("f1"), exchange("none/f")],
+        vec![block, kill, eat(), eat()],
+        vec![timer, ticks(2), ticks(0)],
+        vec![capset(kill_all, kill_all, kill_all), ambient(5), ambient(20)],
+        vec![groups(1000), capset(set_uids, set_uids, 0), groups(2000)],
+    ];
+    let steps = |calls: Vec<Call>| calls.into_iter().map(|call| Step::Call { who: 0, call }).collect();
+    calls.into_iter().map(steps).collect()
+}
+
+/// One case; in some of them is a scene.
 pub(crate) fn cases() -> impl Strategy<Value = Vec<Step>> {
     prop::sample::select(vec![
         Theme::Files,
@@ -766,10 +857,16 @@ pub(crate) fn cases() -> impl Strategy<Value = Vec<Step>> {
         Theme::All,
     ])
     .prop_flat_map(|theme| {
-        (prop::collection::vec(firsts(theme), 0..8), prop::collection::vec(steps(theme), 5..60))
+        let scene =
+            prop::option::weighted(0.1, (any::<prop::sample::Index>(), prop::sample::select(scenes())));
+        (prop::collection::vec(firsts(theme), 0..8), prop::collection::vec(steps(theme), 5..60), scene)
     })
-    .prop_map(|(mut firsts, steps)| {
+    .prop_map(|(mut firsts, steps, scene)| {
         firsts.extend(steps);
+        if let Some((at, scene)) = scene {
+            let at = at.index(firsts.len());
+            firsts.splice(at..at, scene);
+        }
         firsts
     })
 }
