@@ -90,7 +90,7 @@ fn random_forests() {
     let Some(mut ground) = Dumped::nothing() else { return };
     let me = std::env::current_exe().unwrap();
     let first = number("REGROW_FIRST_FOREST", 0);
-    let mut restored = 0;
+    let (mut restored, mut with_ipc, mut with_rings) = (0, 0, 0);
     for seed in first..first + number("REGROW_RANDOM_FORESTS", FORESTS) {
         let script = format!(
             "set -e
@@ -114,7 +114,13 @@ fn random_forests() {
         let is_refused = ended.text.contains("refused");
         assert!(is_refused || verified == 1, "seed {seed}\n{}", ended.text);
         restored += u64::from(!is_refused);
+        let made = forest(seed, me.parent().unwrap());
+        with_ipc += u64::from(!is_refused && made.ipc.is_some());
+        with_rings += u64::from(!is_refused && made.tasks.iter().any(|task| !task.rings.is_empty()));
     }
-    support::say(&format!("{restored} random forests restored"));
+    support::say(&format!(
+        "{restored} random forests restored, {with_ipc} with an IPC namespace, {with_rings} with AIO rings"
+    ));
     assert!(restored > 0);
+    assert!(first > 0 || restored < FORESTS / 2 || with_ipc > 0 && with_rings > 0, "nobody has any");
 }

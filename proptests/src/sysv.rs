@@ -84,7 +84,7 @@ pub(crate) fn namespaces() -> impl Strategy<Value = Option<IpcGenes>> {
         prop::collection::vec(set, 0..3),
         prop::bool::weighted(0.2),
         prop::option::weighted(0.2, 1u32..8192),
-        prop::option::weighted(0.2, 1u32..4096),
+        prop::option::weighted(0.3, prop_oneof![2 => 1u32..4, 1 => 4u32..4096]),
     )
         .prop_map(|(segments, queues, semaphores, rmid_forced, msgmax, shmmni)| IpcGenes {
             segments,

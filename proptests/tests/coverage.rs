@@ -18,6 +18,8 @@ use regrow_proptests::passing::batch_cases;
 
 /// Of this many forests
 const FORESTS: usize = 600;
+/// (of descriptions, of this many)
+const DESCRIPTIONS: usize = 400;
 /// at least this many have each trait.
 const ENOUGH: usize = 6;
 /// and at most this many could not be planned as they were.
@@ -61,7 +63,7 @@ fn system_v_objects_and_rings_are_reached() {
     let is_root = unsafe { libc::geteuid() } == 0;
     let mut runner = TestRunner::deterministic();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for _ in 0..FORESTS {
+    for _ in 0..DESCRIPTIONS {
         let forest = descriptions("/x".as_ref(), 16).new_tree(&mut runner).expect("a forest").current();
         for (what, is_there) in described(&forest) {
             *seen.entry(what).or_default() += usize::from(is_there);
@@ -70,7 +72,7 @@ fn system_v_objects_and_rings_are_reached() {
     // Only root can have an IPC namespace of its own.
     let rare: Vec<_> =
         seen.iter().filter(|(what, count)| **count < ENOUGH && (is_root || what.contains("ring"))).collect();
-    assert!(rare.is_empty(), "too rare among {FORESTS}: {rare:?} of {seen:?}");
+    assert!(rare.is_empty(), "too rare among {DESCRIPTIONS}: {rare:?} of {seen:?}");
 }
 
 fn described(forest: &Forest) -> Vec<(&'static str, bool)> {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use super::index::Index;
 use super::numbers::{MAP_KNOWN, MAP_TYPE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{HugeView, InodeKind, Nameless};
@@ -272,6 +273,7 @@ fn taken(model: &Model, facts: &HostFacts) -> BTreeMap<u64, Taken> {
             all.most = Some((pages, pid, origin, what));
         }
     };
+    let ofds = Index::of(model.ofds.iter().map(|ofd| ofd.id));
     // Pages of shared memory, by its number in the images.
     let mut shared: BTreeMap<u64, Shared> = BTreeMap::new();
     let shmid_of: BTreeMap<u64, u64> =
@@ -288,7 +290,7 @@ fn taken(model: &Model, facts: &HostFacts) -> BTreeMap<u64, Taken> {
     }
     for (task, alive) in model.tasks.iter().filter_map(|task| Some((task, task.alive()?))) {
         for vma in alive.mm.vmas.iter().filter(|vma| vma.flags & MAP_HUGETLB != 0) {
-            let of_file = hugetlbfs::file(model, facts, vma).map(|(_, file)| file.page_bytes);
+            let of_file = hugetlbfs::file(model, facts, &ofds, vma).map(|(_, file)| file.page_bytes);
             let Some(bytes) = of_file.or(page_bytes(vma.flags)) else { continue };
             let is_reserved = vma.flags & libc::MAP_NORESERVE as u32 == 0;
             let len = (vma.end - vma.start) / bytes;
@@ -314,7 +316,7 @@ fn taken(model: &Model, facts: &HostFacts) -> BTreeMap<u64, Taken> {
             take(bytes, pages, Some(task.pid), vma.origin, what);
         }
     }
-    for (path, bytes, pages, origin) in hugetlbfs::lacking(model, facts) {
+    for (path, bytes, pages, origin) in hugetlbfs::lacking(model, facts, &ofds) {
         take(bytes, pages, None, origin, path);
     }
     // All of a segment is reserved when it is made. That it was made with SHM_NORESERVE no image says.

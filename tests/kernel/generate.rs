@@ -333,16 +333,24 @@ fn sending(
     through: impl Strategy<Value = Word> + 'static,
     rights: impl Strategy<Value = Vec<Word>> + 'static,
 ) -> Calls {
-    (through, rights)
-        .prop_map(|(fd, rights)| {
-            let room = 16 + 4 * rights.len() as u64;
-            let vector = Word::Words(vec![Word::Bytes(b"r".to_vec()), is(1u32)]);
-            let message =
-                vec![is(0u32), is(0u32), vector, is(1u32), Word::Rights(rights), is(room), is(0u32)];
-            let flags = libc::MSG_DONTWAIT as u64;
-            call("send", libc::SYS_sendmsg, vec![fd, Word::Words(message), is(flags)], Gives::Value(1))
-        })
-        .boxed()
+    (through, rights).prop_map(|(fd, rights)| send(fd, rights)).boxed()
+}
+
+fn send(fd: Word, rights: Vec<Word>) -> Call {
+    let room = 16 + 4 * rights.len() as u64;
+    let vector = Word::Words(vec![Word::Bytes(b"r".to_vec()), is(1u32)]);
+    let message = vec![is(0u32), is(0u32), vector, is(1u32), Word::Rights(rights), is(room), is(0u32)];
+    let flags = libc::MSG_DONTWAIT as u64;
+    call("send", libc::SYS_sendmsg, vec![fd, Word::Words(message), is(flags)], Gives::Value(1))
+}
+
+/// A message of so many bytes is received, with room for so many descriptors.
+fn receive(fd: Word, rights: u64, bytes: u64, flags: i32) -> Call {
+    let vector = Word::Words(vec![Word::Scratch, is(bytes)]);
+    let room = 16 + 4 * rights;
+    let header = vec![is(0u32), is(0u32), vector, is(1u32), Word::Control, is(room), is(0u32)];
+    let args = vec![fd, Word::Changed(header), is(flags as u32)];
+    call("recvmsg", libc::SYS_recvmsg, args, Gives::Value(bytes))
 }
 
 /// Channels as plans have them, what goes through them, and who has too little room for it.
@@ -393,13 +401,7 @@ fn receiving() -> Calls {
         1 => Just(0),
     ];
     (from, rights, bytes, flags)
-        .prop_map(|(fd, rights, bytes, flags)| {
-            let vector = Word::Words(vec![Word::Scratch, is(bytes)]);
-            let room = 16 + 4 * rights;
-            let header = vec![is(0u32), is(0u32), vector, is(1u32), Word::Control, is(room), is(0u32)];
-            let args = vec![fd, Word::Changed(header), is(flags as u32)];
-            call("recvmsg", libc::SYS_recvmsg, args, Gives::Value(bytes))
-        })
+        .prop_map(|(fd, rights, bytes, flags)| receive(fd, rights, bytes, flags))
         .boxed()
 }
 
@@ -759,6 +761,11 @@ fn firsts(theme: Theme) -> impl Strategy<Value = Step> {
 /// Calls that random ones hardly ever come to, deliberately: each of these sequences has a call that succeeds only behind others,
 /// or fails only behind others, and both ways of it. They are of use among other calls, too.
 pub(crate) fn scenes() -> Vec<Vec<Step>> {
+    [with_files(), of_attributes()].concat()
+}
+
+/// Those that give nothing up: who has given something up has not all permissions, and these are not modelled.
+fn with_files() -> Vec<Vec<Step>> {
     let nothing = || is(0u32);
     let held = |kind| Word::Held(kind, 0);
     let open = |path: &str, flags: i32| {
@@ -780,36 +787,19 @@ pub(crate) fn scenes() -> Vec<Vec<Step>> {
         let [from, to] = paths;
         call("renameat2", libc::SYS_renameat2, vec![cwd(), from, cwd(), to, is(2u32)], ZERO)
     };
-    let set = || Word::Words(vec![is(1u64 << (libc::SIGUSR2 - 1))]);
-    let block = call(
-        "rt_sigprocmask",
-        libc::SYS_rt_sigprocmask,
-        vec![is(libc::SIG_BLOCK as u64), set(), nothing(), is(8u32)],
-        ZERO,
-    );
-    let kill = call("kill", libc::SYS_kill, vec![Word::Own, is(libc::SIGUSR2 as u64)], ZERO);
-    let eat = || {
-        let at_once = Word::Words(vec![nothing(), nothing()]);
-        call(
-            "rt_sigtimedwait",
-            libc::SYS_rt_sigtimedwait,
-            vec![set(), nothing(), at_once, is(8u32)],
-            Gives::Old,
-        )
-    };
     let timer = call("timerfd_create", libc::SYS_timerfd_create, vec![is(1u32), nothing()], Gives::Number);
     let ticks = |count: u64| {
         let args = vec![held(Kind::Timer), is(0x4008_5400u32), Word::Words(vec![is(count)])];
         call("ioctl(TFD_IOC_SET_TICKS)", libc::SYS_ioctl, args, ZERO)
     };
-    let groups = |id: u64| call("setresgid", libc::SYS_setresgid, vec![is(id), is(id), is(id)], ZERO);
-    let ambient = |capability: u64| {
-        let raise = is(libc::PR_CAP_AMBIENT_RAISE as u64);
-        let args = vec![is(libc::PR_CAP_AMBIENT as u64), raise, is(capability), nothing(), nothing()];
-        call("prctl(PR_CAP_AMBIENT)", libc::SYS_prctl, args, ZERO)
-    };
-    // CAP_KILL, CAP_SETUID.
-    let (kill_all, set_uids) = (1 << 5, 1 << 7);
+    let pair = call(
+        "socketpair",
+        libc::SYS_socketpair,
+        vec![is(1u32), is(libc::SOCK_SEQPACKET as u64), nothing(), Word::Scratch],
+        ZERO,
+    );
+    let three = || send(held(Kind::Connected), (0..3).map(|nth| Word::Held(Kind::Any, nth)).collect());
+    let taken = |room| receive(held(Kind::Filled), room, 1, libc::MSG_DONTWAIT);
     let calls = [
         vec![
             socket(),
@@ -835,11 +825,49 @@ pub(crate) fn scenes() -> Vec<Vec<Step>> {
             enter(Kind::File),
         ],
         vec![file("f0"), file("f1"), exchange("f1"), exchange("none/f")],
-        vec![block, kill, eat(), eat()],
         vec![timer, ticks(2), ticks(0)],
+        // Of the first message one descriptor comes, of the second all.
+        vec![pair, three(), taken(1), three(), taken(4)],
+    ];
+    by_the_root(calls)
+}
+
+/// Signals, ids and capabilities.
+fn of_attributes() -> Vec<Vec<Step>> {
+    let nothing = || is(0u32);
+    let set = || Word::Words(vec![is(1u64 << (libc::SIGUSR2 - 1))]);
+    let block = call(
+        "rt_sigprocmask",
+        libc::SYS_rt_sigprocmask,
+        vec![is(libc::SIG_BLOCK as u64), set(), nothing(), is(8u32)],
+        ZERO,
+    );
+    let kill = call("kill", libc::SYS_kill, vec![Word::Own, is(libc::SIGUSR2 as u64)], ZERO);
+    let eat = || {
+        let at_once = Word::Words(vec![nothing(), nothing()]);
+        call(
+            "rt_sigtimedwait",
+            libc::SYS_rt_sigtimedwait,
+            vec![set(), nothing(), at_once, is(8u32)],
+            Gives::Old,
+        )
+    };
+    let groups = |id: u64| call("setresgid", libc::SYS_setresgid, vec![is(id), is(id), is(id)], ZERO);
+    let ambient = |capability: u64| {
+        let raise = is(libc::PR_CAP_AMBIENT_RAISE as u64);
+        let args = vec![is(libc::PR_CAP_AMBIENT as u64), raise, is(capability), nothing(), nothing()];
+        call("prctl(PR_CAP_AMBIENT)", libc::SYS_prctl, args, ZERO)
+    };
+    // CAP_KILL, CAP_SETUID.
+    let (kill_all, set_uids) = (1 << 5, 1 << 7);
+    by_the_root([
+        vec![block, kill, eat(), eat()],
         vec![capset(kill_all, kill_all, kill_all), ambient(5), ambient(20)],
         vec![groups(1000), capset(set_uids, set_uids, 0), groups(2000)],
-    ];
+    ])
+}
+
+fn by_the_root<const N: usize>(calls: [Vec<Call>; N]) -> Vec<Vec<Step>> {
     let steps = |calls: Vec<Call>| calls.into_iter().map(|call| Step::Call { who: 0, call }).collect();
     calls.into_iter().map(steps).collect()
 }
@@ -857,8 +885,8 @@ pub(crate) fn cases() -> impl Strategy<Value = Vec<Step>> {
         Theme::All,
     ])
     .prop_flat_map(|theme| {
-        let scene =
-            prop::option::weighted(0.1, (any::<prop::sample::Index>(), prop::sample::select(scenes())));
+        let scenes = if theme == Theme::Attributes { of_attributes() } else { with_files() };
+        let scene = prop::option::weighted(0.1, (any::<prop::sample::Index>(), prop::sample::select(scenes)));
         (prop::collection::vec(firsts(theme), 0..8), prop::collection::vec(steps(theme), 5..60), scene)
     })
     .prop_map(|(mut firsts, steps, scene)| {
