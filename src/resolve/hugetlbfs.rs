@@ -127,7 +127,9 @@ mod tests {
     /// What is known of the file: pages of this size, of which it has one; or that it is on no hugetlbfs.
     fn facts(page_bytes: Option<u64>) -> HostFacts {
         let mut facts = HostFacts::default();
-        let stat = FileStat { mode: libc::S_IFREG | 0o600, size_bytes: GIB, rdev: 0, ino: 1, dev: 1 };
+        let mode = libc::S_IFREG | 0o600;
+        let stat =
+            FileStat { mode, size_bytes: GIB, rdev: 0, ino: 1, dev: 1, block_bytes: TWO_MIB, sectors: 0 };
         let huge = page_bytes.map(|page_bytes| HugeFile { page_bytes, pages: 1 });
         let fact = FileFact { reached: Ok(stat), is_symlink: false, build_id: None, huge };
         facts.files.insert("/huge/file".to_owned(), fact);

@@ -61,10 +61,11 @@ fn all_of_a_namespace_is_read() {
     let model = copy.read().unwrap();
     let ns = &model.ipc[&9];
     assert_eq!((ns.vars.sem[1], ns.vars.shmmni, ns.vars.next_ids), (32000, 4096, [None, None, Some(7)]));
+    // By their ids, wherever they stand.
     let perm = SysvPerm { id: 98307, key: 0x2a, uid: 1, gid: 2, cuid: 3, cgid: 4, mode: 0o640 };
-    assert_eq!((ns.segments[0].perm, ns.segments[0].size_bytes), (perm, 5000));
+    assert_eq!((ns.segments[1].perm, ns.segments[1].size_bytes), (perm, 5000));
     assert_eq!(
-        (ns.segments[1].perm.mode, ns.segments[1].origin.to_string()),
+        (ns.segments[0].perm.mode, ns.segments[0].origin.to_string()),
         (0o1600, "ipcns-shm-9.img entry 1".to_owned())
     );
     let read = |blob: &Blob| open_blob(&model, blob).unwrap();
