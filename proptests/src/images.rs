@@ -197,7 +197,6 @@ pub fn plan_with(dir: &Path, costs: CostModel, cores: u32, policy: Policy) -> Re
         })?,
         vdsos: Default::default(),
         alike: Alike::find(&model, &space::candidates(&model, options)).into(),
-        ..Payloads::default()
     };
     let facts = facts(&model);
     let resolution = resolve::resolve(&model, &payloads, &facts, options);

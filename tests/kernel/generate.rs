@@ -825,6 +825,8 @@ fn with_files() -> Vec<Vec<Step>> {
             enter(Kind::File),
         ],
         vec![file("f0"), file("f1"), exchange("f1"), exchange("none/f")],
+        // Of two errors the one of the directory that is none comes first.
+        vec![file("f1"), exchange("f1/f")],
         vec![timer, ticks(2), ticks(0)],
         // Of the first message one descriptor comes, of the second all.
         vec![pair, three(), taken(1), three(), taken(4)],

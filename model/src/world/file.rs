@@ -176,6 +176,12 @@ impl World {
         }
     }
 
+    /// Who renames needs both directories before any name in them is looked up (`filename_renameat2`, fs/namei.c).
+    fn check_parents(&mut self, from: &[u8], to: &[u8]) -> Call<()> {
+        self.check_parent(from)?;
+        self.check_parent(to)
+    }
+
     /// What a path leads to.
     fn lookup(&mut self, path: &Arc<[u8]>) -> Call<ObjectId> {
         self.read(Thing::Name(path.clone()));
@@ -412,8 +418,8 @@ impl World {
             }
             NameEffect::Rename { from, to } => {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
+                self.check_parents(&from, &to)?;
                 let id = self.lookup(&from)?;
-                self.check_parent(&to)?;
                 self.check_no_directory(&id)?;
                 if let Some(Some(old)) = self.leads_to(&to) {
                     self.check_no_directory(&old)?;
@@ -428,6 +434,7 @@ impl World {
             }
             NameEffect::Exchange { from, to } => {
                 let (from, to) = (self.absolute(tid, from)?, self.absolute(tid, to)?);
+                self.check_parents(&from, &to)?;
                 let ids = (self.lookup(&from)?, self.lookup(&to)?);
                 self.check_no_directory(&ids.0)?;
                 self.check_no_directory(&ids.1)?;
