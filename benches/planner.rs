@@ -226,7 +226,8 @@ impl Grower {
             ..synth::Task::default()
         };
         let memory = Segment { len_pages: 4, pages: vec![Page { index: 1, seed: 1 }] };
-        let forest = synth::Forest { tasks: vec![root], resources, segments: vec![memory; segments] };
+        let forest =
+            synth::Forest { tasks: vec![root], resources, segments: vec![memory; segments], ipc: None };
         let ground = Ground { own: &own, executable: "/bin/true" };
         let mut model = synthesise(&forest, &ground).expect("no faults").model;
         // Pipes of the default capacity have no entry.
