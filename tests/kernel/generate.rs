@@ -819,6 +819,7 @@ fn with_files() -> Vec<Vec<Step>> {
                 vec![cwd(), text(format!("{DIRECTORY}/d0").as_bytes()), is(0o755u32)],
                 ZERO,
             ),
+            call("chdir", libc::SYS_chdir, vec![text(format!("{DIRECTORY}/d0").as_bytes())], ZERO),
             open("d0", libc::O_DIRECTORY),
             enter(Kind::Directory),
             file("f0"),
