@@ -12,12 +12,14 @@
 //! | module | makes or checks |
 //! |---|---|
 //! | `expect` | what the images say: tasks, descriptions, pipes, sockets, files |
+//! | `cgroups` | the same of cgroups, and whether they are made |
 //! | `ipc` | the same of an IPC namespace |
 //! | `attributes`, `vdso` | the same of attributes, and what is inherited; of vDSOs |
 //! | `check` | whether tapes do it |
 //! | `commit` | whether the commit sets what they say |
 
 mod attributes;
+mod cgroups;
 mod check;
 mod commit;
 mod expect;
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
 
 pub use attributes::Inherited;
+pub use cgroups::CgroupGround;
 pub use check::{certify, check};
 pub use commit::ExpectedThread;
 pub(crate) use expect::now_ns;
@@ -73,6 +76,8 @@ pub struct Ground {
     pub vdso: Option<Vdso>,
     /// vDSOs of the images that are not its bytes.
     pub vdsos: Arc<BTreeMap<NsPid, Dumped>>,
+    /// Hierarchies of cgroups, and what is to be done with them.
+    pub cgroups: CgroupGround,
 }
 
 impl Ground {
@@ -90,6 +95,7 @@ impl Ground {
             inherited: Inherited::of(facts),
             vdso: facts.vdso.clone(),
             vdsos: Arc::default(),
+            cgroups: CgroupGround::of(facts, None),
         }
     }
 }

@@ -264,6 +264,7 @@ fn prepare_model(
     // What the images say of the end has nothing to do with how it is reached: both are found out at the same time.
     let ground = Ground {
         vdsos: Arc::clone(&payloads.vdsos),
+        cgroups: certify::CgroupGround::of(&facts, options.manage_cgroups.as_deref()),
         ..Ground::of(&facts, cradle_of(&model, &facts, options))
     };
     let start = Instant::now();

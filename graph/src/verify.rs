@@ -92,9 +92,9 @@ pub use effect::{
     UserfaultChange,
 };
 pub use expected::{
-    Content, Cradle, Expected, ExpectedFilter, ExpectedInode, ExpectedOfd, ExpectedPacket, ExpectedPipe,
-    ExpectedSeccomp, ExpectedTask, Facts, InodeId, InodeKind, Interest, Life, OfdSpec, Owner, Slot,
-    SocketFile, SocketPeer, SocketSpec, TimerSpec,
+    Content, Cradle, Expected, ExpectedFilter, ExpectedHierarchy, ExpectedInode, ExpectedOfd, ExpectedPacket,
+    ExpectedPipe, ExpectedSeccomp, ExpectedTask, Facts, InodeId, InodeKind, Interest, Life, OfdSpec, Owner,
+    Slot, SocketFile, SocketPeer, SocketSpec, TimerSpec,
 };
 pub use ipc::{ExpectedIpc, ExpectedPerm, ExpectedQueue, ExpectedSemaphores, ExpectedSysvSegment};
 pub use outcome::{Certificate, Counterexample, Wrong};

@@ -375,6 +375,7 @@ impl Compare<'_> {
             | Kind::PendingShared
             | Kind::Limits
             | Kind::OomScoreAdj
+            | Kind::Cgroups
             | Kind::Executable
             | Kind::TimerSlack
             | Kind::DefaultTimerSlack

@@ -11,6 +11,7 @@ use regrow_graph::ids::OfdId;
 use regrow_graph::verify::attribute::{Action, Limit, Pending, TABLE, Timer, timer_event};
 use regrow_graph::verify::{AttributeKind as Kind, InodeId, Value};
 
+use super::CgroupGround;
 use crate::host::HostFacts;
 use crate::image::{Alive, Creds, Model, OfdKind, Task, Thread};
 
@@ -36,6 +37,8 @@ impl Inherited {
         }
         all.push((Kind::Limits, Value::Limits(Arc::new(limits))));
         all.push((Kind::Rseq, Value::Nothing));
+        // Values say where it is not the caller's.
+        all.push((Kind::Cgroups, Value::Nothing));
         // A program that has been executed is registered for nothing (membarrier(2)), and regrow never
         // asks to be.
         all.push((Kind::Membarrier, Value::Number(0)));
@@ -94,6 +97,7 @@ pub(super) struct Images<'a> {
     /// Files whose names lead elsewhere now.
     pub(super) remapped: &'a BTreeSet<u32>,
     pub(super) inherited: &'a Inherited,
+    pub(super) cgroups: &'a CgroupGround,
 }
 
 impl Images<'_> {
@@ -153,6 +157,7 @@ impl Images<'_> {
             Kind::PendingShared => Some(pending(&alive.pending_shared)),
             Kind::Limits => (!alive.rlimits.is_empty()).then(|| limits(alive)),
             Kind::OomScoreAdj => Some(Value::signed(alive.oom_score_adj)),
+            Kind::Cgroups => self.cgroups.of_task(self.model, alive)?,
             Kind::MmLayout => Some(Value::numbers(&[
                 mm.start_code,
                 mm.end_code,
@@ -272,6 +277,7 @@ impl Images<'_> {
             | Kind::PendingShared
             | Kind::Limits
             | Kind::OomScoreAdj
+            | Kind::Cgroups
             | Kind::MmLayout
             | Kind::AuxiliaryVector
             | Kind::Executable => None,

@@ -8,7 +8,7 @@ use regrow_graph::verify::{
     Certificate, Counterexample, Expected, Facts, InodeKind, LiftedTree, Wrong, verify_with,
 };
 
-use super::{Demands, DumpedClocks, Ground, commit, space};
+use super::{Demands, DumpedClocks, Ground, cgroups, commit, space};
 use crate::image::Model;
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
@@ -81,6 +81,7 @@ pub(super) fn check_lifted(
     }
     check_undo(tapes, &expected)?;
     check_spent(tapes, &expected)?;
+    cgroups::check(&demands.cgroups, tapes, &expected)?;
     let mut reader = space::Reader::of(&expected.images, &demands.alike);
     let certificate = verify_with(&lifted, &expected, &mut |alike| reader.is_alike(alike));
     // Others go on meanwhile.

@@ -22,6 +22,7 @@ use crate::image::{
     Blob, Epoll, FdEntry, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Table, Task, TaskState,
     Timerfd, UnixSocket, open_blob,
 };
+use crate::tape::Cgroup;
 use socket::{inet_socket, socket, unix_path};
 
 /// The bit of O_TMPFILE that is not O_DIRECTORY.
@@ -39,6 +40,8 @@ pub struct Demands {
     pub clocks: DumpedClocks,
     /// What the commit must set.
     pub threads: Vec<ExpectedThread>,
+    /// Cgroups that are made where they are missing.
+    pub cgroups: Vec<Cgroup>,
     /// Stored pages that were found to be alike, so that they are not compared once more; what is not here
     /// is compared when a plan asks for it.
     pub alike: AlikePages,
@@ -77,7 +80,14 @@ impl Demands {
             }
             _ => None,
         };
+        let ends =
+            expected.tasks.iter().flat_map(|task| task.attributes.values().flatten()).map(|(_, end)| end);
+        let cgroups = ground
+            .cgroups
+            .to_be_made(model, ends)
+            .map_err(|what| unusable(model.tasks.first().map_or(0, |task| task.pid.0), what))?;
         Ok(Demands {
+            cgroups,
             expected,
             deadlines: model.ofds.iter().enumerate().filter_map(is_absolute).collect(),
             clocks: DumpedClocks {
@@ -227,6 +237,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         ghost_of: &ghost_of,
         remapped: &remapped,
         inherited,
+        cgroups: &ground.cgroups,
     };
     let attributes: Vec<_> = model.tasks.par_iter().map(|task| images.attributes(task)).collect();
     for ((wanted, task), attributes) in tasks.iter_mut().zip(&model.tasks).zip(attributes) {
@@ -308,6 +319,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         segments: space::segments(model),
         ipc: ipc::expected(model, &|blob| open_blob(model, blob))
             .map_err(|error| unusable(root, error.to_string()))?,
+        hierarchies: ground.cgroups.needed(model),
         seccomp: seccomp(model),
     })
 }

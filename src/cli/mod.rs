@@ -224,6 +224,7 @@ impl Features {
             root: self.root.clone(),
             external: self.external.clone(),
             manage_cgroups: self.manage_cgroups.clone(),
+            cgroup_root: self.cgroup_root.clone(),
             sharing: self.sharing,
             restoring: false,
             policy: match self.policy {

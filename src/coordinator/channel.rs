@@ -48,6 +48,15 @@ pub enum Reply {
     MapFailed(i32),
     /// The time namespace could not be made: an errno.
     ClocksFailed(i32),
+    /// A cgroup could not be made.
+    CgroupFailed {
+        /// Which of those of the tapes.
+        index: u32,
+        /// Which of its files; `None`: the directory itself.
+        file: Option<u32>,
+        /// An errno.
+        errno: i32,
+    },
     /// The root could not be cloned: an errno.
     CloneFailed(i32),
     /// The root died before the commit.
@@ -119,6 +128,16 @@ impl Order {
 impl Reply {
     fn to_words(self) -> Words {
         let (kind, value) = match self {
+            Reply::CgroupFailed { index, file, errno } => {
+                let file = file.map_or(0, |file| u64::from(file) + 1);
+                return std::array::from_fn(|i| match i {
+                    0 => 7,
+                    1 => errno as u64,
+                    2 => index.into(),
+                    3 => file,
+                    _ => 0,
+                });
+            }
             Reply::Started { pid } => (1, pid),
             Reply::MapFailed(errno) => (2, errno),
             Reply::CloneFailed(errno) => (3, errno),
@@ -142,6 +161,11 @@ impl Reply {
             4 => Some(Reply::RootDied),
             5 => Some(Reply::Interrupted(value)),
             6 => Some(Reply::ClocksFailed(value)),
+            7 => Some(Reply::CgroupFailed {
+                index: words[2] as u32,
+                file: words[3].checked_sub(1).map(|file| file as u32),
+                errno: value,
+            }),
             _ => None,
         }
     }

@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use super::cgroups::Made;
 use super::channel::{Channel, Order, Reply};
 use super::clocks;
 use super::rollback;
@@ -50,6 +51,7 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         sibling: None,
         tasks: Vec::new(),
         remains: None,
+        cgroups: Made::default(),
     };
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
@@ -106,6 +108,8 @@ struct Launcher<'a> {
     tasks: Vec<Pid>,
     /// What to take away if there is no commit.
     remains: Option<Remains>,
+    /// Likewise: cgroups.
+    cgroups: Made,
 }
 
 /// What is needed to take away a root that is our sibling, and what is below it.
@@ -133,6 +137,10 @@ impl Launcher<'_> {
                 return;
             }
         }
+        if let Err(reply) = self.make_cgroups(seam) {
+            let _ = self.channel.reply(reply);
+            return;
+        }
         // Only children are born in it: the launcher itself stays with the clocks that it has.
         if let Some(wanted) = clocks_ns
             && let Err(errno) = seam.at(Step::Clocks).and_then(|()| clocks::enter(wanted))
@@ -155,6 +163,18 @@ impl Launcher<'_> {
             Err(reply) => reply,
         };
         let _ = self.channel.reply(reply);
+    }
+
+    fn make_cgroups(&mut self, seam: &Seam) -> Result<(), Reply> {
+        let Some(remains) = &self.remains else { return Ok(()) };
+        let list = remains
+            .cgroups()
+            .map_err(|error| Reply::MapFailed(error.raw_os_error().unwrap_or(libc::EINVAL)))?;
+        self.cgroups.make(&list, seam).map_err(|failed| Reply::CgroupFailed {
+            index: failed.index,
+            file: failed.file,
+            errno: failed.errno as i32,
+        })
     }
 
     #[allow(unsafe_code)] // The region is mapped here, which is what the birth depends on.
@@ -256,7 +276,8 @@ impl Launcher<'_> {
         {
             await_gone(root);
         }
-        for (path, error) in self.remains.iter().flat_map(Remains::remove) {
+        let left = self.remains.iter().flat_map(Remains::remove).chain(self.cgroups.remove());
+        for (path, error) in left {
             tracing::error!("{} is left behind: {error}", path.display());
         }
     }

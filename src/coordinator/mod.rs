@@ -15,6 +15,7 @@
 //! | [`trace`] | notes how long everything took, where somebody asks |
 //! | [`undo`] | takes away files that killed tasks have left |
 //! | `spent` | takes away names that the tree needs no more |
+//! | `cgroups` | makes the cgroups that are missing, and takes them away again |
 //! | `clocks` | makes the time namespace that the root is born in |
 //! | [`commit`] | seizes, releases, unmaps, sets registers, lets go |
 //! | [`seam`] | where tests let one of these fail |
@@ -22,6 +23,7 @@
 //!
 //! Nothing here decides: what is done is on the tapes.
 
+mod cgroups;
 pub mod channel;
 mod clocks;
 pub mod commit;
@@ -34,6 +36,7 @@ pub mod trace;
 pub mod undo;
 
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -44,7 +47,7 @@ use crate::certify::CertifiedTapes;
 use crate::sys;
 use crate::sys::process::Birth;
 use crate::sys::region::{Place, Shared};
-use crate::tape::ThreadState;
+use crate::tape::{Cgroup, ThreadState};
 use channel::{Channel, Order, Reply};
 use seam::Step;
 
@@ -106,6 +109,14 @@ pub enum RunError {
     /// The time namespace of the tree could not be made.
     #[error("cannot make a time namespace: {0}")]
     Clocks(Errno),
+    /// A cgroup of the tree could not be made.
+    #[error("cannot make the cgroup {}: {errno}", path.display())]
+    Cgroup {
+        /// Its directory, or the file of it that could not be set.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
     /// The pidfile could not be written.
     #[error("cannot write the pidfile {}: {error}", path.display())]
     Pidfile {
@@ -238,6 +249,12 @@ fn watch_and_commit(
         Reply::Started { .. } => {}
         Reply::MapFailed(errno) => return Err(RunError::Map(Errno::from_raw(errno))),
         Reply::ClocksFailed(errno) => return Err(RunError::Clocks(Errno::from_raw(errno))),
+        Reply::CgroupFailed { index, file, errno } => {
+            return Err(RunError::Cgroup {
+                path: path_of(&run.tapes.cgroups, index, file),
+                errno: Errno::from_raw(errno),
+            });
+        }
         Reply::CloneFailed(errno) => {
             return Err(RunError::Clone { pid: root, errno: Errno::from_raw(errno) });
         }
@@ -275,6 +292,17 @@ fn watch_and_commit(
     }
     committed?;
     Ok(Outcome { play_ns, commit_ns: barrier.elapsed().as_nanos() as u64 })
+}
+
+/// A cgroup that could not be made, or a file of it.
+fn path_of(cgroups: &[Cgroup], index: u32, file: Option<u32>) -> PathBuf {
+    let name = |bytes: &[u8]| std::ffi::OsStr::from_bytes(bytes).to_owned();
+    let Some(cgroup) = cgroups.get(index as usize) else { return PathBuf::new() };
+    let directory = PathBuf::from(name(&cgroup.directory));
+    match file.and_then(|file| cgroup.files.get(file as usize)) {
+        Some(file) => directory.join(name(&file.name)),
+        None => directory,
+    }
 }
 
 /// Writes a pid to a file that must not exist, as `criu` does.

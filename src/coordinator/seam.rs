@@ -17,6 +17,8 @@ pub enum Step {
     Memfd,
     /// The launcher keeps what it needs to take names away.
     Keep,
+    /// The launcher makes a cgroup, where it is missing.
+    Cgroups,
     /// The launcher makes a time namespace, where the images need one.
     Clocks,
     /// The launcher maps the region.
@@ -47,9 +49,10 @@ pub enum Step {
 
 impl Step {
     /// All of them, with their names on the command line.
-    pub const ALL: [(&'static str, Step); 15] = [
+    pub const ALL: [(&'static str, Step); 16] = [
         ("memfd", Step::Memfd),
         ("keep", Step::Keep),
+        ("cgroups", Step::Cgroups),
         ("clocks", Step::Clocks),
         ("map", Step::Map),
         ("clone", Step::Clone),
@@ -153,9 +156,9 @@ impl Seam {
     /// What a step of the launcher is to fail with: it is told, in numbers, with the order to start.
     pub fn for_launcher(&self) -> u64 {
         match self.fault {
-            Some(StepFault { step, act: Act::Fail(errno), .. }) => {
+            Some(StepFault { step, turn, act: Act::Fail(errno) }) => {
                 let index = Step::ALL.iter().position(|(_, known)| *known == step).unwrap_or_default();
-                (index as u64) << 32 | errno as u64
+                u64::from(turn & 0xffff) << 48 | (index as u64) << 32 | errno as u64
             }
             _ => 0,
         }
@@ -164,8 +167,8 @@ impl Seam {
     /// The launcher's seam, of what [`Seam::for_launcher`] gave.
     pub fn of_launcher(word: u64) -> Seam {
         let fault = (word != 0).then(|| StepFault {
-            step: Step::ALL[(word >> 32) as usize % Step::ALL.len()].1,
-            turn: 0,
+            step: Step::ALL[(word >> 32 & 0xffff) as usize % Step::ALL.len()].1,
+            turn: (word >> 48) as u32,
             act: Act::Fail(Errno::from_raw(word as u32 as i32)),
         });
         Seam::new(fault)
@@ -197,6 +200,9 @@ mod tests {
         let told = Seam::of_launcher(Seam::new("map:12".parse().ok()).for_launcher());
         assert_eq!(told.at(Step::Clone), Ok(()));
         assert_eq!(told.at(Step::Map), Err(Errno::ENOMEM));
+        let told = Seam::of_launcher(Seam::new("cgroups@1:13".parse().ok()).for_launcher());
+        assert_eq!(told.at(Step::Cgroups), Ok(()));
+        assert_eq!(told.at(Step::Cgroups), Err(Errno::EACCES));
         assert_eq!(Seam::of_launcher(0).at(Step::Map), Ok(()));
     }
 }

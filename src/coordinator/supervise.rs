@@ -44,9 +44,12 @@ fn listen(tapes: &Tapes, channel: &Channel) -> Result<(), RunError> {
         None | Some(Reply::Started { .. }) => Ok(()),
         Some(Reply::RootDied) => Err(RunError::Died { pid: tapes.tasks[0].pid }),
         Some(Reply::Interrupted(signal)) => Err(RunError::Interrupted(signal)),
-        Some(Reply::MapFailed(errno) | Reply::ClocksFailed(errno) | Reply::CloneFailed(errno)) => {
-            Err(RunError::Channel(std::io::Error::from_raw_os_error(errno)))
-        }
+        Some(
+            Reply::MapFailed(errno)
+            | Reply::ClocksFailed(errno)
+            | Reply::CloneFailed(errno)
+            | Reply::CgroupFailed { errno, .. },
+        ) => Err(RunError::Channel(std::io::Error::from_raw_os_error(errno))),
     }
 }
 

@@ -18,6 +18,8 @@
 //! intent: u64  made: u64  gone: u64  kind: u64  len: u64  path…      (offsets of words; one after another)
 //! ```
 //!
+//! An entry of its own kind is the last one: the cgroups that are to be made ([`super::cgroups`]).
+//!
 //! # Sources
 //! statx(2), clock_gettime(2).
 
@@ -31,10 +33,13 @@ use std::time::{Duration, SystemTime};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::sys::region::Place;
-use crate::tape::{Undo, UndoKind};
+use crate::tape::{CGROUPS, Cgroup, Undo, UndoKind};
 
 /// Longest path that is believed (PATH_MAX).
 const PATH_MAX: u64 = 4096;
+
+/// Bytes of an entry before its path: five words.
+const HEAD: usize = 40;
 
 /// The region of a run, kept for its end.
 #[derive(Debug)]
@@ -124,6 +129,32 @@ impl Remains {
         is_kind && is_empty && stat.uid() == 0 && stat.mode() & 0o7077 == 0o1000
     }
 
+    /// The cgroups that are to be made before the tapes begin to play.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn cgroups(&self) -> std::io::Result<Vec<Cgroup>> {
+        let mut at = self.table;
+        loop {
+            let mut head = [0; HEAD];
+            match self.region.read_exact_at(&mut head, at) {
+                // Without any the table ends with the notes.
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(Vec::new()),
+                read => read?,
+            }
+            let word = |index: usize| u64::from_ne_bytes(std::array::from_fn(|byte| head[index * 8 + byte]));
+            let (kind, len) = (word(3), word(4));
+            at += HEAD as u64;
+            if kind == CGROUPS {
+                let end = self.region.metadata()?.len();
+                let mut bytes = vec![0; len.min(end.saturating_sub(at)) as usize];
+                self.region.read_exact_at(&mut bytes, at)?;
+                return postcard::from_bytes(&bytes).map_err(std::io::Error::other);
+            }
+            at = at.saturating_add(len);
+        }
+    }
+
     fn is_set(&self, offset: u64) -> bool {
         let mut word = [0; 4];
         self.region.read_exact_at(&mut word, offset).is_ok() && word != [0; 4]
@@ -133,14 +164,14 @@ impl Remains {
         let mut list = Vec::new();
         let mut at = self.table;
         loop {
-            let mut head = [0; 40];
+            let mut head = [0; HEAD];
             if self.region.read_exact_at(&mut head, at).is_err() {
                 return list;
             }
             let word = |index: usize| u64::from_ne_bytes(std::array::from_fn(|byte| head[index * 8 + byte]));
             let len = word(4);
             let mut path = vec![0; len.min(PATH_MAX) as usize];
-            if len > PATH_MAX || self.region.read_exact_at(&mut path, at + 40).is_err() {
+            if len > PATH_MAX || self.region.read_exact_at(&mut path, at + HEAD as u64).is_err() {
                 return list;
             }
             let kind = match word(3) {
@@ -152,7 +183,7 @@ impl Remains {
                 _ => return list,
             };
             list.push(Undo { intent: word(0), made: word(1), gone: word(2), kind, path });
-            at += 40 + len;
+            at += HEAD as u64 + len;
         }
     }
 }
@@ -284,6 +315,30 @@ mod tests {
         // Not known: only what is younger than the tapes' run.
         check_socket([1, 0, 0], false, false);
         check_socket([1, 0, 0], true, true);
+    }
+
+    #[test]
+    fn cgroups_come_behind_the_notes() {
+        let undo = Undo {
+            intent: 0,
+            made: 4,
+            gone: 8,
+            kind: UndoKind::Directory,
+            path: b"/nowhere/at/all".to_vec(),
+        };
+        let cgroup = Cgroup { directory: b"/sys/fs/cgroup/x".to_vec(), perms: None, files: Vec::new() };
+        let check = |undo: &[Undo], cgroups: &[Cgroup]| {
+            let mut file = tempfile::tempfile().expect("a file");
+            file.write_all(&crate::tape::launcher_table(undo, cgroups).expect("a table")).expect("write");
+            let place = Place { base: 0, rw_len: 0, ro_len: 0, trace_len: 0 };
+            let remains = Remains::keep(file.as_fd(), place).expect("a copy");
+            assert_eq!(remains.cgroups().expect("a list"), cgroups);
+            assert_eq!(remains.list(), undo);
+        };
+        check(&[], &[]);
+        check(std::slice::from_ref(&undo), &[]);
+        check(&[], std::slice::from_ref(&cgroup));
+        check(&[undo.clone(), undo], &[cgroup.clone(), cgroup]);
     }
 
     #[test]

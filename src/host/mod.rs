@@ -18,6 +18,7 @@
 
 mod address_space;
 mod aio;
+mod cgroups;
 mod cpu;
 mod files;
 mod huge;
@@ -36,6 +37,7 @@ use crate::image::{Model, NsPid, Ofd, Task};
 
 pub use address_space::{AddressSpace, SpecialMapping, TASK_SIZE, Vdso};
 pub use aio::possible_processors;
+pub use cgroups::{CgroupFact, Hierarchy, HierarchyMount, is_cgroup_path};
 #[cfg(test)]
 pub(crate) use cpu::gather as gather_xsave_layout;
 pub use cpu::{XsaveComponent, XsaveLayout};
@@ -66,6 +68,10 @@ pub struct HostFacts {
     pub address_space: AddressSpace,
     /// How many huge pages are free, by their size in bytes.
     pub huge_pages: BTreeMap<u64, u64>,
+    /// The hierarchies of cgroups, where the model says anything of them.
+    pub hierarchies: Vec<Hierarchy>,
+    /// What there is of the cgroups that the model names, by hierarchy and path.
+    pub cgroups: BTreeMap<(String, String), CgroupFact>,
 }
 
 /// What clocks say, in nanoseconds.
@@ -95,7 +101,12 @@ impl Clocks {
 /// # Sources
 /// proc(5), and the man page or kernel file named at each fact.
 pub fn gather(model: &Model, root: Option<&Path>) -> HostFacts {
-    gather_about(&model.tasks, &model.ofds, root)
+    let mut facts = gather_about(&model.tasks, &model.ofds, root);
+    if !model.cgroup_sets.is_empty() {
+        facts.hierarchies = cgroups::hierarchies(&facts.own.cgroups, &mountinfo());
+        facts.cgroups = cgroups::look(&facts.hierarchies, model);
+    }
+    facts
 }
 
 /// The running kernel's vDSO; `None` if there is none.
@@ -115,11 +126,17 @@ pub struct Questions {
     pub tasks: BTreeSet<NsPid>,
     /// Paths, and whether a build-id is wanted.
     pub paths: BTreeMap<String, bool>,
+    /// Whether the hierarchies of cgroups are asked for.
+    pub hierarchies: bool,
 }
 
 /// Gathers the facts that answer these questions.
 pub fn ask(questions: &Questions) -> HostFacts {
-    gather_named(&pids::Named::tasks(&questions.tasks), &questions.paths, None)
+    let mut facts = gather_named(&pids::Named::tasks(&questions.tasks), &questions.paths, None);
+    if questions.hierarchies {
+        facts.hierarchies = cgroups::hierarchies(&facts.own.cgroups, &mountinfo());
+    }
+    facts
 }
 
 fn gather_about(tasks: &[Task], ofds: &[Ofd], root: Option<&Path>) -> HostFacts {
@@ -131,6 +148,8 @@ fn gather_named(pids: &pids::Named, paths: &BTreeMap<String, bool>, root: Option
     let maps = address_space::read_own_maps();
     let vdso = address_space::find_vdso(&maps);
     HostFacts {
+        hierarchies: Vec::new(),
+        cgroups: BTreeMap::new(),
         kernel: kernel::gather(&own.caps, vdso.is_some()),
         pids: pids::gather(pids),
         own,
@@ -141,6 +160,10 @@ fn gather_named(pids: &pids::Named, paths: &BTreeMap<String, bool>, root: Option
         address_space: address_space::gather(&maps),
         huge_pages: huge::gather(),
     }
+}
+
+fn mountinfo() -> String {
+    read_text("/proc/self/mountinfo").unwrap_or_default()
 }
 
 /// The clocks now, in nanoseconds.

@@ -235,6 +235,8 @@ pub struct Model {
     pub ghosts: Vec<GhostFile>,
     /// The cgroup sets that tasks refer to.
     pub cgroup_sets: Vec<CgroupSet>,
+    /// The hierarchies that these are in, with their directories.
+    pub cgroup_hierarchies: Vec<CgroupHierarchy>,
     /// File locks (`filelocks.img`).
     pub file_locks: Vec<FileLock>,
     /// Filters that threads name by their index (`seccomp.img`).
@@ -1226,6 +1228,64 @@ pub struct CgroupSet {
     pub id: u32,
     /// Controllers and paths.
     pub members: Vec<(String, String)>,
+}
+
+/// A hierarchy of cgroups, with the directories that CRIU found at and below those of the tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupHierarchy {
+    /// Its controllers, or its name (`name=systemd`); one that is empty: version 2.
+    pub controllers: Vec<String>,
+    /// Its directories, each behind the one that it is in.
+    pub directories: Vec<CgroupDirectory>,
+}
+
+/// A directory of a hierarchy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupDirectory {
+    /// The one that it is in, by its place in [`CgroupHierarchy::directories`].
+    pub parent: Option<u32>,
+    /// Its path below that one, or from the hierarchy's root on, then with a slash before it.
+    pub name: String,
+    /// Its permissions.
+    pub perms: Option<CgroupPerms>,
+    /// Its files.
+    pub properties: Vec<CgroupProperty>,
+}
+
+/// A file of a cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupProperty {
+    /// Its name.
+    pub name: String,
+    /// What it said.
+    pub value: String,
+    /// Its permissions.
+    pub perms: Option<CgroupPerms>,
+}
+
+/// Permissions of a directory or file of a cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CgroupPerms {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl CgroupHierarchy {
+    /// The path of each directory, from the root of the hierarchy on.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = Vec::with_capacity(self.directories.len());
+        for directory in &self.directories {
+            let above = directory.parent.and_then(|parent| paths.get(parent as usize));
+            let path = match above.map(|above| above.trim_end_matches('/')) {
+                Some(above) => format!("{above}/{}", directory.name.trim_start_matches('/')),
+                None => format!("/{}", directory.name.trim_start_matches('/')),
+            };
+            paths.push(path);
+        }
+        paths
+    }
 }
 
 /// `file-lock.proto`.

@@ -761,10 +761,32 @@ messages! {
         [uint32, required] id: u32 = 1;
         [message, repeated] ctls: Vec<CgMemberEntry> = 2 in CgMemberEntry;
     }
+    CgroupPerms = "cgroup_perms" {
+        [uint32, required] mode: u32 = 1;
+        [uint32, required] uid: u32 = 2;
+        [uint32, required] gid: u32 = 3;
+    }
+    CgroupPropEntry = "cgroup_prop_entry" {
+        [bytes = "vec", required] name: Vec<u8> = 1;
+        [bytes = "vec", required] value: Vec<u8> = 2;
+        [message, optional] perms: Option<CgroupPerms> = 3 in CgroupPerms;
+    }
+    CgroupDirEntry = "cgroup_dir_entry" {
+        [bytes = "vec", required] dir_name: Vec<u8> = 1;
+        // Each is a message as this one: looked into one by one.
+        [bytes = "vec", repeated] children: Vec<Vec<u8>> = 2;
+        [message, repeated] properties: Vec<CgroupPropEntry> = 3 in CgroupPropEntry;
+        [message, optional] dir_perms: Option<CgroupPerms> = 4 in CgroupPerms;
+    }
+    CgControllerEntry = "cg_controller_entry" {
+        [bytes = "vec", repeated] cnames: Vec<Vec<u8>> = 1;
+        [bytes = "vec", repeated] dirs: Vec<Vec<u8>> = 2;
+        // Whether threads may be in other cgroups than their task: who is, the threads say.
+        [bool, optional] is_threaded: Option<bool> = 3;
+    }
     CgroupEntry = "cgroup_entry" {
         [message, repeated] sets: Vec<CgSetEntry> = 1 in CgSetEntry;
-        // The tree of cgroup directories with their properties: not read.
-        [bytes = "vec", repeated] controllers: Vec<Vec<u8>> = 2;
+        [message, repeated] controllers: Vec<CgControllerEntry> = 2 in CgControllerEntry;
     }
     // seccomp.proto
     SeccompFilterEntry = "seccomp_filter" {

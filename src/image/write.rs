@@ -3,7 +3,7 @@
 //! What the reader understands is written back in version 1.1 (a common magic heads every image), with
 //! the same messages: reading what was written gives the model that was written, up to where in an
 //! image raw bytes lie. What the model does not keep is not there to be written: the uptime of the dump,
-//! CRIU's notes for its next dump, the tree of cgroup directories. What the model only *counts* (TLS
+//! CRIU's notes for its next dump. What the model only *counts* (TLS
 //! descriptors, images that are not read) is refused, never left out in silence.
 //!
 //! The model has raw bytes (pages, what waits in pipes and sockets) only by place. Where they come from says

@@ -29,14 +29,15 @@ use regrow_graph::graph::OpKind;
 use regrow_graph::ids::{Fd, OpId, TaskId};
 use regrow_graph::order::{Item, Plan};
 
-use crate::resolve::recipe::ResourceKind;
+use crate::image;
+use crate::resolve::recipe::{CgroupRecipe, ResourceKind};
 use crate::resolve::{Recipes, Role, Window};
 use crate::runner;
-use crate::tape::Tapes;
 use crate::tape::abi::{
     CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE,
 };
 use crate::tape::assemble::{Assembler, Tape, TooLarge};
+use crate::tape::{Cgroup, CgroupFile, CgroupPerms, Tapes};
 
 /// How many records are as long as what a task's records read: about two kilobytes.
 const BUFFERS: usize = 32;
@@ -96,7 +97,25 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
         recipes.tasks.iter().enumerate().map(|(index, recipe)| (recipe.pid.0, index)).collect();
     // Guests are nobody's in the plan.
     tapes.tasks.sort_by_key(|task| place.get(&task.pid).copied().unwrap_or(usize::MAX));
-    Ok(Tapes { clocks_ns: recipes.clocks_ns, suspended: recipes.filtered.clone(), ..tapes })
+    let (clocks_ns, suspended) = (recipes.clocks_ns, recipes.filtered.clone());
+    Ok(Tapes { clocks_ns, suspended, cgroups: recipes.cgroups.iter().map(cgroup).collect(), ..tapes })
+}
+
+/// A cgroup that the launcher makes.
+fn cgroup(recipe: &CgroupRecipe) -> Cgroup {
+    let perms = |perms: Option<image::CgroupPerms>| {
+        perms.map(|perms| CgroupPerms { mode: perms.mode, uid: perms.uid, gid: perms.gid })
+    };
+    let file = |file: &image::CgroupProperty| CgroupFile {
+        name: file.name.as_bytes().to_vec(),
+        value: file.value.as_bytes().to_vec(),
+        perms: perms(file.perms),
+    };
+    Cgroup {
+        directory: recipe.directory.as_bytes().to_vec(),
+        perms: perms(recipe.perms),
+        files: recipe.files.iter().map(file).collect(),
+    }
 }
 
 /// All tasks, each after who forks it.

@@ -42,7 +42,8 @@ impl Lowering<'_> {
             | FilePurpose::Mapping
             | FilePurpose::Executable
             | FilePurpose::Pages
-            | FilePurpose::Attribute => {}
+            | FilePurpose::Attribute
+            | FilePurpose::Cgroup => {}
         }
     }
 }

@@ -478,6 +478,7 @@ fn kind(kind: &ResourceKind) -> &'static str {
         ResourceKind::File { purpose: FilePurpose::Executable, .. } => "executable",
         ResourceKind::File { purpose: FilePurpose::Pages, .. } => "pages image",
         ResourceKind::File { purpose: FilePurpose::Attribute, .. } => "attribute file",
+        ResourceKind::File { purpose: FilePurpose::Cgroup, .. } => "tasks of a cgroup",
         ResourceKind::Pipe { .. } => "pipe",
         ResourceKind::Eventfd { .. } => "eventfd",
         ResourceKind::Epoll { .. } => "epoll file",

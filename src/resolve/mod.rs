@@ -17,6 +17,7 @@ pub mod vdso;
 mod adjoining;
 mod aio;
 mod batches;
+pub(crate) mod cgroups;
 mod files;
 mod fill;
 mod host;
@@ -80,6 +81,8 @@ pub struct Options {
     pub external: Vec<String>,
     /// `--manage-cgroups`: `None` is not given.
     pub manage_cgroups: Option<String>,
+    /// `--cgroup-root`.
+    pub cgroup_root: Vec<String>,
     /// `--sharing`.
     pub sharing: Sharing,
     /// The tree is to be restored by this process, whose own pids are in the way if the images need
@@ -163,6 +166,8 @@ pub struct Recipes {
     pub clocks_ns: Option<[u64; 2]>,
     /// Tids of the tasks in which filters of system calls come back: they must not act before the end.
     pub filtered: BTreeSet<u32>,
+    /// Cgroups that are made where they are missing, those above first.
+    pub cgroups: Vec<recipe::CgroupRecipe>,
 }
 
 /// What an actor of the plan is.
@@ -237,6 +242,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     for index in 0..model.tasks.len() {
         threads::resolve(&mut resolver, TaskId::new(index));
     }
+    cgroups::resolve(&mut resolver);
     batches::resolve(&mut resolver, cradle);
     fill::invite(&mut resolver);
     let window = window::find(&mut resolver, payloads);

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use regrow_graph::ids::Fd;
 
-use crate::image::{Creds, Fown, InetSocket, Origin, PosixTimer, SigAction, SigAltStack, SocketOptions};
+use crate::image::{
+    CgroupPerms, CgroupProperty, Creds, Fown, InetSocket, Origin, PosixTimer, SigAction, SigAltStack,
+    SocketOptions,
+};
 
 /// A step of one task, with where it comes from.
 #[derive(Debug, Clone)]
@@ -781,6 +784,19 @@ pub enum FilePurpose {
     Pages,
     /// Writing to it sets an attribute of the task.
     Attribute,
+    /// Who writes to it comes into its cgroup.
+    Cgroup,
+}
+
+/// A cgroup that is made where it is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupRecipe {
+    /// Its directory.
+    pub directory: String,
+    /// Its permissions.
+    pub perms: Option<CgroupPerms>,
+    /// What its files are to say.
+    pub files: Vec<CgroupProperty>,
 }
 
 /// Unix sockets that know each other.

@@ -30,7 +30,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
         return;
     };
     refuse(resolver, task, alive);
-    threads::refuse(resolver, task, alive, leader);
+    threads::refuse(resolver, task, leader);
     let memory = memory::resolve(resolver, id, task, alive);
     let (early, mut steps) = if resolver.spaces.is_early(id) {
         (memory.setup, memory.late)

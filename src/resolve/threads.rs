@@ -1,8 +1,6 @@
 //! What every thread has of its own: names, stacks for signals, futex lists, scheduling, pending
 //! signals, credentials. A task's first thread has them, too.
 
-use std::collections::BTreeSet;
-
 use regrow_graph::forest::{Life, TaskSpec};
 use regrow_graph::ids::{StepId, TaskId};
 
@@ -23,7 +21,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
     let task = &model.tasks[id.index()];
     let Some(alive) = task.alive() else { return };
     for thread in alive.threads.iter().skip(1) {
-        refuse(resolver, task, alive, thread);
+        refuse(resolver, task, thread);
         let mut steps = Vec::new();
         let comm = thread.comm.as_ref().unwrap_or(&alive.comm);
         if *comm != alive.comm {
@@ -55,7 +53,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId) {
 }
 
 /// What is not restored yet, by name.
-pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, thread: &Thread) {
+pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) {
     let pid = Some(task.pid);
     let core = Some(thread.origin);
     let mut no = |text: String| resolver.problems.unsupported(pid, core, text);
@@ -80,17 +78,6 @@ pub(super) fn refuse(resolver: &mut Resolver<'_>, task: &Task, alive: &Alive, th
     if thread.pdeath_sig > 64 {
         let text = format!("parent-death signal {}", thread.pdeath_sig);
         resolver.problems.add(ProblemKind::BadImages, pid, core, text);
-    }
-    let leader = alive.threads.first();
-    if let (Some(set), Some(outer)) =
-        (thread.cg_set.or(leader.and_then(|leader| leader.cg_set)), resolver.model.inventory.root_cg_set)
-        && !same_cgroups(resolver, set, outer)
-        && resolver.options.manage_cgroups.as_deref() != Some("ignore")
-    {
-        let text = format!(
-            "it is in a cgroup of its own (set {set}; --manage-cgroups): not restored yet; --manage-cgroups=ignore leaves it in the caller's"
-        );
-        resolver.problems.unsupported(pid, core, text);
     }
 }
 
@@ -124,22 +111,6 @@ fn judge_scheduling(resolver: &mut Resolver<'_>, task: &Task, thread: &Thread) {
         );
         resolver.problems.add(ProblemKind::Lacking, pid, core, text);
     }
-}
-
-/// Whether two cgroup sets are the same place: equal, or apart only in hierarchies at whose roots both
-/// are or that only one of them lists (mounted while the tree was dumped).
-fn same_cgroups(resolver: &Resolver<'_>, a: u32, b: u32) -> bool {
-    let places = |id: u32| -> Option<BTreeSet<(&str, &str)>> {
-        let set = resolver.model.cgroup_sets.iter().find(|set| set.id == id)?;
-        Some(
-            set.members
-                .iter()
-                .map(|(name, path)| (name.as_str(), path.as_str()))
-                .filter(|(_, path)| *path != "/")
-                .collect(),
-        )
-    };
-    a == b || places(a).is_some_and(|places_a| Some(places_a) == places(b))
 }
 
 /// Steps of a thread itself, before the barrier.

@@ -25,8 +25,9 @@ use thiserror::Error;
 pub const MAGIC: [u8; 8] = *b"regrowpl";
 /// Of the format as it is written. Version 1 had no `--policy`, and no pages that are alike; version 2 did not say
 /// which tasks leave by themselves; in version 3 all pages of a task were in one image, and none were
-/// huge; version 4 had no rings of asynchronous I/O, version 5 no IPC namespaces, version 6 no System V segments of huge pages.
-pub const VERSION: u32 = 7;
+/// huge; version 4 had no rings of asynchronous I/O, version 5 no IPC namespaces, version 6 no System V segments of huge pages,
+/// version 7 no cgroups.
+pub const VERSION: u32 = 8;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;
 const FIXED: usize = 24;

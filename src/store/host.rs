@@ -14,7 +14,7 @@ use regrow_graph::verify::{AttributeKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::certify::{DumpedClocks, Inherited};
-use crate::host::{FileFact, HostFacts, Probe, Questions, Taken};
+use crate::host::{FileFact, Hierarchy, HostFacts, Probe, Questions, Taken};
 use crate::image::{Model, NsPid, OfdKind};
 use crate::pipeline::Prepared;
 use crate::resolve::problem::{Problem, ProblemKind};
@@ -177,6 +177,12 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
     let time = if kernel.time_namespaces { "there" } else { "not there" };
     add(When::If(tapes.clocks_ns.is_some()), Rule::Same, "time namespaces", Some(time.to_owned()));
 
+    // Where tasks are moved, if they are, is told with the plan.
+    for hierarchy in &facts.hierarchies {
+        let Fact { name, rule, value } = hierarchy_fact(hierarchy);
+        add(When::If(false), rule, &name, Some(value));
+    }
+
     // What the root inherits.
     for (kind, value) in &Inherited::of(facts).0 {
         match value {
@@ -187,7 +193,7 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
                 }
             }
             // Told above, whether they are inherited or changed.
-            _ if is_of_caller(*kind) => {}
+            _ if is_of_caller(*kind) || *kind == AttributeKind::Cgroups => {}
             value => add(When::Counted, Rule::Same, kind.row().name, Some(value.shown(*kind))),
         }
     }
@@ -196,6 +202,20 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
 
 /// How many requests rings may still be asked for with.
 const AIO_REQUESTS: &str = "free AIO requests";
+
+/// How the names of facts about hierarchies of cgroups begin.
+const HIERARCHY: &str = "the cgroup hierarchy ";
+
+/// Where the caller is in a hierarchy, and where that is mounted.
+fn hierarchy_fact(hierarchy: &Hierarchy) -> Fact {
+    let name = if hierarchy.name.is_empty() { "of version 2" } else { &hierarchy.name };
+    let place = match &hierarchy.mount {
+        Some(mount) => format!("its {} mounted at {}", mount.root, mount.point),
+        None => "mounted nowhere".to_owned(),
+    };
+    let value = format!("({place}, the caller in {})", hierarchy.own);
+    Fact { name: format!("{HIERARCHY}{name}"), rule: Rule::Same, value }
+}
 
 fn huge_pages(bytes: u64) -> String {
     format!("free huge pages of {bytes} bytes")
@@ -252,7 +272,9 @@ impl Relied {
             rule: Rule::AtLeast,
             value: requests.to_string(),
         });
-        let facts = facts.chain(huge).chain(rings).collect();
+        let is_needed = !prepared.demands.expected.hierarchies.is_empty();
+        let hierarchies = prepared.facts.hierarchies.iter().filter(|_| is_needed).map(hierarchy_fact);
+        let facts = facts.chain(huge).chain(rings).chain(hierarchies).collect();
         let asked = asked(&prepared.model);
         // What is below /proc of the tree's own tasks is not there yet, whatever is there now.
         let own: BTreeSet<String> =
@@ -279,6 +301,7 @@ impl Relied {
         Questions {
             tasks: tapes.tasks.iter().map(|task| NsPid(task.pid)).collect(),
             paths: self.files.iter().map(|file| (file.path.clone(), file.asks[2])).collect(),
+            hierarchies: self.facts.iter().any(|fact| fact.name.starts_with(HIERARCHY)),
         }
     }
 

@@ -195,6 +195,7 @@ fn differences_of_options(was: &Options, now: &Options) -> Vec<Problem> {
         ("--root", now.root.is_some() && now.root != was.root),
         ("--external", now.external.iter().any(|resource| !was.external.contains(resource))),
         ("--policy", now.policy != Policy::Inherit && now.policy != was.policy),
+        ("--cgroup-root", !now.cgroup_root.is_empty() && now.cgroup_root != was.cgroup_root),
         ("--manage-cgroups", now.manage_cgroups.is_some() && now.manage_cgroups != was.manage_cgroups),
     ] {
         if differs {
@@ -278,6 +279,10 @@ fn remake(plan: &StoredPlan) -> Result<(Demands, Vec<ThreadState>), PrepareError
         inherited: certify::Inherited(plan.demands.expected.inherited.clone()),
         vdso: plan.host.vdso.clone(),
         vdsos: vdsos.into(),
+        cgroups: certify::CgroupGround::with(
+            plan.demands.expected.hierarchies.clone(),
+            plan.about.options.manage_cgroups.as_deref(),
+        ),
     };
     let demands = Demands::of(&model, &ground).map_err(|wrong| PrepareError::Refuted(Box::new(wrong)))?;
     let mut problems = Vec::new();
@@ -325,6 +330,7 @@ fn differences_of_demands(stored: &Demands, images: &Demands) -> Vec<Problem> {
         ("shared memory", is.segments != wanted.segments),
         ("a deadline", stored.deadlines != images.deadlines),
         ("a clock", stored.clocks != images.clocks),
+        ("which cgroups are made", stored.cgroups != images.cgroups),
         ("what the commit sets", stored.threads != images.threads),
     ] {
         if differs {
@@ -334,8 +340,8 @@ fn differences_of_demands(stored: &Demands, images: &Demands) -> Vec<Problem> {
     // Whatever else comes to be demanded. Which pages are alike is no demand, and the images alone do not say it:
     // it is compared by itself.
     fn all_else(demands: &Demands) -> impl PartialEq {
-        let Demands { expected, deadlines, clocks, threads, alike: _ } = demands;
-        (expected, deadlines, clocks, threads)
+        let Demands { expected, deadlines, clocks, threads, cgroups, alike: _ } = demands;
+        (expected, deadlines, clocks, threads, cgroups)
     }
     if all.is_empty() && all_else(stored) != all_else(images) {
         return vec![Problem {

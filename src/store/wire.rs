@@ -17,7 +17,7 @@ use super::identity::Identity;
 use super::{About, PlannedOn, Purposes, StoredPlan, TapeDeadline};
 use crate::certify::Demands;
 use crate::tape::thread::{REGISTERS, from_words, to_words};
-use crate::tape::{Tapes, TaskTape, ThreadState, Undo};
+use crate::tape::{Cgroup, Tapes, TaskTape, ThreadState, Undo};
 
 const PAGE: u64 = 4096;
 /// Below this nothing is placed, and behind that nothing can be.
@@ -37,6 +37,7 @@ struct TapesHead {
     undo: Vec<Undo>,
     clocks_ns: Option<[u64; 2]>,
     spent: Vec<Vec<u8>>,
+    cgroups: Vec<Cgroup>,
     deadlines: Vec<TapeDeadline>,
 }
 
@@ -122,6 +123,7 @@ pub(super) fn write(plan: &StoredPlan, out: &mut impl Write) -> io::Result<()> {
         undo: tapes.undo.clone(),
         clocks_ns: tapes.clocks_ns,
         spent: tapes.spent.clone(),
+        cgroups: tapes.cgroups.clone(),
         deadlines: plan.deadlines.clone(),
     };
     let threads: Vec<StoredThread> = plan.threads.iter().map(StoredThread::of).collect();
@@ -252,6 +254,7 @@ pub(super) fn read_parts<R: Read>(mut sections: Sections<R>) -> Result<Parts, Fo
             undo: head.undo,
             clocks_ns: head.clocks_ns,
             spent: head.spent,
+            cgroups: head.cgroups,
             is_traced: false,
         },
         deadlines: head.deadlines,

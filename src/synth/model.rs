@@ -101,6 +101,7 @@ pub fn synthesise(forest: &Forest, ground: &Ground<'_>) -> Result<Synthetic, Vec
         remaps: Vec::new(),
         ghosts: Vec::new(),
         cgroup_sets: Vec::new(),
+        cgroup_hierarchies: Vec::new(),
         file_locks: Vec::new(),
         seccomp_filters: Vec::new(),
         clocks: BTreeMap::new(),

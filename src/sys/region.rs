@@ -37,7 +37,7 @@ pub fn create(tapes: &Tapes) -> std::io::Result<OwnedFd> {
         file.seek(SeekFrom::Start(tapes.region_len()))?;
     }
     // Behind what is mapped: for the launcher.
-    file.write_all(&crate::tape::undo_table(&tapes.undo))?;
+    file.write_all(&crate::tape::launcher_table(&tapes.undo, &tapes.cgroups)?)?;
     if file.metadata()?.len() < tapes.region_len() {
         file.set_len(tapes.region_len())?;
     }

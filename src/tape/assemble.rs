@@ -202,6 +202,7 @@ impl Assembler {
             undo: self.undo,
             clocks_ns: None,
             spent: self.spent,
+            cgroups: Vec::new(),
             is_traced: false,
         })
     }

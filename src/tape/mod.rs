@@ -49,6 +49,8 @@ pub struct Tapes {
     pub clocks_ns: Option<[u64; 2]>,
     /// Names that are to be removed when the tree lives: absolute paths.
     pub spent: Vec<Vec<u8>>,
+    /// Cgroups that are made before the root is born, where they are missing: those above first.
+    pub cgroups: Vec<Cgroup>,
     /// Whether a run notes its times, in parts of the region behind these two ([`trace`]).
     pub is_traced: bool,
 }
@@ -84,6 +86,56 @@ pub enum UndoKind {
     Link,
     /// `unlink(2)` of what `bind(2)` made. It stays if nothing fails: nobody says that it is gone.
     Socket,
+}
+
+/// A cgroup that is made if it is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// Its directory, an absolute path.
+    pub directory: Vec<u8>,
+    /// Permissions that it gets; `None`: those that it has.
+    pub perms: Option<CgroupPerms>,
+    /// Files of it, in the order in which they are written.
+    pub files: Vec<CgroupFile>,
+}
+
+/// A file of a cgroup that is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupFile {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it is to say.
+    pub value: Vec<u8>,
+    /// Permissions that it gets; `None`: those that it has.
+    pub perms: Option<CgroupPerms>,
+}
+
+/// Permissions of a directory or a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CgroupPerms {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// The kind, among those of undo entries, of the entry that holds the cgroups: the last one.
+pub(crate) const CGROUPS: u64 = u64::MAX;
+
+/// What is written behind the region, for the launcher: the undo entries, and the cgroups to be made.
+///
+/// # Errors
+/// The cgroups cannot be encoded.
+pub fn launcher_table(list: &[Undo], cgroups: &[Cgroup]) -> std::io::Result<Vec<u8>> {
+    let mut bytes = undo_table(list);
+    if !cgroups.is_empty() {
+        let encoded = postcard::to_allocvec(cgroups).map_err(std::io::Error::other)?;
+        for word in [0, 0, 0, CGROUPS, encoded.len() as u64] {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&encoded);
+    }
+    Ok(bytes)
 }
 
 /// The list of undo entries as it is written behind the region, for the launcher.
@@ -215,6 +267,7 @@ mod tests {
                 undo: Vec::new(),
                 clocks_ns: None,
                 spent: Vec::new(),
+                cgroups: Vec::new(),
                 is_traced: false,
             };
             assert!(tapes.records(&task).count() <= 1);

@@ -340,6 +340,7 @@ fn tapes(mut builder: Builder, pid: u32, records: &[Record], child: Option<TaskT
         undo: Vec::new(),
         clocks_ns: None,
         spent: Vec::new(),
+        cgroups: Vec::new(),
         is_traced: false,
     }
 }

@@ -138,6 +138,7 @@ pub enum AttributeKind {
     PendingShared,
     Limits,
     OomScoreAdj,
+    Cgroups,
     MmLayout,
     AuxiliaryVector,
     Executable,
@@ -177,7 +178,7 @@ pub enum AttributeKind {
 }
 
 /// How many rows there are.
-pub const ATTRIBUTES: usize = 49;
+pub const ATTRIBUTES: usize = 50;
 
 impl AttributeKind {
     /// Its row.
@@ -260,6 +261,8 @@ pub static TABLE: [Row; ATTRIBUTES] = [
     // A hard limit is raised with CAP_SYS_RESOURCE only.
     task(Kind::Limits, "resource limits", Decimal).one_way(),
     task(Kind::OomScoreAdj, "oom_score_adj", Signed),
+    // Where it is not the caller's, by hierarchy. A thread has its own, but what is written moves all of a task.
+    task(Kind::Cgroups, "cgroups", Decimal),
     task(Kind::MmLayout, "addresses of the layout (code, data, break, stack, arguments, environment)", Hex),
     task(Kind::AuxiliaryVector, "auxiliary vector", Decimal),
     task(Kind::Executable, "executable", Decimal),

@@ -477,6 +477,7 @@ impl<'a> Run<'a> {
         };
         let may = match own {
             Some(rest) => ATTRIBUTE_FILES.contains(&rest),
+            None if flags & (O_ACCMODE | O_PATH) == O_WRONLY && self.is_cgroup_file(path) => true,
             None => self.expected.paths.contains(path) || is_image(),
         };
         if !may {
@@ -722,6 +723,12 @@ impl<'a> Run<'a> {
         let (object, flags) = (self.objects.description(desc).object, self.objects.description(desc).flags);
         if flags & O_ACCMODE == O_RDONLY {
             return Err(Wrong::Refused { call, what: self.describe(desc) });
+        }
+        if let ObjectKind::File { path } = &self.objects.objects[object].kind
+            && self.is_cgroup_file(path)
+        {
+            let path = path.clone();
+            return self.enter_cgroup(at, call, &path, data);
         }
         self.touch_object(at, call, object, desc)?;
         let full = match &mut self.objects.objects[object].kind {

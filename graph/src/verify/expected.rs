@@ -48,8 +48,38 @@ pub struct Expected {
     pub segments: BTreeMap<u64, ExpectedSegment>,
     /// The IPC namespace of the tree; `None`: the caller's.
     pub ipc: Option<Box<ExpectedIpc>>,
+    /// The hierarchies of cgroups that tasks may be moved in: facts about the host. None: no task is to be moved.
+    pub hierarchies: Vec<ExpectedHierarchy>,
     /// seccomp of the threads that have any, by tid.
     pub seccomp: BTreeMap<u32, ExpectedSeccomp>,
+}
+
+/// A hierarchy of cgroups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedHierarchy {
+    /// As `/proc/PID/cgroup` names it: its controllers, `name=` and a name, or nothing (version 2).
+    pub name: String,
+    /// The cgroup of the caller.
+    pub own: String,
+    /// Where it is mounted, without a slash at the end.
+    pub point: Vec<u8>,
+    /// The cgroup that is seen there.
+    pub root: String,
+}
+
+impl ExpectedHierarchy {
+    /// The cgroup whose directory this is; `None`: it is not one of this hierarchy.
+    pub fn cgroup_at(&self, directory: &[u8]) -> Option<String> {
+        let below = directory.strip_prefix(self.point.as_slice())?;
+        let names = std::str::from_utf8(below).ok()?;
+        let is_plain =
+            names.split('/').skip(1).all(|name| !matches!(name, "" | "." | "..")) && !names.contains('\0');
+        if !is_plain || !names.is_empty() && !names.starts_with('/') {
+            return None;
+        }
+        let path = format!("{}{names}", self.root.trim_end_matches('/'));
+        Some(if path.is_empty() { "/".to_owned() } else { path })
+    }
 }
 
 /// seccomp of a thread.

@@ -2,12 +2,16 @@
 //!
 //! The inverse of [`super::super::shared`] and of the readers of memfds and ghost files.
 
+use prost::Message;
+
 use super::super::magic;
-use super::super::model::{GhostFile, Image, Inventory, Model};
+use super::super::model::{
+    CgroupDirectory, CgroupHierarchy, CgroupPerms, CgroupProperty, GhostFile, Image, Inventory, Model,
+};
 use super::super::proto::{
-    CgMemberEntry, CgSetEntry, CgroupEntry, FileLockEntry, GhostChunkEntry, GhostFileEntry, InventoryEntry,
-    MemfdInodeEntry, PluginsEntry, RemapFilePathEntry, SeccompEntry, SeccompFilterEntry, TimensEntry,
-    Timespec, Timeval,
+    self, CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry, CgroupEntry, CgroupPropEntry,
+    FileLockEntry, GhostChunkEntry, GhostFileEntry, InventoryEntry, MemfdInodeEntry, PluginsEntry,
+    RemapFilePathEntry, SeccompEntry, SeccompFilterEntry, TimensEntry, Timespec, Timeval,
 };
 use super::{Contents, Entries, Out, WriteError, by_entry, task};
 
@@ -60,13 +64,14 @@ pub(super) fn write_shared<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model
     for ghost in &model.ghosts {
         write_ghost(out, ghost)?;
     }
-    if !model.cgroup_sets.is_empty() {
+    if !model.cgroup_sets.is_empty() || !model.cgroup_hierarchies.is_empty() {
         let sets = model.cgroup_sets.iter().map(|set| CgSetEntry {
             id: set.id,
             ctls: set.members.iter().map(|(name, path)| member(name, path)).collect(),
         });
         let mut entries = Entries::new(&magic::CGROUP);
-        entries.push(&CgroupEntry { sets: sets.collect(), controllers: Vec::new() });
+        let controllers = model.cgroup_hierarchies.iter().map(hierarchy).collect();
+        entries.push(&CgroupEntry { sets: sets.collect(), controllers });
         out.write(Image::Cgroup, &entries)?;
     }
     if !model.file_locks.is_empty() {
@@ -102,6 +107,45 @@ pub(super) fn write_shared<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model
 
 fn member(name: &str, path: &str) -> CgMemberEntry {
     CgMemberEntry { name: name.as_bytes().to_vec(), path: path.as_bytes().to_vec(), cgns_prefix: None }
+}
+
+fn hierarchy(hierarchy: &CgroupHierarchy) -> CgControllerEntry {
+    // Those below come behind: from the last on, each is complete when it goes into the one that it is in.
+    let mut made: Vec<Option<CgroupDirEntry>> =
+        hierarchy.directories.iter().map(|d| Some(directory(d))).collect();
+    let mut heads = Vec::new();
+    for (index, directory) in hierarchy.directories.iter().enumerate().rev() {
+        let Some(mut entry) = made[index].take() else { continue };
+        entry.children.reverse();
+        let body = entry.encode_to_vec();
+        match directory.parent.and_then(|parent| made.get_mut(parent as usize)) {
+            Some(Some(above)) => above.children.push(body),
+            Some(None) | None => heads.push(body),
+        }
+    }
+    heads.reverse();
+    CgControllerEntry {
+        cnames: hierarchy.controllers.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        dirs: heads,
+        is_threaded: None,
+    }
+}
+
+fn directory(directory: &CgroupDirectory) -> CgroupDirEntry {
+    let perms = |perms: Option<CgroupPerms>| {
+        perms.map(|perms| proto::CgroupPerms { mode: perms.mode, uid: perms.uid, gid: perms.gid })
+    };
+    let property = |property: &CgroupProperty| CgroupPropEntry {
+        name: property.name.as_bytes().to_vec(),
+        value: property.value.as_bytes().to_vec(),
+        perms: perms(property.perms),
+    };
+    CgroupDirEntry {
+        dir_name: directory.name.as_bytes().to_vec(),
+        children: Vec::new(),
+        properties: directory.properties.iter().map(property).collect(),
+        dir_perms: perms(directory.perms),
+    }
 }
 
 fn write_memfds<C: Contents + ?Sized>(out: &Out<'_, C>, model: &Model) -> Result<(), WriteError> {

@@ -111,7 +111,8 @@ pub(in crate::verify) fn task(
                         let is_slot = dumpable == slot.value && slot.is_inherited;
                         (&dumpable, is_slot && !run.says_dumpable(leader, &want.threads))
                     } else {
-                        (&slot.value, slot.is_inherited)
+                        // Where it is the caller's, it does not matter which.
+                        (&slot.value, slot.is_inherited && *kind != Kind::Cgroups)
                     };
                     if is != value || !is.is_known() {
                         let is = match is {

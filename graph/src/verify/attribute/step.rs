@@ -5,17 +5,21 @@
 //! of credentials resets it: of what threads do to it behind the barrier each one's last word is kept,
 //! and in the end all of them must be the same.
 
+use std::collections::BTreeMap;
+
 use super::state::Certainty;
 use super::value::{Action, Limit, Pending, Timer, UNBLOCKABLE, Value, timer_event};
 use super::{AttributeKind as Kind, Cleared, OnCredentials, Scope, TABLE};
 use crate::verify::before::At;
 use crate::verify::effect::{Attribute, PrivilegeEffect};
-use crate::verify::expected::InodeKind;
+use crate::verify::expected::{ExpectedHierarchy, InodeKind};
 use crate::verify::object::ObjectKind;
 use crate::verify::outcome::Wrong;
 use crate::verify::run::{Phase, Role, Run, SIGCHLD};
 use crate::verify::table::Desc;
 
+/// The file of a cgroup that holds its tasks.
+const CGROUP_PROCS: &[u8] = b"/cgroup.procs";
 /// The first signal of which more than one can wait.
 const SIGRTMIN: u32 = 32;
 const SCHED_DEADLINE: u64 = 6;
@@ -387,6 +391,57 @@ impl Run<'_> {
             _ => return Err(Wrong::NotModelled { call, what: what() }),
         };
         self.set(at, call, kind, value)
+    }
+
+    /// The cgroup whose directory this is, with its hierarchy. Of mounts below one another the innermost counts.
+    fn cgroup_at(&self, directory: &[u8]) -> Option<(&ExpectedHierarchy, String)> {
+        let found = self
+            .expected
+            .hierarchies
+            .iter()
+            .filter_map(|hierarchy| Some((hierarchy, hierarchy.cgroup_at(directory)?)));
+        found.max_by_key(|(hierarchy, _)| hierarchy.point.len())
+    }
+
+    /// Whether a path is the file of a cgroup to which the tasks are written that come into it.
+    pub(in crate::verify) fn is_cgroup_file(&self, path: &[u8]) -> bool {
+        path.strip_suffix(CGROUP_PROCS).is_some_and(|directory| self.cgroup_at(directory).is_some())
+    }
+
+    /// What is written to such a file: a 0 moves the task that writes it, with all its threads (cgroups(7)). Of those
+    /// who move into a cgroup nobody is first.
+    pub(in crate::verify) fn enter_cgroup(
+        &mut self,
+        at: At,
+        call: &'static str,
+        path: &[u8],
+        data: &[u8],
+    ) -> Result<(), Wrong> {
+        let not_modelled = |what: String| Err(Wrong::NotModelled { call, what });
+        let shown = path.escape_ascii();
+        if data.trim_ascii_end() != b"0" {
+            return not_modelled(format!("{} written to {shown}: another task", data.escape_ascii()));
+        }
+        // Who has arrived may have given up what it takes.
+        if self.tasks[at.task].phase == Phase::Tail {
+            return not_modelled(format!("a write to {shown} behind the barrier"));
+        }
+        let directory = path.strip_suffix(CGROUP_PROCS).unwrap_or(path);
+        let Some((hierarchy, cgroup)) = self.cgroup_at(directory) else {
+            return not_modelled(format!("a write to {shown}"));
+        };
+        let (name, own) = (hierarchy.name.clone(), hierarchy.own.clone());
+        let mut cgroups = match self.tasks[at.task].attributes.value(Kind::Cgroups) {
+            Value::Nothing => BTreeMap::new(),
+            Value::Cgroups(cgroups) => (**cgroups).clone(),
+            _ => return not_modelled(format!("a write to {shown} by a task whose cgroups are unknown")),
+        };
+        if cgroup == own {
+            cgroups.remove(&name);
+        } else {
+            cgroups.insert(name, cgroup);
+        }
+        self.set(at, call, Kind::Cgroups, Value::cgroups(cgroups))
     }
 
     /// `fchdir(2)`.

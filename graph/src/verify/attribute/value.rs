@@ -35,6 +35,8 @@ pub enum Value {
     Timers(Arc<BTreeMap<u32, Timer>>),
     /// Signals in the order in which they came.
     Signals(Arc<Vec<Pending>>),
+    /// Cgroups by hierarchy, as `/proc/PID/cgroup` has both: those that are not the caller's.
+    Cgroups(Arc<BTreeMap<String, String>>),
     /// In the model: a file without a name that the tapes have made.
     Made(usize),
     /// In the images: a file without a name.
@@ -195,6 +197,11 @@ impl Value {
         if timers.is_empty() { Value::Nothing } else { Value::Timers(timers.into()) }
     }
 
+    /// Cgroups by hierarchy.
+    pub fn cgroups(cgroups: BTreeMap<String, String>) -> Value {
+        if cgroups.is_empty() { Value::Nothing } else { Value::Cgroups(cgroups.into()) }
+    }
+
     /// Signals that wait.
     pub fn signals(signals: Vec<Pending>) -> Value {
         if signals.is_empty() { Value::Nothing } else { Value::Signals(signals.into()) }
@@ -209,6 +216,7 @@ impl Value {
         let form = kind.row().form;
         match self {
             Value::Unknown => "unknown (nothing certain sets it)".to_owned(),
+            Value::Nothing if kind == AttributeKind::Cgroups => "the caller's".to_owned(),
             Value::Nothing => "none".to_owned(),
             Value::Number(number) => shown(*number, form),
             Value::Numbers(numbers) => {
@@ -240,6 +248,9 @@ impl Value {
                     let _ = write!(text, " ({:x?})", pending.info.get(..32).unwrap_or(&pending.info));
                 }
                 text
+            }
+            Value::Cgroups(cgroups) => {
+                cgroups.iter().map(|(name, path)| format!("{name}:{path}")).collect::<Vec<_>>().join(" ")
             }
             Value::Made(_) => "a file without a name".to_owned(),
             Value::Inode(InodeId::Ghost(id)) => format!("the unlinked file {id:#x}"),

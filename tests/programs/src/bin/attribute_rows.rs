@@ -19,7 +19,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use regrow_graph::verify::AttributeKind as Kind;
@@ -77,6 +79,7 @@ struct Seen {
 
 fn main() -> ExitCode {
     prepare();
+    let _made = make_cgroup();
     let mut failures = Vec::new();
     let mut flips = 0;
     for row in &TABLE {
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
 /// Without auditing there is no login uid; timers have had ids of one's choice since Linux 6.15.
 fn is_known(kind: Kind) -> bool {
     match kind {
+        Kind::Cgroups => PLACE.get().is_some(),
         Kind::LoginUid => fs::exists("/proc/self/loginuid").unwrap_or(true),
         Kind::TimerIds => call(libc::SYS_prctl, [PR_TIMER_CREATE_RESTORE_IDS, 2, 0, 0, 0]).is_ok(),
         _ => true,
@@ -131,6 +135,65 @@ fn prepare() {
     let mask = 1u64 << (SIGNAL - 1);
     expect(call(libc::SYS_rt_sigprocmask, [libc::SIG_BLOCK.into(), address(&mask), 0, 8, 0]));
     assert_eq!(read(Kind::Rseq), NONE, "GLIBC_TUNABLES=glibc.pthread.rseq=0 is needed");
+}
+
+/// A cgroup to move into, and the one to come from.
+struct Place {
+    old: PathBuf,
+    new: PathBuf,
+}
+
+static PLACE: OnceLock<Place> = OnceLock::new();
+
+/// Removes the cgroup again.
+struct MadeCgroup;
+
+impl Drop for MadeCgroup {
+    fn drop(&mut self) {
+        let Some(place) = PLACE.get() else { return };
+        // It is busy until the last that was in it has gone altogether.
+        for _ in 0..200 {
+            if fs::remove_dir(&place.new).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        print(&format!("{} is left behind\n", place.new.display()));
+    }
+}
+
+/// Makes a cgroup below the own one, in some hierarchy in which that can be done.
+fn make_cgroup() -> MadeCgroup {
+    let (mounts, own) = (file("/proc/self/mountinfo"), file("/proc/self/cgroup"));
+    for line in mounts.lines() {
+        let Some((place, kind)) = line.split_once(" - ") else { continue };
+        let Some(point) = place.split(' ').nth(4) else { continue };
+        let (is_second, options) = (kind.starts_with("cgroup2 "), kind.rsplit(' ').next().unwrap_or(""));
+        let is_it = |names: &str| match names {
+            "" => is_second,
+            names => {
+                kind.starts_with("cgroup ")
+                    && names.split(',').all(|name| options.split(',').any(|one| one == name))
+            }
+        };
+        let cgroup = own.lines().find_map(|line| {
+            let (names, path) = line.split_once(':')?.1.split_once(':')?;
+            is_it(names).then_some(path)
+        });
+        let Some(cgroup) = cgroup else { continue };
+        let old = Path::new(point).join(cgroup.trim_start_matches('/'));
+        let new = old.join(format!("regrow-rows-{}", std::process::id()));
+        // What has limits of its own (cpuset) can be entered when they are set only.
+        if !names_cpuset(options) && fs::create_dir(&new).is_ok() {
+            assert!(PLACE.set(Place { old, new }).is_ok());
+            break;
+        }
+    }
+    MadeCgroup
+}
+
+fn names_cpuset(options: &str) -> bool {
+    options.split(',').any(|option| option == "cpuset")
 }
 
 /// Another value than a change of credentials leaves.
@@ -524,6 +587,9 @@ fn set(kind: Kind) -> Result<i64, i32> {
         Kind::PendingShared => call(libc::SYS_kill, [pid(), SIGNAL, 0, 0, 0]),
         Kind::Limits => set_limit([1000, 2000]),
         Kind::OomScoreAdj => write("/proc/self/oom_score_adj", "500"),
+        Kind::Cgroups => {
+            write(&format!("{}/cgroup.procs", PLACE.get().expect("it was made").new.display()), "0")
+        }
         Kind::MmLayout => set_mm(|words, _| words[10] -= 8),
         Kind::AuxiliaryVector => set_mm(|_, auxv| auxv.splice(0..0, [0x7777, 1]).for_each(drop)),
         // The file of the text that runs cannot be replaced while it is mapped (prctl(2)).
@@ -631,6 +697,7 @@ fn read(kind: Kind) -> String {
         Kind::SigMask => status("SigBlk", 16),
         Kind::Limits => format!("{:?}", limit()),
         Kind::OomScoreAdj => file("/proc/self/oom_score_adj"),
+        Kind::Cgroups => file("/proc/self/cgroup"),
         Kind::MmLayout => format!("{:x?}", layout()),
         Kind::AuxiliaryVector => format!("{:x?}", auxiliary_vector()),
         Kind::Name => file("/proc/thread-self/comm"),
@@ -722,6 +789,9 @@ fn take_back(kind: Kind, original: &str) -> Result<i64, i32> {
         Kind::WorkingDirectory => call(libc::SYS_chdir, [text.as_ptr() as i64, 0, 0, 0, 0]),
         Kind::Name => prctl(libc::PR_SET_NAME, text.as_ptr() as i64),
         Kind::OomScoreAdj => write("/proc/self/oom_score_adj", original),
+        Kind::Cgroups => {
+            write(&format!("{}/cgroup.procs", PLACE.get().expect("it was made").old.display()), "0")
+        }
         Kind::LoginUid => write("/proc/thread-self/loginuid", original),
         Kind::Groups => set_groups(&numbers.iter().map(|group| *group as u32).collect::<Vec<_>>()),
         Kind::Nice => call(libc::SYS_setpriority, [0, 0, numbers[0], 0, 0]),
@@ -794,6 +864,7 @@ fn unset(kind: Kind) -> Result<i64, i32> {
         | Kind::WorkingDirectory
         | Kind::Limits
         | Kind::OomScoreAdj
+        | Kind::Cgroups
         | Kind::Executable
         | Kind::Name
         | Kind::Personality
