@@ -91,6 +91,8 @@ pub struct TaskSpec {
     pub table: Vec<Slot>,
     /// It has the table of who forks it, and not a copy (`CLONE_FILES`, clone(2)).
     pub shares_table: bool,
+    /// The directory of the cgroup that it is born in, which who forks it must have open; `None`: its forker's.
+    pub born_in: Option<OfdId>,
     /// Steps before anything else; the children inherit what they do.
     pub birth: Vec<StepId>,
     /// Steps before the first fork that need descriptions; the children inherit what they do.

@@ -16,6 +16,8 @@ use crate::ids::{Fd, Fds, OfdId, OpId, ResourceId, StepId, TaskId};
 pub enum OpKind {
     /// Fork `child`.
     Fork {
+        /// Where the directory of the cgroup is that it is born in; `None`: its forker's.
+        into: Option<Fd>,
         /// The task that is born.
         child: TaskId,
     },

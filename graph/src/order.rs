@@ -363,7 +363,7 @@ mod tests {
         let plan = plan(forest).expect("a plan");
         let shown = |item: &Item| match item {
             Item::Op(op) => match &plan.graph.op(*op).kind {
-                OpKind::Fork { child } => Some(format!("fork {child}")),
+                OpKind::Fork { child, .. } => Some(format!("fork {child}")),
                 OpKind::SetPgid { pgid } => Some(format!("setpgid {pgid}")),
                 OpKind::AwaitExit { child, .. } => Some(format!("await {child}")),
                 OpKind::Exit => Some("exit".to_owned()),

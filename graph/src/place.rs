@@ -517,7 +517,9 @@ impl Placer<'_> {
         } else {
             Reason::Sequence
         };
-        let fork = self.push(OpKind::Fork { child }, why);
+        let directory = self.all.forest.tasks[child.index()].born_in;
+        let into = directory.map(|directory| desk.table.find(directory).unwrap_or(Fd::MAX));
+        let fork = self.push(OpKind::Fork { child, into }, why);
         // What it or somebody below it uses, it will look for.
         let relevant = self.all.through(child).flat_map(|(resource, _)| self.all.yields(resource));
         let count = self.all.needs.through[child.index()].len();

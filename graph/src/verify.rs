@@ -51,7 +51,7 @@
 //! let effects = effects.into_iter().zip(0..).map(|(effect, record)| Lifted { record, effect }).collect();
 //! let tree = LiftedTree {
 //!     total: 1,
-//!     root: Birth { pid: 7, flags: 0, exit_signal: 17 },
+//!     root: Birth { pid: 7, flags: 0, exit_signal: 17, cgroup: None },
 //!     tasks: vec![LiftedTask { pid: 7, effects }],
 //!     ..Default::default()
 //! };

@@ -36,11 +36,11 @@
 //!     pid,
 //!     effects: effects.into_iter().zip(0..).map(|(effect, record)| Lifted { record, effect }).collect(),
 //! };
-//! let helper = Birth { pid: 8, flags: 0, exit_signal: 0 };
+//! let helper = Birth { pid: 8, flags: 0, exit_signal: 0, cgroup: None };
 //! let await_exit = Effect::AwaitExit { pid: 8, reap: true };
 //! let tree = LiftedTree {
 //!     total: 1,
-//!     root: Birth { pid: 7, flags: 0, exit_signal: 17 },
+//!     root: Birth { pid: 7, flags: 0, exit_signal: 17, cgroup: None },
 //!     tasks: vec![
 //!         tape(7, vec![Effect::Fork(helper), await_exit, Effect::Post(0), Effect::Arrive, Effect::Park]),
 //!         tape(8, vec![Effect::Wait(0), Effect::Exit { code: 0 }]),

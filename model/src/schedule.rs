@@ -9,10 +9,10 @@
 //!     pid,
 //!     effects: effects.into_iter().zip(0..).map(|(effect, record)| Lifted { record, effect }).collect(),
 //! };
-//! let child = Birth { pid: 8, flags: 0, exit_signal: 17 };
+//! let child = Birth { pid: 8, flags: 0, exit_signal: 17, cgroup: None };
 //! let tree = LiftedTree {
 //!     total: 2,
-//!     root: Birth { pid: 7, flags: 0, exit_signal: 17 },
+//!     root: Birth { pid: 7, flags: 0, exit_signal: 17, cgroup: None },
 //!     tasks: vec![
 //!         tape(7, vec![Effect::Fork(child), Effect::Post(0), Effect::Arrive, Effect::Park]),
 //!         tape(8, vec![Effect::Wait(0), Effect::SetSid, Effect::Arrive, Effect::Park]),

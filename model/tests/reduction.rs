@@ -85,7 +85,7 @@ fn program(seed: u64, len: u64) -> LiftedTree {
         let at = dice.below(2) as usize;
         let flags = [0, 0, CLONE_FILES, CLONE_PARENT][dice.below(4) as usize];
         let exit_signal = if flags == CLONE_PARENT { 0 } else { [0, 17][dice.below(2) as usize] };
-        tapes[forker].insert(at, Effect::Fork(Birth { pid, flags, exit_signal }));
+        tapes[forker].insert(at, Effect::Fork(Birth { pid, flags, exit_signal, cgroup: None }));
     }
     for tape in &mut tapes {
         if dice.below(3) == 0 {

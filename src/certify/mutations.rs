@@ -14,6 +14,7 @@ use regrow_graph::verify::{
     RingEffect, UserfaultChange, Value, verify,
 };
 
+mod cgroups;
 mod ipc;
 mod space;
 

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use tempfile::TempDir;
 
 use super::proto::{
-    CoreEntry, FileEntry, FownEntry, InventoryEntry, MemfdFileEntry, MemfdInodeEntry, MmEntry, PagemapEntry,
-    PagemapHead, SeccompEntry, SeccompFilterEntry, VmaEntry,
+    CgControllerEntry, CgroupDirEntry, CgroupEntry, CgroupPropEntry, CoreEntry, FileEntry, FownEntry,
+    InventoryEntry, MemfdFileEntry, MemfdInodeEntry, MmEntry, PagemapEntry, PagemapHead, SeccompEntry,
+    SeccompFilterEntry, VmaEntry,
 };
 use super::*;
 
@@ -504,6 +505,63 @@ fn anonymous_shared_memory_is_told_from_memfds() {
     check_memfd_of("/anon_hugepage", huge, true, memfd);
     check_memfd_of("/dev/zero", huge, false, memfd);
     check_memfd("/anon_hugepage", false, memfd);
+}
+
+/// Directories of cgroups, each with what is below it; however deep they are nested.
+#[test]
+fn directories_of_cgroups() {
+    let property = |name: &str, value: &str| CgroupPropEntry {
+        name: name.as_bytes().to_vec(),
+        value: value.as_bytes().to_vec(),
+        perms: Some(proto::CgroupPerms { mode: 0o100_644, uid: 1, gid: 2 }),
+    };
+    let directory = |name: &str, children: Vec<CgroupDirEntry>| CgroupDirEntry {
+        dir_name: name.as_bytes().to_vec(),
+        children: children.iter().map(Message::encode_to_vec).collect(),
+        properties: vec![property("pids.max", "7")],
+        dir_perms: None,
+    };
+    let image = |dirs: Vec<CgroupDirEntry>| CgroupEntry {
+        sets: Vec::new(),
+        controllers: vec![CgControllerEntry {
+            cnames: vec![b"cpu".to_vec(), b"cpuacct".to_vec()],
+            dirs: dirs.iter().map(Message::encode_to_vec).collect(),
+            is_threaded: Some(true),
+        }],
+    };
+    let write = |copy: &Copy, image: &CgroupEntry| copy.set_entries("cgroup.img", &[image.encode_to_vec()]);
+
+    let copy = Copy::new();
+    let dirs = vec![
+        directory("/a", vec![directory("b", vec![directory("c", Vec::new())]), directory("d", Vec::new())]),
+        directory("/", vec![directory("e", Vec::new())]),
+    ];
+    write(&copy, &image(dirs));
+    let model = copy.read().unwrap();
+    let [hierarchy] = &model.cgroup_hierarchies[..] else { panic!("one hierarchy") };
+    assert_eq!(hierarchy.controllers, ["cpu", "cpuacct"]);
+    assert_eq!(hierarchy.paths(), ["/a", "/a/b", "/a/b/c", "/a/d", "/", "/e"]);
+    let file = &hierarchy.directories[2].properties[0];
+    assert_eq!((file.name.as_str(), file.value.as_str()), ("pids.max", "7"));
+    assert_eq!(file.perms, Some(CgroupPerms { mode: 0o100_644, uid: 1, gid: 2 }));
+    // What is written reads the same.
+    let written = tempfile::tempdir().unwrap();
+    write_model(&model, &model, written.path()).unwrap();
+    assert_eq!(read_model(written.path()).unwrap().cgroup_hierarchies, model.cgroup_hierarchies);
+
+    let mut deep = directory("x", Vec::new());
+    for _ in 0..300 {
+        deep = directory("x", vec![deep]);
+    }
+    let expected = "cgroup.img entry 0: unsupported: cgroups nested 256 deep";
+    check(|copy| write(copy, &image(vec![deep])), &[expected]);
+    let bad = CgroupDirEntry { children: vec![vec![0xff]], ..directory("/a", Vec::new()) };
+    check(
+        |copy| write(copy, &image(vec![bad])),
+        &[
+            "cgroup.img entry 0: not a cgroup_dir_entry: field reaches behind the end of its message at byte 1 of the entry",
+        ],
+    );
 }
 
 /// Filters, as the dump of a thread with two of them leaves them.

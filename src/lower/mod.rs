@@ -34,7 +34,8 @@ use crate::resolve::recipe::{CgroupRecipe, ResourceKind};
 use crate::resolve::{Recipes, Role, Window};
 use crate::runner;
 use crate::tape::abi::{
-    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE,
+    CLONE_ARGS_CGROUP, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE,
+    CLONE_INTO_CGROUP,
 };
 use crate::tape::assemble::{Assembler, Tape, TooLarge};
 use crate::tape::{Cgroup, CgroupFile, CgroupPerms, Tapes};
@@ -60,6 +61,14 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
     let operations: usize = plan.programs.iter().map(Vec::len).sum();
     asm.reserve(operations + operations / 4 + BUFFERS * plan.programs.len());
     let mut tapes = vec![(0, 0); plan.programs.len()];
+    let into: BTreeMap<usize, Fd> = plan
+        .order
+        .iter()
+        .filter_map(|op| match plan.graph.op(*op).kind {
+            OpKind::Fork { child, into: Some(into) } => Some((child.index(), into)),
+            _ => None,
+        })
+        .collect();
     let mut records = Vec::new();
     // Who forks a task needs the address of its tape.
     for index in births(plan).into_iter().rev() {
@@ -87,7 +96,8 @@ pub fn lower(plan: &Plan, recipes: &Recipes, window: &Window) -> Result<Tapes, T
             }
         }
         records = lowering.tape.records;
-        let clone_args = clone_args(&mut asm, recipe.pid.0, recipe.role, recipe.shares_table);
+        let clone_args =
+            clone_args(&mut asm, recipe.pid.0, recipe.role, recipe.shares_table, into.get(&index));
         let tape = asm.tape(recipe.pid.0, recipe.exit_code.is_none(), clone_args, &records);
         tapes[index] = (clone_args, tape);
         records.clear();
@@ -121,7 +131,7 @@ fn cgroup(recipe: &CgroupRecipe) -> Cgroup {
 /// All tasks, each after who forks it.
 fn births(plan: &Plan) -> Vec<usize> {
     let born = plan.order.iter().filter_map(|op| match &plan.graph.op(*op).kind {
-        OpKind::Fork { child } | OpKind::StartThread { thread: child } => Some(child.index()),
+        OpKind::Fork { child, .. } | OpKind::StartThread { thread: child } => Some(child.index()),
         _ => None,
     });
     std::iter::once(0).filter(|_| !plan.programs.is_empty()).chain(born).collect()
@@ -136,8 +146,9 @@ const THREAD: i32 = libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM;
 
-/// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)).
-fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares_table: bool) -> u64 {
+/// `struct clone_args` for a child, or a thread, with a pid of our choice (clone(2)); `into`: where the forker has the
+/// directory of the cgroup that it is born in.
+fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares_table: bool, into: Option<&Fd>) -> u64 {
     let wanted = asm.data(&pid.to_ne_bytes(), 4);
     let mut words = [0u64; 11];
     match role {
@@ -151,6 +162,10 @@ fn clone_args(asm: &mut Assembler, pid: u32, role: Role, shares_table: bool) -> 
     }
     if shares_table {
         words[CLONE_ARGS_FLAGS] |= libc::CLONE_FILES as u64;
+    }
+    if let Some(into) = into {
+        words[CLONE_ARGS_FLAGS] |= CLONE_INTO_CGROUP;
+        words[CLONE_ARGS_CGROUP] = u64::from(*into);
     }
     words[CLONE_ARGS_SET_TID] = wanted;
     words[CLONE_ARGS_SET_TID_SIZE] = 1;
@@ -172,7 +187,7 @@ impl Lowering<'_> {
     fn op(&mut self, plan: &Plan, id: OpId) {
         self.tape.op = id.0;
         match &plan.graph.op(id).kind {
-            OpKind::Fork { child } | OpKind::StartThread { thread: child } => {
+            OpKind::Fork { child, .. } | OpKind::StartThread { thread: child } => {
                 let (clone_args, tape) = self.tapes[child.index()];
                 self.tape.fork(clone_args, tape, self.recipes.tasks[child.index()].pid.0);
             }

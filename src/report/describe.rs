@@ -19,7 +19,10 @@ pub fn pid(prepared: &Prepared, task: TaskId) -> u32 {
 pub fn what(prepared: &Prepared, op: OpId) -> String {
     let recipes = &prepared.resolved.recipes;
     match &prepared.plan.graph.op(op).kind {
-        OpKind::Fork { child } => format!("fork task {}", pid(prepared, *child)),
+        OpKind::Fork { child, into: None } => format!("fork task {}", pid(prepared, *child)),
+        OpKind::Fork { child, into: Some(into) } => {
+            format!("fork task {} into the cgroup at fd {into}", pid(prepared, *child))
+        }
         OpKind::StartThread { thread } => format!("start thread {}", pid(prepared, *thread)),
         OpKind::Create { resource, at, .. } => {
             let numbers: Vec<String> = at.iter().map(ToString::to_string).collect();
@@ -274,9 +277,9 @@ pub fn origin(prepared: &Prepared, op: OpId) -> Origin {
     let recipes = &prepared.resolved.recipes;
     let node = prepared.plan.graph.op(op);
     match &node.kind {
-        OpKind::Fork { child } | OpKind::StartThread { thread: child } | OpKind::AwaitExit { child, .. } => {
-            recipes.tasks[child.index()].origin
-        }
+        OpKind::Fork { child, .. }
+        | OpKind::StartThread { thread: child }
+        | OpKind::AwaitExit { child, .. } => recipes.tasks[child.index()].origin,
         OpKind::Create { resource, .. } => recipes.resources[resource.index()].origin,
         OpKind::Send { channel, .. } | OpKind::Receive { channel, .. } => {
             recipes.resources[channel.index()].origin

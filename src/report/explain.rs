@@ -256,7 +256,7 @@ impl Explainer<'_> {
             .collect();
         self.ops(owner)
             .filter_map(|(_, kind)| match kind {
-                OpKind::Fork { child } if ways.contains(child) => Some(self.pid(*child)),
+                OpKind::Fork { child, .. } if ways.contains(child) => Some(self.pid(*child)),
                 _ => None,
             })
             .last()
@@ -306,7 +306,7 @@ impl Explainer<'_> {
         let mut below: Vec<TaskId> = Vec::new();
         for (op, kind) in self.ops(owner) {
             is_there |= Some(op) == made;
-            if let OpKind::Fork { child } = kind
+            if let OpKind::Fork { child, .. } = kind
                 && is_there
             {
                 below.push(*child);

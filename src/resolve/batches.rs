@@ -25,9 +25,11 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, cradle: Cradle) {
             alive.is_some_and(|alive| task::waits_for_children(resolver, TaskId::new(index), alive))
         })
         .collect();
-    let shares: Vec<bool> = resolver.forest.tasks.iter().map(|task| task.shares_table).collect();
+    // A child in a cgroup of its own is forked by who has the directory open.
+    let stays: Vec<bool> =
+        resolver.forest.tasks.iter().map(|task| task.shares_table || task.born_in.is_some()).collect();
     let children = Children {
-        may_be_given: &|child| !named.contains(&child) && !shares[child.index()],
+        may_be_given: &|child| !named.contains(&child) && !stays[child.index()],
         may_give: &|parent| keeps.get(parent.index()).copied().unwrap_or(false),
         cores: resolver.options.cores,
     };

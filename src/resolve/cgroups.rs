@@ -16,9 +16,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regrow_graph::forest::Life;
-use regrow_graph::ids::{StepId, TaskId};
+use regrow_graph::forest::{Descent, Life};
+use regrow_graph::ids::{OfdId, ResourceId, StepId, TaskId};
 
+use super::policy::Policy;
 use super::problem::ProblemKind;
 use super::recipe::{CgroupRecipe, FilePurpose, ResourceKind, StepKind};
 use super::{Options, Resolver, tree};
@@ -276,6 +277,7 @@ fn moves(resolver: &mut Resolver<'_>, wanted: &[Option<Places>]) {
     }
     // What the children of each are born in.
     let mut at_forks: Vec<Places> = vec![Places::new(); count];
+    let mut directories = Directories::new();
     for task in order {
         let born = tree::born_of(&resolver.forest, count, task)
             .and_then(|parent| at_forks.get(parent.index()))
@@ -291,6 +293,16 @@ fn moves(resolver: &mut Resolver<'_>, wanted: &[Option<Places>]) {
         for index in hierarchies {
             let (from, to) = (born.get(&index), want.get(&index));
             if from == to {
+                continue;
+            }
+            if is_second(resolver, index) && may_be_born_there(resolver, task) {
+                if let Some(directory) = directory(resolver, &mut directories, task, index, to) {
+                    resolver.forest.tasks[task.index()].born_in = Some(directory);
+                    match to {
+                        Some(path) => handed_on.insert(index, path.clone()),
+                        None => handed_on.remove(&index),
+                    };
+                }
                 continue;
             }
             let wants = |place: Option<&String>| {
@@ -318,17 +330,56 @@ fn moves(resolver: &mut Resolver<'_>, wanted: &[Option<Places>]) {
     }
 }
 
+/// Directories of cgroups that a task opens for those that it forks: by task and path.
+type Directories = BTreeMap<(TaskId, String), (ResourceId, OfdId)>;
+
+fn is_second(resolver: &Resolver<'_>, index: usize) -> bool {
+    resolver.facts.hierarchies[index].name.is_empty()
+}
+
+/// Whether a task can be born in a cgroup (`CLONE_INTO_CGROUP`): who forks it is its parent, and has the directory from
+/// nobody else.
+fn may_be_born_there(resolver: &Resolver<'_>, task: TaskId) -> bool {
+    let spec = &resolver.forest.tasks[task.index()];
+    let forker = spec.parent.filter(|forker| forker.index() < resolver.model.tasks.len());
+    resolver.options.policy == Policy::Inherit
+        && spec.descent == Descent::Own
+        && !spec.shares_table
+        && forker.is_some_and(|forker| !resolver.forest.tasks[forker.index()].shares_table)
+}
+
+/// The directory of a cgroup, open in who forks the task.
+fn directory(
+    resolver: &mut Resolver<'_>,
+    known: &mut Directories,
+    task: TaskId,
+    index: usize,
+    path: Option<&String>,
+) -> Option<OfdId> {
+    let forker = resolver.forest.tasks[task.index()].parent?;
+    let path = seen(resolver, task, index, path)?;
+    if let Some((resource, ofd)) = known.get(&(forker, path.clone())) {
+        resolver.forest.resources[resource.index()].users.push(task);
+        return Some(*ofd);
+    }
+    let origin = resolver.model.tasks[task.index()].core_origin;
+    let ofd = resolver.new_ofd();
+    let kind = ResourceKind::File {
+        path: path.clone(),
+        flags: (libc::O_PATH | libc::O_DIRECTORY) as u32,
+        position: 0,
+        purpose: FilePurpose::Cgroup,
+    };
+    let resource = resolver.add_resource(kind, origin, vec![Some(ofd)]);
+    resolver.forest.resources[resource.index()].users = vec![forker, task];
+    known.insert((forker, path), (resource, ofd));
+    Some(ofd)
+}
+
 /// The step that moves a task; `path`: where, or to where the caller is.
 fn enter(resolver: &mut Resolver<'_>, task: TaskId, index: usize, path: Option<&String>) -> Option<StepId> {
-    let hierarchy = &resolver.facts.hierarchies[index];
-    let path = path.unwrap_or(&hierarchy.own);
-    let images = &resolver.model.tasks[task.index()];
-    let origin = images.core_origin;
-    let Some(directory) = hierarchy.directory(path) else {
-        let text = format!("the caller's cgroup {path} cannot be seen, and it is to be there");
-        resolver.problems.add(ProblemKind::Lacking, Some(images.pid), Some(origin), text);
-        return None;
-    };
+    let directory = seen(resolver, task, index, path)?;
+    let origin = resolver.model.tasks[task.index()].core_origin;
     let ofd = resolver.new_ofd();
     let kind = ResourceKind::File {
         path: format!("{directory}/cgroup.procs"),
@@ -339,4 +390,17 @@ fn enter(resolver: &mut Resolver<'_>, task: TaskId, index: usize, path: Option<&
     resolver.add_resource(kind, origin, vec![Some(ofd)]);
     // cgroups(7): the writing task.
     Some(resolver.add_step(StepKind::Write(b"0".to_vec()), origin, vec![ofd]))
+}
+
+/// The directory that a task is to come into; `path`: where, or to where the caller is.
+fn seen(resolver: &mut Resolver<'_>, task: TaskId, index: usize, path: Option<&String>) -> Option<String> {
+    let hierarchy = &resolver.facts.hierarchies[index];
+    let path = path.unwrap_or(&hierarchy.own);
+    let directory = hierarchy.directory(path);
+    if directory.is_none() {
+        let images = &resolver.model.tasks[task.index()];
+        let text = format!("the caller's cgroup {path} cannot be seen, and it is to be there");
+        resolver.problems.add(ProblemKind::Lacking, Some(images.pid), Some(images.core_origin), text);
+    }
+    directory
 }

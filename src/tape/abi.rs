@@ -190,6 +190,10 @@ pub const CLONE_ARGS_EXIT_SIGNAL: usize = 4;
 pub const CLONE_ARGS_SET_TID: usize = 8;
 /// The word of `clone_args` with the number of wanted pids.
 pub const CLONE_ARGS_SET_TID_SIZE: usize = 9;
+/// The word of `clone_args` with the descriptor of a cgroup's directory.
+pub const CLONE_ARGS_CGROUP: usize = 10;
+/// `CLONE_INTO_CGROUP` (linux/sched.h).
+pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 const _: () = {
     assert!(size_of::<Record>() == 64);

@@ -202,7 +202,7 @@ fn absurd_costs_are_sums_all_the_same() {
 }
 
 fn birth(pid: u32, flags: u64) -> Effect {
-    Effect::Fork(Birth { pid, flags, exit_signal: 17 })
+    Effect::Fork(Birth { pid, flags, exit_signal: 17, cgroup: None })
 }
 
 /// A tree of tapes by pid.

@@ -39,7 +39,7 @@ fn step(forest: &mut Forest, needs: &[u32]) -> StepId {
 
 fn shown(kind: &OpKind) -> String {
     match kind {
-        OpKind::Fork { child } => format!("fork {child}"),
+        OpKind::Fork { child, .. } => format!("fork {child}"),
         OpKind::StartThread { thread } => format!("start {thread}"),
         OpKind::Create { resource, at, .. } => format!("{resource} at {at:?}"),
         OpKind::Dup { from, to, .. } => format!("dup {from} {to}"),

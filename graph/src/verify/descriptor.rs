@@ -478,6 +478,7 @@ impl<'a> Run<'a> {
         let may = match own {
             Some(rest) => ATTRIBUTE_FILES.contains(&rest),
             None if flags & (O_ACCMODE | O_PATH) == O_WRONLY && self.is_cgroup_file(path) => true,
+            None if flags & O_PATH != 0 && self.is_cgroup(path) => true,
             None => self.expected.paths.contains(path) || is_image(),
         };
         if !may {

@@ -69,6 +69,9 @@ pub struct Birth {
     pub flags: u64,
     /// The signal its parent gets when it dies.
     pub exit_signal: u64,
+    /// The directory of the cgroup of version 2 that it is born in, by its number in the forker's table: with
+    /// `CLONE_INTO_CGROUP`.
+    pub cgroup: Option<Fd>,
 }
 
 /// What a record does.

@@ -86,6 +86,16 @@ impl Run<'_> {
         if !is_thread && !is_guest && birth.flags & !(CLONE_FILES | CLONE_PARENT) != 0 {
             return Err(Wrong::NotModelled { call: "clone3", what: format!("flags {:#x}", birth.flags) });
         }
+        let cgroup = match birth.cgroup {
+            Some(_) if is_thread || is_guest => {
+                return Err(Wrong::NotModelled {
+                    call: "clone3",
+                    what: "a thread in another cgroup".to_owned(),
+                });
+            }
+            Some(directory) => Some(self.cgroup_behind(at, "clone3", directory)?),
+            None => None,
+        };
         let Some(child) = self.by_pid.get(&birth.pid).copied() else {
             return Err(Wrong::BornUnasked { child: birth.pid });
         };
@@ -160,6 +170,10 @@ impl Run<'_> {
         let state = &mut self.tasks[child];
         (state.table, state.sid, state.pgid) = (table, sid, pgid);
         (state.privileges, state.attributes) = (privileges, attributes);
+        if let Some((name, cgroup)) = cgroup {
+            self.put_into_cgroup(child, "clone3", name, cgroup)?;
+        }
+        let state = &mut self.tasks[child];
         // Whoever gets its forker gets it, too, whichever of the two comes first.
         state.orphaned = orphaned.filter(|_| birth.flags & CLONE_PARENT != 0);
         state.vdso = vdso;

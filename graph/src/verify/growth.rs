@@ -16,7 +16,7 @@ struct Grower {
 }
 
 fn fork(pid: u32) -> Effect {
-    Effect::Fork(Birth { pid, flags: 0, exit_signal: 17 })
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: 17, cgroup: None })
 }
 
 fn open(fd: Fd) -> Effect {
@@ -116,7 +116,7 @@ impl Grower {
         let living = self.expected.tasks.iter().filter(|task| task.life == Life::Alive);
         let tree = LiftedTree {
             total: living.map(|task| 1 + task.threads.len() as u32).sum(),
-            root: Birth { pid: ROOT, flags: 0, exit_signal: 17 },
+            root: Birth { pid: ROOT, flags: 0, exit_signal: 17, cgroup: None },
             tasks: tapes.map(|(pid, effects)| LiftedTask { pid, effects: lifted(effects) }).collect(),
             suspended: self.expected.seccomp.keys().copied().collect(),
             ..LiftedTree::default()
@@ -324,7 +324,7 @@ fn filters_for_all_threads() {
         let tasks: Vec<u32> = (0..count).map(|_| grower.child(ROOT)).collect();
         for pid in tasks {
             let tid = ROOT + grower.tapes.len() as u32;
-            let thread = Effect::Fork(Birth { pid: tid, flags: THREAD, exit_signal: 0 });
+            let thread = Effect::Fork(Birth { pid: tid, flags: THREAD, exit_signal: 0, cgroup: None });
             grower.tapes.push((tid, end().to_vec()));
             let effect = SeccompEffect::Filter { program: program.clone(), flags: 1 };
             grower.tape(pid).extend([

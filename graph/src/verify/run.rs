@@ -362,7 +362,7 @@ impl<'a> Run<'a> {
         let Some(index) = run.by_pid.get(&root.pid).copied() else {
             return Err(whole(root.pid, Wrong::NeverBorn));
         };
-        let born = if root.flags & !CLONE_PARENT == 0 {
+        let born = if root.flags & !CLONE_PARENT == 0 && root.cgroup.is_none() {
             let exit_signal =
                 if root.flags & CLONE_PARENT != 0 { u64::from(SIGCHLD) } else { root.exit_signal };
             run.tasks[index].sid = expected.cradle.sid;

@@ -44,7 +44,7 @@ fn write(fd: Fd, data: &[u8]) -> Effect {
 }
 
 fn fork(pid: u32) -> Effect {
-    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD })
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD, cgroup: None })
 }
 
 fn map(at: u64, len: u64) -> Effect {
@@ -96,7 +96,7 @@ fn tapes() -> Tapes {
         on(1, Change::Seek { position: 100 }),
         Effect::Wait(0),
         Effect::SetPgid { pgid: 11 },
-        Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0 }),
+        Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0, cgroup: None }),
         Effect::Arrive,
         Effect::Park,
     ];
@@ -205,7 +205,7 @@ fn tree(tapes: &Tapes) -> LiftedTree {
             window_end: 0x1_0010_0000,
         },
         total: 4 + u32::from(tapes.contains_key(&15)),
-        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
+        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD, cgroup: None },
         tasks: tasks.collect(),
         suspended: [12, 14].into(),
     }
@@ -610,21 +610,21 @@ fn demand_4_births() {
         last(t, 11, vec![fork(12)]);
     };
     check(by_other, 4, "its parent is 11, the images say 10");
-    let sibling = Effect::Fork(Birth { pid: 12, flags: 0x8000, exit_signal: 0 });
+    let sibling = Effect::Fork(Birth { pid: 12, flags: 0x8000, exit_signal: 0, cgroup: None });
     let by_sibling = |t: &mut Tapes, _: &mut Expected| {
         remove(t, 10, &fork(12));
         last(t, 11, vec![sibling]);
     };
     passes(by_sibling);
-    let silent = Effect::Fork(Birth { pid: 12, flags: 0, exit_signal: 0 });
+    let silent = Effect::Fork(Birth { pid: 12, flags: 0, exit_signal: 0, cgroup: None });
     check(|t| replace(t, 10, &fork(12), vec![silent]), 4, "its death is told by signal 0, must be by 17");
-    let sharing = Effect::Fork(Birth { pid: 12, flags: 0x100, exit_signal: SIGCHLD });
+    let sharing = Effect::Fork(Birth { pid: 12, flags: 0x100, exit_signal: SIGCHLD, cgroup: None });
     check(
         |t| replace(t, 10, &fork(12), vec![sharing]),
         0,
         "unknown effect: clone3: flags 0x100 is not modelled",
     );
-    let thread = Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0 });
+    let thread = Effect::Fork(Birth { pid: 14, flags: THREAD, exit_signal: 0, cgroup: None });
     check(|t| remove(t, 12, &thread), 4, "task 12: its thread 14 is never created");
     check(
         |t| {
@@ -723,7 +723,7 @@ fn demand_4_zombies() {
 #[test]
 fn demand_4_helpers() {
     let helper = |t: &mut Tapes| {
-        of(t, 10).insert(12, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 }));
+        of(t, 10).insert(12, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0, cgroup: None }));
         t.insert(50, vec![Effect::Exit { code: 0 }]);
     };
     check(helper, 4, "task 50: is a helper and is not reaped before the barrier");
@@ -738,7 +738,7 @@ fn demand_4_helpers() {
 fn demand_4_groups_of_helpers() {
     // 50 founds a group that 12 joins, and is gone when it has.
     let founded = |t: &mut Tapes, e: &mut Expected| {
-        of(t, 10).insert(8, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 }));
+        of(t, 10).insert(8, Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0, cgroup: None }));
         last(t, 10, vec![Effect::AwaitExit { pid: 50, reap: true }]);
         let found = Effect::SetPgid { pgid: 50 };
         t.insert(50, vec![found, Effect::Post(5), Effect::Wait(6), Effect::Exit { code: 0 }]);
@@ -764,10 +764,11 @@ fn demand_4_groups_of_helpers() {
 /// Task 10 has a child more, 21, in session 20, whose leader is dead: a helper stands in for it.
 #[test]
 fn demand_4_sessions_of_helpers() {
-    let sibling = |pid| Effect::Fork(Birth { pid, flags: 0x8000, exit_signal: 0 });
+    let sibling = |pid| Effect::Fork(Birth { pid, flags: 0x8000, exit_signal: 0, cgroup: None });
     let stood_in = |t: &mut Tapes, e: &mut Expected| {
         let at = find(&t[&10], |effect| *effect == fork(13));
-        of(t, 10).splice(at..at, [Effect::Fork(Birth { pid: 20, flags: 0, exit_signal: SIGCHLD })]);
+        of(t, 10)
+            .splice(at..at, [Effect::Fork(Birth { pid: 20, flags: 0, exit_signal: SIGCHLD, cgroup: None })]);
         last(t, 10, vec![Effect::AwaitExit { pid: 20, reap: true }]);
         t.insert(20, vec![Effect::SetSid, sibling(21), Effect::Exit { code: 0 }]);
         t.insert(21, vec![close_all(), Effect::Arrive, Effect::Park]);
@@ -792,7 +793,7 @@ fn demand_4_sessions_of_helpers() {
     );
     check_here(
         &|t| {
-            let silent = Effect::Fork(Birth { pid: 20, flags: 0, exit_signal: 0 });
+            let silent = Effect::Fork(Birth { pid: 20, flags: 0, exit_signal: 0, cgroup: None });
             let loud = find(&t[&10], |effect| matches!(effect, Effect::Fork(birth) if birth.pid == 20));
             of(t, 10)[loud] = silent;
         },
@@ -826,7 +827,7 @@ fn demand_4_sessions_of_helpers() {
 #[test]
 fn demand_4_orphans() {
     let subreaper = Effect::Attribute(Attribute::Subreaper(true));
-    let carrier = Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0 });
+    let carrier = Effect::Fork(Birth { pid: 50, flags: 0, exit_signal: 0, cgroup: None });
     let orphaned = |t: &mut Tapes, e: &mut Expected| {
         last(t, 10, vec![subreaper.clone(), Effect::Post(7)]);
         last(t, 11, vec![fork(22)]);
@@ -1534,7 +1535,7 @@ fn demand_3_the_vdso_of_the_running_kernel() {
 fn share_table(tapes: &mut Tapes, expected: &mut Expected) {
     let root = tapes.get_mut(&10).expect("the root");
     let at = root.iter().position(|effect| *effect == Effect::Arrive).expect("it arrives");
-    let born = Effect::Fork(Birth { pid: 15, flags: 0x400, exit_signal: SIGCHLD });
+    let born = Effect::Fork(Birth { pid: 15, flags: 0x400, exit_signal: SIGCHLD, cgroup: None });
     root.splice(at..at, [born, Effect::Wait(1), dup(3, 9), close(9)]);
     let sharer = vec![open("/data", 0, 4), close(4), Effect::Post(1), Effect::Arrive, Effect::Park];
     tapes.insert(15, sharer);

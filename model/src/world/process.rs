@@ -182,6 +182,9 @@ impl World {
         if !is_thread && !is_guest && birth.flags & !(CLONE_FILES | CLONE_PARENT | CLONE_FS) != 0 {
             return not_modelled(format!("flags {:#x}", birth.flags));
         }
+        if birth.cgroup.is_some() {
+            return not_modelled("a birth in another cgroup");
+        }
         // `clone3_args_valid`.
         if (is_thread || birth.flags & CLONE_PARENT != 0) && birth.exit_signal != 0 {
             return fails(EINVAL);

@@ -22,19 +22,19 @@ pub fn tree(tasks: Vec<(u32, Vec<Effect>)>) -> LiftedTree {
             window_end: 0x1_0010_0000,
         },
         total,
-        root: Birth { pid: tasks[0].0, flags: 0, exit_signal: SIGCHLD },
+        root: Birth { pid: tasks[0].0, flags: 0, exit_signal: SIGCHLD, cgroup: None },
         tasks: tasks.into_iter().map(|(pid, effects)| tape(pid, effects)).collect(),
         ..LiftedTree::default()
     }
 }
 
 pub fn fork(pid: u32) -> Effect {
-    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD })
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD, cgroup: None })
 }
 
 /// One whose death raises no signal.
 pub fn helper(pid: u32) -> Effect {
-    Effect::Fork(Birth { pid, flags: 0, exit_signal: 0 })
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: 0, cgroup: None })
 }
 
 /// What every root does first.

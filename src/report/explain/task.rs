@@ -23,7 +23,7 @@ impl Explainer<'_> {
             self.ops(task).filter(|(_, kind)| is_wanted(kind)).map(|(op, _)| self.act(op)).collect()
         };
         let forks = self.ops(task).filter_map(|(_, kind)| match kind {
-            OpKind::Fork { child } | OpKind::StartThread { thread: child } => Some(self.pid(*child)),
+            OpKind::Fork { child, .. } | OpKind::StartThread { thread: child } => Some(self.pid(*child)),
             _ => None,
         });
         let prediction = self.priced.predict(prepared.cores);
@@ -103,7 +103,7 @@ impl Explainer<'_> {
         let siblings: Vec<(OpId, u32)> = self
             .ops(forker)
             .filter_map(|(op, kind)| match kind {
-                OpKind::Fork { child } | OpKind::StartThread { thread: child } => {
+                OpKind::Fork { child, .. } | OpKind::StartThread { thread: child } => {
                     Some((op, self.pid(*child)))
                 }
                 _ => None,

@@ -75,7 +75,7 @@ impl Travel {
                     OpKind::Step { step, .. } => {
                         concerns = forest.steps[step.index()].needs.contains(&ofd);
                     }
-                    OpKind::Fork { child } if shares(child) => sharers.push(*child),
+                    OpKind::Fork { child, .. } if shares(child) => sharers.push(*child),
                     OpKind::Turn { begins: false } if !at.is_empty() => {
                         let handed =
                             std::mem::take(&mut sharers).into_iter().map(|child| (child, at.clone()));
@@ -83,7 +83,7 @@ impl Travel {
                         to_come.extend(handed.iter().cloned());
                         visit.hands_to.extend(handed);
                     }
-                    OpKind::Fork { child } if !at.is_empty() => {
+                    OpKind::Fork { child, .. } if !at.is_empty() => {
                         visit.hands_to.push((*child, at.clone()));
                         to_come.push_back((*child, at.clone()));
                     }
@@ -209,7 +209,7 @@ pub(super) fn table_at_birth(explainer: &Explainer<'_>, task: TaskId) -> Table {
     for (forker, child) in chain.iter().zip(chain.iter().skip(1)) {
         for (_, kind) in explainer.ops(*forker) {
             match kind {
-                OpKind::Fork { child: born } if born == child && !shares(child) => break,
+                OpKind::Fork { child: born, .. } if born == child && !shares(child) => break,
                 OpKind::Turn { begins: false } if shares(child) => break,
                 OpKind::Create { resource, at, .. } => {
                     let yields = &forest.resources[resource.index()].yields;

@@ -37,8 +37,8 @@ use regrow_graph::verify::{Birth, Effect, Lifted, LiftedTask, LiftedTree, Region
 use thiserror::Error;
 
 use super::abi::{
-    CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, CLONE_ARGS_SIZE,
-    Check, Control, EVENTS_OFFSET, PATIENCE_S, Record, Verb,
+    CLONE_ARGS_CGROUP, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE,
+    CLONE_ARGS_SIZE, CLONE_INTO_CGROUP, Check, Control, EVENTS_OFFSET, PATIENCE_S, Record, Verb,
 };
 use super::{Tapes, TaskTape, Undo, UndoKind};
 
@@ -389,10 +389,11 @@ impl<'a> Lifter<'a> {
             return Err(format!("clone_args of {size} bytes"));
         }
         let words = self.words(address, CLONE_ARGS_SIZE / 8)?;
+        let into = words.first().is_some_and(|flags| flags & CLONE_INTO_CGROUP != 0);
         for (index, word) in words.iter().enumerate() {
             let known =
                 [CLONE_ARGS_FLAGS, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE];
-            if !known.contains(&index) && *word != 0 {
+            if !known.contains(&index) && *word != 0 && !(into && index == CLONE_ARGS_CGROUP) {
                 return Err(format!("clone_args: word {index} is {word:#x}"));
             }
         }
@@ -404,7 +405,14 @@ impl<'a> Lifter<'a> {
         if pid == 0 || pid > i32::MAX as u32 {
             return Err(format!("clone_args: pid {pid}"));
         }
-        Ok(Birth { pid, flags: word(CLONE_ARGS_FLAGS), exit_signal: word(CLONE_ARGS_EXIT_SIGNAL) })
+        let number =
+            || u32::try_from(word(CLONE_ARGS_CGROUP)).map_err(|_| "clone_args: no descriptor".to_owned());
+        Ok(Birth {
+            pid,
+            flags: word(CLONE_ARGS_FLAGS) & !CLONE_INTO_CGROUP,
+            exit_signal: word(CLONE_ARGS_EXIT_SIGNAL),
+            cgroup: if into { Some(number()?) } else { None },
+        })
     }
 
     /// What a call reads.

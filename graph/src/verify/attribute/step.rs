@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use super::state::Certainty;
 use super::value::{Action, Limit, Pending, Timer, UNBLOCKABLE, Value, timer_event};
 use super::{AttributeKind as Kind, Cleared, OnCredentials, Scope, TABLE};
+use crate::ids::Fd;
 use crate::verify::before::At;
 use crate::verify::effect::{Attribute, PrivilegeEffect};
 use crate::verify::expected::{ExpectedHierarchy, InodeKind};
@@ -403,6 +404,11 @@ impl Run<'_> {
         found.max_by_key(|(hierarchy, _)| hierarchy.point.len())
     }
 
+    /// Whether a path is the directory of a cgroup.
+    pub(in crate::verify) fn is_cgroup(&self, path: &[u8]) -> bool {
+        self.cgroup_at(path).is_some()
+    }
+
     /// Whether a path is the file of a cgroup to which the tasks are written that come into it.
     pub(in crate::verify) fn is_cgroup_file(&self, path: &[u8]) -> bool {
         path.strip_suffix(CGROUP_PROCS).is_some_and(|directory| self.cgroup_at(directory).is_some())
@@ -430,18 +436,53 @@ impl Run<'_> {
         let Some((hierarchy, cgroup)) = self.cgroup_at(directory) else {
             return not_modelled(format!("a write to {shown}"));
         };
-        let (name, own) = (hierarchy.name.clone(), hierarchy.own.clone());
-        let mut cgroups = match self.tasks[at.task].attributes.value(Kind::Cgroups) {
+        let name = hierarchy.name.clone();
+        let task = self.own_place(at, call, Kind::Cgroups)?;
+        self.put_into_cgroup(task, call, name, cgroup)
+    }
+
+    /// The cgroup of version 2 whose directory a descriptor is, with its hierarchy (clone(2), `CLONE_INTO_CGROUP`).
+    pub(in crate::verify) fn cgroup_behind(
+        &mut self,
+        at: At,
+        call: &'static str,
+        fd: Fd,
+    ) -> Result<(String, String), Wrong> {
+        let desc = self.descriptor(at, call, fd)?;
+        let object = self.objects.description(desc).object;
+        let found = match &self.objects.objects[object].kind {
+            ObjectKind::File { path } => self.cgroup_at(path),
+            _ => None,
+        };
+        let second = found.filter(|(hierarchy, _)| hierarchy.name.is_empty());
+        let named = second.map(|(hierarchy, cgroup)| (hierarchy.name.clone(), cgroup));
+        named.ok_or_else(|| Wrong::Refused { call, what: self.describe(desc) })
+    }
+
+    /// A task is in a cgroup from now on.
+    pub(in crate::verify) fn put_into_cgroup(
+        &mut self,
+        task: usize,
+        call: &'static str,
+        hierarchy: String,
+        cgroup: String,
+    ) -> Result<(), Wrong> {
+        let mut cgroups = match self.tasks[task].attributes.value(Kind::Cgroups) {
             Value::Nothing => BTreeMap::new(),
             Value::Cgroups(cgroups) => (**cgroups).clone(),
-            _ => return not_modelled(format!("a write to {shown} by a task whose cgroups are unknown")),
+            _ => {
+                let what = "a move of a task whose cgroups are unknown".to_owned();
+                return Err(Wrong::NotModelled { call, what });
+            }
         };
-        if cgroup == own {
-            cgroups.remove(&name);
+        let is_own = |known: &ExpectedHierarchy| known.name == hierarchy && known.own == cgroup;
+        if self.expected.hierarchies.iter().any(is_own) {
+            cgroups.remove(&hierarchy);
         } else {
-            cgroups.insert(name, cgroup);
+            cgroups.insert(hierarchy, cgroup);
         }
-        self.set(at, call, Kind::Cgroups, Value::cgroups(cgroups))
+        self.tasks[task].attributes.set(Kind::Cgroups, Value::cgroups(cgroups));
+        Ok(())
     }
 
     /// `fchdir(2)`.

@@ -29,7 +29,7 @@ fn number(number: u64) -> Value {
 }
 
 fn fork(pid: u32, flags: u64, exit_signal: u64) -> Effect {
-    Effect::Fork(Birth { pid, flags, exit_signal })
+    Effect::Fork(Birth { pid, flags, exit_signal, cgroup: None })
 }
 
 fn action(signal: u32, handler: u64) -> Effect {
@@ -228,7 +228,7 @@ fn run(tapes: &Tapes, expected: &Expected) -> Result<Certificate, Counterexample
     });
     let tree = LiftedTree {
         total: 3,
-        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
+        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD, cgroup: None },
         tasks: tasks.collect(),
         ..LiftedTree::default()
     };
@@ -489,6 +489,97 @@ fn files_below_proc() {
             insert(t, 11, &open(), vec![Effect::Fd(FdEffect::Open { path, flags: 1, fd: 0 }), write(b"1")]);
         },
         "coredump_filter is not modelled",
+    );
+}
+
+#[test]
+fn cgroups() {
+    let hierarchy = |name: &str, point: &str| crate::verify::ExpectedHierarchy {
+        name: name.to_owned(),
+        own: "/own".to_owned(),
+        point: point.as_bytes().to_vec(),
+        root: "/".to_owned(),
+    };
+    let open =
+        |path: &str, flags| Effect::Fd(FdEffect::Open { path: path.as_bytes().to_vec(), flags, fd: 0 });
+    let write = |data: &[u8]| Effect::Object { fd: 0, change: Change::Write { data: data.to_vec() } };
+    let close = || Effect::Fd(FdEffect::Close { fd: 0 });
+    let enter = move |t: &mut Tapes, path: &str, data: &[u8]| {
+        insert(t, 10, &fork(11, 0, SIGCHLD), vec![open(path, 1), write(data), close()]);
+    };
+    let known = move |e: &mut Expected| {
+        e.hierarchies = vec![hierarchy("", "/c"), hierarchy("name=x", "/c/x")];
+        e.inherited.push((Kind::Cgroups, Value::Nothing));
+    };
+    let wants = |e: &mut Expected, pid: u32, cgroups: &[(&str, &str)]| {
+        let all = cgroups.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect();
+        let task = e.tasks.iter_mut().find(|task| task.pid == pid).expect("such a task");
+        task.attributes.get_mut(&pid).expect("its own").push((Kind::Cgroups, Value::cgroups(all)));
+    };
+    // What its parent enters before the fork a child has, too.
+    passes(|t, e| {
+        known(e);
+        enter(t, "/c/a/b/cgroup.procs", b"0");
+        wants(e, 10, &[("", "/a/b")]);
+        wants(e, 11, &[("", "/a/b")]);
+    });
+    check(
+        |t, e| {
+            known(e);
+            enter(t, "/c/x/a/cgroup.procs", b"0");
+            wants(e, 10, &[("", "/x/a")]);
+        },
+        "task 10: cgroups is name=x:/a at the end, the images say :/x/a",
+    );
+    check(
+        |_, e| {
+            known(e);
+            wants(e, 11, &[("", "/a")]);
+        },
+        "task 11: cgroups is the caller's at the end, the images say :/a",
+    );
+    // The caller's own is no other.
+    passes(|t, e| {
+        known(e);
+        enter(t, "/c/a/cgroup.procs", b"0");
+        enter(t, "/c/own/cgroup.procs", b"0");
+        wants(e, 10, &[]);
+    });
+    check(
+        |t, e| {
+            known(e);
+            enter(t, "/c/a/cgroup.procs", b"11");
+        },
+        "another task is not modelled",
+    );
+    for path in ["/d/a/cgroup.procs", "/c/../cgroup.procs", "/c/a/cgroup.kill", "/ca/cgroup.procs"] {
+        check(
+            |t, e| {
+                known(e);
+                enter(t, path, b"0");
+            },
+            "opens",
+        );
+    }
+    // Born in another one than its forker.
+    let born = |cgroup| Effect::Fork(Birth { pid: 11, flags: 0, exit_signal: SIGCHLD, cgroup });
+    let into = move |t: &mut Tapes, path: &str| {
+        let at = t[&10].iter().position(|effect| *effect == fork(11, 0, SIGCHLD)).expect("the fork");
+        of(t, 10).splice(at..=at, [open(path, 0x21_0000), born(Some(0)), close()]);
+        of(t, 11).insert(0, close());
+    };
+    passes(|t, e| {
+        known(e);
+        into(t, "/c/a");
+        wants(e, 10, &[]);
+        wants(e, 11, &[("", "/a")]);
+    });
+    check(
+        |t, e| {
+            known(e);
+            into(t, "/c/x/a");
+        },
+        "clone3 on file /c/x/a: the kernel refuses that",
     );
 }
 

@@ -26,7 +26,7 @@ fn dup(from: Fd, to: Fd) -> Effect {
 }
 
 fn fork(pid: u32) -> Effect {
-    Effect::Fork(Birth { pid, flags: 0, exit_signal: 17 })
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: 17, cgroup: None })
 }
 
 fn channel(sock_type: u32) -> Effect {
@@ -131,7 +131,7 @@ fn verdict(change: impl FnOnce(&mut Tapes, &mut Expected)) -> Result<Certificate
     });
     let tree = LiftedTree {
         total: 4,
-        root: Birth { pid: 10, flags: 0, exit_signal: 17 },
+        root: Birth { pid: 10, flags: 0, exit_signal: 17, cgroup: None },
         tasks: tasks.collect(),
         ..LiftedTree::default()
     };
@@ -162,7 +162,7 @@ fn the_giver_may_die() {
     let change = |tapes: &mut Tapes, expected: &mut Expected| {
         tapes.insert(11, vec![open("/a", 4), send(0, &[4]), Effect::Post(0), Effect::Exit { code: 0 }]);
         let root = tapes.get_mut(&10).expect("a tape");
-        root[4] = Effect::Fork(Birth { pid: 11, flags: 0, exit_signal: 0 });
+        root[4] = Effect::Fork(Birth { pid: 11, flags: 0, exit_signal: 0, cgroup: None });
         root.insert(13, Effect::AwaitExit { pid: 11, reap: true });
         expected.tasks.remove(1);
     };
@@ -172,7 +172,7 @@ fn the_giver_may_die() {
         let effects = effects.into_iter().zip(0..).map(|(effect, record)| Lifted { record, effect });
         LiftedTask { pid, effects: effects.collect() }
     });
-    let root = Birth { pid: 10, flags: 0, exit_signal: 17 };
+    let root = Birth { pid: 10, flags: 0, exit_signal: 17, cgroup: None };
     let tree = LiftedTree { total: 3, root, tasks: tasks.collect(), ..LiftedTree::default() };
     assert_eq!(verify(&tree, &wanted).map(|certificate| certificate.helpers), Ok(1));
 }

@@ -76,7 +76,7 @@ fn read(fd: Fd, into: &[(u64, u64)], offset: u64) -> Effect {
 }
 
 fn fork(pid: u32) -> Effect {
-    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD })
+    Effect::Fork(Birth { pid, flags: 0, exit_signal: SIGCHLD, cgroup: None })
 }
 
 fn bare() -> Vec<Effect> {
@@ -222,7 +222,7 @@ fn run_with(
     let tree = LiftedTree {
         region: Region { start: BASE, rw_end: BASE + 0x8000, end: CARRIERS, window_end: WINDOW_END },
         total: 3,
-        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
+        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD, cgroup: None },
         tasks: tasks.collect(),
         ..LiftedTree::default()
     };

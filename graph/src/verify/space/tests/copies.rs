@@ -169,7 +169,7 @@ fn what_is_not_copied_into() {
 fn with_guest(t: &mut Tapes, guest: Vec<Effect>, change: impl FnOnce(&mut Vec<Effect>)) {
     let mut all = copying();
     all[5] = Effect::AwaitExit { pid: 20, reap: true };
-    all.insert(4, Effect::Fork(Birth { pid: 20, flags: CLONE_VM, exit_signal: 0 }));
+    all.insert(4, Effect::Fork(Birth { pid: 20, flags: CLONE_VM, exit_signal: 0, cgroup: None }));
     change(&mut all);
     copies(t, all);
     t.insert(20, guest);
@@ -192,7 +192,7 @@ fn guests_copy_at_the_same_time() {
     let second = |t: &mut Tapes, awaited: &[u32]| {
         with_guest(t, guest(), |all| {
             all.remove(5);
-            all.insert(5, Effect::Fork(Birth { pid: 21, flags: CLONE_VM, exit_signal: 0 }));
+            all.insert(5, Effect::Fork(Birth { pid: 21, flags: CLONE_VM, exit_signal: 0, cgroup: None }));
             let waits = awaited.iter().map(|pid| Effect::AwaitExit { pid: *pid, reap: true });
             all.splice(6..=6, waits);
         });
@@ -210,7 +210,7 @@ fn guests_copy_at_the_same_time() {
         |t, _| {
             let tape = of(t, 10);
             let at = tape.iter().position(|effect| *effect == fork(11)).expect("a fork");
-            tape[at] = Effect::Fork(Birth { pid: 11, flags: CLONE_VM, exit_signal: SIGCHLD });
+            tape[at] = Effect::Fork(Birth { pid: 11, flags: CLONE_VM, exit_signal: SIGCHLD, cgroup: None });
         },
         "clone3",
     );

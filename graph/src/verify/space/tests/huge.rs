@@ -100,7 +100,7 @@ fn run_huge(change: impl FnOnce(&mut Vec<Effect>, &mut Expected)) -> Result<Cert
     let tree = LiftedTree {
         region: Region { start: BASE, rw_end: BASE + 0x8000, end: CARRIERS, window_end: LARGE_END },
         total: 1,
-        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD },
+        root: Birth { pid: 10, flags: 0, exit_signal: SIGCHLD, cgroup: None },
         tasks: vec![LiftedTask { pid: 10, effects: effects.collect() }],
         ..LiftedTree::default()
     };
