@@ -121,7 +121,8 @@ fn tasks_in_cgroups_of_their_own() {
             base.into_iter().for_each(|base| cgroups.make(&base.join(below)));
         }
     }
-    let root = cgroups.version_2.parent().expect("the mount").to_str().expect("UTF-8").to_owned();
+    // Nobody goes into the root of version 2: CRIU would look at all that is below it, and others make and remove cgroups
+    // there.
     let places = [
         // Inherited by most, and not by all.
         format!("0:{}", cgroups.all("")),
@@ -133,8 +134,6 @@ fn tasks_in_cgroups_of_their_own() {
         // Its children are where it was.
         format!("1:+{}", cgroups.all("other")),
         "2:!".to_owned(),
-        format!("1:{root}"),
-        "2:".to_owned(),
     ];
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
     Scenario::program("cgroups", &places).run();

@@ -186,6 +186,12 @@ fn everything() -> Synthetic {
         origin: origin(Image::GhostFile(1)),
     });
     model.cgroup_sets.push(CgroupSet { id: 1, members: vec![("cpu".to_owned(), "/".to_owned())] });
+    let below = CgroupDirectory { parent: Some(0), name: "in".to_owned(), ..CgroupDirectory::default() };
+    let perms = Some(CgroupPerms { mode: 0o644, uid: 1, gid: 2 });
+    let limit = CgroupProperty { name: "cpu.shares".to_owned(), value: "512".to_owned(), perms };
+    let above = CgroupDirectory { name: "/job".to_owned(), perms, properties: vec![limit], ..CgroupDirectory::default() };
+    let directories = vec![above, below];
+    model.cgroup_hierarchies.push(CgroupHierarchy { controllers: vec!["cpu".to_owned()], directories });
     model.inventory.root_cg_set = Some(1);
     let lock =
         FileLock { flag: 1, kind: 1, pid: 2000, fd: 71, start: 0, len: 9, origin: origin(Image::Filelocks) };

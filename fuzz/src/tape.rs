@@ -105,6 +105,8 @@ pub fn read(input: &[u8]) -> Option<Input> {
         undo,
         clocks_ns,
         spent,
+        // What the launcher makes is no record: the target `plan` has it.
+        cgroups: Vec::new(),
         is_traced: false,
     };
     Some(Input { seed, tapes })
@@ -126,6 +128,7 @@ pub fn write(Input { seed, tapes }: &Input) -> Vec<u8> {
         undo,
         clocks_ns,
         spent,
+        cgroups: _,
         is_traced: _,
     } = tapes;
     let [monotonic, boottime] = clocks_ns.unwrap_or_default();

@@ -559,7 +559,7 @@ fn directories_of_cgroups() {
     check(
         |copy| write(copy, &image(vec![bad])),
         &[
-            "cgroup.img entry 0: not a cgroup_dir_entry: field reaches behind the end of its message at byte 1 of the entry",
+            "cgroup.img entry 0: malformed cgroup_dir_entry: field reaches behind the end of its message at byte 1 of the entry",
         ],
     );
 }

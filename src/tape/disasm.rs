@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::Tapes;
-use super::abi::{Check, Record, Verb};
+use super::abi::{CLONE_ARGS_CGROUP, CLONE_ARGS_FLAGS, CLONE_INTO_CGROUP, Check, Record, Verb};
 
 /// How an argument is shown.
 #[derive(Debug, Clone, Copy)]
@@ -314,9 +314,13 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
         Some(Verb::Fork) if is_guest(tapes, record.args[0]) => {
             format!("clone3({{flags=CLONE_VM, set_tid=[{}]}})", record.expect)
         }
-        Some(Verb::Fork) => {
-            format!("clone3({{exit_signal=SIGCHLD, set_tid=[{}]}})", record.expect)
-        }
+        Some(Verb::Fork) => match cgroup_of(tapes, record.args[0]) {
+            None => format!("clone3({{exit_signal=SIGCHLD, set_tid=[{}]}})", record.expect),
+            Some(fd) => format!(
+                "clone3({{flags=CLONE_INTO_CGROUP, exit_signal=SIGCHLD, set_tid=[{}], cgroup={fd}}})",
+                record.expect
+            ),
+        },
         Some(Verb::Post) => match undo_word(tapes, record.args[0]) {
             Some((what, path)) => format!("undo({what}, \"{}\")", path.escape_ascii()),
             None => format!("post({})", word(record.args[0])),
@@ -326,6 +330,16 @@ pub fn call(tapes: &Tapes, record: &Record) -> String {
         Some(Verb::Park) => "park()".to_owned(),
         None => "fail()".to_owned(),
     }
+}
+
+/// Where the directory of the cgroup is in which who is born by these `clone_args` is born; `None`: its forker's.
+fn cgroup_of(tapes: &Tapes, clone_args: u64) -> Option<u64> {
+    let word = |index: usize| {
+        let bytes = tapes.bytes(clone_args.checked_add(8 * index as u64)?, 8)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    word(CLONE_ARGS_CGROUP)
+        .filter(|_| word(CLONE_ARGS_FLAGS).is_some_and(|flags| flags & CLONE_INTO_CGROUP != 0))
 }
 
 /// Whether who is born by these `clone_args` is so in its forker's address space, and no thread.

@@ -165,7 +165,10 @@ impl Drop for MadeCgroup {
 /// Makes a cgroup below the own one, in some hierarchy in which that can be done.
 fn make_cgroup() -> MadeCgroup {
     let (mounts, own) = (file("/proc/self/mountinfo"), file("/proc/self/cgroup"));
-    for line in mounts.lines() {
+    // Version 2 first: who dumps tasks of hierarchies of version 1 meanwhile looks at all of those.
+    let mut lines: Vec<&str> = mounts.lines().collect();
+    lines.sort_by_key(|line| !line.contains(" - cgroup2 "));
+    for line in lines {
         let Some((place, kind)) = line.split_once(" - ") else { continue };
         let Some(point) = place.split(' ').nth(4) else { continue };
         let (is_second, options) = (kind.starts_with("cgroup2 "), kind.rsplit(' ').next().unwrap_or(""));
