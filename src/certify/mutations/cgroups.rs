@@ -134,8 +134,8 @@ fn cgroups_are_made_as_the_images_have_them() {
         assert!(said.contains(words), "{said}, expected: {words}");
     };
     wrong(&|tapes| drop(tapes.cgroups.remove(0)), "is made before the one that it is in");
-    for at in 1..made.len() {
-        wrong(&|tapes| drop(tapes.cgroups.remove(at)), &format!("the cgroup {} is not made", made[at]));
+    for (at, directory) in made.iter().enumerate().skip(1) {
+        wrong(&|tapes| drop(tapes.cgroups.remove(at)), &format!("the cgroup {directory} is not made"));
     }
     wrong(&|tapes| tapes.cgroups.swap(0, 2), "is made before the one that it is in");
     wrong(&|tapes| tapes.cgroups[0].perms = None, "and not as the images have it");
