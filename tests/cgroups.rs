@@ -207,11 +207,7 @@ fn modes() {
     let places = [format!("0:{}", cgroups.second("job"))];
     let Some(mut tree) = Dumped::program("cgroups", &places.each_ref().map(String::as_str)) else { return };
     let own = |tree: &mut Dumped| {
-        let script = format!(
-            "cat /proc/{}/cgroup | grep -c {}",
-            tree.root(),
-            job.display().to_string().rsplit_once("/regrow").map_or("", |(_, name)| name)
-        );
+        let script = format!("grep -c regrow-modes /proc/{}/cgroup", tree.root());
         tree.shell(&script).text.trim().to_owned()
     };
     let images = tree.images_dir();

@@ -248,7 +248,7 @@ impl<'a> Player<'a> {
         let pid = self.pid(task);
         let errno = |errno: Errno| format!("{errno:?}");
         match &node.kind {
-            OpKind::Fork { child } => {
+            OpKind::Fork { child, .. } => {
                 if self.forest.tasks[child.index()].parent != Some(task) || self.born[child.index()] {
                     return Err("not its child, or born already".to_owned());
                 }
@@ -325,7 +325,7 @@ impl<'a> Player<'a> {
         let mut forks = Vec::new();
         for item in &self.plan.programs[task.index()] {
             if let Item::Op(op) = item
-                && let OpKind::Fork { child } = self.plan.graph.op(*op).kind
+                && let OpKind::Fork { child, .. } = self.plan.graph.op(*op).kind
             {
                 forks.push(child);
             }
