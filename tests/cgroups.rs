@@ -242,7 +242,7 @@ fn modes() {
     }
 }
 
-/// A cgroup that is frozen would hold the tree; a thread cannot be in another one than its task.
+/// A cgroup that is frozen would hold the tree.
 #[test]
 fn what_is_refused() {
     let Some(mut cgroups) = Cgroups::of("refused") else { return };
