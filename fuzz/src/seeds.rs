@@ -189,7 +189,12 @@ fn everything() -> Synthetic {
     let below = CgroupDirectory { parent: Some(0), name: "in".to_owned(), ..CgroupDirectory::default() };
     let perms = Some(CgroupPerms { mode: 0o644, uid: 1, gid: 2 });
     let limit = CgroupProperty { name: "cpu.shares".to_owned(), value: "512".to_owned(), perms };
-    let above = CgroupDirectory { name: "/job".to_owned(), perms, properties: vec![limit], ..CgroupDirectory::default() };
+    let above = CgroupDirectory {
+        name: "/job".to_owned(),
+        perms,
+        properties: vec![limit],
+        ..CgroupDirectory::default()
+    };
     let directories = vec![above, below];
     model.cgroup_hierarchies.push(CgroupHierarchy { controllers: vec!["cpu".to_owned()], directories });
     model.inventory.root_cg_set = Some(1);
