@@ -18,7 +18,7 @@
 //! intent: u64  made: u64  gone: u64  kind: u64  len: u64  path…      (offsets of words; one after another)
 //! ```
 //!
-//! An entry of its own kind is the last one: the cgroups that are to be made ([`super::cgroups`]).
+//! An entry of its own kind is the last one: the cgroups that are to be made (`coordinator::cgroups`).
 //!
 //! # Sources
 //! statx(2), clock_gettime(2).
