@@ -116,7 +116,10 @@ pub fn place(forest: &Forest, family: &Family, needs: Option<Needs>) -> Result<P
         needs,
     };
     let order = forest.birth_order();
-    let at_once = if rayon::current_num_threads() > 1 { parts::at_once(&ground, &numbers) } else { None };
+    // Where not all are born, some may descend from themselves.
+    let is_tree = order.len() == forest.tasks.len();
+    let at_once =
+        if is_tree && rayon::current_num_threads() > 1 { parts::at_once(&ground, &numbers) } else { None };
     #[cfg(test)]
     if let Some(parts) = &at_once {
         assert_eq!(format!("{parts:?}"), format!("{:?}", parts::in_order(&ground, &mut numbers, &order)));
