@@ -17,6 +17,7 @@ pub enum OpKind {
     /// Fork `child`.
     Fork {
         /// Where the directory of the cgroup is that it is born in; `None`: its forker's.
+        #[serde(skip_serializing_if = "Option::is_none")]
         into: Option<Fd>,
         /// The task that is born.
         child: TaskId,
