@@ -401,7 +401,8 @@ fn timed<T>(timings: &mut Timings, stage: Stage, run: impl FnOnce() -> T) -> T {
 
 /// Loads what waits in pipes, sockets and message queues, and the values of semaphores.
 fn read_payloads(model: &Model) -> Result<Payloads, ImageError> {
-    let read = |blob: &image::Blob| image::open_blob(model, blob);
+    let blobs = image::Blobs::of(model);
+    let read = |blob: &image::Blob| blobs.read(blob);
     Ok(Payloads {
         pipes: model.pipe_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,
         fifos: model.fifo_data.iter().map(|entry| read(&entry.data)).collect::<Result<_, _>>()?,

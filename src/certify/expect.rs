@@ -19,8 +19,8 @@ use super::commit::{self, ExpectedThread};
 use super::{AlikePages, Ground, attributes, ipc, space, vdso};
 use crate::image::huge::of_memfd;
 use crate::image::{
-    Blob, Epoll, FdEntry, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Table, Task, TaskState,
-    Timerfd, UnixSocket, open_blob,
+    Blob, Blobs, Epoll, FdEntry, Fifo, Fown, Image, Model, Ofd, OfdKind, RegFile, Shm, Table, Task,
+    TaskState, Timerfd, UnixSocket,
 };
 use crate::tape::Cgroup;
 use socket::{inet_socket, socket, unix_path};
@@ -195,7 +195,8 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
     let tasks: Vec<Result<ExpectedTask, Counterexample>> = model.tasks.par_iter().map(wanted_of).collect();
     let mut tasks = tasks.into_iter().collect::<Result<Vec<ExpectedTask>, Counterexample>>()?;
     let root = tasks.first().map_or(0, |task| task.pid);
-    let read = |blob: &Blob| open_blob(model, blob).map_err(|error| unusable(root, error.to_string()));
+    let blobs = Blobs::of(model);
+    let read = |blob: &Blob| blobs.read(blob).map_err(|error| unusable(root, error.to_string()));
 
     let mut pipes = BTreeMap::new();
     for pipe in &model.pipe_data {
@@ -317,7 +318,7 @@ pub fn expected(model: &Model, ground: &Ground) -> Result<Expected, Counterexamp
         inodes,
         inherited: inherited.0.clone(),
         segments: space::segments(model),
-        ipc: ipc::expected(model, &|blob| open_blob(model, blob))
+        ipc: ipc::expected(model, &|blob| blobs.read(blob))
             .map_err(|error| unusable(root, error.to_string()))?,
         hierarchies: ground.cgroups.needed(model),
         seccomp: seccomp(model),

@@ -148,46 +148,75 @@ pub(super) fn pages(model: &Model, extents: &[Extent], rings: &[(u64, &[Extent])
     ExpectedPages { files: files.collect(), extents }
 }
 
-/// Stretches of stored pages that hold the same bytes, by the two pages images: that of the pages that are inherited,
-/// that of those that are wanted.
+/// Stretches of stored pages that hold the same bytes, in the pages images of parents and children.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlikePages {
-    /// Sorted by where they are wanted.
-    runs: BTreeMap<(PagesImage, PagesImage), Vec<AlikeRun>>,
+    /// By the image in which the bytes are once more, and there by offset; they do not overlap.
+    runs: BTreeMap<PagesImage, Vec<AlikeRun>>,
 }
 
-/// Offsets in the two images, and the length, in bytes.
+/// A stretch of an image whose bytes are elsewhere, too. Offsets and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct AlikeRun {
-    held: u64,
-    wanted: u64,
+    offset: u64,
     len: u64,
+    /// Where else: in no stretch of that image that is elsewhere, if ancestors were added before their descendants.
+    first: (PagesImage, u64),
 }
 
 impl AlikePages {
-    /// Adds what a child was found to have in common with its parent.
+    /// Adds what a child was found to have in common with its parent, whose own have been added before: what a task has
+    /// of an ancestor further up is then known, too.
     pub fn add(&mut self, runs: &[Run]) {
-        let mut changed: BTreeSet<(PagesImage, PagesImage)> = BTreeSet::new();
-        for runs in runs.chunk_by(|a, b| a.images == b.images) {
-            let Some(images) = runs.first().map(|run| run.images) else { continue };
-            let alike =
-                runs.iter().map(|run| AlikeRun { held: run.of_parent, wanted: run.of_child, len: run.len });
-            self.runs.entry(images).or_default().extend(alike);
-            changed.insert(images);
+        let mut changed: BTreeSet<PagesImage> = BTreeSet::new();
+        for run in runs {
+            let (held, wanted) = run.images;
+            let mut by = 0;
+            while by < run.len {
+                let (first, len) = self.first_of((held, run.of_parent.saturating_add(by)));
+                let len = len.min(run.len - by);
+                let offset = run.of_child.saturating_add(by);
+                self.runs.entry(wanted).or_default().push(AlikeRun { offset, len, first });
+                by += len;
+            }
+            changed.insert(wanted);
         }
-        for images in &changed {
-            if let Some(all) = self.runs.get_mut(images) {
-                all.sort_unstable_by_key(|run| run.wanted);
+        for image in &changed {
+            if let Some(all) = self.runs.get_mut(image) {
+                all.sort_unstable_by_key(|run| run.offset);
             }
         }
     }
 
+    /// Where else the bytes at a place are, and how many of them; the place itself where they are nowhere else.
+    fn first_of(&self, (image, offset): (PagesImage, u64)) -> ((PagesImage, u64), u64) {
+        let runs = self.runs.get(&image).map_or(&[][..], Vec::as_slice);
+        let behind = runs.partition_point(|run| run.offset <= offset);
+        if let Some(run) = behind.checked_sub(1).map(|at| runs[at])
+            && offset - run.offset < run.len
+        {
+            let by = offset - run.offset;
+            return ((run.first.0, run.first.1.saturating_add(by)), run.len - by);
+        }
+        // (Of a stored plan they may be in any order.)
+        ((image, offset), runs.get(behind).map_or(u64::MAX, |next| next.offset.saturating_sub(offset).max(1)))
+    }
+
+    /// Whether two stretches are known to hold the same bytes.
     fn knows(&self, held: (PagesImage, u64), wanted: (PagesImage, u64), len: u64) -> bool {
-        let Some(runs) = self.runs.get(&(held.0, wanted.0)) else { return false };
-        let behind = runs.partition_point(|run| run.wanted <= wanted.1);
-        let Some(run) = behind.checked_sub(1).map(|at| runs[at]) else { return false };
-        let by = wanted.1 - run.wanted;
-        run.held.checked_add(by) == Some(held.1) && by.checked_add(len).is_some_and(|end| end <= run.len)
+        let further = |(image, offset): (PagesImage, u64), by: u64| (image, offset.saturating_add(by));
+        let mut by = 0;
+        while by < len {
+            let (held, wanted) = (further(held, by), further(wanted, by));
+            let (of_held, there) = self.first_of(held);
+            let (of_wanted, here) = self.first_of(wanted);
+            // That a place is like itself does not say that there is anything.
+            if of_held != of_wanted || (of_held, of_wanted) == (held, wanted) {
+                return false;
+            }
+            by = by.saturating_add(there.min(here));
+        }
+        true
     }
 
     /// Compares them all in `dirs`, of which each has the pages of the one before that are not there; gives the first
@@ -200,12 +229,13 @@ impl AlikePages {
         };
         let none = AlikePages::default();
         let mut reader = Reader::of(dirs, &none);
-        for ((of_held, of_wanted), runs) in &self.runs {
-            let (held, wanted) = (path(*of_held), path(*of_wanted));
+        for (image, runs) in &self.runs {
+            let wanted = path(*image);
             for run in runs {
-                let alike = Alike { held: (&held, run.held), wanted: (&wanted, run.wanted), len: run.len };
+                let held = path(run.first.0);
+                let alike = Alike { held: (&held, run.first.1), wanted: (&wanted, run.offset), len: run.len };
                 if !reader.is_alike(&alike) {
-                    return Some(((*of_held, run.held), (*of_wanted, run.wanted)));
+                    return Some((run.first, (*image, run.offset)));
                 }
             }
         }
@@ -220,11 +250,13 @@ pub(super) struct Reader<'a> {
     dirs: &'a [Vec<u8>],
     known: &'a AlikePages,
     files: BTreeMap<Vec<u8>, File>,
+    /// What was read last.
+    buffers: [Vec<u8>; 2],
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn of(dirs: &'a [Vec<u8>], known: &'a AlikePages) -> Reader<'a> {
-        Reader { dirs, known, files: BTreeMap::new() }
+        Reader { dirs, known, files: BTreeMap::new(), buffers: Default::default() }
     }
 
     /// Whether two stretches of stored pages hold the same bytes; not so where they cannot be read.
@@ -252,11 +284,13 @@ impl<'a> Reader<'a> {
 
     fn compare(&mut self, alike: &Alike<'_>) -> io::Result<bool> {
         const CHUNK: usize = 1 << 16;
-        let (mut held, mut wanted) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let mut buffers = std::mem::take(&mut self.buffers);
+        buffers.iter_mut().for_each(|buffer| buffer.resize(CHUNK, 0));
+        let [held, wanted] = &mut buffers;
         let mut done = 0;
         while done < alike.len {
             let len = usize::try_from(alike.len - done).map_or(CHUNK, |rest| rest.min(CHUNK));
-            for (bytes, (path, from)) in [(&mut held, alike.held), (&mut wanted, alike.wanted)] {
+            for (bytes, (path, from)) in [(&mut *held, alike.held), (&mut *wanted, alike.wanted)] {
                 let at = from.checked_add(done).ok_or(io::ErrorKind::InvalidInput)?;
                 self.file(path)?.read_exact_at(&mut bytes[..len], at)?;
             }
@@ -265,6 +299,7 @@ impl<'a> Reader<'a> {
             }
             done += len as u64;
         }
+        self.buffers = buffers;
         Ok(true)
     }
 
@@ -286,6 +321,49 @@ mod tests {
 
     use super::*;
     use crate::image::read_model;
+
+    #[test]
+    fn what_descendants_have_of_an_ancestor() {
+        let image = PagesImage::own;
+        let run = |held: (u32, u64), wanted: (u32, u64), len: u64| Run {
+            at: 0,
+            len,
+            images: (image(held.0), image(wanted.0)),
+            of_parent: held.1,
+            of_child: wanted.1,
+        };
+        let mut alike = AlikePages::default();
+        // The child has all eight but one, elsewhere; the grandchild seven of the child's; its brother has one of its own,
+        // and another that they have in common.
+        alike.add(&[run((1, 0), (2, 100), 5), run((1, 6), (2, 106), 2)]);
+        alike.add(&[run((2, 100), (3, 200), 7)]);
+        alike.add(&[run((2, 102), (4, 300), 2), run((3, 209), (4, 305), 1)]);
+        let knows = |held: (u32, u64), wanted: (u32, u64), len: u64| {
+            alike.knows((image(held.0), held.1), (image(wanted.0), wanted.1), len)
+        };
+        assert!(knows((1, 0), (2, 100), 5) && knows((1, 6), (2, 106), 2));
+        assert!(knows((1, 0), (3, 200), 5) && knows((1, 1), (3, 201), 3) && knows((1, 6), (3, 206), 1));
+        assert!(knows((2, 100), (3, 200), 7), "that all of it is the grandparent's is not needed");
+        assert!(
+            knows((1, 2), (4, 300), 2) && knows((3, 202), (4, 300), 2),
+            "nor that one comes from the other"
+        );
+        assert!(knows((3, 209), (4, 305), 1));
+        for (held, wanted, len) in [
+            ((1, 0), (2, 100), 6),
+            ((1, 5), (3, 205), 1),
+            ((1, 0), (3, 200), 6),
+            ((1, 1), (3, 200), 1),
+            ((1, 0), (2, 106), 1),
+            ((2, 100), (3, 200), 8),
+            ((3, 200), (4, 300), 1),
+            ((1, 0), (1, 0), 1),
+            ((5, 0), (6, 0), 1),
+        ] {
+            assert!(!knows(held, wanted, len), "{held:?}, {wanted:?}, {len}");
+        }
+        assert!(!knows((1, u64::MAX), (2, u64::MAX), u64::MAX));
+    }
 
     #[test]
     fn bytes_of_stored_pages() {

@@ -20,6 +20,7 @@
 //! mapped file that shrinks raises SIGBUS on the next access, and one that is overwritten shows
 //! the new bytes. Every size is checked against the length that the file had when it was opened.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -188,22 +189,51 @@ pub fn map_image(model: &Model, image: PagesImage) -> Result<Mmap, ImageError> {
 /// # Errors
 /// [`ImageError::Io`], or [`ImageError::Truncated`] where the file has become shorter.
 pub fn open_blob(model: &Model, blob: &Blob) -> Result<Vec<u8>, ImageError> {
-    let name = blob.image.to_string();
-    let io = |source| ImageError::Io { file: name.clone(), source };
-    let (file, len) = open(&model.path(blob.image)).map_err(io)?;
-    let had = len.saturating_sub(blob.offset_bytes);
-    let size = usize::try_from(blob.len_bytes).ok().filter(|_| blob.len_bytes <= had);
-    let Some(size) = size else {
-        return Err(ImageError::Truncated {
-            file: name,
+    Blobs::of(model).read(blob)
+}
+
+/// Reads blobs of the images that a model was read from. Those that follow each other in one image, as what waits in a
+/// thousand pipes does, cost one opening of it.
+#[derive(Debug)]
+pub struct Blobs<'a> {
+    model: &'a Model,
+    /// The image that was read last, and its length in bytes.
+    open: RefCell<Option<(Image, File, u64)>>,
+}
+
+impl<'a> Blobs<'a> {
+    /// Of the images of a model.
+    pub fn of(model: &'a Model) -> Blobs<'a> {
+        Blobs { model, open: RefCell::new(None) }
+    }
+
+    /// The bytes of a blob.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], or [`ImageError::Truncated`] where the file has become shorter.
+    pub fn read(&self, blob: &Blob) -> Result<Vec<u8>, ImageError> {
+        let io = |source| ImageError::Io { file: blob.image.to_string(), source };
+        let mut open = self.open.borrow_mut();
+        let (image, file, len) = match open.take().filter(|(image, ..)| *image == blob.image) {
+            Some(open) => open,
+            None => {
+                let (file, len) = self::open(&self.model.path(blob.image)).map_err(io)?;
+                (blob.image, file, len)
+            }
+        };
+        let (_, file, len) = open.insert((image, file, len));
+        let had = len.saturating_sub(blob.offset_bytes);
+        let size = usize::try_from(blob.len_bytes).ok().filter(|_| blob.len_bytes <= had);
+        let size = size.ok_or_else(|| ImageError::Truncated {
+            file: blob.image.to_string(),
             offset: blob.offset_bytes,
             wanted: blob.len_bytes,
             had,
-        });
-    };
-    let mut bytes = vec![0; size];
-    file.read_exact_at(&mut bytes, blob.offset_bytes).map_err(io)?;
-    Ok(bytes)
+        })?;
+        let mut bytes = vec![0; size];
+        file.read_exact_at(&mut bytes, blob.offset_bytes).map_err(io)?;
+        Ok(bytes)
+    }
 }
 
 /// One entry: a protobuf message, not yet decoded.

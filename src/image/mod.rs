@@ -66,7 +66,7 @@ mod tests;
 
 pub use arrange::arrange;
 pub use error::{ImageError, ReadErrors};
-pub use file::{map_image, open_blob};
+pub use file::{Blobs, map_image, open_blob};
 pub use model::*;
 pub use read::{highest_pid, parents, read_model};
 pub(crate) use task::PID_MAX;

@@ -22,7 +22,7 @@ use object::{LittleEndian, SymbolIndex};
 
 use super::alike::Alike;
 use super::error::ImageError;
-use super::file::open_blob;
+use super::file::Blobs;
 use super::model::{Alive, Blob, Image, Model, Vma, VmaKind};
 use super::ranges::within;
 
@@ -166,11 +166,12 @@ fn read_range(model: &Model, alive: &Alive, start: u64, bytes: &mut [u8]) -> Res
     let extents = &alive.mm.pages.extents;
     let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= start);
     let mut found = 0;
+    let blobs = Blobs::of(model);
     // An extent may reach into the mappings before and behind.
     for part in extents[first..].iter().map_while(|extent| extent.within(start, end)) {
         let len_bytes = part.len_pages * PAGE;
         let image = Image::Pages(part.image);
-        let read = open_blob(model, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
+        let read = blobs.read(&Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
         let at = (part.start - start) as usize;
         bytes[at..at + read.len()].copy_from_slice(&read);
         found += len_bytes;
@@ -188,10 +189,11 @@ fn stored_runs(
     let extents = &alive.mm.pages.extents;
     let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= start);
     let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    let blobs = Blobs::of(model);
     for part in extents[first..].iter().map_while(|extent| extent.within(start, end)) {
         let image = Image::Pages(part.image);
         let len_bytes = part.len_pages * PAGE;
-        let read = open_blob(model, &Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
+        let read = blobs.read(&Blob { image, offset_bytes: part.offset_bytes, len_bytes })?;
         match runs.last_mut() {
             Some((at, bytes)) if *at + bytes.len() as u64 == part.start => bytes.extend_from_slice(&read),
             _ => runs.push((part.start, read)),

@@ -26,8 +26,8 @@ pub const MAGIC: [u8; 8] = *b"regrowpl";
 /// Of the format as it is written. Version 1 had no `--policy`, and no pages that are alike; version 2 did not say
 /// which tasks leave by themselves; in version 3 all pages of a task were in one image, and none were
 /// huge; version 4 had no rings of asynchronous I/O, version 5 no IPC namespaces, version 6 no System V segments of huge pages,
-/// version 7 no cgroups.
-pub const VERSION: u32 = 8;
+/// version 7 no cgroups; version 8 knew of pages that are alike only what a child has of its parent.
+pub const VERSION: u32 = 9;
 /// `EM_X86_64` (elf.h).
 const ARCHITECTURE: u32 = 62;
 const FIXED: usize = 24;

@@ -100,15 +100,17 @@ impl Record {
 
     /// The record in the first 64 bytes of `bytes`, if there are as many.
     pub fn from_bytes(bytes: &[u8]) -> Option<Record> {
-        let bytes: &[u8; size_of::<Record>()] = bytes.get(..size_of::<Record>())?.try_into().ok()?;
-        let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+        // Whole words: taken byte by byte they cost a tenth of what a lifted record does.
+        let (words, _) = bytes.as_chunks::<8>();
+        let [head, args @ .., expect] = words.first_chunk::<{ size_of::<Record>() / 8 }>()?;
+        let [verb, check, nr @ .., a, b, c, d] = *head;
         Some(Record {
-            verb: bytes[0],
-            check: bytes[1],
-            nr: u16::from_ne_bytes([bytes[2], bytes[3]]),
-            op: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
-            args: std::array::from_fn(|i| word(8 + 8 * i)),
-            expect: word(56),
+            verb,
+            check,
+            nr: u16::from_ne_bytes(nr),
+            op: u32::from_ne_bytes([a, b, c, d]),
+            args: args.map(u64::from_ne_bytes),
+            expect: u64::from_ne_bytes(*expect),
         })
     }
 }

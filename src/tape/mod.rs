@@ -198,11 +198,18 @@ impl Tapes {
 
     /// All records of a task, with their addresses, up to one that is not in the region.
     pub fn records(&self, task: &TaskTape) -> impl Iterator<Item = (u64, Record)> + '_ {
-        let tape = task.tape;
-        (0..u64::from(task.records)).map_while(move |index| {
-            let address = tape.checked_add(index * size_of::<Record>() as u64)?;
+        const SIZE: u64 = size_of::<Record>() as u64;
+        let (tape, count) = (task.tape, u64::from(task.records));
+        // Nearly always all are in one part; others are looked up one by one.
+        let together = self.bytes(tape, count * SIZE);
+        let apart = if together.is_some() { 0 } else { count };
+        let address = move |index: u64| tape.checked_add(index * SIZE);
+        let together = together.unwrap_or(&[]).chunks_exact(SIZE as usize).filter_map(Record::from_bytes);
+        let together = (0..).map_while(address).zip(together);
+        together.chain((0..apart).map_while(move |index| {
+            let address = address(index)?;
             Some((address, self.record(address)?))
-        })
+        }))
     }
 
     /// Whether any record is this system call.
