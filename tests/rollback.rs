@@ -349,6 +349,48 @@ fn interrupted_from_the_terminal() {
     interrupt(WIDE.0, WIDE.1, "group", libc::SIGINT, &[], 25);
 }
 
+/// Until the root has left the process group that regrow was started in, signals for the group are for the root,
+/// too, and would be delivered when it is let go. They count however long the launcher needs to see them.
+fn signalled_at_birth(options: &[&str]) {
+    let Some(mut tree) = Dumped::program(WIDE.0, WIDE.1) else { return };
+    let (helper, images, work) = (tree.helper("interrupt"), tree.images_dir(), tree.work_dir());
+    let (images, work) = (images.to_str().expect("UTF-8"), work.to_str().expect("UTF-8"));
+    let root = tree.root();
+    for (signal, says) in [
+        (libc::SIGINT, "interrupted by signal 2".to_owned()),
+        (libc::SIGTERM, "interrupted by signal 15".to_owned()),
+        (libc::SIGTSTP, format!("task {root}: signal 20 ")),
+        (libc::SIGUSR1, format!("task {root}: signal 10 ")),
+    ] {
+        let number = signal.to_string();
+        let mut argv = vec![helper.as_str(), "born", &number, "0", env!("CARGO_BIN_EXE_regrow"), "restore"];
+        argv.extend(["-D", images, "-W", work, "-d", "-o", "born.log", "--pidfile", "pid"]);
+        argv.extend_from_slice(options);
+        let ended = tree.run(&argv);
+        let what = format!("signal {signal} at birth {options:?}: {:?}: {}", ended.code, ended.text);
+        if tree.settle() {
+            tree.check_restored(&what);
+            panic!("{what}: it should have been rolled back");
+        }
+        assert_eq!(ended.code, Some(1), "{what}");
+        assert!(ended.text.contains(&says), "{what}");
+        tree.check_nothing_left(&what);
+    }
+    let restored = tree.restore(&["-o", "after.log", "--pidfile", "pid"]);
+    assert_eq!(restored.code, Some(0), "{}", restored.text);
+    tree.check_restored("after signals at birth");
+}
+
+#[test]
+fn signals_at_the_birth_of_the_root() {
+    signalled_at_birth(&[]);
+}
+
+#[test]
+fn signals_at_the_birth_of_a_sibling() {
+    signalled_at_birth(&["-S"]);
+}
+
 /// Tasks wait for more than a second, with nobody at work who could let them go on, and stay.
 #[test]
 fn stopped_for_a_while_it_still_restores() {

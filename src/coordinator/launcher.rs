@@ -22,6 +22,7 @@ use super::channel::{Channel, Order, Reply};
 use super::clocks;
 use super::rollback;
 use super::seam::{Seam, Step};
+use super::signals;
 use super::undo::Remains;
 use crate::sys::process::{Birth, clone_root, unregister_rseq};
 use crate::sys::region::{InPlace, Place, Shared, map_in_place};
@@ -54,16 +55,14 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
         cgroups: Made::default(),
     };
     let _ = nix::sys::prctl::set_child_subreaper(true);
-    let watched: SigSet = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]
-        .into_iter()
-        .collect();
+    let watched: SigSet = signals::ENDING.into_iter().chain([Signal::SIGCHLD]).collect();
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-    let Ok(signals) = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
+    let Ok(taken) = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
         return launcher.give_up();
     };
     loop {
         let mut fds =
-            [PollFd::new(channel.fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            [PollFd::new(channel.fd(), PollFlags::POLLIN), PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return launcher.give_up(),
@@ -87,7 +86,7 @@ pub fn launch(channel: &Channel, coordinator: Pid) -> End {
             }
             continue;
         }
-        while let Ok(Some(info)) = signals.read_signal() {
+        while let Ok(Some(info)) = taken.read_signal() {
             match info.ssi_signo as i32 {
                 libc::SIGCHLD => launcher.look_at_children(),
                 // The coordinator ends, and with it we do.

@@ -13,6 +13,7 @@
 //! | [`channel`] | what the two say to each other |
 //! | [`supervise`] | waits until all have arrived, or something fails |
 //! | [`trace`] | notes how long everything took, where somebody asks |
+//! | `signals` | looks for signals that have reached the tree before it was one |
 //! | [`undo`] | takes away files that killed tasks have left |
 //! | `spent` | takes away names that the tree needs no more |
 //! | `cgroups` | makes the cgroups that are missing, and takes them away again |
@@ -30,6 +31,7 @@ pub mod commit;
 pub mod launcher;
 mod rollback;
 pub mod seam;
+mod signals;
 mod spent;
 pub mod supervise;
 pub mod trace;
@@ -83,6 +85,14 @@ pub enum RunError {
     /// The launcher was told to stop.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
+    /// A signal for the process group that we were started in has reached a task, whose it is not.
+    #[error("task {pid}: signal {signal} has come while it was being restored")]
+    Signalled {
+        /// The task.
+        pid: u32,
+        /// The signal's number.
+        signal: i32,
+    },
     /// ptrace failed.
     #[error("task {pid}: {what}: {errno}")]
     Ptrace {
@@ -271,6 +281,7 @@ fn watch_and_commit(
     }
     supervise::until(run.tapes, channel, shared, crate::tape::abi::wake::ARRIVED)?;
     run.enter("barrier");
+    signals::check(run.tapes)?;
     let play_ns = start.elapsed().as_nanos() as u64;
     let barrier = std::time::Instant::now();
     let pidfile = run.pidfile.as_deref();

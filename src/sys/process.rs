@@ -1,4 +1,4 @@
-//! Birth of the root task, and what the launcher must shed before it.
+//! Birth of the root task, what the launcher must shed before it, and which signals have come.
 
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid};
@@ -16,6 +16,14 @@ pub fn fork() -> Result<Option<Pid>, Errno> {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => Ok(None),
     }
+}
+
+/// The signals that are pending for the calling thread, or for the whole process (sigpending(2)): bit 0 is signal 1.
+pub fn pending_signals() -> u64 {
+    let mut mask = 0u64;
+    // SAFETY: the kernel writes the eight bytes that it is told of, and there is nothing else that it could fail at.
+    unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut mask, size_of::<u64>()) };
+    mask
 }
 
 /// unshare(2) of the time namespace: children are born in a new one.
