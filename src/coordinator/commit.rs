@@ -95,6 +95,9 @@ pub fn commit(
         set(run, task)?;
     }
     before_release()?;
+    // Behind this line in the log, and before that of the success, is what nothing guards against the death of all of us
+    // (docs/decisions/0015).
+    tracing::debug!("sparing the tasks");
     // All of them are in a ptrace-stop, and each would go on as it should if it were let go. Up to here
     // our death kills them; once the last of them is spared, it lets them go.
     for (thread, pid) in all() {
@@ -108,6 +111,7 @@ pub fn commit(
         }
     }
     shared.committed().store(1, Ordering::SeqCst);
+    tracing::debug!("committed");
     for (thread, pid) in all() {
         // From here on the tree lives: a thread that is gone now was killed by somebody else, and the
         // others must be let go all the same. One that could not be let go is when we end.

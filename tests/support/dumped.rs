@@ -32,8 +32,8 @@ pub(crate) struct Dumped {
     runs: u32,
 }
 
-/// Much longer than a rollback takes; what is left after it is left for good.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
+/// Much longer than a rollback takes, also on a busy machine; what is left after it is left for good.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A directory's files: length and hash of each.
 type Content = BTreeMap<String, (u64, u64)>;
@@ -336,32 +336,13 @@ impl Dumped {
         }
     }
 
-    /// Waits until regrow has ended, if it has not, and the tree either lives or is gone. Says whether the
-    /// tree lives; that all of it does is for the caller to check.
+    /// Waits until regrow has ended, if it has not, and the tree either lives or is gone. Says whether any
+    /// of it lives; that all of it does is for the caller to check.
     pub(crate) fn settle(&mut self) -> bool {
-        let start = std::time::Instant::now();
-        loop {
-            // A task that regrow has not let go yet still has the tapes mapped; one that is being killed has a
-            // SIGKILL pending (so may a zombie).
-            let script = "cd /proc; for p in [0-9]*; do case $p in 1|$$) continue;; esac; \
-                [ \"$(cat $p/comm)\" = regrow ] && echo $p regrow; grep -l memfd:regrow $p/maps; \
-                grep -q '^State:.Z' $p/status || grep -l '^S..Pnd:.*[13579bdf]..$' $p/status; done 2>/dev/null";
-            let unsettled = self.run(&["bash", "-c", script]).text;
-            if unsettled.is_empty() {
-                break;
-            }
-            assert!(start.elapsed() < SETTLED, "neither restored nor rolled back:\n{unsettled}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        // Whoever has taken its SIGKILL is there for a moment still.
-        for _ in 0..50 {
-            let living = self.living();
-            if living.is_empty() || living == self.pids {
-                return !living.is_empty();
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        true
+        let request = json!({ "op": "settle", "timeout_ms": SETTLED.as_millis() as u64 });
+        let answer = self.namespace.ask(request, STEP).expect("settle");
+        assert_eq!(answer["unsettled"], json!([]), "neither restored nor rolled back");
+        !self.living().is_empty()
     }
 
     /// What `/proc` says of tasks, for a message.
@@ -376,7 +357,9 @@ impl Dumped {
     /// that the tree can be restored again.
     #[track_caller]
     pub(crate) fn check_restored(&mut self, what: &str) {
-        assert_eq!(self.living(), self.pids, "{what}: the tasks");
+        let living = self.living();
+        let described = if living == self.pids { String::new() } else { self.describe(&living) };
+        assert_eq!(living, self.pids, "{what}: the tasks:\n{described}");
         fs::write(self.state_dir().join("go"), "").expect("go");
         let status = self.namespace.wait(self.root, STEP).expect("the root ends");
         self.check_result(what);
@@ -399,6 +382,17 @@ impl Dumped {
             }
         }
         let _ = fs::remove_file(self.work_dir().join("pid"));
+    }
+
+    /// Ends a part of a tree that has been left.
+    #[track_caller]
+    pub(crate) fn end_rest(&mut self, what: &str) {
+        for pid in self.living() {
+            // It may have been buried with its parent.
+            self.run(&["kill", "-KILL", &pid.to_string()]);
+        }
+        let _ = fs::remove_file(self.work_dir().join("pid"));
+        self.check_nothing_left(what);
     }
 
     /// The text of a file in the work directory; empty if there is none.

@@ -30,6 +30,7 @@
 
 pub mod area;
 pub mod attributes;
+pub mod settled;
 pub mod ward;
 
 use std::ffi::CString;

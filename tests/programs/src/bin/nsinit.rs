@@ -8,6 +8,7 @@
 //! | `{"op":"gone","pids":[..],"timeout_ms":N}` | `{"left":[..]}`: those that still exist |
 //! | `{"op":"last_pid","pid":P}` | `{}`: the next task gets the pid after `P` |
 //! | `{"op":"pids"}` | `{"pids":[..]}`: all tasks but this one |
+//! | `{"op":"settle","timeout_ms":N}` | `{"unsettled":[..]}`: tasks that have not come to rest, and why |
 //!
 //! A failure is `{"error":TEXT}`; `S` is the raw wait status. A detached program gets a session of its
 //! own; all get `/dev/null` as stdin and append stdout and stderr to `output`. Without stdin this task
@@ -28,6 +29,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, fork, setsid};
+use regrow_test_programs::settled::Settled;
 use serde_json::{Value, json};
 
 type Error = Box<dyn std::error::Error>;
@@ -122,6 +124,17 @@ impl Init {
                     .collect();
                 pids.sort_unstable();
                 Ok(json!({ "pids": pids }))
+            }
+            Some("settle") => {
+                let mut settled = Settled::default();
+                loop {
+                    self.reap();
+                    let unsettled = settled.unsettled();
+                    if unsettled.is_empty() || Instant::now() > deadline {
+                        return Ok(json!({ "unsettled": unsettled }));
+                    }
+                    std::thread::sleep(TICK);
+                }
             }
             _ => Err("no such request".into()),
         }
