@@ -307,8 +307,8 @@ fn interrupt(program: &str, arguments: &[&str], whom: &str, signal: i32, options
         }
     }
     support::say(&format!(
-        "{program}, signal {signal} to the {whom}: {restored} restored, {rolled_back} rolled back, {open} of which \
-         nothing is promised"
+        "{program}, signal {signal} to the {whom}: {restored} restored, {rolled_back} rolled back, {open} \
+         where nothing is promised"
     ));
     assert!(open <= 1, "both died within a few microseconds, more than once");
     assert!(rolled_back > 0, "no signal came in time");
