@@ -19,6 +19,10 @@ use crate::tape::Tapes;
 /// Signals that ask regrow to end.
 pub(super) const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
+/// Signals that change nothing of who does not ask for them (signal(7): ignored, or continues), and only say that there is
+/// something to look at, or to go on with, of who does: a window that is resized meanwhile is no reason to give up.
+const HARMLESS: [i32; 4] = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+
 /// Looks whether we were asked to end, or a task has a signal pending that was sent to our process group. For
 /// when all tasks are where they belong, and before any of them gets a signal that it had (the tails).
 ///
@@ -26,8 +30,9 @@ pub(super) const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal:
 /// [`RunError::Interrupted`], or [`RunError::Signalled`] where the signal asks nothing of us: it is not meant for the
 /// task, which would get it.
 pub(super) fn check(tapes: &Tapes) -> Result<(), RunError> {
-    // Its own children and those that it traces tell the coordinator by SIGCHLD.
-    let sent = pending_signals() & !bit(libc::SIGCHLD);
+    // (Its own children and those that it traces tell the coordinator by SIGCHLD, too.)
+    let harmless = HARMLESS.into_iter().map(bit).fold(0, |mask, bit| mask | bit);
+    let sent = pending_signals() & !harmless;
     if sent == 0 {
         return Ok(());
     }
