@@ -77,6 +77,24 @@ impl Cgroups {
         all.into_iter().flatten().map(join).collect::<Vec<_>>().join(",")
     }
 
+    /// Those that this process is in, of the same hierarchies.
+    fn callers(&self) -> String {
+        let own = fs::read_to_string("/proc/self/cgroup").expect("/proc is mounted");
+        let of = |controller: &str, directory: &PathBuf| {
+            // proc(5): number, controllers and path, with colons between.
+            let mut lines = own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+            let (_, path) = lines.find(|(names, _)| names.split(',').any(|name| name == controller))?;
+            let at = directory.parent()?.join(path.trim_start_matches('/'));
+            Some(at.to_str()?.trim_end_matches('/').to_owned())
+        };
+        let all = [
+            of("", &self.version_2),
+            self.controller.as_ref().and_then(|directory| of("pids", directory)),
+            self.named.as_ref().and_then(|directory| of("name=systemd", directory)),
+        ];
+        all.into_iter().flatten().collect::<Vec<_>>().join(",")
+    }
+
     /// Removes what is there, as if the machine were another one.
     fn forget(&self) {
         for directory in self.made.iter().rev() {
@@ -138,6 +156,25 @@ fn tasks_in_cgroups_of_their_own() {
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
     Scenario::program("cgroups", &places).run();
     Scenario::program("cgroups", &places).by_plan().by_lowest_pid().rounds(1).run();
+}
+
+/// A parent has moved before it forked, and its child is where the caller is: in all hierarchies, or in some.
+#[test]
+fn children_where_the_caller_is() {
+    let Some(mut cgroups) = Cgroups::of("back") else { return };
+    cgroups.make(&cgroups.version_2.join("job"));
+    let callers = cgroups.callers();
+    let places = [
+        format!("0:{}", cgroups.all("")),
+        format!("1:{callers}"),
+        // Its child is born there and goes on.
+        format!("2:{}", cgroups.second("job")),
+        format!("1:{}", callers.rsplit(',').next().unwrap_or_default()),
+        "2:".to_owned(),
+    ];
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    // "No set 1 found": it stores no directories of the caller's set, and then looks for them.
+    Scenario::program("cgroups", &places).criu_cannot("it looks in vain for the caller's set").run();
 }
 
 /// On a machine where they are not there, they are made with what they said; and nothing of it stays if the restore

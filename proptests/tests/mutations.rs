@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, TestCaseResult, TestRunner};
-use regrow::certify;
+use regrow::certify::{self, Demands};
 use regrow::resolve::policy::Policy;
 use regrow::synth::Forest;
 use regrow_graph::cost::CostModel;
@@ -54,6 +54,11 @@ fn for_plans(
     }
 }
 
+/// What the images of a plan demand: the same of all its mutants.
+fn demands_of(planned: &Planned) -> Result<Demands, TestCaseError> {
+    Demands::of(&planned.model, &planned.ground).map_err(|error| TestCaseError::fail(error.to_string()))
+}
+
 const CASES: u32 = 300;
 const MESSAGE_CASES: u32 = 60;
 
@@ -95,10 +100,11 @@ fn wrong_messages_lose_the_certificate() {
         }
         plans[(seed & 1) as usize] += 1;
         spoiled.is_equivalent(&planned.tapes).map_err(TestCaseError::fail)?;
+        let demands = demands_of(planned)?;
         for kind in MessageKind::ALL {
             let Some(mutant) = spoiled.message_mutant(kind, seed) else { continue };
             let count = made.entry(kind).or_default();
-            match certify::certify(&planned.model, &mutant.tapes, &planned.ground, None) {
+            match certify::check(&demands, &mutant.tapes, None) {
                 Err(_) => count.refused += 1,
                 Ok(_) => {
                     let same = spoiled.is_equivalent(&mutant.tapes);
@@ -129,10 +135,11 @@ fn every_mutation_loses_the_certificate() {
         |dir, _| plan(dir),
         |forest, planned, seed| {
             let spoiled = Plan::new(forest, &planned.tapes).map_err(TestCaseError::fail)?;
+            let demands = demands_of(planned)?;
             for kind in Kind::ALL {
                 let Some(mutant) = spoiled.mutant(kind, seed) else { continue };
                 *made.entry(kind).or_default() += 1;
-                let certified = certify::certify(&planned.model, &mutant.tapes, &planned.ground, None);
+                let certified = certify::check(&demands, &mutant.tapes, None);
                 prop_assert!(certified.is_err(), "{}", mutant.what);
             }
             Ok(())

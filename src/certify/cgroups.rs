@@ -4,7 +4,7 @@
 //! `/` itself, is to end with `:/a/b`, and /sys/fs/cgroup/a and /sys/fs/cgroup/a/b are made where they are missing. A task
 //! that was where the dumping CRIU was is to end where the caller is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regrow_graph::verify::{Counterexample, Expected, ExpectedHierarchy, Value, Wrong};
 
@@ -115,39 +115,40 @@ impl CgroupGround {
     ) -> Result<Vec<Cgroup>, String> {
         // By directory; the bytes of what is above come before those of what is below.
         let mut made: BTreeMap<Vec<u8>, Cgroup> = BTreeMap::new();
-        let mut wanted: Vec<(&ExpectedHierarchy, &str)> = Vec::new();
+        let mut wanted: BTreeMap<&str, (&ExpectedHierarchy, BTreeSet<&str>)> = BTreeMap::new();
         for end in ends {
             let Value::Cgroups(places) = end else { continue };
             for (name, path) in places.iter().filter(|(_, path)| *path != "/") {
                 let hierarchy = self.hierarchies.iter().find(|hierarchy| hierarchy.name == *name);
                 let hierarchy = hierarchy.ok_or_else(|| format!("{name} is not here"))?;
-                if !wanted.contains(&(hierarchy, path)) {
-                    wanted.push((hierarchy, path));
+                // Behind it many cgroups could be, each in the one before.
+                if path.len() >= libc::PATH_MAX as usize {
+                    return Err(format!("the path of a cgroup of {name} is longer than any can be"));
                 }
+                wanted.entry(name).or_insert_with(|| (hierarchy, BTreeSet::new())).1.insert(path);
             }
         }
         if !self.makes || wanted.is_empty() {
             return Ok(Vec::new());
         }
-        for (hierarchy, path) in &wanted {
-            let mut at = String::new();
-            for name in path.split('/').skip(1) {
-                at = format!("{at}/{name}");
-                if let Some(directory) = directory_of(hierarchy, &at) {
+        for (hierarchy, ends) in wanted.values() {
+            for path in ends.iter().flat_map(|end| lineage(end)) {
+                if let Some(directory) = directory_of(hierarchy, path) {
                     let bare = Cgroup { directory: directory.clone(), perms: None, files: Vec::new() };
                     made.insert(directory, bare);
                 }
             }
         }
-        for stored in &model.cgroup_hierarchies {
-            let names: Vec<&str> = stored.controllers.iter().map(String::as_str).collect();
-            for (directory, path) in stored.directories.iter().zip(stored.paths()) {
-                for (hierarchy, end) in &wanted {
-                    let own: Vec<&str> = hierarchy.name.split(',').collect();
-                    let is_it = !names.is_empty() && names.iter().all(|name| own.contains(name));
-                    let is_near = format!("{path}/").starts_with(&format!("{end}/"))
-                        || format!("{end}/").starts_with(&format!("{path}/"));
-                    let Some(place) = directory_of(hierarchy, &path).filter(|_| is_it && is_near) else {
+        for (hierarchy, ends) in wanted.values() {
+            let own: Vec<&str> = hierarchy.name.split(',').collect();
+            let leads: BTreeSet<&str> = ends.iter().flat_map(|end| lineage(end)).collect();
+            let is_it =
+                |names: &[String]| !names.is_empty() && names.iter().all(|name| own.contains(&name.as_str()));
+            for stored in model.cgroup_hierarchies.iter().filter(|stored| is_it(&stored.controllers)) {
+                for (directory, path) in stored.directories.iter().zip(stored.paths()) {
+                    let Some(path) = path else { continue };
+                    let is_near = leads.contains(path.as_str()) || lineage(&path).any(|at| ends.contains(at));
+                    let Some(place) = directory_of(hierarchy, &path).filter(|_| is_near) else {
                         continue;
                     };
                     let perms = |perms: Option<crate::image::CgroupPerms>| {
@@ -173,6 +174,12 @@ impl CgroupGround {
         }
         Ok(made.into_values().collect())
     }
+}
+
+/// The cgroups that lead to one, from the first below the root on, and the one itself.
+fn lineage(path: &str) -> impl Iterator<Item = &str> {
+    let behind = path.char_indices().skip(1).filter(|(_, letter)| *letter == '/').map(|(at, _)| at);
+    behind.chain(std::iter::once(path.len())).map(|end| &path[..end])
 }
 
 /// The directory of a cgroup, which is not the root of what can be seen: that is there.

@@ -64,7 +64,7 @@ impl Hierarchy {
 
 /// Whether a path of the images can be one of a cgroup: absolute, without steps that lead elsewhere.
 pub fn is_cgroup_path(path: &str) -> bool {
-    const PATH_MAX: usize = 4096;
+    const PATH_MAX: usize = libc::PATH_MAX as usize;
     path == "/"
         || path.len() < PATH_MAX
             && !path.contains('\0')

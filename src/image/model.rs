@@ -1273,16 +1273,17 @@ pub struct CgroupPerms {
 }
 
 impl CgroupHierarchy {
-    /// The path of each directory, from the root of the hierarchy on.
-    pub fn paths(&self) -> Vec<String> {
-        let mut paths: Vec<String> = Vec::with_capacity(self.directories.len());
+    /// The path of each directory, from the root of the hierarchy on; `None`: it is longer than any path can be, so it was
+    /// in no hierarchy. (Otherwise directories in one another would take the square of their number.)
+    pub fn paths(&self) -> Vec<Option<String>> {
+        let mut paths: Vec<Option<String>> = Vec::with_capacity(self.directories.len());
         for directory in &self.directories {
-            let above = directory.parent.and_then(|parent| paths.get(parent as usize));
-            let path = match above.map(|above| above.trim_end_matches('/')) {
-                Some(above) => format!("{above}/{}", directory.name.trim_start_matches('/')),
-                None => format!("/{}", directory.name.trim_start_matches('/')),
+            let name = directory.name.trim_start_matches('/');
+            let path = match directory.parent.and_then(|parent| paths.get(parent as usize)) {
+                Some(above) => above.as_ref().map(|above| format!("{}/{name}", above.trim_end_matches('/'))),
+                None => Some(format!("/{name}")),
             };
-            paths.push(path);
+            paths.push(path.filter(|path| path.len() < libc::PATH_MAX as usize));
         }
         paths
     }

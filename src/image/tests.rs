@@ -540,7 +540,8 @@ fn directories_of_cgroups() {
     let model = copy.read().unwrap();
     let [hierarchy] = &model.cgroup_hierarchies[..] else { panic!("one hierarchy") };
     assert_eq!(hierarchy.controllers, ["cpu", "cpuacct"]);
-    assert_eq!(hierarchy.paths(), ["/a", "/a/b", "/a/b/c", "/a/d", "/", "/e"]);
+    let paths = ["/a", "/a/b", "/a/b/c", "/a/d", "/", "/e"];
+    assert_eq!(hierarchy.paths(), paths.map(|path| Some(path.to_owned())));
     let file = &hierarchy.directories[2].properties[0];
     assert_eq!((file.name.as_str(), file.value.as_str()), ("pids.max", "7"));
     assert_eq!(file.perms, Some(CgroupPerms { mode: 0o100_644, uid: 1, gid: 2 }));
@@ -548,6 +549,18 @@ fn directories_of_cgroups() {
     let written = tempfile::tempdir().unwrap();
     write_model(&model, &model, written.path()).unwrap();
     assert_eq!(read_model(written.path()).unwrap().cgroup_hierarchies, model.cgroup_hierarchies);
+
+    // Names that are together longer than a path can be.
+    let copy = Copy::new();
+    let long = "x".repeat(3000);
+    let dirs = vec![directory(
+        "/a",
+        vec![directory(&long, vec![directory(&long, vec![directory("y", Vec::new())])])],
+    )];
+    write(&copy, &image(dirs));
+    let model = copy.read().unwrap();
+    let paths = [Some("/a".to_owned()), Some(format!("/a/{long}")), None, None];
+    assert_eq!(model.cgroup_hierarchies[0].paths(), paths);
 
     let mut deep = directory("x", Vec::new());
     for _ in 0..300 {

@@ -191,11 +191,11 @@ fn directories(resolver: &mut Resolver<'_>, sets: &BTreeMap<u32, Places>) -> Vec
     let mut made = Vec::new();
     for (index, wanted) in needed {
         let hierarchy = &facts.hierarchies[index];
+        let ends: BTreeSet<&str> = wanted.into_iter().filter(|path| *path != "/").collect();
+        let above: BTreeSet<&str> = ends.iter().flat_map(|end| with_those_above(end)).collect();
         let mut all: BTreeMap<String, CgroupRecipe> = BTreeMap::new();
         let mut add = |path: &str, recipe: CgroupRecipe| {
-            if path != "/"
-                && let Some(directory) = hierarchy.directory(path)
-            {
+            if let Some(directory) = hierarchy.directory(path) {
                 all.entry(path.to_owned()).or_insert(CgroupRecipe { directory, ..recipe });
             }
         };
@@ -203,13 +203,9 @@ fn directories(resolver: &mut Resolver<'_>, sets: &BTreeMap<u32, Places>) -> Vec
             resolver.model.cgroup_hierarchies.iter().filter(|stored| is_of(hierarchy, &stored.controllers))
         {
             for (directory, path) in stored.directories.iter().zip(stored.paths()) {
-                let is_needed = |wanted: &str| {
-                    let is_below = |upper: &str, lower: &str| {
-                        lower.strip_prefix(upper).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                    };
-                    wanted != "/" && (is_below(wanted, &path) || is_below(&path, wanted))
-                };
-                if !is_cgroup_path(&path) || !wanted.iter().any(|wanted| is_needed(wanted)) {
+                let Some(path) = path.filter(|path| path != "/" && is_cgroup_path(path)) else { continue };
+                let is_below = || with_those_above(&path).any(|above| ends.contains(above));
+                if !above.contains(path.as_str()) && !is_below() {
                     continue;
                 }
                 judge(&mut resolver.problems, facts, hierarchy, &path, &directory.properties);
@@ -217,15 +213,18 @@ fn directories(resolver: &mut Resolver<'_>, sets: &BTreeMap<u32, Places>) -> Vec
                 add(&path, CgroupRecipe { directory: String::new(), perms, files });
             }
         }
-        for path in wanted {
-            for (end, _) in path.match_indices('/').skip(1).chain([(path.len(), "")]) {
-                add(&path[..end], CgroupRecipe::default());
-            }
+        for path in above {
+            add(path, CgroupRecipe::default());
         }
         // A path stands behind those above it.
         made.extend(all.into_values());
     }
     made
+}
+
+/// A path and those of all that it is in, but for the root.
+fn with_those_above(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').skip(1).map(|(end, _)| end).chain([path.len()]).map(|end| &path[..end])
 }
 
 /// Whether a hierarchy of the images is one of the host's.
