@@ -121,7 +121,7 @@ impl CgroupGround {
             for (name, path) in places.iter().filter(|(_, path)| *path != "/") {
                 let hierarchy = self.hierarchies.iter().find(|hierarchy| hierarchy.name == *name);
                 let hierarchy = hierarchy.ok_or_else(|| format!("{name} is not here"))?;
-                // Behind it many cgroups could be, each in the one before.
+                // Each of its names is a cgroup that would be made.
                 if path.len() >= libc::PATH_MAX as usize {
                     return Err(format!("the path of a cgroup of {name} is longer than any can be"));
                 }

@@ -11,7 +11,7 @@
 //! and kernel/ptrace.c (`exit_ptrace`: a tracer has killed or let go all that it traces before it is a zombie).
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::{fs, io};
 
 /// Shuts down; set by `do_exit`.
 const PF_EXITING: u64 = 0x4;
@@ -27,8 +27,11 @@ pub struct Settled {
 impl Settled {
     /// Looks at all tasks of the namespace but its init, and says of each that is not at rest why. Those that were
     /// found at rest before are not looked at again. It is for the init, which buries orphans in between.
-    pub fn unsettled(&mut self) -> Vec<String> {
-        let pids = pids();
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn unsettled(&mut self) -> io::Result<Vec<String>> {
+        let pids = pids()?;
         // First of all, and alone: as long as one of them is there, what the others do is open.
         let restorers: Vec<String> = pids
             .iter()
@@ -36,7 +39,7 @@ impl Settled {
             .map(|pid| format!("{pid}: regrow"))
             .collect();
         if !restorers.is_empty() {
-            return restorers;
+            return Ok(restorers);
         }
         let mut unsettled = Vec::new();
         for pid in pids {
@@ -48,14 +51,19 @@ impl Settled {
                 None => drop(self.known.insert(pid)),
             }
         }
-        unsettled
+        Ok(unsettled)
     }
 }
 
-fn pids() -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| *pid != 1).collect()
+/// All tasks of the namespace but its init, by pid.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn pids() -> io::Result<Vec<i32>> {
+    let pids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<i32> = pids.filter(|pid| *pid != 1).collect();
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 fn text(pid: i32, name: &str) -> Option<String> {

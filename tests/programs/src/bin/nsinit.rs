@@ -29,7 +29,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, fork, setsid};
-use regrow_test_programs::settled::Settled;
+use regrow_test_programs::settled::{Settled, pids};
 use serde_json::{Value, json};
 
 type Error = Box<dyn std::error::Error>;
@@ -118,18 +118,13 @@ impl Init {
             }
             Some("pids") => {
                 self.reap();
-                let mut pids: Vec<i64> = fs::read_dir("/proc")?
-                    .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-                    .filter(|pid| *pid != 1)
-                    .collect();
-                pids.sort_unstable();
-                Ok(json!({ "pids": pids }))
+                Ok(json!({ "pids": pids()? }))
             }
             Some("settle") => {
                 let mut settled = Settled::default();
                 loop {
                     self.reap();
-                    let unsettled = settled.unsettled();
+                    let unsettled = settled.unsettled()?;
                     if unsettled.is_empty() || Instant::now() > deadline {
                         return Ok(json!({ "unsettled": unsettled }));
                     }
