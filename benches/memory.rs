@@ -1,7 +1,7 @@
 //! The race of memory: `regrow restore -d` against `criu restore -d` over images of trees with much of it.
 //!
 //! ```text
-//! cargo bench --bench memory -- [--rounds N] [--scale PERCENT] [--cold] [--only TREE]…
+//! cargo bench --bench memory -- [--rounds N] [--scale PERCENT] [--cold | --reread] [--only TREE]…
 //! ```
 //!
 //! | TREE | what |
@@ -25,7 +25,8 @@
 //! Columns: CRIU; regrow by `--sharing keep` and `fast`; by a stored plan (`keep`); the time in which the program itself
 //! built the memory; the sum of Pss of all tasks before the dump and when each had restored them; and the most
 //! anonymous memory that regrow itself had at any time. With `--cold` the images are dropped from the page cache
-//! before each restore.
+//! before each restore; with `--reread` once, behind the dump, and are read again: so they are in the page cache as where
+//! they came from another machine, or where it was started anew.
 //!
 //! It runs as root, and needs a CRIU (`scripts/provide-criu`, or `REGROW_CRIU`) and, for the rows with real programs,
 //! these programs (`scripts/provide-programs`). What is missing is said before anything is raced; a row that fails
@@ -43,7 +44,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use arena::{Common, Criu, Times, answer, below_target, build_programs, ground, in_namespaces, make};
+use arena::{
+    Common, Criu, Times, answer, below_target, build_programs, ground, in_namespaces, make, read_again,
+};
 
 /// Ports of nginx: below those that the kernel gives by itself.
 const PORTS: [u16; 2] = [23_456, 23_457];
@@ -56,6 +59,9 @@ struct Race {
     /// From images that are not in the page cache
     #[arg(long)]
     cold: bool,
+    /// From images that were read into the page cache, and not left there by who wrote them
+    #[arg(long, conflicts_with = "cold")]
+    reread: bool,
     /// Only these trees
     #[arg(long, value_enum)]
     only: Vec<Shape>,
@@ -175,10 +181,14 @@ impl Race {
             provided(&profile, program)?;
         }
         build_programs(&profile, &["bench_memory"])?;
-        let state = if self.cold { "cold" } else { "warm" };
+        let state = match (self.cold, self.reread) {
+            (true, _) => "cold page cache",
+            (_, true) => "page cache as reading leaves it",
+            _ => "page cache as the dump leaves it",
+        };
         let rounds = self.common.rounds;
         println!(
-            "{}, {state} page cache, {rounds} rounds; milliseconds: median (least–most)\n",
+            "{}, {state}, {rounds} rounds; milliseconds: median (least–most)\n",
             ground(&criu.restores)?
         );
         println!(
@@ -288,6 +298,9 @@ impl Race {
             answer(&mut command)
         };
         let dumped = build(&state, true)?;
+        if self.reread {
+            read_again(&images)?;
+        }
         let mut own = Times::default();
         for round in 0..self.common.rounds {
             own.0.push(build(&make(directory.path(), &format!("own{round}"))?, false)?.time);

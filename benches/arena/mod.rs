@@ -351,6 +351,16 @@ fn field(text: &str, name: &str) -> u64 {
     value.unwrap_or(0)
 }
 
+/// Has all files of a directory in the page cache as reading brings them there: whoever writes them page by page, as
+/// `criu dump` does, has each page in a folio of its own, while files that are read come in large folios.
+pub(crate) fn read_again(directory: &Path) -> Result<()> {
+    drop_from_cache(directory)?;
+    for entry in fs::read_dir(directory)? {
+        std::io::copy(&mut File::open(entry?.path())?, &mut std::io::sink())?;
+    }
+    Ok(())
+}
+
 /// Drops all files of a directory from the page cache.
 fn drop_from_cache(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {

@@ -13,6 +13,7 @@
 //! its own behind that.
 
 mod compare;
+mod files;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use super::model::{Extent, Image, Model, PagesImage, Vma, VmaKind};
 use super::pagemap::PAGE_BYTES;
 use super::ranges::{joined, meets, range, without};
-use compare::{Found, Paths, Print, Span, spans};
+use compare::{Found, Print, Span, spans};
+use files::{Files, Mapping};
 
 /// Of a task with at most so many pages all are hashed that are not alike.
 const SMALL_PAGES: u64 = 1024;
@@ -107,7 +109,10 @@ impl Alike {
                 room: room(vmas),
                 children: children.iter().map(|child| memory(*child).1).collect(),
             };
-            family.find(&paths)
+            let files = Files::new(&paths, Mapping::WherePays);
+            let found = family.find(&files);
+            files.close();
+            found
         };
         let found: Vec<_> = families.par_iter().map(find).collect();
         let mut alike = Alike::default();
@@ -133,12 +138,12 @@ struct Family<'a> {
 
 impl Family<'_> {
     /// What each child has in common with the parent as it was, and the old pages that it had.
-    fn find(&self, paths: &Paths<'_>) -> (Vec<Vec<Run>>, Vec<Extent>) {
+    fn find(&self, files: &Files<'_>) -> (Vec<Vec<Run>>, Vec<Extent>) {
         let ours = joined(self.stored.iter().map(range).collect());
         let own = without(&self.room, &ours);
         let tasks: Vec<compare::Task> =
             self.children.par_iter().map(|child| self.to_compare(child, &own)).collect();
-        let found = compare::compare(paths, &tasks);
+        let found = compare::compare(files, &tasks);
         let (mut runs, mut prints, mut in_part) = (Vec::new(), Vec::new(), Vec::new());
         for Found { runs: of_child, prints: of_others, in_part: left } in found {
             runs.push(of_child);
@@ -162,14 +167,14 @@ impl Family<'_> {
                 every: 1,
             };
             let rest: Vec<compare::Task> = large.iter().map(rest).collect();
-            for (at, found) in large.into_iter().zip(compare::compare(paths, &rest)) {
+            for (at, found) in large.into_iter().zip(compare::compare(files, &rest)) {
                 prints[at].retain(|print| !meets(&in_part[at], print.at, print.at + 1));
                 prints[at].extend(found.prints);
                 prints[at].sort_unstable_by_key(|print| print.at);
             }
             common = most_common(&prints, &free);
         }
-        let old = self.verified(paths, &prints, &common, &mut runs);
+        let old = self.verified(files, &prints, &common, &mut runs);
         (runs, old)
     }
 
@@ -194,7 +199,7 @@ impl Family<'_> {
     /// Compares what seems to be common, adds it to the runs of those who have it, and gives the pages.
     fn verified(
         &self,
-        paths: &Paths<'_>,
+        files: &Files<'_>,
         prints: &[Vec<Print>],
         common: &[Common],
         runs: &mut [Vec<Run>],
@@ -219,7 +224,7 @@ impl Family<'_> {
             spans: spans(pages, &first).into_iter().filter(|span| !is_own(span)).collect(),
             every: 0,
         };
-        let found = compare::compare(paths, &seeming.iter().map(others).collect::<Vec<_>>());
+        let found = compare::compare(files, &seeming.iter().map(others).collect::<Vec<_>>());
         let common = found.iter().flat_map(|found| &found.runs).map(|run| (run.at, run.at + run.len));
         let old = among(&first, &joined(common.collect()));
         for ((all, found), seeming) in runs.iter_mut().zip(found).zip(&seeming) {
@@ -302,6 +307,9 @@ mod tests {
     use super::*;
     use crate::synth::increments::spread;
 
+    /// All ways to have images before one, of which nothing may depend.
+    const MAPPINGS: [Mapping; 3] = [Mapping::Never, Mapping::Always, Mapping::WherePays];
+
     /// An address space as (first page, pages); its pages are letters, one for each page in the order of the image.
     fn space(extents: &[(u64, u64)], letters: &str) -> (Vec<Extent>, Vec<u8>) {
         let mut offset_bytes = 0;
@@ -341,9 +349,11 @@ mod tests {
     fn check(child: (&[(u64, u64)], &str), parent: (&[(u64, u64)], &str), expected: &[(u64, u64, u64, u64)]) {
         let (dir, extents) = images(&[child, parent]);
         let paths = |image: PagesImage| dir.path().join(image.to_string());
-        let found =
-            compare::compare(&paths, &[compare::Task { spans: spans(&extents[0], &extents[1]), every: 0 }]);
-        assert_eq!(in_pages(&found[0].runs), expected);
+        for mapping in MAPPINGS {
+            let task = compare::Task { spans: spans(&extents[0], &extents[1]), every: 0 };
+            let found = compare::compare(&Files::new(&paths, mapping), &[task]);
+            assert_eq!(in_pages(&found[0].runs), expected, "{mapping:?}");
+        }
     }
 
     /// Old pages of a parent with `vmas`, and the runs that each child has afterwards; of image 1 are the parent's.
@@ -371,7 +381,10 @@ mod tests {
             room: room(&vmas),
             children: extents[1..].iter().map(Vec::as_slice).collect(),
         };
-        let (runs, old) = family.find(&paths);
+        let [read, mapped, measured] = MAPPINGS.map(|mapping| family.find(&Files::new(&paths, mapping)));
+        assert_eq!(mapped, read);
+        assert_eq!(measured, read);
+        let (runs, old) = read;
         let found: Vec<_> = old.iter().map(|it| (it.start / PAGE_BYTES, it.len_pages)).collect();
         assert_eq!(found, expected);
         runs.iter().map(|runs| in_pages(runs)).collect()
@@ -450,7 +463,12 @@ mod tests {
         let paths = |image: PagesImage| dir.path().join(image.to_string());
         let found = |every| {
             let task = compare::Task { spans: spans(&extents[0], &extents[1]), every };
-            let found = compare::compare(&paths, &[task]).remove(0);
+            let [read, mapped, measured] = MAPPINGS.map(|mapping| {
+                compare::compare(&Files::new(&paths, mapping), std::slice::from_ref(&task)).remove(0)
+            });
+            assert_eq!(mapped, read);
+            assert_eq!(measured, read);
+            let found = read;
             let prints: Vec<u64> = found.prints.iter().map(|print| print.at / PAGE_BYTES).collect();
             (prints, joined(found.in_part))
         };

@@ -114,7 +114,7 @@ fn length(stat: &FileStat) -> io::Result<u64> {
 
 /// Maps a file.
 #[allow(unsafe_code)]
-fn map(file: &File) -> io::Result<Mmap> {
+pub(super) fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: the mapping is private and read-only, and nobody in this process writes to image
     // files. What another process does to the file while it is mapped is outside of our reach: the
     // module and `map_image` document that the directory must not change.

@@ -1,23 +1,22 @@
 //! Comparing stored pages: which of two tasks' hold the same, at the speed of the memory.
 //!
 //! What is to be compared is cut into pieces that all cores take turns at, also those of a single pair. A piece is read
-//! into two buffers that stay in the cache of a core, and compared there: nothing is mapped and unmapped, of whose end
-//! each core would be told. `benches/compare.rs` measures both. What is one stretch of one file is alike unread.
+//! into two buffers that stay in the cache of a core, and compared there, or where the page cache has it, if its image is
+//! mapped ([`files`](super::files) says when). What is one stretch of one file is alike unread.
 //!
 //! A child's pages that are not alike are in a cache then: a hash of each is taken at once ([`Print`]), by which siblings
 //! are compared with one another without reading them all again.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use rayon::prelude::*;
 
 use super::Run;
+use super::files::{Files, Opened};
 use crate::image::model::{Extent, PagesImage};
 use crate::image::pagemap::PAGE_BYTES;
 
@@ -34,13 +33,6 @@ const OF_PARENTS: u64 = 4 * BUFFER;
 const BUFFERS: usize = 32;
 /// To read so much more costs hardly more than another call.
 const CLOSE: u64 = 1 << 16;
-/// So many files stay open between two reads, of all readers together: children that are compared with the same place
-/// of their parent are read in turns.
-const OPEN: usize = 128;
-
-/// Where a pages image is.
-pub(super) type Paths<'a> = dyn Fn(PagesImage) -> PathBuf + Sync + 'a;
-
 /// Where stored pages are: image and offset.
 pub(super) type Place = (PagesImage, u64);
 
@@ -137,20 +129,19 @@ pub(super) fn spans(child: &[Extent], parent: &[Extent]) -> Vec<Span> {
 
 /// Compares, on all cores. Pieces that are compared with the same place of a parent follow each other, so that it is read
 /// once for many children.
-pub(super) fn compare(paths: &Paths<'_>, tasks: &[Task]) -> Vec<Found> {
+pub(super) fn compare(files: &Files<'_>, tasks: &[Task]) -> Vec<Found> {
     let cut = |(task, it): (usize, &Task)| {
         let every = it.every;
         cut(&it.spans).into_iter().map(move |spans| Piece { task, every, spans })
     };
     let mut pieces: Vec<Piece> = tasks.iter().enumerate().flat_map(cut).collect();
     pieces.sort_by_key(|piece| piece.spans.iter().find_map(|span| span.parent));
-    let files = Files { paths, open: Mutex::default() };
     let compare = |reader: &mut Reader<'_>, Piece { task, every, spans }: &Piece| {
         let first = spans.first().map_or(0, |span| span.at);
         ((*task, first), reader.compare(spans, *every))
     };
     let mut found: Vec<((usize, u64), Found)> =
-        pieces.par_iter().map_init(|| Reader::new(&files), compare).collect();
+        pieces.par_iter().map_init(|| Reader::new(files), compare).collect();
     found.sort_by_key(|(place, _)| *place);
     let mut all = vec![Found::default(); tasks.len()];
     for ((task, _), found) in found {
@@ -258,8 +249,11 @@ struct Reader<'a> {
 struct Buffer {
     /// Where they are from, and how many were asked for.
     of: Option<(Place, u64)>,
+    /// The image, where it is mapped: they are there.
+    mapped: Option<Arc<Opened>>,
+    /// Else they are here,
     bytes: Vec<u8>,
-    /// How many there are.
+    /// so many.
     len: usize,
 }
 
@@ -279,22 +273,28 @@ impl Buffer {
     /// The page at an offset of the image.
     fn page(&self, offset: u64) -> Option<&[u8]> {
         let ((_, first), _) = self.of?;
-        let from = usize::try_from(offset.checked_sub(first)?).ok()?;
-        self.bytes[..self.len].get(from..from.checked_add(PAGE)?)
+        let (bytes, from) = match self.mapped.as_deref().and_then(Opened::mapped) {
+            Some(image) => (image, offset),
+            None => (&self.bytes[..self.len], offset.checked_sub(first)?),
+        };
+        let from = usize::try_from(from).ok()?;
+        bytes.get(from..from.checked_add(PAGE)?)
     }
 
-    fn fill(&mut self, file: Option<&File>, place: Place, len: u64) {
+    fn fill(&mut self, image: Option<Arc<Opened>>, place: Place, len: u64) {
         self.of = Some((place, len));
         self.len = 0;
+        let is_mapped = image.as_ref().is_some_and(|image| image.mapped().is_some());
+        self.mapped = image.clone().filter(|_| is_mapped);
         let len = usize::try_from(len.min(BUFFER)).unwrap_or(0);
-        let Some(file) = file else { return };
+        let Some(image) = image.filter(|_| !is_mapped) else { return };
         if self.bytes.len() < len {
             // What was read before is of no use; new memory is zero already.
             self.bytes = vec![0; len];
         }
         while self.len < len {
             let into = &mut self.bytes[self.len..len];
-            match file.read_at(into, place.1.saturating_add(self.len as u64)) {
+            match image.file().read_at(into, place.1.saturating_add(self.len as u64)) {
                 Ok(0) | Err(_) => break,
                 Ok(more) => self.len += more,
             }
@@ -340,7 +340,7 @@ impl<'a> Reader<'a> {
     /// As [`Reader::compare`]: of the child no more than `len` bytes are read, and at once.
     fn compare_together(&mut self, spans: &[Span], len: u64, every: u64, found: &mut Found) {
         let Some(first) = spans.first() else { return };
-        self.child.fill(self.files.open(first.child.0).as_deref(), first.child, len);
+        self.child.fill(self.files.open(first.child.0), first.child, len);
         self.others.clear();
         let mut left = spans;
         while !left.is_empty() {
@@ -408,39 +408,8 @@ impl<'a> Reader<'a> {
             held -= oldest.asked();
             buffer = oldest;
         }
-        buffer.fill(self.files.open(place.0).as_deref(), place, len);
+        buffer.fill(self.files.open(place.0), place, len);
         self.parents.push_back(buffer);
-    }
-}
-
-/// Pages images that are open; what was used last is closed last.
-struct Files<'a> {
-    paths: &'a Paths<'a>,
-    open: Mutex<VecDeque<(PagesImage, Option<Arc<File>>)>>,
-}
-
-impl Files<'_> {
-    /// An image, opened if it is not; `None`: it cannot be.
-    fn open(&self, image: PagesImage) -> Option<Arc<File>> {
-        if let Some(file) = self.used(image, None) {
-            return file;
-        }
-        // Nobody waits meanwhile. Not to hang on a FIFO of that name.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open((self.paths)(image));
-        self.used(image, Some(file.ok().map(Arc::new)))?
-    }
-
-    /// An image that is open, or was just `opened`.
-    fn used(&self, image: PagesImage, opened: Option<Option<Arc<File>>>) -> Option<Option<Arc<File>>> {
-        // Nobody leaves the list half changed.
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = open.iter().rposition(|(open, _)| *open == image);
-        let file = at.and_then(|at| open.remove(at)).map(|(_, file)| file).or(opened)?;
-        if open.len() >= OPEN {
-            open.pop_front();
-        }
-        open.push_back((image, file.clone()));
-        Some(file)
     }
 }
 

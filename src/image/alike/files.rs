@@ -1,0 +1,171 @@
+//! Pages images that are compared: which are open, and which are mapped.
+//!
+//! To compare pages where the page cache has them saves copying them, and costs mapping and unmapping them. What that is
+//! depends on how they came into the cache: whoever writes them one by one, as CRIU does, leaves each in a folio of its
+//! own, which is mapped by itself; files that were read come in large folios, whose pages are mapped together
+//! (`filemap_map_pages`, mm/filemap.c). No file says which it has, so it is measured: the first images of some size are
+//! mapped and touched, and what that takes decides for them and, when there were a few, for the others.
+//! [Decision 41](../../../docs/decisions/0041-compared-where-the-page-cache-has-them.md) has the numbers.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::hint::black_box;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+use crate::image::file::map;
+use crate::image::model::PagesImage;
+use crate::image::pagemap::PAGE_BYTES;
+
+/// So many files stay open between two reads, of all readers together: children that are compared with the same place
+/// of their parent are read in turns.
+const OPEN: usize = 128;
+/// Smaller images are read: what a mapping takes by itself counts more.
+const MAP_FROM_BYTES: u64 = 1 << 18;
+/// So much of an image is touched to see what mapping takes,
+const TOUCHED_BYTES: usize = 1 << 18;
+/// by so much at once: what the kernel maps around a fault (`fault_around_bytes`, mm/memory.c).
+const STEP_BYTES: usize = 1 << 16;
+/// Up to so much a page it pays. In large folios it is 2 to 40 ns, in those of four pages some 200, in single ones 350 to
+/// 600; unmapping takes about half as much again, and copying, which is what is saved, some 200.
+const PAYS_BELOW: Duration = Duration::from_nanos(100);
+/// So many images are measured. The others of a directory were most likely written and read as these.
+const MEASURED: u32 = 4;
+
+/// Where a pages image is.
+pub(super) type Paths<'a> = dyn Fn(PagesImage) -> PathBuf + Sync + 'a;
+
+/// Which images are mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mapping {
+    /// Those of which it saves time, by measurement.
+    WherePays,
+    /// None, or all: for tests.
+    #[cfg(test)]
+    Never,
+    #[cfg(test)]
+    Always,
+}
+
+/// Pages images that are open; what was used last is closed last.
+pub(super) struct Files<'a> {
+    paths: &'a Paths<'a>,
+    mapping: Mapping,
+    open: Mutex<VecDeque<(PagesImage, Option<Arc<Opened>>)>>,
+    measured: Mutex<Measured>,
+}
+
+/// What measuring has shown.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    /// How many images were measured.
+    images: u32,
+    /// Of how many of them it pays to map them.
+    paying: u32,
+}
+
+/// An open image.
+#[derive(Debug)]
+pub(super) struct Opened {
+    file: File,
+    mapped: Option<Mmap>,
+}
+
+impl Opened {
+    /// To be read.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// All of it, if it is mapped.
+    pub(super) fn mapped(&self) -> Option<&[u8]> {
+        self.mapped.as_deref()
+    }
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(paths: &'a Paths<'a>, mapping: Mapping) -> Files<'a> {
+        Files { paths, mapping, open: Mutex::default(), measured: Mutex::default() }
+    }
+
+    /// An image, opened if it is not; `None`: it cannot be.
+    pub(super) fn open(&self, image: PagesImage) -> Option<Arc<Opened>> {
+        if let Some(file) = self.used(image, None) {
+            return file;
+        }
+        // Nobody waits meanwhile. Not to hang on a FIFO of that name.
+        let file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open((self.paths)(image)).ok();
+        let opened = file.map(|file| {
+            let mapped = self.mapping_of(&file);
+            Arc::new(Opened { file, mapped })
+        });
+        self.used(image, Some(opened))?
+    }
+
+    /// Closes all, and unmaps them on all cores.
+    pub(super) fn close(self) {
+        self.open.into_inner().unwrap_or_else(PoisonError::into_inner).into_par_iter().for_each(drop);
+    }
+
+    /// An image that is open, or was just `opened`.
+    fn used(&self, image: PagesImage, opened: Option<Option<Arc<Opened>>>) -> Option<Option<Arc<Opened>>> {
+        // Nobody leaves the list half changed.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = open.iter().rposition(|(open, _)| *open == image);
+        let file = at.and_then(|at| open.remove(at)).map(|(_, file)| file).or(opened)?;
+        if open.len() >= OPEN {
+            open.pop_front();
+        }
+        open.push_back((image, file.clone()));
+        Some(file)
+    }
+
+    /// The mapping of an image, if it is to be mapped.
+    fn mapping_of(&self, file: &File) -> Option<Mmap> {
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return None;
+        }
+        match self.mapping {
+            Mapping::WherePays if metadata.len() < MAP_FROM_BYTES => None,
+            Mapping::WherePays => self.if_it_pays(file),
+            #[cfg(test)]
+            Mapping::Never => None,
+            #[cfg(test)]
+            Mapping::Always => map(file).ok(),
+        }
+    }
+
+    fn if_it_pays(&self, file: &File) -> Option<Mmap> {
+        let measured = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if measured.images >= MEASURED {
+            return (2 * measured.paying > measured.images).then(|| map(file).ok())?;
+        }
+        let mapped = map(file).ok()?;
+        let pays = least_of_a_page(&mapped) < PAYS_BELOW;
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        measured.images += 1;
+        measured.paying += u32::from(pays);
+        pays.then_some(mapped)
+    }
+}
+
+/// What mapping a page takes, in the middle of an image (readahead begins with small folios, whatever comes then): the least
+/// of several faults, for others use the machine, too.
+fn least_of_a_page(mapped: &[u8]) -> Duration {
+    let first = (mapped.len().saturating_sub(TOUCHED_BYTES) / 2).next_multiple_of(STEP_BYTES);
+    let steps = mapped.get(first..).unwrap_or_default().chunks(STEP_BYTES).take(TOUCHED_BYTES / STEP_BYTES);
+    let fault = |step: &[u8]| {
+        let start = Instant::now();
+        black_box(step.first().copied());
+        start.elapsed()
+    };
+    let least = steps.map(fault).min().unwrap_or(Duration::MAX);
+    least / (STEP_BYTES as u64 / PAGE_BYTES) as u32
+}
