@@ -93,9 +93,9 @@ impl Span {
         }
     }
 
-    /// All of it as alike, where there is something to be like.
+    /// All of it as alike, where there is something, and something to be like.
     pub(super) fn run(&self) -> Option<Run> {
-        let (parent, of_parent) = self.parent?;
+        let (parent, of_parent) = self.parent.filter(|_| self.len > 0)?;
         Some(Run {
             at: self.at,
             len: self.len,
@@ -263,25 +263,37 @@ impl Buffer {
         self.of.map_or(0, |(_, asked)| asked)
     }
 
-    /// Whether all of a stretch was asked for.
+    /// Whether all of a stretch was asked for, or is there anyway.
     fn covers(&self, (image, from): Place, len: u64) -> bool {
         self.of.is_some_and(|((other, at), asked)| {
-            image == other && at <= from && from.saturating_add(len) <= at.saturating_add(asked)
+            let was_asked_for = || at <= from && from.saturating_add(len) <= at.saturating_add(asked);
+            image == other && (self.mapped.is_some() || was_asked_for())
         })
     }
 
-    /// The page at an offset of the image.
-    fn page(&self, offset: u64) -> Option<&[u8]> {
+    /// What is at an offset of the image, if it is as long.
+    fn stretch(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let ((_, first), _) = self.of?;
         let (bytes, from) = match self.mapped.as_deref().and_then(Opened::mapped) {
             Some(image) => (image, offset),
             None => (&self.bytes[..self.len], offset.checked_sub(first)?),
         };
-        let from = usize::try_from(from).ok()?;
-        bytes.get(from..from.checked_add(PAGE)?)
+        let (from, len) = (usize::try_from(from).ok()?, usize::try_from(len).ok()?);
+        bytes.get(from..from.checked_add(len)?)
     }
 
-    fn fill(&mut self, image: Option<Arc<Opened>>, place: Place, len: u64) {
+    /// The page at an offset of the image.
+    fn page(&self, offset: u64) -> Option<&[u8]> {
+        self.stretch(offset, PAGE_BYTES)
+    }
+
+    fn fill(&mut self, files: &Files<'_>, place: Place, len: u64) {
+        // What is mapped is there.
+        if self.mapped.is_some() && self.covers(place, len) {
+            self.of = Some((place, len));
+            return;
+        }
+        let image = files.open(place.0);
         self.of = Some((place, len));
         self.len = 0;
         let is_mapped = image.as_ref().is_some_and(|image| image.mapped().is_some());
@@ -340,7 +352,7 @@ impl<'a> Reader<'a> {
     /// As [`Reader::compare`]: of the child no more than `len` bytes are read, and at once.
     fn compare_together(&mut self, spans: &[Span], len: u64, every: u64, found: &mut Found) {
         let Some(first) = spans.first() else { return };
-        self.child.fill(self.files.open(first.child.0), first.child, len);
+        self.child.fill(self.files, first.child, len);
         self.others.clear();
         let mut left = spans;
         while !left.is_empty() {
@@ -380,6 +392,29 @@ impl<'a> Reader<'a> {
     /// The child's pages have been read, and the parent's last.
     fn compare_pages(&mut self, span: &Span, found: &mut Found) {
         let parent = self.parents.back();
+        let stretch = |(_, offset): Place| parent?.stretch(offset, span.len);
+        let (Some(ours), Some(theirs)) =
+            (self.child.stretch(span.child.1, span.len), span.parent.and_then(stretch))
+        else {
+            self.compare_what_is_there(span, found);
+            return;
+        };
+        // Pages that are alike, so far, from here on.
+        let (mut from, mut at) = (0, 0);
+        for (ours, theirs) in ours.chunks(PAGE).zip(theirs.chunks(PAGE)) {
+            if ours != theirs {
+                span.part(from, at - from).run().into_iter().for_each(|run| add(&mut found.runs, run));
+                self.others.push(span.part(at, PAGE_BYTES));
+                from = at + PAGE_BYTES;
+            }
+            at += PAGE_BYTES;
+        }
+        span.part(from, at - from).run().into_iter().for_each(|run| add(&mut found.runs, run));
+    }
+
+    /// As [`Reader::compare_pages`], where there is nothing to compare all with: page by page.
+    fn compare_what_is_there(&mut self, span: &Span, found: &mut Found) {
+        let parent = self.parents.back();
         let mut by = 0;
         while by < span.len {
             let page = span.part(by, PAGE_BYTES);
@@ -408,7 +443,7 @@ impl<'a> Reader<'a> {
             held -= oldest.asked();
             buffer = oldest;
         }
-        buffer.fill(self.files.open(place.0), place, len);
+        buffer.fill(self.files, place, len);
         self.parents.push_back(buffer);
     }
 }
