@@ -4,7 +4,8 @@
 //! depends on how they came into the cache: whoever writes them one by one, as CRIU does, leaves each in a folio of its
 //! own, which is mapped by itself; files that were read come in large folios, whose pages are mapped together
 //! (`filemap_map_pages`, mm/filemap.c). No file says which it has, so it is measured: the first images of some size are
-//! mapped and touched, and what that takes decides for them and, when there were a few, for the others.
+//! mapped and touched, and what that takes decides for them and, when there were a few, for the others. What is not all in
+//! the cache is read.
 //! [Decision 41](../../../docs/decisions/0041-compared-where-the-page-cache-has-them.md) has the numbers.
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use rayon::prelude::*;
 use crate::image::file::map;
 use crate::image::model::PagesImage;
 use crate::image::pagemap::PAGE_BYTES;
+use crate::sys::cache::cached_pages;
 
 /// So many files stay open between two reads, of all readers together: children that are compared with the same place
 /// of their parent are read in turns.
@@ -43,7 +45,7 @@ pub(super) type Paths<'a> = dyn Fn(PagesImage) -> PathBuf + Sync + 'a;
 /// Which images are mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mapping {
-    /// Those of which it saves time, by measurement.
+    /// Those that are all in the page cache, if it saves time, by measurement.
     WherePays,
     /// None, or all: for tests.
     #[cfg(test)]
@@ -134,7 +136,7 @@ impl<'a> Files<'a> {
         }
         match self.mapping {
             Mapping::WherePays if metadata.len() < MAP_FROM_BYTES => None,
-            Mapping::WherePays => self.if_it_pays(file),
+            Mapping::WherePays => self.if_it_pays(file, metadata.len()),
             #[cfg(test)]
             Mapping::Never => None,
             #[cfg(test)]
@@ -142,16 +144,22 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn if_it_pays(&self, file: &File) -> Option<Mmap> {
-        let measured = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        if measured.images >= MEASURED {
-            return (2 * measured.paying > measured.images).then(|| map(file).ok())?;
+    fn if_it_pays(&self, file: &File, len: u64) -> Option<Mmap> {
+        let Measured { images, paying } = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = images >= MEASURED;
+        // What is not there yet is read: by faults it would come in pieces, and where it cannot be read the fault would end
+        // this process (SIGBUS).
+        if is_known && 2 * paying <= images || cached_pages(file, 0, len) != Ok(len.div_ceil(PAGE_BYTES)) {
+            return None;
         }
         let mapped = map(file).ok()?;
-        let pays = least_of_a_page(&mapped) < PAYS_BELOW;
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        measured.images += 1;
-        measured.paying += u32::from(pays);
+        let pays = is_known || {
+            let pays = least_of_a_page(&mapped) < PAYS_BELOW;
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            measured.images += 1;
+            measured.paying += u32::from(pays);
+            pays
+        };
         pays.then_some(mapped)
     }
 }
