@@ -33,6 +33,7 @@ const OF_PARENTS: u64 = 4 * BUFFER;
 const BUFFERS: usize = 32;
 /// To read so much more costs hardly more than another call.
 const CLOSE: u64 = 1 << 16;
+
 /// Where stored pages are: image and offset.
 pub(super) type Place = (PagesImage, u64);
 

@@ -33,8 +33,8 @@ const MAP_FROM_BYTES: u64 = 1 << 18;
 const TOUCHED_BYTES: usize = 1 << 18;
 /// by so much at once: what the kernel maps around a fault (`fault_around_bytes`, mm/memory.c).
 const STEP_BYTES: usize = 1 << 16;
-/// Up to so much a page it pays. In large folios it is 2 to 40 ns, in those of four pages some 200, in single ones 350 to
-/// 600; unmapping takes about half as much again, and copying, which is what is saved, some 200.
+/// Up to so much a page it pays. In large folios it is 2 to 40 ns, in those of four pages some 200, in single ones 310 to
+/// 630; unmapping takes about half as much again, and copying, which is what is saved, some 200.
 const PAYS_BELOW: Duration = Duration::from_nanos(100);
 /// So many images are measured. The others of a directory were most likely written and read as these.
 const MEASURED: u32 = 4;
