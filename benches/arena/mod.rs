@@ -351,8 +351,8 @@ fn field(text: &str, name: &str) -> u64 {
     value.unwrap_or(0)
 }
 
-/// Has all files of a directory in the page cache as reading brings them there: whoever writes them page by page, as
-/// `criu dump` does, has each page in a folio of its own, while files that are read come in large folios.
+/// Has all files of a directory in the page cache as reading brings them there: in larger folios than `criu dump` leaves
+/// them in.
 pub(crate) fn read_again(directory: &Path) -> Result<()> {
     drop_from_cache(directory)?;
     for entry in fs::read_dir(directory)? {

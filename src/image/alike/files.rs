@@ -1,9 +1,9 @@
 //! Pages images that are compared: which are open, and which are mapped.
 //!
 //! To compare pages where the page cache has them saves copying them, and costs mapping and unmapping them. What that is
-//! depends on how they came into the cache: whoever writes them one by one, as CRIU does, leaves each in a folio of its
-//! own, which is mapped by itself; files that were read come in large folios, whose pages are mapped together
-//! (`filemap_map_pages`, mm/filemap.c). No file says which it has, so it is measured: the first images of some size are
+//! depends on how they came into the cache: whoever writes them one by one leaves each in a folio of its own, which is
+//! mapped by itself; what CRIU dumps is in folios of 8 to 128 pages, and files that were read are in larger ones still, whose
+//! pages are mapped together (`filemap_map_pages`, mm/filemap.c). No file says which it has, so it is measured: the first images of some size are
 //! mapped and touched, and what that takes decides for them and, when there were a few, for the others. What is not all in
 //! the cache is read.
 //! [Decision 41](../../../docs/decisions/0041-compared-where-the-page-cache-has-them.md) has the numbers.
