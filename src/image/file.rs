@@ -69,7 +69,7 @@ impl Deref for Bytes {
 /// Opens a regular file; gives its length too.
 ///
 /// Not blocking: an image directory may hold a FIFO under the name of an image.
-fn open(path: &Path) -> io::Result<(File, u64)> {
+pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
     with_length(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?)
 }
 

@@ -272,20 +272,15 @@ impl Buffer {
         })
     }
 
-    /// What is at an offset of the image, if it is as long.
-    fn stretch(&self, offset: u64, len: u64) -> Option<&[u8]> {
+    /// The page at an offset of the image.
+    fn page(&self, offset: u64) -> Option<&[u8]> {
         let ((_, first), _) = self.of?;
         let (bytes, from) = match self.mapped.as_deref().and_then(Opened::mapped) {
             Some(image) => (image, offset),
             None => (&self.bytes[..self.len], offset.checked_sub(first)?),
         };
-        let (from, len) = (usize::try_from(from).ok()?, usize::try_from(len).ok()?);
-        bytes.get(from..from.checked_add(len)?)
-    }
-
-    /// The page at an offset of the image.
-    fn page(&self, offset: u64) -> Option<&[u8]> {
-        self.stretch(offset, PAGE_BYTES)
+        let from = usize::try_from(from).ok()?;
+        bytes.get(from..from.checked_add(PAGE)?)
     }
 
     fn fill(&mut self, files: &Files<'_>, place: Place, len: u64) {
@@ -393,41 +388,20 @@ impl<'a> Reader<'a> {
     /// The child's pages have been read, and the parent's last.
     fn compare_pages(&mut self, span: &Span, found: &mut Found) {
         let parent = self.parents.back();
-        let stretch = |(_, offset): Place| parent?.stretch(offset, span.len);
-        let (Some(ours), Some(theirs)) =
-            (self.child.stretch(span.child.1, span.len), span.parent.and_then(stretch))
-        else {
-            self.compare_what_is_there(span, found);
-            return;
-        };
         // Pages that are alike, so far, from here on.
         let (mut from, mut at) = (0, 0);
-        for (ours, theirs) in ours.chunks(PAGE).zip(theirs.chunks(PAGE)) {
-            if ours != theirs {
-                span.part(from, at - from).run().into_iter().for_each(|run| add(&mut found.runs, run));
-                self.others.push(span.part(at, PAGE_BYTES));
-                from = at + PAGE_BYTES;
-            }
-            at += PAGE_BYTES;
-        }
-        span.part(from, at - from).run().into_iter().for_each(|run| add(&mut found.runs, run));
-    }
-
-    /// As [`Reader::compare_pages`], where there is nothing to compare all with: page by page.
-    fn compare_what_is_there(&mut self, span: &Span, found: &mut Found) {
-        let parent = self.parents.back();
-        let mut by = 0;
-        while by < span.len {
-            let page = span.part(by, PAGE_BYTES);
-            by += PAGE_BYTES;
-            let Some(ours) = self.child.page(page.child.1) else { continue };
+        while at < span.len {
+            let page = span.part(at, PAGE_BYTES);
+            let ours = self.child.page(page.child.1);
             let theirs = page.parent.and_then(|(_, offset)| parent?.page(offset));
-            if theirs == Some(ours) {
-                page.run().into_iter().for_each(|run| add(&mut found.runs, run));
-            } else {
-                self.others.push(page);
+            if ours.is_none() || ours != theirs {
+                span.part(from, at - from).run().into_iter().for_each(|run| add(&mut found.runs, run));
+                self.others.extend(ours.map(|_| page));
+                from = at.saturating_add(PAGE_BYTES);
             }
+            at = at.saturating_add(PAGE_BYTES);
         }
+        span.part(from, at.saturating_sub(from)).run().into_iter().for_each(|run| add(&mut found.runs, run));
     }
 
     /// Has it as the last of the parents' buffers.

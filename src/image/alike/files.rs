@@ -9,9 +9,8 @@
 //! [Decision 41](../../../docs/decisions/0041-compared-where-the-page-cache-has-them.md) has the numbers.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::hint::black_box;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 use memmap2::Mmap;
 use rayon::prelude::*;
 
-use crate::image::file::map;
+use crate::image::file::{self, map};
 use crate::image::model::PagesImage;
 use crate::image::pagemap::PAGE_BYTES;
 use crate::sys::cache::cached_pages;
@@ -100,11 +99,9 @@ impl<'a> Files<'a> {
         if let Some(file) = self.used(image, None) {
             return file;
         }
-        // Nobody waits meanwhile. Not to hang on a FIFO of that name.
-        let file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open((self.paths)(image)).ok();
-        let opened = file.map(|file| {
-            let mapped = self.mapping_of(&file);
+        // Nobody waits meanwhile.
+        let opened = file::open(&(self.paths)(image)).ok().map(|(file, len)| {
+            let mapped = self.mapping_of(&file, len);
             Arc::new(Opened { file, mapped })
         });
         self.used(image, Some(opened))?
@@ -128,15 +125,11 @@ impl<'a> Files<'a> {
         Some(file)
     }
 
-    /// The mapping of an image, if it is to be mapped.
-    fn mapping_of(&self, file: &File) -> Option<Mmap> {
-        let metadata = file.metadata().ok()?;
-        if !metadata.is_file() || metadata.len() == 0 {
-            return None;
-        }
+    /// The mapping of an image of `len` bytes, if it is to be mapped.
+    fn mapping_of(&self, file: &File, len: u64) -> Option<Mmap> {
         match self.mapping {
-            Mapping::WherePays if metadata.len() < MAP_FROM_BYTES => None,
-            Mapping::WherePays => self.if_it_pays(file, metadata.len()),
+            Mapping::WherePays if len < MAP_FROM_BYTES => None,
+            Mapping::WherePays => self.if_it_pays(file, len),
             #[cfg(test)]
             Mapping::Never => None,
             #[cfg(test)]
