@@ -87,6 +87,12 @@ fn transparent_huge_pages() {
     }
 }
 
+/// Blocks that are brought by way of huge pages because they are forked: nothing tells them from others.
+#[test]
+fn large_memory_that_children_inherit() {
+    Scenario::program("blocks", &[]).rounds(1).run();
+}
+
 /// Eight thousand pages with a gap behind each, and mappings that no neighbour joins.
 #[test]
 fn small_extents() {

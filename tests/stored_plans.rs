@@ -311,6 +311,24 @@ fn a_kernel_without_userfaultfd() {
     check_restores(&mut tree, "with userfaultfd, by a plan without");
 }
 
+/// Blocks that are forked are moved into place where the host has huge pages for those who ask, and userfaultfds that move: by
+/// this table of costs also where it takes long to get one.
+#[test]
+fn blocks_that_are_forked_are_moved() {
+    let Some(mut tree) = Dumped::program("blocks", &[]) else { return };
+    let costs = regrow_graph::cost::CostModel { fork_page_ns: 1e6, ..Default::default() };
+    let table = serde_json::json!({ "format": "regrow-costs/1", "costs": costs });
+    fs::write(tree.file("costs.json"), table.to_string()).expect("a table");
+    plan(&mut tree, "--costs $DIR/costs.json");
+    let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    let release = nix::sys::utsname::uname().expect("uname").release().to_string_lossy().into_owned();
+    let version: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+    let may = !setting.is_empty() && !setting.contains("[never]") && version >= vec![6, 8];
+    let tape = tree.shell("$REGROW tape --plan $DIR/tree.plan").text;
+    assert_eq!(tape.contains("UFFDIO_MOVE"), may, "{tape}");
+    check_restores(&mut tree, "by moves");
+}
+
 /// Absolute deadlines are counted from the restore, not from when it was planned.
 #[test]
 fn deadlines_go_on_with_the_restore() {

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use choose::{Forking, Likeness};
-pub use fill::PageRun;
+pub use fill::{Moving, PageRun};
 pub use predict::{Leg, Prediction, predict};
 pub use price::{Act, Moment, PricedTape, PricedTree, price};
 

@@ -49,6 +49,9 @@ pub struct KernelFacts {
     pub close_range: Probe,
     /// `userfaultfd(2)` for faults of user space, with its handshake.
     pub userfaultfd: Probe,
+    /// Whether a userfaultfd moves pages (UFFDIO_MOVE, since Linux 6.8), from memory that is mapped for that: it must not count
+    /// against what may be promised (`vm.overcommit_memory`).
+    pub moves_pages: bool,
     /// Time namespaces (`CONFIG_TIME_NS`).
     pub time_namespaces: bool,
     /// IPC namespaces (`CONFIG_IPC_NS`).
@@ -136,6 +139,11 @@ impl Probe {
 }
 
 pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
+    /// uapi/linux/userfaultfd.h.
+    const UFFD_FEATURE_MOVE: u64 = 1 << 16;
+    /// OVERCOMMIT_NEVER (uapi/linux/mman.h): what is mapped counts, whether it is written to or not.
+    const OVERCOMMIT_NEVER: u64 = 2;
+    let userfaultfd = raw::try_userfaultfd();
     KernelFacts {
         release: read_text("/proc/sys/kernel/osrelease"),
         time_namespaces: std::path::Path::new("/proc/self/ns/time_for_children").exists(),
@@ -161,7 +169,9 @@ pub(super) fn gather(caps: &CapSets, has_vdso: bool) -> KernelFacts {
             Probe::Unknown
         },
         process_vm_writev: raw::try_process_vm_writev().map_or_else(Probe::Absent, |()| Probe::Present),
-        userfaultfd: raw::try_userfaultfd().map_or_else(Probe::Absent, |()| Probe::Present),
+        userfaultfd: userfaultfd.map_or_else(Probe::Absent, |_| Probe::Present),
+        moves_pages: userfaultfd.is_ok_and(|features| features & UFFD_FEATURE_MOVE != 0)
+            && read_number("/proc/sys/vm/overcommit_memory") != Some(OVERCOMMIT_NEVER),
         close_range: Probe::from_refusal(raw::try_close_range(), Errno::EINVAL),
         map_files: try_map_files(),
         timer_restore_ids: raw::try_timer_restore_ids().map_or_else(Probe::Absent, |()| Probe::Present),

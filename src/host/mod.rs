@@ -18,6 +18,7 @@
 
 mod address_space;
 mod aio;
+mod blocks;
 mod cgroups;
 mod cpu;
 mod files;
@@ -68,6 +69,9 @@ pub struct HostFacts {
     pub address_space: AddressSpace,
     /// How many huge pages are free, by their size in bytes.
     pub huge_pages: BTreeMap<u64, u64>,
+    /// How long it takes to get a transparent huge page now, in nanoseconds, where a task forks that has much memory; `None`: it
+    /// is not known.
+    pub huge_page_ns: Option<u64>,
     /// The hierarchies of cgroups, where the model says anything of them.
     pub hierarchies: Vec<Hierarchy>,
     /// What there is of the cgroups that the model names, by hierarchy and path.
@@ -106,7 +110,21 @@ pub fn gather(model: &Model, root: Option<&Path>) -> HostFacts {
         facts.hierarchies = cgroups::hierarchies(&facts.own.cgroups, &mountinfo());
         facts.cgroups = cgroups::look(&facts.hierarchies, model);
     }
+    let may_move = facts.kernel.moves_pages && facts.kernel.transparent != Transparent::Never;
+    facts.huge_page_ns = (may_move && forks_much_memory(&model.tasks)).then(blocks::huge_page_ns).flatten();
     facts
+}
+
+/// Whether a task that has children has so much memory that it is worth to ask how long a huge page takes.
+fn forks_much_memory(tasks: &[Task]) -> bool {
+    /// 8 MiB.
+    const MUCH_PAGES: u64 = 2048;
+    let has_much = |task: &Task| {
+        let extents = task.alive().map_or(&[][..], |alive| &alive.mm.pages.extents);
+        extents.iter().map(|extent| extent.len_pages).sum::<u64>() >= MUCH_PAGES
+    };
+    let large: BTreeSet<NsPid> = tasks.iter().filter(|task| has_much(task)).map(|task| task.pid).collect();
+    !large.is_empty() && tasks.iter().any(|child| large.contains(&child.ppid))
 }
 
 /// The running kernel's vDSO; `None` if there is none.
@@ -128,6 +146,8 @@ pub struct Questions {
     pub paths: BTreeMap<String, bool>,
     /// Whether the hierarchies of cgroups are asked for.
     pub hierarchies: bool,
+    /// Whether it matters how long it takes to get a huge page.
+    pub huge_page_ns: bool,
 }
 
 /// Gathers the facts that answer these questions.
@@ -136,6 +156,7 @@ pub fn ask(questions: &Questions) -> HostFacts {
     if questions.hierarchies {
         facts.hierarchies = cgroups::hierarchies(&facts.own.cgroups, &mountinfo());
     }
+    facts.huge_page_ns = questions.huge_page_ns.then(blocks::huge_page_ns).flatten();
     facts
 }
 
@@ -159,6 +180,7 @@ fn gather_named(pids: &pids::Named, paths: &BTreeMap<String, bool>, root: Option
         vdso,
         address_space: address_space::gather(&maps),
         huge_pages: huge::gather(),
+        huge_page_ns: None,
     }
 }
 

@@ -126,8 +126,9 @@ pub(super) fn try_close_range() -> Errno {
     refusal(result)
 }
 
-/// Whether memory can be filled by a userfaultfd: one that knows of no memory, and is closed again, changes nothing.
-pub(super) fn try_userfaultfd() -> Result<(), Errno> {
+/// Whether memory can be filled by a userfaultfd, and its features (`UFFD_FEATURE_*`): one that knows of no memory, and is closed
+/// again, changes nothing.
+pub(super) fn try_userfaultfd() -> Result<u64, Errno> {
     /// uapi/linux/userfaultfd.h
     const UFFD_USER_MODE_ONLY: libc::c_int = 1;
     const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
@@ -140,7 +141,7 @@ pub(super) fn try_userfaultfd() -> Result<(), Errno> {
     let mut api = [0xaa_u64, 0, 0];
     // SAFETY: the structure has the 24 bytes that the call reads and writes.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) };
-    Errno::result(result).map(drop)
+    Errno::result(result).map(|_| api[1])
 }
 
 /// Whether process_vm_writev is there: to write nothing into a process of one's own changes nothing.

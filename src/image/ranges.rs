@@ -26,6 +26,13 @@ pub(crate) fn within(runs: &[Run], start: u64, end: u64) -> impl Iterator<Item =
         .map(move |run| (run.at.max(start), (run.at + run.len).min(end)))
 }
 
+/// Ranges as far as they are between two addresses.
+pub(crate) fn cut(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + use<'_> {
+    let first = ranges.partition_point(|(_, behind)| *behind <= start);
+    let here = ranges[first..].iter().take_while(move |(from, _)| *from < end);
+    here.map(move |(from, behind)| (start.max(*from), end.min(*behind)))
+}
+
 /// Whether anything of ranges is between two addresses.
 pub(crate) fn meets(ranges: &[(u64, u64)], start: u64, end: u64) -> bool {
     ranges.get(ranges.partition_point(|(_, to)| *to <= start)).is_some_and(|(from, _)| *from < end)

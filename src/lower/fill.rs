@@ -1,14 +1,16 @@
-//! Pages copied into place by a userfaultfd.
+//! Pages brought into place by a userfaultfd: copied from a mapping of their image, or read into huge pages and moved.
 //!
 //! The structures of `ioctl_userfaultfd(2)` are read and written by the kernel, so each call has its own in the part of
-//! the region that may be written. A copy that comes short fails (EAGAIN), and with it the restore.
+//! the region that may be written. A copy or move that comes short fails (EAGAIN), and with it the restore.
 
 use regrow_graph::ids::Fd;
 
 use super::Lowering;
+use crate::resolve::BLOCK;
 use crate::resolve::Recipes;
-use crate::resolve::recipe::{Copying, ResourceKind, StepKind};
-use crate::tape::abi::{CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE};
+use crate::resolve::numbers::PAGE;
+use crate::resolve::recipe::{Copying, PagesFrom, ResourceKind, StepKind};
+use crate::tape::abi::{CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, UFFDIO_MOVE};
 use crate::tape::assemble::Tape;
 
 /// uapi/linux/userfaultfd.h.
@@ -20,10 +22,12 @@ const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
 const UFFDIO_COPY: u64 = 0xc028_aa03;
 const REGISTER_MODE_MISSING: u64 = 1;
 
-/// Words of `struct uffdio_api`, `uffdio_register`, `uffdio_copy`.
+/// Words of `struct uffdio_api`, `uffdio_register`, `uffdio_copy`; `uffdio_move` has as many as the last, in the same order.
 const API_WORDS: usize = 3;
 const REGISTER_WORDS: usize = 4;
 const COPY_WORDS: usize = 5;
+/// At most this much is read by one call (MAX_RW_COUNT, linux/fs.h, is a little less than twice as much).
+const READ_MAX: u64 = 1 << 30;
 
 /// How many words the kernel reads and writes.
 pub(super) fn cells(recipes: &Recipes) -> usize {
@@ -39,14 +43,29 @@ pub(super) fn cells(recipes: &Recipes) -> usize {
     made.count() * API_WORDS + copied.sum::<usize>()
 }
 
-/// What each copies: address, offset in the image, length. The task itself first, then its guests.
-fn parts(copying: &Copying) -> Vec<Vec<(u64, u64, u64)>> {
-    /// Page tables of neighbours are not filled at the same time.
-    const TABLE: u64 = 2 << 20;
+/// Pages that one call brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    /// Where they go.
+    to: u64,
+    /// Where they are taken from.
+    from: u64,
+    /// Where they are in the image, in bytes.
+    offset: u64,
+    /// How much, in bytes.
+    len: u64,
+}
+
+/// What each brings: the task itself first, then its guests.
+fn parts(copying: &Copying) -> Vec<Vec<Part>> {
+    /// Page tables of neighbours are not filled at the same time, and no block is parted.
+    const TABLE: u64 = BLOCK;
     let total: u64 = copying.pieces.iter().map(|(_, _, len)| len).sum();
     let share = (total / (copying.guests.len() as u64 + 1)).next_multiple_of(TABLE);
     let mut parts = vec![Vec::new()];
     let mut room = share;
+    // How much is before it, of all pieces.
+    let mut before = 0;
     for (to, offset, len) in &copying.pieces {
         let mut done = 0;
         while done < *len {
@@ -56,14 +75,31 @@ fn parts(copying: &Copying) -> Vec<Vec<(u64, u64, u64)>> {
             }
             let is_last = parts.len() > copying.guests.len();
             let now = if is_last { len - done } else { room.min(len - done) };
+            let offset = offset + done;
+            let from = copying.source
+                + match copying.from {
+                    PagesFrom::Image { offset: first } => offset - first,
+                    PagesFrom::Stage => before,
+                };
             if let Some(part) = parts.last_mut() {
-                part.push((to + done, offset + done, now));
+                part.push(Part { to: to + done, from, offset, len: now });
             }
+            before += now;
             done += now;
             room = room.saturating_sub(now);
         }
     }
     parts
+}
+
+/// Pages at whose protection and back the blocks of a range are parted: first address and length. Two neighbours at once,
+/// by the pages at their border.
+fn partings(start: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = start + len;
+    (start..end).step_by(2 * BLOCK as usize).map(move |at| {
+        let border = at + BLOCK;
+        if border < end { (border - PAGE, 2 * PAGE) } else { (at, PAGE) }
+    })
 }
 
 impl Lowering<'_> {
@@ -76,49 +112,82 @@ impl Lowering<'_> {
         self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_API, api], 0);
     }
 
-    /// Maps the image, copies, and leaves nothing of it but the pages.
+    /// Maps what pages are taken from, brings them, and leaves nothing of it but the pages.
     pub(super) fn copy(&mut self, copying: &Copying, fds: &[Fd]) {
         let [image, fd] = [0, 1].map(|at| fds.get(at).map_or(u64::MAX, |fd| u64::from(*fd)));
         for (start, len) in &copying.mappings {
             let range = self.cells([*start, *len, REGISTER_MODE_MISSING, 0]);
             self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_REGISTER, range], 0);
         }
-        let (source, len) = (copying.source, copying.len);
-        let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE) as u64;
-        let args = [source, len, libc::PROT_READ as u64, flags, image, copying.offset];
-        self.tape.call(libc::SYS_mmap, &args, source);
+        self.map_from(copying, image);
         let parts = parts(copying);
         let mut parts = parts.into_iter();
         let own = parts.next().unwrap_or_default();
         let mut guests = Vec::new();
         for (pid, part) in copying.guests.iter().zip(parts) {
-            self.guest(*pid, fd, copying, &part);
+            self.guest(*pid, [image, fd], copying.from, &part);
             guests.push(*pid);
         }
-        self.copy_part(fd, copying, &own);
+        self.bring([image, fd], copying.from, &own);
         for pid in guests {
             let options = (libc::WEXITED | libc::__WALL) as u64;
             self.tape.call(libc::SYS_waitid, &[u64::from(libc::P_PID), u64::from(pid), 0, options, 0], 0);
         }
-        self.unmap(source, len);
+        self.unmap(copying.source, copying.len);
         for (start, len) in &copying.mappings {
             let range = self.asm.words(&[*start, *len]);
             self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_UNREGISTER, range], 0);
         }
-    }
-
-    fn copy_part(&mut self, fd: u64, copying: &Copying, part: &[(u64, u64, u64)]) {
-        for (to, offset, len) in part {
-            let copy = self.cells([*to, copying.source + (offset - copying.offset), *len, 0, 0]);
-            self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_COPY, copy], 0);
+        if copying.from == PagesFrom::Stage {
+            for (at, len) in copying.pieces.iter().flat_map(|(to, _, len)| partings(*to, *len)) {
+                for prot in [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE] {
+                    self.tape.call(libc::SYS_mprotect, &[at, len, prot as u64], 0);
+                }
+            }
         }
     }
 
-    /// A task in this one's address space that copies its part and exits.
-    fn guest(&mut self, pid: u32, fd: u64, copying: &Copying, part: &[(u64, u64, u64)]) {
+    fn map_from(&mut self, copying: &Copying, image: u64) {
+        let (source, len) = (copying.source, copying.len);
+        match copying.from {
+            PagesFrom::Image { offset } => {
+                let flags = (libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE) as u64;
+                let args = [source, len, libc::PROT_READ as u64, flags, image, offset];
+                self.tape.call(libc::SYS_mmap, &args, source);
+            }
+            PagesFrom::Stage => {
+                let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+                let flags = (kind | libc::MAP_FIXED_NOREPLACE) as u64;
+                let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+                self.tape.call(libc::SYS_mmap, &[source, len, prot, flags, u64::MAX, 0], source);
+                self.tape.call(libc::SYS_madvise, &[source, len, libc::MADV_HUGEPAGE as u64], 0);
+            }
+        }
+    }
+
+    fn bring(&mut self, [image, fd]: [u64; 2], from: PagesFrom, parts: &[Part]) {
+        for part in parts {
+            let mut command = UFFDIO_COPY;
+            if from == PagesFrom::Stage {
+                command = UFFDIO_MOVE;
+                let mut done = 0;
+                while done < part.len {
+                    let len = READ_MAX.min(part.len - done);
+                    let args = [image, part.from + done, len, part.offset + done];
+                    self.tape.call(libc::SYS_pread64, &args, len);
+                    done += len;
+                }
+            }
+            let structure = self.cells([part.to, part.from, part.len, 0, 0]);
+            self.tape.call(libc::SYS_ioctl, &[fd, command, structure], 0);
+        }
+    }
+
+    /// A task in this one's address space that brings its parts and exits.
+    fn guest(&mut self, pid: u32, fds: [u64; 2], from: PagesFrom, parts: &[Part]) {
         let op = self.tape.op;
         let own = std::mem::replace(&mut self.tape, Tape { op, ..Tape::default() });
-        self.copy_part(fd, copying, part);
+        self.bring(fds, from, parts);
         self.tape.call(libc::SYS_exit_group, &[0], 0);
         let records = std::mem::replace(&mut self.tape, own).records;
         let mut words = [0u64; 11];
@@ -141,24 +210,30 @@ impl Lowering<'_> {
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
+    fn copying(pieces: &[(u64, u64, u64)], guests: usize, from: PagesFrom) -> Copying {
+        Copying {
+            mappings: Vec::new(),
+            from,
+            source: 1000 * MIB,
+            len: 0,
+            pieces: pieces.iter().map(|(to, offset, len)| (to * MIB, offset * MIB, len * MIB)).collect(),
+            guests: (0..guests as u32).collect(),
+        }
+    }
+
     #[test]
     fn parts_are_alike_and_whole() {
-        const MIB: u64 = 1 << 20;
         let check = |pieces: &[(u64, u64, u64)], guests: usize, expected: &[&[(u64, u64, u64)]]| {
-            let copying = Copying {
-                mappings: Vec::new(),
-                source: 0,
-                offset: 0,
-                len: 0,
-                pieces: pieces.iter().map(|(to, offset, len)| (to * MIB, offset * MIB, len * MIB)).collect(),
-                guests: (0..guests as u32).collect(),
-            };
-            let found: Vec<Vec<(u64, u64, u64)>> = parts(&copying)
-                .into_iter()
-                .map(|part| {
-                    part.into_iter().map(|(to, offset, len)| (to / MIB, offset / MIB, len / MIB)).collect()
-                })
-                .collect();
+            let found: Vec<Vec<(u64, u64, u64)>> =
+                parts(&copying(pieces, guests, PagesFrom::Image { offset: 0 }))
+                    .into_iter()
+                    .map(|part| {
+                        let all = part.into_iter();
+                        all.map(|part| (part.to / MIB, part.offset / MIB, part.len / MIB)).collect()
+                    })
+                    .collect();
             assert_eq!(found, expected);
         };
         check(&[(100, 0, 64)], 0, &[&[(100, 0, 64)]]);
@@ -171,5 +246,24 @@ mod tests {
         // The last takes what is left, and nobody comes for nothing.
         check(&[(100, 0, 5)], 1, &[&[(100, 0, 4)], &[(104, 4, 1)]]);
         check(&[(100, 0, 2)], 3, &[&[(100, 0, 2)]]);
+    }
+
+    #[test]
+    fn where_pages_are_taken_from() {
+        let from = |from| -> Vec<u64> {
+            let copying = copying(&[(100, 7, 10), (200, 27, 6)], 1, from);
+            parts(&copying).iter().flatten().map(|part| part.from / MIB).collect()
+        };
+        assert_eq!(from(PagesFrom::Image { offset: 7 * MIB }), [1000, 1008, 1020]);
+        assert_eq!(from(PagesFrom::Stage), [1000, 1008, 1010]);
+    }
+
+    #[test]
+    fn every_block_is_parted_once() {
+        let found = |blocks: u64| partings(BLOCK, blocks * BLOCK).collect::<Vec<_>>();
+        assert_eq!(found(1), [(BLOCK, PAGE)]);
+        assert_eq!(found(2), [(2 * BLOCK - PAGE, 2 * PAGE)]);
+        assert_eq!(found(3), [(2 * BLOCK - PAGE, 2 * PAGE), (3 * BLOCK, PAGE)]);
+        assert_eq!(found(0), []);
     }
 }

@@ -8,7 +8,7 @@ use regrow_graph::ids::{OpId, ResourceId, TaskId};
 use super::words;
 use crate::image::Origin;
 use crate::pipeline::Prepared;
-use crate::resolve::recipe::{InodeKind, ResourceKind, StepKind, UnixAction};
+use crate::resolve::recipe::{InodeKind, PagesFrom, ResourceKind, StepKind, UnixAction};
 
 /// The pid of a task, the tid of a thread.
 pub fn pid(prepared: &Prepared, task: TaskId) -> u32 {
@@ -211,9 +211,13 @@ pub(super) fn step_name(step: &StepKind) -> String {
         StepKind::Copy(copying) => {
             let pages: u64 = copying.pieces.iter().map(|(_, _, len)| len / 4096).sum();
             let (pages, pieces) = (words::count(pages, "page"), words::count(copying.pieces.len(), "piece"));
+            let verb = match copying.from {
+                PagesFrom::Image { .. } => "copy",
+                PagesFrom::Stage => "move",
+            };
             match copying.guests.len() {
-                0 => format!("copy {pages} in {pieces}"),
-                guests => format!("copy {pages} in {pieces}, with {}", words::count(guests, "guest")),
+                0 => format!("{verb} {pages} in {pieces}"),
+                guests => format!("{verb} {pages} in {pieces}, with {}", words::count(guests, "guest")),
             }
         }
         StepKind::Fill { pieces, .. } => {

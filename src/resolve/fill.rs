@@ -15,7 +15,7 @@ use regrow_graph::ids::{OfdId, StepId};
 use super::Resolver;
 use super::memory::fills;
 use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
-use super::recipe::{Copying, ResourceKind, StepKind};
+use super::recipe::{Copying, PagesFrom, ResourceKind, StepKind};
 use crate::image::{Extent, Origin, Vma, VmaKind};
 
 /// A part of an address space that pages can be copied into: first address, and behind the last.
@@ -26,6 +26,10 @@ type Range = (u64, u64);
 pub(super) struct Ways {
     /// Mappings that pages are copied into.
     pub(super) mappings: Vec<Range>,
+    /// Read into huge pages, and moved from there ([`stage`](super::stage)).
+    pub(super) moved: Vec<Extent>,
+    /// The mappings that these are in.
+    pub(super) moved_into: Vec<Range>,
     /// Copied.
     pub(super) copied: Vec<Extent>,
     /// Of these, what must be dropped first.
@@ -122,7 +126,7 @@ fn read_until(extents: &[Extent], from: u64, to: u64, read: &mut Vec<Extent>) {
 }
 
 /// Extents that follow one another in memory and in the image as one.
-fn joined(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
+pub(super) fn joined(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
     let mut runs: Vec<Extent> = Vec::new();
     for extent in extents {
         match runs.last_mut() {
@@ -150,7 +154,7 @@ pub(super) fn steps(
     file: impl FnOnce(&mut Resolver<'_>) -> OfdId,
 ) -> Vec<StepId> {
     let reads = fills(&ways.read, except);
-    if reads.is_empty() && ways.copied.is_empty() {
+    if reads.is_empty() && ways.copied.is_empty() && ways.moved.is_empty() {
         return Vec::new();
     }
     let file = file(resolver);
@@ -159,7 +163,7 @@ pub(super) fn steps(
         let kind = StepKind::Madvise { start: *start, len: end - start, advice: libc::MADV_DONTNEED as u32 };
         steps.push(resolver.add_step(kind, origin, Vec::new()));
     }
-    if let Some(copying) = copying(ways) {
+    for copying in [moving(ways), copying(ways)].into_iter().flatten() {
         let userfault = *userfault.get_or_insert_with(|| {
             let userfault = resolver.new_ofd();
             resolver.add_resource(ResourceKind::Userfault, origin, vec![Some(userfault)]);
@@ -174,12 +178,23 @@ pub(super) fn steps(
     steps
 }
 
+/// Whole mappings are registered in both cases: a part of one would be a mapping of its own meanwhile.
+fn moving(ways: &Ways) -> Option<Copying> {
+    let runs = joined(ways.moved.iter().copied());
+    let len = runs.iter().map(|run| run.len_pages * PAGE).sum();
+    let mappings = ways.moved_into.iter().map(|(start, end)| (*start, end - start)).collect();
+    let pieces = runs.iter().map(|run| (run.start, run.offset_bytes, run.len_pages * PAGE)).collect();
+    let from = PagesFrom::Stage;
+    (len > 0).then_some(Copying { mappings, source: 0, from, len, pieces, guests: Vec::new() })
+}
+
 fn copying(ways: &Ways) -> Option<Copying> {
     let offset = ways.copied.iter().map(|run| run.offset_bytes).min()?;
     let end = ways.copied.iter().map(|run| run.offset_bytes + run.len_pages * PAGE).max()?;
     let mappings = ways.mappings.iter().map(|(start, end)| (*start, end - start)).collect();
     let pieces = ways.copied.iter().map(|run| (run.start, run.offset_bytes, run.len_pages * PAGE)).collect();
-    Some(Copying { mappings, source: 0, offset, len: end - offset, pieces, guests: Vec::new() })
+    let from = PagesFrom::Image { offset };
+    Some(Copying { mappings, source: 0, from, len: end - offset, pieces, guests: Vec::new() })
 }
 
 /// From so much on it is worth to have guests.

@@ -21,7 +21,7 @@ use super::numbers::{MAP_DROPPABLE, MAP_KNOWN, MAP_TYPE, O_ACCMODE, PAGE};
 use super::problem::ProblemKind;
 use super::recipe::{FilePurpose, MmMap, ResourceKind, StepKind};
 use super::window::{TASK_SIZE, Window};
-use super::{Recipes, Resolver, adjoining, aio, fill, space, transparent, vdso};
+use super::{Recipes, Resolver, adjoining, aio, fill, space, stage, transparent, vdso};
 use crate::host::Probe;
 use crate::image::huge::{MAP_HUGE, MAP_HUGETLB};
 use crate::image::{
@@ -612,7 +612,10 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
     steps.extend(guard.forbid(resolver));
     let mut userfault = None;
     for (image, extents) in by_image(&first) {
+        let (extents, moved) = space::parted(&extents, resolver.spaces.staged(id));
+        let moved_into = stage::holding(&mappings, &moved);
         let ways = fill::ways(resolver, &extents, &mappings, &present);
+        let ways = fill::Ways { moved, moved_into, ..ways };
         let file = |resolver: &mut Resolver<'_>| pages_file(resolver, image, origin);
         steps.extend(fill::steps(resolver, &ways, provided, origin, &mut userfault, file));
     }

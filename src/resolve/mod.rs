@@ -29,6 +29,7 @@ pub(crate) mod numbers;
 mod seccomp;
 mod sharing;
 pub mod space;
+mod stage;
 mod task;
 mod threads;
 mod transparent;
@@ -56,7 +57,7 @@ use recipe::{ResourceKind, ResourceRecipe, StepKind, StepRecipe};
 
 pub(crate) use aio::needed as needed_aio_requests;
 pub(crate) use huge::needed as needed_huge_pages;
-pub(crate) use transparent::room as huge_room;
+pub(crate) use transparent::{BLOCK, room as huge_room};
 pub(crate) use tree::born_of;
 pub use window::Window;
 
@@ -235,6 +236,7 @@ pub fn resolve(model: &Model, payloads: &Payloads, facts: &HostFacts, options: &
     tree::raise(&mut resolver, &cradle);
     sharing::judge(&mut resolver);
     resolver.spaces = space::decide(&resolver);
+    resolver.huge_room = resolver.huge_room.saturating_sub(resolver.spaces.staged_bytes());
     resolver.differences = space::differences(&resolver);
     for index in 0..model.tasks.len() {
         task::resolve(&mut resolver, TaskId::new(index));

@@ -135,7 +135,7 @@ pub enum StepKind {
         /// Offset of the first byte in the image.
         offset: u64,
     },
-    /// Copy pages from the needed pages image by the needed userfaultfd.
+    /// Bring pages from the needed pages image into place by the needed userfaultfd.
     Copy(Box<Copying>),
     /// `prctl(PR_SET_MM, PR_SET_MM_MAP)` with the needed executable.
     SetMm(Box<MmMap>),
@@ -332,20 +332,33 @@ impl StepKind {
     }
 }
 
-/// Pages that are copied into place from a mapping of their image.
+/// Where pages that are brought by a userfaultfd are taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PagesFrom {
+    /// Copied from a mapping of their image, which starts there in it.
+    Image {
+        /// In bytes.
+        offset: u64,
+    },
+    /// Read into memory that may have huge pages, one piece behind the other, and moved from there: pieces are whole blocks of
+    /// 2 MiB.
+    Stage,
+}
+
+/// Pages that are brought into place by a userfaultfd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copying {
     /// The mappings that they go into: first address and length.
     pub mappings: Vec<(u64, u64)>,
-    /// Where the image is mapped meanwhile; 0 until the window is known.
+    /// What they are taken from.
+    pub from: PagesFrom,
+    /// Where that is mapped meanwhile; 0 until the window is known.
     pub source: u64,
-    /// From where on.
-    pub offset: u64,
-    /// How much of it.
+    /// How long it is.
     pub len: u64,
     /// Where pages go, their offset in the image, and their length.
     pub pieces: Vec<(u64, u64, u64)>,
-    /// Pids of short-lived tasks in the same address space, who copy an equal part each at the same time.
+    /// Pids of short-lived tasks in the same address space, who bring an equal part each at the same time.
     pub guests: Vec<u32>,
 }
 

@@ -38,9 +38,10 @@ use regrow_graph::ids::TaskId;
 use super::files::ghost;
 use super::numbers::PAGE;
 use super::policy::Policy;
-use super::{Options, Resolver, Sharing, huge, transparent, tree};
+use super::{Options, Resolver, Sharing, huge, stage, transparent, tree};
+use crate::host::Transparent;
 use crate::image::alike::{Pair, Run};
-use crate::image::ranges::{joined, meets, range, stored, within, without};
+use crate::image::ranges::{cut, joined, meets, range, stored, within, without};
 use crate::image::{Alive, Extent, Mm, Model, Ofd, OfdKind, Task, Vma, VmaKind};
 use kept::{Kept, kept};
 
@@ -56,14 +57,16 @@ const MANY_PAGES: u64 = 256;
 /// Who inherits.
 #[derive(Debug, Default)]
 pub(super) struct Spaces {
-    /// Tasks that set their address space up before they fork.
-    early: BTreeSet<TaskId>,
+    /// Tasks that set their address space up before they fork, and how many they fork.
+    early: BTreeMap<TaskId, u64>,
     /// Tasks that keep what they are born with.
     heirs: BTreeSet<TaskId>,
     /// Tasks that are born with something that they must drop.
     strangers: BTreeSet<TaskId>,
     /// Of early tasks: pages that no heir has, as sorted ranges. They are filled behind the forks.
     late: BTreeMap<TaskId, Vec<(u64, u64)>>,
+    /// Of early tasks: blocks that they are given by way of huge pages, as sorted ranges.
+    staged: BTreeMap<TaskId, Vec<(u64, u64)>>,
     /// Of early tasks: pages of their children that they have when they fork, and not in the end.
     old: BTreeMap<TaskId, Vec<Extent>>,
     /// Of early tasks: what they have mapped when they fork, where that is not what they have in the end.
@@ -79,7 +82,17 @@ impl Spaces {
     }
 
     pub(super) fn is_early(&self, task: TaskId) -> bool {
-        self.early.contains(&task)
+        self.early.contains_key(&task)
+    }
+
+    /// Blocks that a task is given by way of huge pages: sorted ranges.
+    pub(super) fn staged(&self, task: TaskId) -> &[(u64, u64)] {
+        self.staged.get(&task).map_or(&[], Vec::as_slice)
+    }
+
+    /// How much that is of all tasks, in bytes.
+    pub(super) fn staged_bytes(&self) -> u64 {
+        self.staged.values().flatten().map(|(start, end)| end - start).sum()
     }
 
     pub(super) fn is_heir(&self, task: TaskId) -> bool {
@@ -293,7 +306,7 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
             // While it sets itself up, its children wait.
             let is_worth_it = gain > setup(above, costs) || sharing == Sharing::Keep;
             if !heirs.is_empty() && is_worth_it {
-                spaces.early.insert(parent);
+                spaces.early.insert(parent, children.len() as u64);
             } else {
                 heirs.clear();
             }
@@ -319,7 +332,8 @@ pub(super) fn decide(resolver: &Resolver<'_>) -> Spaces {
         }
     }
     spaces.shapes = shapes(resolver, &spaces, &born);
-    for task in &spaces.early {
+    let early: Vec<TaskId> = spaces.early.keys().copied().collect();
+    for task in &early {
         let old = old(resolver, &spaces, *task, &born[task.index()]);
         spaces.old.insert(*task, old);
     }
@@ -397,6 +411,7 @@ fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
         let runs = resolver.alike.of(child.index(), parent.index()).unwrap_or_default();
         common.entry(parent).or_default().extend(runs.iter().map(|run| (run.at, run.at + run.len)));
     }
+    let mut room = resolver.huge_room;
     let mut early = resolver.forest.birth_order();
     early.retain(|task| spaces.is_early(*task));
     for task in early {
@@ -422,9 +437,40 @@ fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
             late = without(&late, &come_along(spaces, above, parent, 0, u64::MAX));
         }
         let old: Vec<(u64, u64)> = spaces.old(task).iter().map(range).collect();
+        let staged = transparent::with_room(staged(resolver, spaces, task, (&old, &late)), &mut room);
+        late = without(&late, &staged);
+        spaces.staged.insert(task, staged);
         late.extend(without(&stored, &without(&stored, &old)));
         spaces.late.insert(task, joined(late));
     }
+}
+
+/// The blocks that an early task is given by way of huge pages. `old` and `late`: as in [`stage::Forker`].
+fn staged(
+    resolver: &Resolver<'_>,
+    spaces: &Spaces,
+    task: TaskId,
+    (old, late): (&[(u64, u64)], &[(u64, u64)]),
+) -> Vec<(u64, u64)> {
+    let alive = resolver.model.tasks.get(task.index()).and_then(|task| task.alive());
+    // An heir's own are seldom many.
+    let may_be_asked = resolver.facts.kernel.moves_pages && !spaces.is_heir(task);
+    let (Some(alive), Some(huge_page_ns)) = (alive.filter(|_| may_be_asked), resolver.facts.huge_page_ns)
+    else {
+        return Vec::new();
+    };
+    let vmas = spaces.vmas(task, alive);
+    // Who has memory that gets huge pages itself forbids them while it is filled.
+    let setting = transparent::setting(resolver.facts, alive);
+    let may_have_some = setting != Transparent::Never
+        && spaces.is_born_without_huge_pages(task) == Some(false)
+        && transparent::mappings(setting, vmas).is_empty();
+    if !may_have_some {
+        return Vec::new();
+    }
+    let forks = spaces.early.get(&task).copied().unwrap_or(0);
+    let forker = stage::Forker { vmas, extents: &alive.mm.pages.extents, old, late, forks, huge_page_ns };
+    joined(stage::blocks(&resolver.options.costs, &forker))
 }
 
 /// How an heir's address space differs from that of its parent.
@@ -500,13 +546,6 @@ fn difference(resolver: &Resolver<'_>, child: TaskId, own: &Alive) -> Option<Dif
     difference.guards = without(&own.mm.guards, &guarded);
     difference.kept = kept;
     Some(difference)
-}
-
-/// Ranges as far as they are between two addresses.
-fn cut(ranges: &[(u64, u64)], start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + use<'_> {
-    let first = ranges.partition_point(|(_, behind)| *behind <= start);
-    let here = ranges[first..].iter().take_while(move |(from, _)| *from < end);
-    here.map(move |(from, behind)| (start.max(*from), end.min(*behind)))
 }
 
 /// What an heir is born with: the pages of its parent that are not filled behind the forks, as sorted ranges, and

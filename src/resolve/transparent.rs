@@ -29,7 +29,7 @@ use crate::image::ranges::{joined, meets, range};
 use crate::image::{Alive, Extent, Origin, Vma, VmaKind};
 
 /// What a huge page of the second level takes, in bytes, and how it is aligned.
-pub(super) const BLOCK: u64 = 2 << 20;
+pub(crate) const BLOCK: u64 = 2 << 20;
 
 /// A part of an address space: first address, and behind the last.
 type Range = (u64, u64);

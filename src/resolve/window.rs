@@ -2,7 +2,8 @@
 //! the launcher's.
 
 use super::problem::ProblemKind;
-use super::recipe::StepKind;
+use super::recipe::{PagesFrom, StepKind};
+use super::transparent::BLOCK;
 use super::{Payloads, Resolver};
 
 /// The window: the region for tapes at its start, carriers of shared memory behind, then what pages are copied from.
@@ -89,7 +90,11 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
             // A record and a structure each; there are more parts than pieces where there are guests.
             super::recipe::StepKind::Copy(copying) => {
                 let parts = copying.pieces.len() + 2 * copying.mappings.len() + 4 * copying.guests.len();
-                parts as u64 * 8
+                match copying.from {
+                    PagesFrom::Image { .. } => parts as u64 * 8,
+                    // A read each, too, and the calls by which blocks are parted.
+                    PagesFrom::Stage => parts as u64 * 16 + copying.len / BLOCK * 8,
+                }
             }
             // A record for 64 events or fewer, two where they are read, and a list of requests.
             super::recipe::StepKind::Ring(ring) => {

@@ -19,6 +19,7 @@ use crate::image::{Model, NsPid, OfdKind};
 use crate::pipeline::Prepared;
 use crate::resolve::problem::{Problem, ProblemKind};
 use crate::tape::Tapes;
+use crate::tape::abi::UFFDIO_MOVE;
 
 /// What a plan relies on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +169,9 @@ pub(super) fn named(facts: &HostFacts, tapes: &Tapes, has_cradle: bool) -> Vec<(
     };
     let copies = tapes.has_call(libc::SYS_userfaultfd);
     add(When::If(copies), Rule::Same, "userfaultfd(2)", Some(userfaultfd));
+    let moves = tapes.has_record(|record| record.is_call(libc::SYS_ioctl) && record.args[1] == UFFDIO_MOVE);
+    let moving = if kernel.moves_pages { "there" } else { "not there" };
+    add(When::If(moves), Rule::Same, "UFFDIO_MOVE", Some(moving.to_owned()));
     // How long the kernel makes rings, and how many events they have room for.
     let has_rings = tapes.has_call(libc::SYS_io_setup);
     let processors = number(kernel.possible_processors.map(u64::from));
@@ -302,6 +306,7 @@ impl Relied {
             tasks: tapes.tasks.iter().map(|task| NsPid(task.pid)).collect(),
             paths: self.files.iter().map(|file| (file.path.clone(), file.asks[2])).collect(),
             hierarchies: self.facts.iter().any(|fact| fact.name.starts_with(HIERARCHY)),
+            huge_page_ns: super::room::has_stages(tapes),
         }
     }
 

@@ -3,7 +3,8 @@
 //! A plan asks for as many as were free when it was made. Where there are fewer when it is played, the kernel would move
 //! what is in the way, for as long as that takes. So huge pages stay forbidden to a task for longer, as far as its tape
 //! asks for more than there are: the record that allows them comes behind the reads that would bring them, which then bring small ones. All reads of a
-//! task that follow it are taken together. The tapes are certified after that, as any.
+//! task that follow it are taken together. Memory that pages are moved from gets small ones then, by the opposite advice. The tapes
+//! are certified after that, as any.
 //!
 //! Worked example: `prctl(PR_SET_THP_DISABLE, 0)`, `openat`, a `pread64` of 4 MiB, `close`: with room for 2 MiB the first comes behind the
 //! third.
@@ -22,10 +23,12 @@ enum What {
     Reads(u64),
     /// It opens or closes the image.
     Beside,
+    /// So many bytes among the carriers get huge pages, to be moved from there.
+    Stages(u64),
     Else,
 }
 
-fn what(record: &Record) -> What {
+fn what(tapes: &Tapes, record: &Record) -> What {
     if record.verb() != Some(Verb::Syscall) {
         return What::Else;
     }
@@ -35,17 +38,32 @@ fn what(record: &Record) -> What {
             What::Reads(record.expect)
         }
         libc::SYS_openat | libc::SYS_close => What::Beside,
+        libc::SYS_madvise
+            if record.args[2] == libc::MADV_HUGEPAGE as u64
+                && (tapes.base..tapes.base.saturating_add(tapes.window_len)).contains(&record.args[0]) =>
+        {
+            What::Stages(record.args[1])
+        }
         _ => What::Else,
     }
 }
 
-/// Lets no more huge pages be asked for than there is room for, in bytes.
-pub(crate) fn fit(tapes: &mut Tapes, mut room: u64) {
-    let mut late = Vec::new();
+/// From this on, small pages that are moved one by one, and forked so, cost less than a huge page, in nanoseconds.
+const SLOW_NS: u64 = 1_500_000;
+
+/// Whether pages are moved from memory that is to have huge ones: then it matters how long it takes to get one.
+pub(crate) fn has_stages(tapes: &Tapes) -> bool {
+    tapes.has_record(|record| matches!(what(tapes, record), What::Stages(_)))
+}
+
+/// Lets no more huge pages be asked for than there is room for, in bytes; and none to be moved if it takes long to get one.
+pub(crate) fn fit(tapes: &mut Tapes, mut room: u64, huge_page_ns: Option<u64>) {
+    let is_slow = huge_page_ns.is_some_and(|ns| ns > SLOW_NS);
+    let (mut late, mut small) = (Vec::new(), Vec::new());
     for task in &tapes.tasks {
         let mut allowed: Option<Allowed> = None;
         for (address, record) in tapes.records(task) {
-            match (what(&record), &mut allowed) {
+            match (what(tapes, &record), &mut allowed) {
                 (What::Allows, _) => {
                     late.extend(allowed.take().filter(|it| it.is_too_much(&mut room)));
                     allowed = Some(Allowed { records: vec![(address, record)], reads: 1, bytes: 0 });
@@ -56,11 +74,22 @@ pub(crate) fn fit(tapes: &mut Tapes, mut room: u64) {
                     it.bytes = it.bytes.saturating_add(bytes);
                 }
                 (What::Beside, Some(it)) => it.records.push((address, record)),
+                (What::Stages(bytes), it) => {
+                    late.extend(it.take().filter(|it| it.is_too_much(&mut room)));
+                    match room.checked_sub(bytes).filter(|_| !is_slow) {
+                        Some(left) => room = left,
+                        None => small.push((address, record)),
+                    }
+                }
                 (What::Else, it) => late.extend(it.take().filter(|it| it.is_too_much(&mut room))),
                 (What::Reads(_) | What::Beside, None) => {}
             }
         }
         late.extend(allowed.filter(|it| it.is_too_much(&mut room)));
+    }
+    for (address, mut record) in small {
+        record.args[2] = libc::MADV_NOHUGEPAGE as u64;
+        tapes.set_record(address, record);
     }
     for Allowed { mut records, reads, .. } in late {
         let addresses: Vec<u64> = records.iter().map(|(address, _)| *address).collect();
@@ -128,10 +157,11 @@ mod tests {
 
     /// Every tape as a word: `A` allows, `R` reads.
     fn shown(tapes: &Tapes) -> Vec<String> {
-        let letter = |record: &Record| match what(record) {
+        let letter = |record: &Record| match what(tapes, record) {
             What::Allows => 'A',
             What::Reads(_) => 'R',
             What::Beside => 'o',
+            What::Stages(_) => 'S',
             What::Else => '.',
         };
         tapes
@@ -145,7 +175,7 @@ mod tests {
     fn no_more_is_asked_for_than_is_free() {
         let check = |room: u64, expected: [&str; 2]| {
             let mut all = tapes();
-            fit(&mut all, room);
+            fit(&mut all, room, None);
             assert_eq!(shown(&all), expected, "{room}");
             // Nothing else is changed, and nothing is lost.
             let sorted = |tapes: &Tapes| {
@@ -165,5 +195,32 @@ mod tests {
         check(5 * MIB, [".RAoRRo.R", "RA"]);
         check(3 * MIB, [".RoRRAo.R", "AR"]);
         check(0, [".RoRRAo.R", "RA"]);
+    }
+
+    #[test]
+    fn what_is_moved_has_small_pages_where_huge_ones_are_few_or_slow() {
+        let advised = |room: u64, huge_page_ns: Option<u64>| {
+            let mut asm = Assembler::new(0x1_0000_0000, 0, 0, &[0; 64]);
+            let mut tape = Tape::default();
+            for (at, mib) in [(0x1_4000_0000, 4), (0x1_4000_0000, 2), (0x7000_0000, 9)] {
+                let args = [at, mib * MIB, libc::MADV_HUGEPAGE as u64];
+                tape.call(libc::SYS_madvise, &args, 0);
+            }
+            asm.tape(7, true, 0, &tape.records);
+            let mut tapes = asm.finish(1 << 20, 1 << 30).expect("it fits");
+            tapes.window_len = 2 << 30;
+            assert!(has_stages(&tapes));
+            fit(&mut tapes, room, huge_page_ns);
+            let advice = |record: &Record| record.args[2] as i32;
+            tapes.records(&tapes.tasks[0]).map(|(_, record)| advice(&record)).collect::<Vec<_>>()
+        };
+        let [huge, small] = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
+        // The last is no memory among the carriers.
+        assert_eq!(advised(u64::MAX, None), [huge, huge, huge]);
+        assert_eq!(advised(6 * MIB, Some(100_000)), [huge, huge, huge]);
+        assert_eq!(advised(5 * MIB, Some(100_000)), [huge, small, huge]);
+        assert_eq!(advised(3 * MIB, None), [small, huge, huge]);
+        assert_eq!(advised(u64::MAX, Some(3_000_000)), [small, small, huge]);
+        assert!(!has_stages(&tapes()));
     }
 }

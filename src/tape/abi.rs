@@ -66,7 +66,15 @@ pub enum Check {
     Any = 2,
 }
 
+/// `UFFDIO_MOVE` (uapi/linux/userfaultfd.h).
+pub const UFFDIO_MOVE: u64 = 0xc028_aa05;
+
 impl Record {
+    /// Whether it is this system call.
+    pub fn is_call(&self, nr: libc::c_long) -> bool {
+        self.verb() == Some(Verb::Syscall) && libc::c_long::from(self.nr) == nr
+    }
+
     /// The verb, if it is one.
     pub fn verb(&self) -> Option<Verb> {
         use Verb::{Arrive, Fork, Indirect, Park, Post, Syscall, Wait};

@@ -174,6 +174,7 @@ const IOCTL: &[(u64, &str)] = &[
     (0xc020_aa00, "UFFDIO_REGISTER"),
     (0x8010_aa01, "UFFDIO_UNREGISTER"),
     (0xc028_aa03, "UFFDIO_COPY"),
+    (0xc028_aa05, "UFFDIO_MOVE"),
 ];
 const USERFAULT: &[(u64, &str)] = &[(1, "UFFD_USER_MODE_ONLY"), (0x80000, "O_CLOEXEC")];
 const SECCOMP: &[(u64, &str)] = &[(0, "SECCOMP_SET_MODE_STRICT"), (1, "SECCOMP_SET_MODE_FILTER")];
@@ -361,7 +362,7 @@ fn syscall(tapes: &Tapes, record: &Record) -> String {
         let kind = match (libc::c_long::from(record.nr), record.args[1], index) {
             // Start and length; to, from and length (ioctl_userfaultfd(2)).
             (libc::SYS_ioctl, 0xc020_aa00 | 0x8010_aa01, 2) => Arg::Words(2),
-            (libc::SYS_ioctl, 0xc028_aa03, 2) => Arg::Words(3),
+            (libc::SYS_ioctl, 0xc028_aa03 | 0xc028_aa05, 2) => Arg::Words(3),
             _ => *kind,
         };
         if record.verb() == Some(Verb::Indirect) && index == 0 {

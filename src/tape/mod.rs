@@ -214,9 +214,12 @@ impl Tapes {
 
     /// Whether any record is this system call.
     pub fn has_call(&self, nr: libc::c_long) -> bool {
-        let is_it =
-            |record: Record| record.verb() == Some(abi::Verb::Syscall) && libc::c_long::from(record.nr) == nr;
-        self.tasks.iter().any(|task| self.records(task).any(|(_, record)| is_it(record)))
+        self.has_record(|record| record.is_call(nr))
+    }
+
+    /// Whether there is such a record.
+    pub(crate) fn has_record(&self, is_it: impl Fn(&Record) -> bool) -> bool {
+        self.tasks.iter().any(|task| self.records(task).any(|(_, record)| is_it(&record)))
     }
 
     /// Lets a record fail with `errno` when it is reached; says whether there is such a record.

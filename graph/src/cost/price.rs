@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::fill::MOVED_SHARE;
 use super::{CostModel, sum};
 use crate::ids::Fd;
 use crate::verify::{
@@ -339,6 +340,12 @@ impl Holdings {
                 UserfaultChange::Copy { len, .. } => {
                     self.pages = self.pages.saturating_add(len / PAGE);
                     sum(&[(1, costs.copy_ns), (len / PAGE, costs.copy_page_ns)])
+                }
+                UserfaultChange::Move { len, .. } => {
+                    // They were counted when they were read; at a fork they count less.
+                    let pages = (len / PAGE) as f64 * (1.0 - MOVED_SHARE);
+                    self.pages = self.pages.saturating_sub(pages as u64);
+                    one(costs.call_ns)
                 }
             },
         }

@@ -604,6 +604,15 @@ pub enum UserfaultChange {
         /// Length.
         len: u64,
     },
+    /// `UFFDIO_MOVE` of all that is asked for, without holes, or a failure.
+    Move {
+        /// Where the pages go.
+        to: u64,
+        /// Where they come from, in the same address space.
+        from: u64,
+        /// Length.
+        len: u64,
+    },
     /// `UFFDIO_UNREGISTER`.
     Unregister {
         /// First address.
@@ -1072,6 +1081,7 @@ impl Effect {
                 Change::Userfault(UserfaultChange::Handshake) => "ioctl(UFFDIO_API)",
                 Change::Userfault(UserfaultChange::Register { .. }) => "ioctl(UFFDIO_REGISTER)",
                 Change::Userfault(UserfaultChange::Copy { .. }) => "ioctl(UFFDIO_COPY)",
+                Change::Userfault(UserfaultChange::Move { .. }) => "ioctl(UFFDIO_MOVE)",
                 Change::Userfault(UserfaultChange::Unregister { .. }) => "ioctl(UFFDIO_UNREGISTER)",
             },
             Effect::Memory(effect) => match effect {

@@ -434,6 +434,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Whether it is what a task does that came into another's address space to fill it.
+    fn is_for_guest(&self, at: At, effect: &Effect) -> bool {
+        match effect {
+            Effect::Exit { .. } => true,
+            Effect::Object { change: Change::Userfault(change), .. } => {
+                matches!(change, UserfaultChange::Copy { .. } | UserfaultChange::Move { .. })
+            }
+            Effect::Object { change: Change::Read { into, offset: Some(_) }, .. } => {
+                into.iter().all(|(start, len)| self.is_stage(at, *start, *len))
+            }
+            _ => false,
+        }
+    }
+
     fn step(&mut self, at: At, effect: &Effect) -> Result<Flow, Wrong> {
         let call = effect.name();
         let task = at.task;
@@ -451,12 +465,7 @@ impl<'a> Run<'a> {
         {
             return Err(Wrong::NotProbed);
         }
-        let is_for_guest = matches!(
-            effect,
-            Effect::Exit { .. }
-                | Effect::Object { change: Change::Userfault(UserfaultChange::Copy { .. }), .. }
-        );
-        if self.tasks[task].shares_space.is_some() && !is_for_guest {
+        if self.tasks[task].shares_space.is_some() && !self.is_for_guest(at, effect) {
             return Err(Wrong::NotModelled { call, what: "in the address space of another task".to_owned() });
         }
         let is_thread = matches!(self.roles[task], Role::Thread(_));

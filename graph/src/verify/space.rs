@@ -11,7 +11,8 @@
 //! | `expected` | what the images say |
 //! | `huge` | huge pages, and memory that is opened by a mapping |
 //! | `ring` | rings of asynchronous I/O |
-//! | `userfault` | pages that are copied into place |
+//! | `userfault` | pages that are copied or moved into place |
+//! | `stage` | memory that they are moved from |
 //! | `compare` | the end against the images |
 //!
 //! # Sources
@@ -22,6 +23,7 @@ mod expected;
 mod huge;
 mod intervals;
 mod ring;
+mod stage;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -153,6 +155,10 @@ impl Run<'_> {
             if len == 0 || start < region.end && region.start < end {
                 continue;
             }
+            if self.is_stage(at, start, len) {
+                self.fill_stage(at, call, (start, end), fill)?;
+                continue;
+            }
             let is_scratch = self.is_scratch(at.task, start, end);
             if start < region.window_end && region.start < end && !is_scratch {
                 let carrier = self.carrier(at, call, start, end)?;
@@ -276,7 +282,8 @@ impl Run<'_> {
             return Err(Wrong::BadRange { call, at: start, end, why });
         }
         // A window whose carriers are made by threads would need an order of its own.
-        let is_free = self.spaces[at.task].sources.is_free(start, end);
+        let space = &self.spaces[at.task];
+        let is_free = space.sources.is_free(start, end) && space.stages.mapped.is_free(start, end);
         if self.space_of(at.task) != at.task || !is_free {
             return Err(Wrong::NotModelled { call, what: "such a carrier of shared memory".to_owned() });
         }
@@ -355,6 +362,9 @@ impl Run<'_> {
         let is_behind = region.end <= start && end <= region.window_end;
         if let (true, Some((fd, offset)), PROT_READ) = (is_behind, file, prot) {
             return self.map_source(at, call, range, (prot, flags), (fd, offset));
+        }
+        if (is_behind, flags, prot) == (true, stage::FLAGS, stage::PROT) {
+            return self.map_stage(at, call, range);
         }
         let in_window = is_shared && is_behind;
         let is_carrier = in_window && is_anonymous;
@@ -626,6 +636,9 @@ impl Run<'_> {
         (start, len): (u64, u64),
         advice: u32,
     ) -> Result<(), Wrong> {
+        if self.is_stage(at, start, len) {
+            return self.advise_stage(at, call, (start, len), advice);
+        }
         self.check_pages(call, start, len)?;
         let end = start.saturating_add(len);
         let pieces = self.mapped(at, call, start, end)?;
@@ -745,6 +758,9 @@ impl Run<'_> {
             }
             MemoryEffect::Unmap { at: start, len } if self.is_source(at, *start, *len) => {
                 self.use_space(at, call)?.sources.clear(*start, start.saturating_add(*len));
+            }
+            MemoryEffect::Unmap { at: start, len } if self.is_stage(at, *start, *len) => {
+                self.unmap_stage(at, call, (*start, *len))?;
             }
             MemoryEffect::Unmap { at: start, len } => {
                 let end = start.saturating_add(*len);

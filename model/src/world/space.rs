@@ -28,12 +28,12 @@ pub(super) const USER_END: u64 = 0x7fff_ffff_f000;
 pub(super) const MAP_SHARED: u32 = 1;
 const MAP_PRIVATE: u32 = 2;
 const MAP_FIXED: u32 = 0x10;
-const MAP_LOCKED: u32 = 0x2000;
+pub(super) const MAP_LOCKED: u32 = 0x2000;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_NOREPLACE: u32 = 0x10_0000;
 /// What is about the call alone and not about the mapping.
 const ABOUT_THE_CALL: u32 = MAP_FIXED | MAP_NOREPLACE | 0x8000 | 0x10000;
-const PROT_WRITE: u32 = 2;
+pub(super) const PROT_WRITE: u32 = 2;
 const MREMAP_FIXED: u32 = 2;
 const MREMAP_MAYMOVE: u32 = 1;
 const MREMAP_DONTUNMAP: u32 = 4;

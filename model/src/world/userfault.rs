@@ -1,4 +1,4 @@
-//! Pages copied into place by a userfaultfd.
+//! Pages copied or moved into place by a userfaultfd.
 //!
 //! Which pages are there is known of those only that something was written to; what is read and gives zeros the model takes
 //! for missing.
@@ -12,7 +12,7 @@ use regrow_graph::verify::UserfaultChange;
 
 use super::object::Object;
 use super::runs::Runs;
-use super::space::{Backing, PAGE, USER_END};
+use super::space::{Backing, MAP_LOCKED, PAGE, PROT_WRITE, USER_END};
 use super::{Call, World, fails, not_modelled};
 use crate::errno::{EAGAIN, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOTTY};
 use crate::footprint::Thing;
@@ -67,6 +67,10 @@ impl World {
                 Ok(0)
             }
             UserfaultChange::Copy { to, from, len } => self.copy_pages(tid, id, range(to, len)?, from),
+            UserfaultChange::Move { to, from, len } => {
+                let (from, behind) = range(from, len)?;
+                self.move_pages(tid, id, range(to, len)?, (from, behind))
+            }
         }
     }
 
@@ -141,6 +145,45 @@ impl World {
             }
             _ => self.space_mut(tid).private.place(to, &pages),
         }
+        Ok(0)
+    }
+
+    /// Both sides are one mapping of private memory each, which may be written and is protected alike (mm/userfaultfd.c,
+    /// `validate_move_areas`). What is moved is not there any more.
+    fn move_pages(
+        &mut self,
+        tid: u32,
+        id: &ObjectId,
+        (to, end): (u64, u64),
+        (from, behind): (u64, u64),
+    ) -> Call<i64> {
+        self.read(Thing::Space(self.process_of(tid).space));
+        let space = self.space(tid);
+        let whole = |at: u64, end: u64| space.at(at).filter(|(_, mapping)| mapping.end >= end);
+        let (Some((_, target)), Some((_, source))) = (whole(to, end), whole(from, behind)) else {
+            return fails(EINVAL);
+        };
+        let is_writable = source.prot & PROT_WRITE != 0;
+        let are_private = [source, target].iter().all(|mapping| mapping.backing == Backing::Anonymous);
+        if target.registered.as_ref() != Some(id)
+            || !is_writable
+            || !are_private
+            || source.prot != target.prot
+            || source.flags & MAP_LOCKED != target.flags & MAP_LOCKED
+        {
+            return fails(EINVAL);
+        }
+        if !space.private.slice(to, end).is_empty() {
+            return fails(if end - to == PAGE { EEXIST } else { EAGAIN });
+        }
+        let pages = space.private.slice(from, behind);
+        // One that is not there is a hole, unless holes are to be skipped.
+        if pages.iter().map(|(start, end, _)| end - start).sum::<u64>() < behind - from {
+            return fails(if end - to == PAGE { ENOENT } else { EAGAIN });
+        }
+        let space = self.space_mut(tid);
+        space.private.remove(from, behind);
+        space.private.place(to, &pages);
         Ok(0)
     }
 }

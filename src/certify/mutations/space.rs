@@ -254,7 +254,7 @@ fn altered_ring(ring: RingEffect) -> Vec<(&'static str, RingEffect)> {
 }
 
 fn altered_userfault(change: UserfaultChange) -> Vec<(&'static str, UserfaultChange)> {
-    use UserfaultChange::{Copy, Handshake, Register, Unregister};
+    use UserfaultChange::{Copy, Handshake, Move, Register, Unregister};
     match change {
         Handshake => Vec::new(),
         Register { at, len } => vec![
@@ -277,6 +277,14 @@ fn altered_userfault(change: UserfaultChange) -> Vec<(&'static str, UserfaultCha
             ("a page longer", Copy { to, from, len: len + PAGE }),
             ("a page shorter", Copy { to, from, len: len - PAGE }),
             ("a page later", Copy { to: to + PAGE, from: from + PAGE, len: len - PAGE }),
+        ],
+        Move { to, from, len } => vec![
+            ("a page further on", Move { to: to + PAGE, from, len }),
+            ("other pages", Move { to, from: from + PAGE, len }),
+            ("from where nothing is mapped", Move { to, from: from ^ 1 << 40, len }),
+            ("a page longer", Move { to, from, len: len + PAGE }),
+            ("a page shorter", Move { to, from, len: len - PAGE }),
+            ("a page later", Move { to: to + PAGE, from: from + PAGE, len: len - PAGE }),
         ],
     }
 }
@@ -574,7 +582,7 @@ fn huge_pages_come_where_they_belong() {
         verify(&lifted, &expected).expect("a certificate");
         if !is_room {
             // As a stored plan is changed where no memory is free in large pieces.
-            crate::store::room::fit(&mut tapes, 0);
+            crate::store::room::fit(&mut tapes, 0, None);
             lifted = lift(&tapes).expect("they are understood");
             verify(&lifted, &expected).expect("a certificate");
         }

@@ -141,6 +141,11 @@ impl Call<'_, '_> {
                 [to, from, len, 0, 0] => UserfaultChange::Copy { to, from, len },
                 [_, _, _, mode, _] => return Err(format!("mode {mode:#x}")),
             },
+            // UFFDIO_MOVE: likewise.
+            0xc028_aa05 => match region.own_words::<5>(self.arg(2))? {
+                [to, from, len, 0, 0] => UserfaultChange::Move { to, from, len },
+                [_, _, _, mode, _] => return Err(format!("mode {mode:#x}")),
+            },
             // UFFDIO_UNREGISTER
             0x8010_aa01 => {
                 let [at, len] = region.array::<2>(self.arg(2))?;

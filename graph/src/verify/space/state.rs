@@ -10,6 +10,7 @@ use super::super::before::At;
 use super::super::table::Desc;
 use super::intervals::{Cut, Intervals};
 use super::ring::{Floating, Ring};
+use super::stage::Stages;
 
 pub(super) const MAP_SHARED: u32 = 1;
 pub(super) const MAP_PRIVATE: u32 = 2;
@@ -60,8 +61,8 @@ pub(super) const MADV_DONTFORK: u32 = 10;
 const MADV_DOFORK: u32 = 11;
 pub(super) const MADV_MERGEABLE: u32 = 12;
 const MADV_UNMERGEABLE: u32 = 13;
-const MADV_HUGEPAGE: u32 = 14;
-const MADV_NOHUGEPAGE: u32 = 15;
+pub(super) const MADV_HUGEPAGE: u32 = 14;
+pub(super) const MADV_NOHUGEPAGE: u32 = 15;
 pub(super) const MADV_DONTDUMP: u32 = 16;
 pub(super) const MADV_DODUMP: u32 = 17;
 pub(super) const MADV_WIPEONFORK: u32 = 18;
@@ -287,6 +288,8 @@ pub(in super::super) struct Space {
     pub(super) guards: Intervals<()>,
     /// Files that are mapped among the carriers.
     pub(super) sources: Intervals<Copied>,
+    /// Memory there that pages are moved from.
+    pub(super) stages: Stages,
     /// What is registered with a userfaultfd: with which.
     pub(super) registered: Intervals<Registered>,
     /// AIO contexts, by the addresses of their rings.
@@ -313,6 +316,7 @@ impl Space {
             guards: self.guards.clone(),
             // Those that are mapped at a fork are refused.
             sources: Intervals::default(),
+            stages: Stages::default(),
             registered: Intervals::default(),
             // So is a fork of who has any.
             rings: BTreeMap::new(),

@@ -6,6 +6,7 @@
 mod copies;
 mod huge;
 mod rings;
+mod stages;
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,9 @@
-//! Pages that are copied into place by a userfaultfd, from files that are mapped among the carriers of shared memory.
+//! Pages that are copied into place by a userfaultfd, from files that are mapped among the carriers of shared memory, or
+//! moved, from a [stage](super::stage) there.
 //!
-//! What is copied may not be there yet: the kernel refuses to replace a page, and stops there. So a copy that passes
-//! here is a whole one. Several tasks of one address space may copy at the same time, and nothing else may be done to it
-//! then; before it is forked, and before the barrier, no range is registered and no such file is mapped any more.
+//! What is copied or moved may not be there yet: the kernel refuses to replace a page, and stops there. So a copy that passes
+//! here is a whole one. Several tasks of one address space may copy and move at the same time, and nothing else may be done to it
+//! then; before it is forked, and before the barrier, no range is registered and nothing to take pages from is mapped any more.
 //!
 //! # Sources
 //! userfaultfd(2), ioctl_userfaultfd(2); fs/userfaultfd.c (`userfaultfd_register`, `userfaultfd_copy`), mm/userfaultfd.c
@@ -15,6 +16,7 @@ use super::super::outcome::Wrong;
 use super::super::run::Run;
 use super::super::table::Desc;
 use super::intervals::Cut as _;
+use super::stage;
 use super::state::{Copied, Fill, MAP_HUGETLB, MAP_LOCKED, Mapping, PROT_READ, Registered, Shows};
 use super::{MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_TYPE, PAGE};
 use crate::ids::Fd;
@@ -57,7 +59,8 @@ impl Run<'_> {
         let before = self.carriers.range(..end).next_back();
         let is_carrier = before.is_some_and(|(_, carrier)| carrier.end > start);
         let space = self.use_space(at, call)?;
-        if len == 0 || is_carrier || !space.sources.is_free(start, end) {
+        let is_free = space.sources.is_free(start, end) && space.stages.mapped.is_free(start, end);
+        if len == 0 || is_carrier || !is_free {
             return Err(Wrong::BadRange {
                 call,
                 at: start,
@@ -82,7 +85,9 @@ impl Run<'_> {
         let registered = space.registered.iter().next().map(|(at, end, _)| (at, end, "still registered"));
         let source =
             space.sources.iter().next().map(|(at, end, _)| (at, end, "still mapped to be copied from"));
-        match registered.or(source) {
+        let stage = space.stages.mapped.iter().next();
+        let stage = stage.map(|(at, end, ())| (at, end, "still mapped to be moved from"));
+        match registered.or(source).or(stage) {
             Some((at, end, why)) => Err(Wrong::BadRange { call, at, end, why }),
             None => Ok(()),
         }
@@ -127,6 +132,10 @@ impl Run<'_> {
             }
             UserfaultChange::Copy { to, from, len } => {
                 self.copy_pages(at, call, (to, from, len), object)?;
+                self.certificate.memory_changes += 1;
+            }
+            UserfaultChange::Move { to, from, len } => {
+                self.move_pages(at, call, (to, from, len), object)?;
                 self.certificate.memory_changes += 1;
             }
         }
@@ -201,6 +210,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// What pages come into, which is registered, and free of guards.
+    fn free_target(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (to, end): (u64, u64),
+        object: usize,
+    ) -> Result<Target, Wrong> {
+        let target = self.target(at, call, to, end)?;
+        self.check_registered(at, call, (to, end), object)?;
+        if !self.spaces[self.space_of(at.task)].guards.is_free(to, end) {
+            return Err(Wrong::BadRange { call, at: to, end, why: "a guard is there" });
+        }
+        self.share_space(at, call)?;
+        Ok(target)
+    }
+
     fn copy_pages(
         &mut self,
         at: At,
@@ -209,13 +235,8 @@ impl Run<'_> {
         object: usize,
     ) -> Result<(), Wrong> {
         let end = to.saturating_add(len);
-        let target = self.target(at, call, to, end)?;
-        self.check_registered(at, call, (to, end), object)?;
+        let target = self.free_target(at, call, (to, end), object)?;
         let index = self.space_of(at.task);
-        if !self.spaces[index].guards.is_free(to, end) {
-            return Err(Wrong::BadRange { call, at: to, end, why: "a guard is there" });
-        }
-        self.share_space(at, call)?;
         let behind = from.saturating_add(len);
         let sources = &self.spaces[index].sources;
         let source =
@@ -239,6 +260,33 @@ impl Run<'_> {
             });
         }
         fills.insert(start, end, fill);
+        Ok(())
+    }
+
+    fn move_pages(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (to, from, len): (u64, u64, u64),
+        object: usize,
+    ) -> Result<(), Wrong> {
+        let end = to.saturating_add(len);
+        let Target::Private = self.free_target(at, call, (to, end), object)? else {
+            let why = "memory that no page is moved into";
+            return Err(Wrong::BadRange { call, at: to, end, why });
+        };
+        let index = self.space_of(at.task);
+        let is_other = |(_, _, mapping): (u64, u64, &Mapping)| mapping.prot != stage::PROT;
+        if self.spaces[index].mappings.over(to, end).any(is_other) {
+            return Err(Wrong::BadRange { call, at: to, end, why: "not protected as what is moved" });
+        }
+        if !self.spaces[index].fills.is_free(to, end) {
+            return Err(Wrong::BadRange { call, at: to, end, why: "a page is there" });
+        }
+        for (start, behind, fill) in self.take_staged(at, call, (from, from.saturating_add(len)))? {
+            let moved = |address: u64| address - from + to;
+            self.spaces[index].fills.insert(moved(start), moved(behind), Fill { at, ..fill });
+        }
         Ok(())
     }
 }
