@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use regrow::certify::{self, Certificate, Counterexample};
-use regrow::host::{self, HostFacts, OwnFacts, PidFacts};
+use regrow::host::{self, HostFacts, KernelFacts, OwnFacts, PidFacts, Transparent};
 use regrow::image::alike::Alike;
 use regrow::image::{self, Image, Model, NsPid};
 use regrow::lower;
@@ -99,7 +99,14 @@ fn facts(model: &Model) -> HostFacts {
     let first = FACTS.get_or_init(|| now.clone());
     let spare = (FIRST_SPARE..).take(model.tasks.len() + 1).map(NsPid).collect();
     let pids = PidFacts { pid_max: Some(32_768), spare, ..PidFacts::default() };
-    HostFacts { pids, files: now.files, ..first.clone() }
+    // Huge pages are asked for and pages are moved wherever that is of any use, whatever there is here: nobody runs the tapes.
+    let kernel = KernelFacts {
+        transparent: Transparent::Madvise,
+        moves_pages: true,
+        free_huge_bytes: None,
+        ..first.kernel.clone()
+    };
+    HostFacts { pids, files: now.files, kernel, huge_page_ns: Some(0), ..first.clone() }
 }
 
 /// The model of a forest.
