@@ -85,6 +85,11 @@ impl Table {
         Table { slots: self.slots.clone(), places: self.places.only(relevant, count) }
     }
 
+    /// Whether it is the same as another, and the same can be found by description.
+    pub(crate) fn is_found_alike(&self, other: &Table) -> bool {
+        self == other && self.places == other.places
+    }
+
     /// What `fd` refers to.
     pub fn get(&self, fd: Fd) -> Option<Entry> {
         self.slots.get(fd)
