@@ -470,8 +470,11 @@ impl Placer<'_> {
             create_at.entry(at).or_default().extend(missing);
         }
         last_use.extend(self.all.used_below(task).map(|(ofd, last)| {
-            let at =
-                if reordered { order.len() as u32 } else { position.get(last as usize).copied().unwrap_or(0) };
+            let at = if reordered {
+                order.len() as u32
+            } else {
+                position.get(last as usize).copied().unwrap_or(0)
+            };
             (ofd, at)
         }));
         // No description comes from two resources.
