@@ -94,28 +94,7 @@ pub fn place(forest: &Forest, family: &Family, needs: Option<Needs>) -> Result<P
         }
         None => Needs::find(forest)?,
     };
-    let ((descents, turns), (mut numbers, (exchange, yields))) = rayon::join(
-        || (Descents::find(forest), Turns::find(forest)),
-        || {
-            let of_all = || {
-                let resources = forest.resources.iter().enumerate();
-                resources.flat_map(|(index, made)| made.yields.iter().flatten().map(move |ofd| (index, *ofd)))
-            };
-            let yields = Lists::of(forest.resources.len(), of_all);
-            (Numbers::choose(forest, &needs), (Exchange::find(forest), yields))
-        },
-    );
-    let ground = Ground {
-        forest,
-        family,
-        descents: descents?,
-        children: forest.children(),
-        threads: forest.threads(),
-        exchange,
-        turns: turns?,
-        yields,
-        needs,
-    };
+    let (ground, mut numbers) = Ground::find(forest, family, needs)?;
     let order = forest.birth_order();
     // Where not all are born, some may descend from themselves.
     let is_tree = order.len() == forest.tasks.len();
@@ -161,7 +140,39 @@ struct Ground<'a> {
     yields: Lists<OfdId>,
 }
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
+    /// With the numbers at which descriptions travel.
+    fn find(
+        forest: &'a Forest,
+        family: &'a Family,
+        needs: Needs,
+    ) -> Result<(Ground<'a>, Numbers), Vec<PlaceError>> {
+        let ((descents, turns), (numbers, (exchange, yields))) = rayon::join(
+            || (Descents::find(forest), Turns::find(forest)),
+            || {
+                let of_all = || {
+                    let resources = forest.resources.iter().enumerate();
+                    resources
+                        .flat_map(|(index, made)| made.yields.iter().flatten().map(move |ofd| (index, *ofd)))
+                };
+                let yields = Lists::of(forest.resources.len(), of_all);
+                (Numbers::choose(forest, &needs), (Exchange::find(forest), yields))
+            },
+        );
+        let ground = Ground {
+            forest,
+            family,
+            descents: descents?,
+            children: forest.children(),
+            threads: forest.threads(),
+            exchange,
+            turns: turns?,
+            yields,
+            needs,
+        };
+        Ok((ground, numbers))
+    }
+
     /// What a task or somebody below it uses, with the children that are above those.
     fn through(&self, task: TaskId) -> impl Iterator<Item = (ResourceId, Option<Span>)> + use<'_> {
         self.needs.through[task.index()].iter().copied()

@@ -89,3 +89,75 @@ fn open(desk: &mut Desk, kept: &[OfdId], ofd: OfdId) {
         desk.open(desk.table.lowest_free(0), Some(ofd));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::parts::AtOnce;
+    use super::*;
+    use crate::family::{Cradle, arrange};
+    use crate::forest::{Forest, ResourceSpec, Slot, TaskSpec};
+    use crate::ids::Fd;
+    use crate::needs::Needs;
+
+    /// A chain of tasks with these tables (number, description, close-on-exec), of which each description is a file. Expects
+    /// two guesses, and how many of them were right.
+    fn check(tables: &[&[(Fd, u32, bool)]], right: usize) {
+        let mut forest = Forest::default();
+        for (index, table) in tables.iter().enumerate() {
+            let slot =
+                |(fd, ofd, cloexec): &(Fd, u32, bool)| Slot { fd: *fd, ofd: OfdId(*ofd), cloexec: *cloexec };
+            forest.tasks.push(TaskSpec {
+                pid: index as u32 + 10,
+                parent: index.checked_sub(1).map(TaskId::new),
+                pgid: 10,
+                sid: 10,
+                table: table.iter().map(slot).collect(),
+                ..TaskSpec::default()
+            });
+        }
+        forest.ofds =
+            tables.iter().copied().flatten().map(|(_, ofd, _)| *ofd as usize + 1).max().unwrap_or(0);
+        let file = |ofd| ResourceSpec { yields: vec![Some(OfdId::new(ofd))], ..ResourceSpec::default() };
+        forest.resources = (0..forest.ofds).map(file).collect();
+        let family = arrange(&forest, Cradle::default()).expect("one session");
+        let needs = Needs::find(&forest).expect("all is made");
+        let (ground, numbers) = Ground::find(&forest, &family, needs).expect("nothing is strange");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+        pool.install(|| {
+            let guesses = births(&ground, &numbers);
+            let mut born = Vec::new();
+            let mut placed = Vec::new();
+            for guess in &guesses {
+                born.push(guess.task);
+                let alone =
+                    vec![Guess { table: guess.table.clone(), is_right: AtomicBool::new(false), ..*guess }];
+                placed.push(AtOnce::all(&ground, &numbers, alone).is_some());
+            }
+            let count = tables.len();
+            assert_eq!(born, [TaskId::new(count / 3), TaskId::new(2 * count / 3)]);
+            assert_eq!(placed.iter().filter(|is_right| **is_right).count(), right);
+            assert_eq!(AtOnce::all(&ground, &numbers, guesses).is_some(), right == 2);
+        });
+    }
+
+    #[test]
+    fn what_is_there_at_the_fork() {
+        // Files of the parent's at other numbers, files of one's own where the parent's were, files for those below.
+        check(
+            &[
+                &[(0, 0, false), (1, 1, true)],
+                &[(0, 1, true), (1, 2, false), (5, 0, false)],
+                &[(5, 0, false), (0, 2, false)],
+            ],
+            2,
+        );
+        // Two files that are carried, of which the root wants one.
+        check(&[&[(3, 1, false)], &[], &[(4, 1, false)], &[(5, 0, false), (4, 1, false)]], 2);
+    }
+
+    /// The second is born with a file that is closed on exec, does not want it, and leaves it as it is.
+    #[test]
+    fn a_wrong_guess() {
+        check(&[&[(3, 0, true)], &[], &[(3, 0, false)]], 1);
+    }
+}

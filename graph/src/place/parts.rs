@@ -84,7 +84,7 @@ pub(super) fn at_once(all: &Ground<'_>, numbers: &Numbers) -> Option<Vec<Option<
 }
 
 /// All tasks, while any of them are placed.
-struct AtOnce<'a> {
+pub(super) struct AtOnce<'a> {
     all: &'a Ground<'a>,
     numbers: &'a Numbers,
     /// Those that are placed before who forks them.
@@ -96,7 +96,11 @@ struct AtOnce<'a> {
 
 impl<'a> AtOnce<'a> {
     /// Places all tasks; `None`: what has been placed does not count.
-    fn all(all: &'a Ground<'a>, numbers: &'a Numbers, guesses: Vec<Guess>) -> Option<Vec<Option<Part>>> {
+    pub(super) fn all(
+        all: &'a Ground<'a>,
+        numbers: &'a Numbers,
+        guesses: Vec<Guess>,
+    ) -> Option<Vec<Option<Part>>> {
         let parts = all.forest.tasks.iter().map(|_| OnceLock::new()).collect();
         let placing = AtOnce { all, numbers, guesses, is_void: AtomicBool::new(false), parts };
         rayon::scope(|scope| {
