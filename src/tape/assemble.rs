@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use foldhash::fast::RandomState;
 use thiserror::Error;
 
 use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
@@ -40,9 +39,7 @@ pub struct Assembler {
     cell_room: usize,
     ro: Vec<u8>,
     code: u64,
-    known: HashMap<Box<[u8]>, u64, RandomState>,
-    /// Empty; what is put together for a moment is put together in its memory.
-    buffer: Vec<u8>,
+    known: HashMap<Box<[u8]>, u64>,
     tasks: Vec<TaskTape>,
     undo: Vec<Undo>,
     spent: Vec<Vec<u8>>,
@@ -64,8 +61,7 @@ impl Assembler {
             cell_room: cells,
             ro: runner.to_vec(),
             code: base + rw_len,
-            known: HashMap::default(),
-            buffer: Vec::new(),
+            known: HashMap::new(),
             tasks: Vec::new(),
             undo: Vec::new(),
             spent: Vec::new(),
@@ -134,24 +130,16 @@ impl Assembler {
 
     /// Address of a copy of `text` with a zero byte behind it.
     pub fn text(&mut self, text: &[u8]) -> u64 {
-        self.put_together(1, |buffer| {
-            buffer.extend_from_slice(text);
-            buffer.push(0);
-        })
+        let mut bytes = Vec::with_capacity(text.len() + 1);
+        bytes.extend_from_slice(text);
+        bytes.push(0);
+        self.data(&bytes, 1)
     }
 
     /// Address of 64-bit words.
     pub fn words(&mut self, words: &[u64]) -> u64 {
-        self.put_together(8, |buffer| words.iter().for_each(|word| buffer.extend(word.to_ne_bytes())))
-    }
-
-    fn put_together(&mut self, align: u64, put: impl FnOnce(&mut Vec<u8>)) -> u64 {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        put(&mut buffer);
-        let address = self.data(&buffer, align);
-        buffer.clear();
-        self.buffer = buffer;
-        address
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.data(&bytes, 8)
     }
 
     /// Makes room for about so many records.
