@@ -20,6 +20,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::ids::{Fd, OfdId, ResourceId, StepId, TaskId};
+use crate::lists::Lists;
 use crate::passing::Passing;
 
 /// All tasks and all that they share.
@@ -165,7 +166,10 @@ impl Forest {
     /// All tasks, each after who forks it, otherwise in their order. Tasks that nobody forks (there is
     /// a circle above them) are left out.
     pub fn birth_order(&self) -> Vec<TaskId> {
-        let forked = self.by_parent(|_| true);
+        let forked = Lists::of(self.tasks.len(), || {
+            let tasks = self.tasks.iter().enumerate();
+            tasks.filter_map(|(index, task)| Some((task.parent?.index(), TaskId::new(index))))
+        });
         let mut ready: BinaryHeap<Reverse<TaskId>> = (0..self.tasks.len())
             .map(TaskId::new)
             .filter(|task| self.tasks[task.index()].parent.is_none())
@@ -174,7 +178,7 @@ impl Forest {
         let mut order = Vec::with_capacity(self.tasks.len());
         while let Some(Reverse(task)) = ready.pop() {
             order.push(task);
-            ready.extend(forked[task.index()].iter().copied().map(Reverse));
+            ready.extend(forked.get(task.index()).iter().copied().map(Reverse));
         }
         order
     }

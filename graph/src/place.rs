@@ -16,6 +16,7 @@
 mod descents;
 mod desk;
 mod exchange;
+mod guess;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -93,28 +94,7 @@ pub fn place(forest: &Forest, family: &Family, needs: Option<Needs>) -> Result<P
         }
         None => Needs::find(forest)?,
     };
-    let ((descents, turns), (mut numbers, (exchange, yields))) = rayon::join(
-        || (Descents::find(forest), Turns::find(forest)),
-        || {
-            let of_all = || {
-                let resources = forest.resources.iter().enumerate();
-                resources.flat_map(|(index, made)| made.yields.iter().flatten().map(move |ofd| (index, *ofd)))
-            };
-            let yields = Lists::of(forest.resources.len(), of_all);
-            (Numbers::choose(forest, &needs), (Exchange::find(forest), yields))
-        },
-    );
-    let ground = Ground {
-        forest,
-        family,
-        descents: descents?,
-        children: forest.children(),
-        threads: forest.threads(),
-        exchange,
-        turns: turns?,
-        yields,
-        needs,
-    };
+    let (ground, mut numbers) = Ground::find(forest, family, needs)?;
     let order = forest.birth_order();
     // Where not all are born, some may descend from themselves.
     let is_tree = order.len() == forest.tasks.len();
@@ -160,7 +140,39 @@ struct Ground<'a> {
     yields: Lists<OfdId>,
 }
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
+    /// With the numbers at which descriptions travel.
+    fn find(
+        forest: &'a Forest,
+        family: &'a Family,
+        needs: Needs,
+    ) -> Result<(Ground<'a>, Numbers), Vec<PlaceError>> {
+        let ((descents, turns), (numbers, (exchange, yields))) = rayon::join(
+            || (Descents::find(forest), Turns::find(forest)),
+            || {
+                let of_all = || {
+                    let resources = forest.resources.iter().enumerate();
+                    resources
+                        .flat_map(|(index, made)| made.yields.iter().flatten().map(move |ofd| (index, *ofd)))
+                };
+                let yields = Lists::of(forest.resources.len(), of_all);
+                (Numbers::choose(forest, &needs), (Exchange::find(forest), yields))
+            },
+        );
+        let ground = Ground {
+            forest,
+            family,
+            descents: descents?,
+            children: forest.children(),
+            threads: forest.threads(),
+            exchange,
+            turns: turns?,
+            yields,
+            needs,
+        };
+        Ok((ground, numbers))
+    }
+
     /// What a task or somebody below it uses, with the children that are above those.
     fn through(&self, task: TaskId) -> impl Iterator<Item = (ResourceId, Option<Span>)> + use<'_> {
         self.needs.through[task.index()].iter().copied()
@@ -172,6 +184,31 @@ impl Ground<'_> {
 
     fn yields(&self, resource: ResourceId) -> impl Iterator<Item = OfdId> + use<'_> {
         self.yields.get(resource.index()).iter().copied()
+    }
+
+    /// What a task makes, with the children that are above those that use it.
+    fn owned(&self, task: TaskId) -> Vec<(ResourceId, Option<Span>)> {
+        self.through(task).filter(|(resource, _)| self.owns(task, *resource)).collect()
+    }
+
+    /// What a task needs for some of its steps.
+    fn needs_of(&self, steps: &[StepId]) -> Vec<OfdId> {
+        sorted(steps.iter().flat_map(|step| &self.forest.steps[step.index()].needs).copied())
+    }
+
+    /// What those below a task use, with the last child that is above one of them.
+    fn used_below(&self, task: TaskId) -> impl Iterator<Item = (OfdId, u32)> + use<'_> {
+        let spans = self.through(task).filter_map(|(resource, span)| Some((resource, span?.1)));
+        spans.flat_map(move |(resource, last)| {
+            let used = self.yields(resource).filter(move |ofd| self.needs.is_used_below(task, *ofd));
+            used.map(move |ofd| (ofd, last))
+        })
+    }
+
+    /// What a child gets of its parent's table: what it or somebody below it uses, it will look for.
+    fn inherited(&self, table: &Table, child: TaskId) -> Table {
+        let relevant = self.through(child).flat_map(|(resource, _)| self.yields(resource));
+        table.inherited(relevant, self.needs.through[child.index()].len())
     }
 }
 
@@ -305,12 +342,10 @@ impl Placer<'_> {
         let forest = self.all.forest;
         let spec = &forest.tasks[task.index()];
         let mut desk = Desk::new(task, spec, table);
-        let owned: Vec<(ResourceId, Option<Span>)> =
-            self.all.through(task).filter(|(resource, _)| self.all.owns(task, *resource)).collect();
+        let owned = self.all.owned(task);
         let by_child = self.creations_by_child(task, &owned);
         let steps = self.steps_of(task, &owned);
-        let needs = steps.iter().flat_map(|step| &forest.steps[step.index()].needs);
-        let in_steps = sorted(needs.copied());
+        let in_steps = self.all.needs_of(&steps);
         self.before_forks(&mut desk, &owned);
         let takes_part = self.all.exchange.takes_part(task);
         let lent = self.lent(task);
@@ -445,17 +480,14 @@ impl Placer<'_> {
             let missing = resources.iter().filter(|r| !self.all.owns(task, **r) || !self.has_made(**r));
             create_at.entry(at).or_default().extend(missing);
         }
-        for (resource, span) in self.all.through(task) {
-            if let Some((_, last)) = span {
-                let at = if reordered {
-                    order.len() as u32
-                } else {
-                    position.get(last as usize).copied().unwrap_or(0)
-                };
-                let used = self.all.yields(resource).filter(|ofd| self.all.needs.is_used_below(task, *ofd));
-                last_use.extend(used.map(|ofd| (ofd, at)));
-            }
-        }
+        last_use.extend(self.all.used_below(task).map(|(ofd, last)| {
+            let at = if reordered {
+                order.len() as u32
+            } else {
+                position.get(last as usize).copied().unwrap_or(0)
+            };
+            (ofd, at)
+        }));
         // No description comes from two resources.
         last_use.sort_unstable();
         let mut expires: BTreeMap<u32, Vec<OfdId>> = BTreeMap::new();
@@ -523,10 +555,7 @@ impl Placer<'_> {
         let directory = self.all.forest.tasks[child.index()].born_in;
         let into = directory.map(|directory| desk.table.find(directory).unwrap_or(Fd::MAX));
         let fork = self.push(OpKind::Fork { child, into }, why);
-        // What it or somebody below it uses, it will look for.
-        let relevant = self.all.through(child).flat_map(|(resource, _)| self.all.yields(resource));
-        let count = self.all.needs.through[child.index()].len();
-        self.bears(child, fork, desk.table.inherited(relevant, count));
+        self.bears(child, fork, self.all.inherited(&desk.table, child));
     }
 
     fn enter_family(&mut self, task: TaskId) {

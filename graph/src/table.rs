@@ -85,6 +85,11 @@ impl Table {
         Table { slots: self.slots.clone(), places: self.places.only(relevant, count) }
     }
 
+    /// Whether it is the same as another, and the same can be found by description.
+    pub(crate) fn is_found_alike(&self, other: &Table) -> bool {
+        self == other && self.places == other.places
+    }
+
     /// What `fd` refers to.
     pub fn get(&self, fd: Fd) -> Option<Entry> {
         self.slots.get(fd)
@@ -220,10 +225,11 @@ impl Table {
         }
     }
 
-    /// Fills the numbers of `wanted`, all of whose descriptions are open.
-    fn fill(&mut self, wanted: &[(Fd, Entry)], moves: &mut Vec<Move>) {
-        let is_at_its_place = |(fd, entry): &(Fd, Entry)| self.get(*fd).and_then(|now| now.ofd) == entry.ofd;
-        let mut is_todo: Vec<bool> = wanted.iter().map(|want| !is_at_its_place(want)).collect();
+    /// Fills those numbers of `wanted` that may be to do, all of whose descriptions are open.
+    fn fill(&mut self, wanted: &[(Fd, Entry)], mut is_todo: Vec<bool>, moves: &mut Vec<Move>) {
+        for ((fd, entry), is_todo) in wanted.iter().zip(&mut is_todo) {
+            *is_todo = *is_todo && self.get(*fd).and_then(|now| now.ofd) != entry.ofd;
+        }
         // A number may be overwritten if what is there has another copy, or none is needed. Filling one
         // number can make others free to be filled, so those that hold the filled description are
         // looked at again.
@@ -290,12 +296,13 @@ pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move
     let is_in_place = |(fd, entry): &(Fd, Entry)| {
         entry.ofd.is_some() && table.get(*fd).is_some_and(|now| now.ofd == entry.ofd)
     };
+    let is_todo: Vec<bool> = wanted.iter().map(|want| !is_in_place(want)).collect();
+    let has_copies = table.places.has_copies();
     // Mostly nothing has to be moved.
-    if table.places.has_copies() || !wanted.iter().all(is_in_place) {
+    if has_copies || is_todo.contains(&true) {
         let mut kept: Vec<Fd> = Vec::with_capacity(wanted.len() + 4);
-        let has_copies = table.places.has_copies();
-        for (fd, entry) in wanted {
-            if !has_copies && is_in_place(&(*fd, *entry)) {
+        for ((fd, entry), is_todo) in wanted.iter().zip(&is_todo) {
+            if !has_copies && !is_todo {
                 kept.push(*fd);
             } else {
                 kept.extend(entry.ofd.into_iter().flat_map(|ofd| table.places_of(ofd)));
@@ -304,7 +311,7 @@ pub fn transform(table: &mut Table, wanted: &[(Fd, Entry)], moves: &mut Vec<Move
         kept.sort_unstable();
         kept.dedup();
         table.keep_only(&kept, moves);
-        table.fill(wanted, moves);
+        table.fill(wanted, is_todo, moves);
     }
     table.keep_only(&at_the_end, moves);
     table.mark(wanted, moves);
@@ -324,7 +331,7 @@ pub fn transform_part(
     let doomed: Vec<Fd> =
         scope.iter().copied().filter(|fd| table.get(*fd).is_some_and(|entry| !is_needed(entry))).collect();
     table.close(doomed, moves);
-    table.fill(wanted, moves);
+    table.fill(wanted, vec![true; wanted.len()], moves);
     let mut left: Vec<Fd> = needed.iter().flat_map(|ofd| table.places_of(*ofd)).collect();
     left.retain(|fd| look(wanted, *fd).is_none());
     left.sort_unstable();

@@ -40,8 +40,14 @@ pub(crate) fn meets(ranges: &[(u64, u64)], start: u64, end: u64) -> bool {
 
 /// Extents outside and inside of ranges.
 pub(crate) fn parted(extents: &[Extent], ranges: &[(u64, u64)]) -> (Vec<Extent>, Vec<Extent>) {
-    let (mut outside, mut inside) = (Vec::new(), Vec::new());
+    let (mut outside, mut inside) = (Vec::with_capacity(extents.len()), Vec::new());
     for extent in extents {
+        let (start, end) = range(extent);
+        // Mostly there are no ranges, or they are elsewhere.
+        if !meets(ranges, start, end) {
+            outside.extend(extent.within(start, end));
+            continue;
+        }
         let here = without(&[range(extent)], ranges);
         outside.extend(here.iter().filter_map(|(start, end)| extent.within(*start, *end)));
         inside.extend(

@@ -77,6 +77,7 @@ fn cheaper_ways(costs: &CostModel, extents: &[Extent], mappings: &[Range], prese
     let mut ways = Ways::default();
     let mut saved = 0i64.saturating_sub(costs.copying());
     let mut rest = 0;
+    let (mut joined, mut runs): (Vec<Extent>, Vec<(Extent, i64)>) = Default::default();
     for mapping in mappings {
         let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= mapping.0);
         let within = extents[first..].iter().map_while(|extent| extent.within(mapping.0, mapping.1));
@@ -88,8 +89,9 @@ fn cheaper_ways(costs: &CostModel, extents: &[Extent], mappings: &[Range], prese
         let gain = |run: &Extent| {
             costs.saved_by_copying(PageRun { pages: run.len_pages, is_over_others: is_over(run) })
         };
-        let runs: Vec<(Extent, i64)> =
-            joined(within).into_iter().map(|run| (run, gain(&run))).filter(|(_, gain)| *gain > 0).collect();
+        join(within, &mut joined);
+        runs.clear();
+        runs.extend(joined.iter().map(|run| (*run, gain(run))).filter(|(_, gain)| *gain > 0));
         let gain = runs.iter().fold(0i64, |sum, (_, gain)| sum.saturating_add(*gain));
         let gain = gain.saturating_sub(costs.copying_into_mapping());
         if gain <= 0 {
@@ -97,7 +99,7 @@ fn cheaper_ways(costs: &CostModel, extents: &[Extent], mappings: &[Range], prese
         }
         saved = saved.saturating_add(gain);
         ways.mappings.push(*mapping);
-        for (run, _) in runs {
+        for (run, _) in runs.drain(..) {
             // What lies before it is read.
             read_until(extents, rest, run.start, &mut ways.read);
             if is_over(&run) {
@@ -125,9 +127,9 @@ fn read_until(extents: &[Extent], from: u64, to: u64, read: &mut Vec<Extent>) {
     );
 }
 
-/// Extents that follow one another in memory and in the image as one.
-pub(super) fn joined(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
-    let mut runs: Vec<Extent> = Vec::new();
+/// Extents that follow one another in memory and in the image as one, in place of what is in `runs`.
+pub(super) fn join(extents: impl Iterator<Item = Extent>, runs: &mut Vec<Extent>) {
+    runs.clear();
     for extent in extents {
         match runs.last_mut() {
             Some(last)
@@ -140,7 +142,6 @@ pub(super) fn joined(extents: impl Iterator<Item = Extent>) -> Vec<Extent> {
             _ => runs.push(extent),
         }
     }
-    runs
 }
 
 /// The steps of one filling from one image. `file`: the image, if anything is to come from it; `userfault`: what it is
@@ -180,7 +181,8 @@ pub(super) fn steps(
 
 /// Whole mappings are registered in both cases: a part of one would be a mapping of its own meanwhile.
 fn moving(ways: &Ways) -> Option<Copying> {
-    let runs = joined(ways.moved.iter().copied());
+    let mut runs = Vec::new();
+    join(ways.moved.iter().copied(), &mut runs);
     let len = runs.iter().map(|run| run.len_pages * PAGE).sum();
     let mappings = ways.moved_into.iter().map(|(start, end)| (*start, end - start)).collect();
     let pieces = runs.iter().map(|run| (run.start, run.offset_bytes, run.len_pages * PAGE)).collect();

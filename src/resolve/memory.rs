@@ -638,7 +638,7 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, id: TaskId, task: &Task, aliv
         behind.push(resolver.add_step(kind, mm.origin, Vec::new()));
     }
     let present = space::ranges(&old);
-    let mappings = fill::mappings(&mm.vmas, &[]);
+    let mappings = if late.is_empty() { Vec::new() } else { fill::mappings(&mm.vmas, &[]) };
     if !late.is_empty() {
         behind.extend(guard.forbid(resolver));
     }

@@ -19,7 +19,7 @@
 
 use regrow_graph::cost::{CostModel, Moving};
 
-use super::fill::joined;
+use super::fill::join;
 use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
 use super::transparent::BLOCK;
 use crate::image::ranges::{cut, meets};
@@ -88,11 +88,12 @@ pub(super) fn holding(ranges: &[Range], moved: &[Extent]) -> Vec<Range> {
 
 /// The blocks within ranges of which all pages lie in one piece of an image.
 fn whole(extents: &[Extent], ranges: &[Range]) -> Vec<Range> {
-    let mut blocks = Vec::new();
+    let (mut blocks, mut runs) = (Vec::new(), Vec::new());
     for (start, end) in ranges {
         let first = extents.partition_point(|extent| extent.start + extent.len_pages * PAGE <= *start);
         let within = extents[first..].iter().map_while(|extent| extent.within(*start, *end));
-        for run in joined(within) {
+        join(within, &mut runs);
+        for run in &runs {
             let from = run.start.next_multiple_of(BLOCK);
             let to = run.start + run.len_pages * PAGE;
             blocks.extend((from..to).step_by(BLOCK as usize).map(|at| (at, at + BLOCK)));

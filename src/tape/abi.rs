@@ -69,6 +69,17 @@ pub enum Check {
 /// `UFFDIO_MOVE` (uapi/linux/userfaultfd.h).
 pub const UFFDIO_MOVE: u64 = 0xc028_aa05;
 
+impl Verb {
+    /// Each at its number.
+    const ALL: [Verb; 7] =
+        [Verb::Syscall, Verb::Fork, Verb::Post, Verb::Wait, Verb::Arrive, Verb::Park, Verb::Indirect];
+}
+
+impl Check {
+    /// Each at its number.
+    const ALL: [Check; 3] = [Check::Equal, Check::Success, Check::Any];
+}
+
 impl Record {
     /// Whether it is this system call.
     pub fn is_call(&self, nr: libc::c_long) -> bool {
@@ -77,14 +88,12 @@ impl Record {
 
     /// The verb, if it is one.
     pub fn verb(&self) -> Option<Verb> {
-        use Verb::{Arrive, Fork, Indirect, Park, Post, Syscall, Wait};
-        let all = [Syscall, Fork, Post, Wait, Arrive, Park, Indirect];
-        all.into_iter().find(|verb| *verb as u8 == self.verb)
+        Verb::ALL.get(usize::from(self.verb)).copied()
     }
 
     /// The judgement, if it is one.
     pub fn check(&self) -> Option<Check> {
-        [Check::Equal, Check::Success, Check::Any].into_iter().find(|check| *check as u8 == self.check)
+        Check::ALL.get(usize::from(self.check)).copied()
     }
 
     /// A record that fails with `errno` when it is reached.
@@ -110,15 +119,18 @@ impl Record {
     pub fn from_bytes(bytes: &[u8]) -> Option<Record> {
         // As whole words: planning reads every record several times.
         let (words, _) = bytes.as_chunks::<8>();
-        let [head, args @ .., expect] = words.first_chunk::<{ size_of::<Record>() / 8 }>()?;
-        let [verb, check, nr @ .., a, b, c, d] = *head;
+        let words = words.first_chunk::<{ size_of::<Record>() / 8 }>()?;
+        let [head, first, second, third, fourth, fifth, sixth, expect] = *words;
+        let word = u64::from_ne_bytes;
+        let [verb, check, nr @ .., a, b, c, d] = head;
         Some(Record {
             verb,
             check,
             nr: u16::from_ne_bytes(nr),
             op: u32::from_ne_bytes([a, b, c, d]),
-            args: args.map(u64::from_ne_bytes),
-            expect: u64::from_ne_bytes(*expect),
+            // One by one: `map` of an array is a call for each.
+            args: [word(first), word(second), word(third), word(fourth), word(fifth), word(sixth)],
+            expect: word(expect),
         })
     }
 }
@@ -211,6 +223,12 @@ const _: () = {
     assert!(offset_of!(Record, op) == 4);
     assert!(offset_of!(Record, args) == 8);
     assert!(offset_of!(Record, expect) == 56);
+    let mut number = 0;
+    while number < Verb::ALL.len() {
+        assert!(Verb::ALL[number] as usize == number);
+        assert!(number >= Check::ALL.len() || Check::ALL[number] as usize == number);
+        number += 1;
+    }
     assert!(size_of::<Control>() == 112);
     assert!(offset_of!(Control, trace) == 88);
     assert!(offset_of!(Control, patience).is_multiple_of(8));

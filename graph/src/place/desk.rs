@@ -105,11 +105,12 @@ impl Desk {
         self.drop_carried(&gone);
         let mut wanted: Vec<(Fd, Entry)> = Vec::with_capacity(self.slots.len() + kept.len());
         wanted.extend(self.slots.iter().filter(|slot| self.is_open(slot)).map(|slot| (slot.fd, entry(slot))));
-        if !self.carried_at.is_empty() {
-            for (fd, _) in &wanted {
-                // It gets another number below.
-                self.evict(*fd);
-            }
+        // Few are carried, and mostly none where another is wanted.
+        let is_wanted = |fd: &Fd| wanted.binary_search_by_key(fd, |(fd, _)| *fd).is_ok();
+        let in_the_way: Vec<Fd> = self.carried_at.keys().copied().filter(is_wanted).collect();
+        for fd in in_the_way {
+            // It gets another number below.
+            self.evict(fd);
         }
         // Both lists are sorted.
         let mut mine = 0;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::Scope;
 
+use super::guess::{self, Guess};
 use super::{Done, Ground, PlaceError, Placer};
 use crate::forest::{Descent, Life};
 use crate::graph::{Graph, Op, Reason};
@@ -51,7 +52,7 @@ pub(super) struct Part {
 }
 
 impl<'a> Placer<'a> {
-    fn new(
+    pub(super) fn new(
         all: &'a Ground<'a>,
         task: TaskId,
         supply: Supply<'a>,
@@ -77,38 +78,60 @@ impl<'a> Placer<'a> {
 
 /// Places all tasks, on all processors; `None`: not all can be placed without those before them.
 pub(super) fn at_once(all: &Ground<'_>, numbers: &Numbers) -> Option<Vec<Option<Part>>> {
-    let parts = all.forest.tasks.iter().map(|_| OnceLock::new()).collect();
-    let placing = AtOnce { all, numbers, is_lacking: AtomicBool::new(false), parts };
-    rayon::scope(|scope| {
-        if !placing.parts.is_empty() {
-            placing.task(scope, TaskId(0), Table::new());
-        }
-    });
-    let AtOnce { is_lacking, parts, .. } = placing;
-    (!is_lacking.into_inner()).then(|| parts.into_iter().map(OnceLock::into_inner).collect())
+    let guesses = if all.forest.tasks.is_empty() { Vec::new() } else { guess::births(all, numbers) };
+    let guessed = if guesses.is_empty() { None } else { AtOnce::all(all, numbers, guesses) };
+    guessed.or_else(|| AtOnce::all(all, numbers, Vec::new()))
 }
 
 /// All tasks, while any of them are placed.
-struct AtOnce<'a> {
+pub(super) struct AtOnce<'a> {
     all: &'a Ground<'a>,
     numbers: &'a Numbers,
-    /// Some task cannot be placed without those before it.
-    is_lacking: AtomicBool,
+    /// Those that are placed before who forks them.
+    guesses: Vec<Guess>,
+    /// Some task cannot be placed without those before it, or a guess was wrong.
+    is_void: AtomicBool,
     parts: Vec<OnceLock<Part>>,
 }
 
 impl<'a> AtOnce<'a> {
+    /// Places all tasks; `None`: what has been placed does not count.
+    pub(super) fn all(
+        all: &'a Ground<'a>,
+        numbers: &'a Numbers,
+        guesses: Vec<Guess>,
+    ) -> Option<Vec<Option<Part>>> {
+        let parts = all.forest.tasks.iter().map(|_| OnceLock::new()).collect();
+        let placing = AtOnce { all, numbers, guesses, is_void: AtomicBool::new(false), parts };
+        rayon::scope(|scope| {
+            for guess in &placing.guesses {
+                scope.spawn(|scope| placing.task(scope, guess.task, guess.table.clone()));
+            }
+            if !placing.parts.is_empty() {
+                placing.task(scope, TaskId(0), Table::new());
+            }
+        });
+        let AtOnce { guesses, is_void, parts, .. } = placing;
+        let counts = !is_void.into_inner() && guesses.iter().all(Guess::is_right);
+        counts.then(|| parts.into_iter().map(OnceLock::into_inner).collect())
+    }
+
     /// Places a task and those below it. Who has placed one goes on with the last that it forks, and leaves the others to
     /// whoever is free: what has no siblings is not worth waking anybody.
     fn task<'s>(&'s self, scope: &Scope<'s>, task: TaskId, table: Table) {
         let mut next = Some((task, table));
         while let Some((task, table)) = next.take() {
             // Only to be done sooner: whether anything counts is seen when all are done.
-            if self.is_lacking.load(Ordering::Relaxed) {
+            if self.is_void.load(Ordering::Relaxed) {
                 return;
             }
             let mut bear = |child, table| {
-                if let Some((other, table)) = next.replace((child, table)) {
+                if let Some(guess) = self.guesses.iter().find(|guess| guess.task == child) {
+                    // It is being placed, or has been.
+                    if !guess.is(&table) {
+                        self.is_void.store(true, Ordering::Relaxed);
+                    }
+                } else if let Some((other, table)) = next.replace((child, table)) {
                     scope.spawn(move |scope| self.task(scope, other, table));
                 }
             };
@@ -116,7 +139,7 @@ impl<'a> AtOnce<'a> {
             placer.run(table);
             let Placer { part, supply, .. } = placer;
             if supply.is_lacking() {
-                self.is_lacking.store(true, Ordering::Relaxed);
+                self.is_void.store(true, Ordering::Relaxed);
             }
             // Nobody is born twice.
             let _ = self.parts[task.index()].set(part);

@@ -30,7 +30,7 @@ impl Hasher for Spread {
 const NONE: Fd = Fd::MAX;
 
 /// The numbers of each description.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Places {
     /// The two lowest of each. What is moved has two for a moment, and hardly anything has more.
     lowest: HashMap<OfdId, [Fd; 2], BuildHasherDefault<Spread>>,

@@ -1,6 +1,6 @@
 //! FIFOs: all descriptions of one are one resource.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use regrow_graph::ids::OfdId;
 
@@ -20,7 +20,7 @@ pub(super) fn path<'a>(resolver: &Resolver<'a>, fifo: &Fifo) -> Option<&'a RegFi
     }
 }
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &[OfdId], payloads: &Payloads) {
     let model = resolver.model;
     let contents: BTreeMap<u32, (&PipeData, &Vec<u8>)> = model
         .fifo_data

@@ -13,17 +13,16 @@ use super::super::recipe::{Message, ResourceKind, SocketEnd, StepKind};
 use super::{Holders, name};
 use crate::image::{Ofd, UnixSocket};
 
-/// Adds what is in flight in the queues of `used`, and in the queues of that.
-pub(super) fn add(resolver: &Resolver<'_>, used: &mut BTreeSet<OfdId>) {
-    loop {
-        let before = used.len();
+/// Adds what is in flight in the queues of what is used, and in the queues of that.
+pub(super) fn add(resolver: &Resolver<'_>, is_used: &mut [bool]) {
+    let mut has_more = true;
+    while std::mem::take(&mut has_more) {
         for packet in &resolver.model.packets {
-            if resolver.ofd_of_id.get(&packet.id_for).is_some_and(|ofd| used.contains(ofd)) {
-                used.extend(packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id)));
+            if resolver.ofd_of_id.get(&packet.id_for).is_some_and(|ofd| is_used[ofd.index()]) {
+                for ofd in packet.rights.iter().filter_map(|id| resolver.ofd_of_id.get(id)) {
+                    has_more |= !std::mem::replace(&mut is_used[ofd.index()], true);
+                }
             }
-        }
-        if used.len() == before {
-            return;
         }
     }
 }

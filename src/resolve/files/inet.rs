@@ -1,7 +1,7 @@
 //! Internet sockets: those of one port and protocol are one resource, for whether one may be bound
 //! depends on what the others allow.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use regrow_graph::ids::OfdId;
 
@@ -20,7 +20,7 @@ const IPPROTO_UDPLITE: i32 = 136;
 
 type Member<'a> = (OfdId, &'a Ofd, &'a InetSocket);
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>) {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &[OfdId]) {
     let model = resolver.model;
     let mut groups: BTreeMap<(u32, u32, usize), Vec<Member<'_>>> = BTreeMap::new();
     for ofd in used {

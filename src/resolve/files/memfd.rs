@@ -19,6 +19,10 @@ use crate::image::{Image, MemfdFile, MemfdInode, OfdKind, VmaKind};
 /// Makes the resources of all memfds, without any description yet.
 pub(super) fn make(resolver: &mut Resolver<'_>) {
     let model = resolver.model;
+    // Mostly there are none, and nobody need look who uses them.
+    if model.memfds.is_empty() {
+        return;
+    }
     let contents: BTreeMap<u64, &crate::image::Shm> = model.shm.iter().map(|shm| (shm.shmid, shm)).collect();
     // The others are shared anonymous memory.
     let mut used: BTreeSet<u64> = BTreeSet::new();

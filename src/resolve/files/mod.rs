@@ -15,10 +15,11 @@ mod signalfd;
 mod timerfd;
 mod unix;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use regrow_graph::forest::Slot;
 use regrow_graph::ids::{Fd, OfdId, StepId, TaskId};
+use smallvec::SmallVec;
 
 use super::problem::ProblemKind;
 use super::{Payloads, Resolver};
@@ -40,8 +41,11 @@ pub(super) struct Placed {
 /// in the order of their first descriptions.
 struct Groups<T> {
     at: HashMap<u32, usize>,
-    members: Vec<(u32, Vec<T>)>,
+    members: Vec<(u32, Members<T>)>,
 }
+
+/// Nearly all pipes have two.
+type Members<T> = SmallVec<[T; 2]>;
 
 impl<T> Default for Groups<T> {
     fn default() -> Groups<T> {
@@ -52,13 +56,13 @@ impl<T> Default for Groups<T> {
 impl<T> Groups<T> {
     fn add(&mut self, id: u32, member: T) {
         let at = *self.at.entry(id).or_insert_with(|| {
-            self.members.push((id, Vec::new()));
+            self.members.push((id, Members::new()));
             self.members.len() - 1
         });
         self.members[at].1.push(member);
     }
 
-    fn in_order(self) -> Vec<(u32, Vec<T>)> {
+    fn in_order(self) -> Vec<(u32, Members<T>)> {
         self.members
     }
 }
@@ -135,15 +139,30 @@ fn tables(resolver: &mut Resolver<'_>) -> (Vec<bool>, Holders) {
 /// Resolves all tables and every description that is in one.
 pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
     let model = resolver.model;
-    let (is_used, holders) = tables(resolver);
+    let (mut is_used, holders) = tables(resolver);
+    flight::add(resolver, &mut is_used);
     let used = is_used.iter().enumerate().filter(|(_, is_used)| **is_used);
-    let mut used: BTreeSet<OfdId> = used.map(|(index, _)| OfdId::new(index)).collect();
-    flight::add(resolver, &mut used);
+    let used: Vec<OfdId> = used.map(|(index, _)| OfdId::new(index)).collect();
     let remapped: BTreeMap<u32, Remap> = model.remaps.iter().map(|remap| (remap.orig_id, *remap)).collect();
     ghost::make(resolver);
     memfd::make(resolver);
+    // Those that come in groups.
+    let (mut pipes, mut fifos, mut unix, mut inet) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for ofd in &used {
         let entry = &model.ofds[ofd.index()];
+        match &entry.kind {
+            OfdKind::Pipe(_) => pipes.push(*ofd),
+            OfdKind::Fifo(_) => fifos.push(*ofd),
+            OfdKind::Unix(_) => unix.push(*ofd),
+            OfdKind::Inet(_) => inet.push(*ofd),
+            OfdKind::Reg(_)
+            | OfdKind::Eventfd(_)
+            | OfdKind::Epoll(_)
+            | OfdKind::Timerfd(_)
+            | OfdKind::Signalfd(_)
+            | OfdKind::Memfd(_)
+            | OfdKind::Other(_) => {}
+        }
         if let Some(remap) = remapped.get(&entry.id) {
             match &entry.kind {
                 OfdKind::Reg(file) => ghost::resolve(resolver, *ofd, entry, file, *remap),
@@ -170,17 +189,16 @@ pub(super) fn resolve(resolver: &mut Resolver<'_>, payloads: &Payloads) {
                     format!("{}: files of kind {kind} are not restored yet{option}", name(entry)),
                 );
             }
-            // Those come in groups.
             OfdKind::Pipe(_) | OfdKind::Fifo(_) | OfdKind::Unix(_) | OfdKind::Inet(_) => {}
         }
     }
     for ofd in &used {
         owner::resolve(resolver, &holders, *ofd);
     }
-    pipe::resolve(resolver, &used, payloads);
-    fifo::resolve(resolver, &used, payloads);
-    unix::resolve(resolver, &holders, &used, payloads);
-    inet::resolve(resolver, &used);
+    pipe::resolve(resolver, &pipes, payloads);
+    fifo::resolve(resolver, &fifos, payloads);
+    unix::resolve(resolver, &holders, &unix, payloads);
+    inet::resolve(resolver, &inet);
     lock::resolve(resolver);
 }
 

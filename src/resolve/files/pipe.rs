@@ -1,6 +1,6 @@
 //! Pipes: all descriptions with one pipe id are one resource.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use regrow_graph::ids::OfdId;
 
@@ -8,7 +8,7 @@ use super::super::numbers::{O_ACCMODE, O_LARGEFILE, O_SETTABLE};
 use super::super::problem::ProblemKind;
 use super::super::recipe::ResourceKind;
 use super::super::{Payloads, Resolver};
-use super::{Groups, name};
+use super::{Groups, Members, name};
 use crate::image::{OfdKind, PipeData};
 
 /// Capacity of a new pipe (pipe(7)).
@@ -16,7 +16,7 @@ const DEFAULT_CAPACITY: u32 = 65536;
 
 /// open(2) sets O_LARGEFILE and pipe(2) does not, so it tells which description of an end was made by
 /// opening `/proc/PID/fd/N`: those come last, and none of them is `pipe2`'s own.
-fn in_order(mut ofds: Vec<(OfdId, u32)>) -> Vec<(OfdId, u32)> {
+fn in_order(mut ofds: Members<(OfdId, u32)>) -> Members<(OfdId, u32)> {
     ofds.sort_by_key(|(ofd, flags)| (flags & O_LARGEFILE, *ofd));
     ofds
 }
@@ -43,7 +43,7 @@ pub(super) fn capacity(resolver: &mut Resolver<'_>, name: &str, entry: &PipeData
     capacity
 }
 
-pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &BTreeSet<OfdId>, payloads: &Payloads) {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, used: &[OfdId], payloads: &Payloads) {
     let model = resolver.model;
     let mut pipes = Groups::default();
     for ofd in used {

@@ -20,12 +20,7 @@ const SCM_MAX_FD: usize = 253;
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
 
-pub(super) fn resolve(
-    resolver: &mut Resolver<'_>,
-    holders: &Holders,
-    used: &BTreeSet<OfdId>,
-    payloads: &Payloads,
-) {
+pub(super) fn resolve(resolver: &mut Resolver<'_>, holders: &Holders, used: &[OfdId], payloads: &Payloads) {
     let model = resolver.model;
     let sockets: BTreeMap<u32, (OfdId, &Ofd, &UnixSocket)> = used
         .iter()
