@@ -146,8 +146,6 @@ pub struct Questions {
     pub paths: BTreeMap<String, bool>,
     /// Whether the hierarchies of cgroups are asked for.
     pub hierarchies: bool,
-    /// Whether it matters how long it takes to get a huge page.
-    pub huge_page_ns: bool,
 }
 
 /// Gathers the facts that answer these questions.
@@ -156,7 +154,6 @@ pub fn ask(questions: &Questions) -> HostFacts {
     if questions.hierarchies {
         facts.hierarchies = cgroups::hierarchies(&facts.own.cgroups, &mountinfo());
     }
-    facts.huge_page_ns = questions.huge_page_ns.then(blocks::huge_page_ns).flatten();
     facts
 }
 

@@ -306,7 +306,6 @@ impl Relied {
             tasks: tapes.tasks.iter().map(|task| NsPid(task.pid)).collect(),
             paths: self.files.iter().map(|file| (file.path.clone(), file.asks[2])).collect(),
             hierarchies: self.facts.iter().any(|fact| fact.name.starts_with(HIERARCHY)),
-            huge_page_ns: super::room::has_stages(tapes),
         }
     }
 

@@ -121,7 +121,7 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
             // The host as it is now, not as the plan says that it was.
             let ground = Ground::of(&facts, host.cradle);
             set_deadlines(&mut tapes, &deadlines, &ground.facts);
-            room::fit(&mut tapes, crate::resolve::huge_room(&facts), facts.huge_page_ns);
+            room::fit(&mut tapes, crate::resolve::huge_room(&facts));
             let traced = if options.tracing { tapes.set_traced() } else { Ok(()) };
             let lifted = LiftedTapes::of(tapes);
             (problems, facts, ground, traced, lifted, [of_images, of_host, timed("lift", start)])

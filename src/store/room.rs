@@ -48,17 +48,8 @@ fn what(tapes: &Tapes, record: &Record) -> What {
     }
 }
 
-/// From this on, small pages that are moved one by one, and forked so, cost less than a huge page, in nanoseconds.
-const SLOW_NS: u64 = 1_500_000;
-
-/// Whether pages are moved from memory that is to have huge ones: then it matters how long it takes to get one.
-pub(crate) fn has_stages(tapes: &Tapes) -> bool {
-    tapes.has_record(|record| matches!(what(tapes, record), What::Stages(_)))
-}
-
-/// Lets no more huge pages be asked for than there is room for, in bytes; and none to be moved if it takes long to get one.
-pub(crate) fn fit(tapes: &mut Tapes, mut room: u64, huge_page_ns: Option<u64>) {
-    let is_slow = huge_page_ns.is_some_and(|ns| ns > SLOW_NS);
+/// Lets no more huge pages be asked for than there is room for, in bytes.
+pub(crate) fn fit(tapes: &mut Tapes, mut room: u64) {
     let (mut late, mut small) = (Vec::new(), Vec::new());
     for task in &tapes.tasks {
         let mut allowed: Option<Allowed> = None;
@@ -76,7 +67,7 @@ pub(crate) fn fit(tapes: &mut Tapes, mut room: u64, huge_page_ns: Option<u64>) {
                 (What::Beside, Some(it)) => it.records.push((address, record)),
                 (What::Stages(bytes), it) => {
                     late.extend(it.take().filter(|it| it.is_too_much(&mut room)));
-                    match room.checked_sub(bytes).filter(|_| !is_slow) {
+                    match room.checked_sub(bytes) {
                         Some(left) => room = left,
                         None => small.push((address, record)),
                     }
@@ -175,7 +166,7 @@ mod tests {
     fn no_more_is_asked_for_than_is_free() {
         let check = |room: u64, expected: [&str; 2]| {
             let mut all = tapes();
-            fit(&mut all, room, None);
+            fit(&mut all, room);
             assert_eq!(shown(&all), expected, "{room}");
             // Nothing else is changed, and nothing is lost.
             let sorted = |tapes: &Tapes| {
@@ -198,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_moved_has_small_pages_where_huge_ones_are_few_or_slow() {
-        let advised = |room: u64, huge_page_ns: Option<u64>| {
+    fn what_is_moved_has_small_pages_where_huge_ones_are_few() {
+        let advised = |room: u64| {
             let mut asm = Assembler::new(0x1_0000_0000, 0, 0, &[0; 64]);
             let mut tape = Tape::default();
             for (at, mib) in [(0x1_4000_0000, 4), (0x1_4000_0000, 2), (0x7000_0000, 9)] {
@@ -209,18 +200,14 @@ mod tests {
             asm.tape(7, true, 0, &tape.records);
             let mut tapes = asm.finish(1 << 20, 1 << 30).expect("it fits");
             tapes.window_len = 2 << 30;
-            assert!(has_stages(&tapes));
-            fit(&mut tapes, room, huge_page_ns);
+            fit(&mut tapes, room);
             let advice = |record: &Record| record.args[2] as i32;
             tapes.records(&tapes.tasks[0]).map(|(_, record)| advice(&record)).collect::<Vec<_>>()
         };
         let [huge, small] = [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE];
         // The last is no memory among the carriers.
-        assert_eq!(advised(u64::MAX, None), [huge, huge, huge]);
-        assert_eq!(advised(6 * MIB, Some(100_000)), [huge, huge, huge]);
-        assert_eq!(advised(5 * MIB, Some(100_000)), [huge, small, huge]);
-        assert_eq!(advised(3 * MIB, None), [small, huge, huge]);
-        assert_eq!(advised(u64::MAX, Some(3_000_000)), [small, small, huge]);
-        assert!(!has_stages(&tapes()));
+        assert_eq!(advised(6 * MIB), [huge, huge, huge]);
+        assert_eq!(advised(5 * MIB), [huge, small, huge]);
+        assert_eq!(advised(3 * MIB), [small, huge, huge]);
     }
 }

@@ -582,7 +582,7 @@ fn huge_pages_come_where_they_belong() {
         verify(&lifted, &expected).expect("a certificate");
         if !is_room {
             // As a stored plan is changed where no memory is free in large pieces.
-            crate::store::room::fit(&mut tapes, 0, None);
+            crate::store::room::fit(&mut tapes, 0);
             lifted = lift(&tapes).expect("they are understood");
             verify(&lifted, &expected).expect("a certificate");
         }
