@@ -437,7 +437,7 @@ fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
             late = without(&late, &come_along(spaces, above, parent, 0, u64::MAX));
         }
         let old: Vec<(u64, u64)> = spaces.old(task).iter().map(range).collect();
-        let staged = transparent::with_room(staged(resolver, spaces, task, (&old, &late)), &mut room);
+        let staged = transparent::with_room(staged(resolver, spaces, task, &old, &late), &mut room);
         late = without(&late, &staged);
         spaces.staged.insert(task, staged);
         late.extend(without(&stored, &without(&stored, &old)));
@@ -450,11 +450,15 @@ fn staged(
     resolver: &Resolver<'_>,
     spaces: &Spaces,
     task: TaskId,
-    (old, late): (&[(u64, u64)], &[(u64, u64)]),
+    old: &[(u64, u64)],
+    late: &[(u64, u64)],
 ) -> Vec<(u64, u64)> {
     let alive = resolver.model.tasks.get(task.index()).and_then(|task| task.alive());
+    // What pages are moved from counts against this limit, which is the caller's yet (mm/mmap.c, `may_expand_vm`).
+    let limit = resolver.facts.own.rlimits[libc::RLIMIT_DATA as usize];
+    let is_limited = limit.is_some_and(|limit| limit.cur != libc::RLIM_INFINITY);
     // An heir's own are seldom many.
-    let may_be_asked = resolver.facts.kernel.moves_pages && !spaces.is_heir(task);
+    let may_be_asked = resolver.facts.kernel.moves_pages && !is_limited && !spaces.is_heir(task);
     let (Some(alive), Some(huge_page_ns)) = (alive.filter(|_| may_be_asked), resolver.facts.huge_page_ns)
     else {
         return Vec::new();
