@@ -317,7 +317,8 @@ fn a_kernel_without_userfaultfd() {
 fn blocks_that_are_forked_are_moved() {
     let Some(mut tree) = Dumped::program("blocks", &[]) else { return };
     let costs = regrow_graph::cost::CostModel { fork_page_ns: 1e6, ..Default::default() };
-    let table = serde_json::json!({ "format": "regrow-costs/1", "costs": costs });
+    let host = serde_json::json!({ "cores": 2, "kernel": "6.18.0", "machine": "x86_64", "privileged": true });
+    let table = serde_json::json!({ "format": "regrow-costs/1", "host": host, "kept": {}, "costs": costs });
     fs::write(tree.file("costs.json"), table.to_string()).expect("a table");
     plan(&mut tree, "--costs $DIR/costs.json");
     let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
