@@ -22,8 +22,8 @@ pub(super) const PROT: u32 = PROT_READ | PROT_WRITE;
 
 /// A part of a stage that has been read into.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Staged {
-    pub(super) fill: Fill,
+struct Staged {
+    fill: Fill,
     /// It is where it belongs now.
     is_moved: bool,
 }
