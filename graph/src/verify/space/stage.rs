@@ -49,18 +49,8 @@ impl Run<'_> {
         call: &'static str,
         (start, len): (u64, u64),
     ) -> Result<(), Wrong> {
-        self.check_range(call, start, len, PAGE)?;
-        let end = start.saturating_add(len);
-        let is_carrier = self.carriers.range(..end).next_back().is_some_and(|(_, other)| other.end > start);
-        let space = self.use_space(at, call)?;
-        let is_free = space.is_free(start, end)
-            && space.sources.is_free(start, end)
-            && space.stages.mapped.is_free(start, end);
-        if len == 0 || is_carrier || !is_free {
-            let why = "something may be mapped there already";
-            return Err(Wrong::BadRange { call, at: start, end, why });
-        }
-        space.stages.mapped.insert(start, end, ());
+        let space = self.free_window(at, call, (start, len))?;
+        space.stages.mapped.insert(start, start.saturating_add(len), ());
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use super::super::run::Run;
 use super::super::table::Desc;
 use super::intervals::Cut as _;
 use super::stage;
-use super::state::{Copied, Fill, MAP_HUGETLB, MAP_LOCKED, Mapping, PROT_READ, Registered, Shows};
+use super::state::{Copied, Fill, MAP_HUGETLB, MAP_LOCKED, Mapping, PROT_READ, Registered, Shows, Space};
 use super::{MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MAP_TYPE, PAGE};
 use crate::ids::Fd;
 
@@ -56,20 +56,30 @@ impl Run<'_> {
         if !matches!(self.objects.objects[object].kind, ObjectKind::File { .. }) {
             return Err(Wrong::NotModelled { call, what: self.describe(desc) });
         }
-        let before = self.carriers.range(..end).next_back();
-        let is_carrier = before.is_some_and(|(_, carrier)| carrier.end > start);
-        let space = self.use_space(at, call)?;
-        let is_free = space.sources.is_free(start, end) && space.stages.mapped.is_free(start, end);
-        if len == 0 || is_carrier || !is_free {
-            return Err(Wrong::BadRange {
-                call,
-                at: start,
-                end,
-                why: "something may be mapped there already",
-            });
-        }
+        let space = self.free_window(at, call, (start, len))?;
         space.sources.insert(start, end, Copied { object, from: offset });
         Ok(())
+    }
+
+    /// The address space, if certainly nothing is mapped in a range among the carriers.
+    pub(super) fn free_window(
+        &mut self,
+        at: At,
+        call: &'static str,
+        (start, len): (u64, u64),
+    ) -> Result<&mut Space, Wrong> {
+        self.check_range(call, start, len, PAGE)?;
+        let end = start.saturating_add(len);
+        let is_carrier = self.carriers.range(..end).next_back().is_some_and(|(_, other)| other.end > start);
+        let space = self.use_space(at, call)?;
+        let is_free = space.is_free(start, end)
+            && space.sources.is_free(start, end)
+            && space.stages.mapped.is_free(start, end);
+        if len == 0 || is_carrier || !is_free {
+            let why = "something may be mapped there already";
+            return Err(Wrong::BadRange { call, at: start, end, why });
+        }
+        Ok(space)
     }
 
     /// Whether a range is one of files that are mapped to be copied from.
