@@ -34,7 +34,6 @@ mod vdso;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use regrow_graph::verify::LiftedTree;
 use serde::{Deserialize, Serialize};
 
 pub use regrow_graph::verify::{Certificate, Counterexample, Facts};
@@ -50,7 +49,6 @@ pub use space::AlikePages;
 use crate::host::{HostFacts, Vdso};
 use crate::image::NsPid;
 use crate::image::vdso::Dumped;
-use crate::tape::lift::{LiftError, lift};
 use crate::tape::{Tapes, ThreadState};
 
 /// A session and a group of the images that are to be those of the invoker (`--shell-job`): what
@@ -138,35 +136,15 @@ impl std::ops::Deref for CertifiedTapes {
     }
 }
 
-/// Tapes, and what they do.
-#[derive(Debug)]
-pub struct LiftedTapes {
-    tapes: Tapes,
-    lifted: Result<LiftedTree, LiftError>,
-}
-
-impl LiftedTapes {
-    /// Lifts them. What is not understood is said when they are certified.
-    pub fn of(tapes: Tapes) -> LiftedTapes {
-        let lifted = lift(&tapes);
-        LiftedTapes { tapes, lifted }
-    }
-
-    /// The tapes.
-    pub fn tapes(&self) -> &Tapes {
-        &self.tapes
-    }
-}
-
 /// As [`check`], and keeps the tapes as certified ones.
 ///
 /// # Errors
 /// The first step at which tapes and demands part.
 pub fn certify_tapes(
     demands: &Demands,
-    LiftedTapes { tapes, lifted }: LiftedTapes,
+    tapes: Tapes,
     threads: Option<&[ThreadState]>,
 ) -> Result<(CertifiedTapes, Certificate), Counterexample> {
-    let certificate = check::check_lifted(demands, &tapes, lifted, threads)?;
+    let certificate = check(demands, &tapes, threads)?;
     Ok((CertifiedTapes { tapes, fault: None }, certificate))
 }

@@ -17,7 +17,7 @@ use regrow_graph::order::{self, Plan, PlanError};
 use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
-use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
+use crate::certify::{self, CertifiedTapes, Demands, Ground};
 use crate::host::{self, HostFacts, Vdso, XsaveLayout};
 use crate::image::ahead::{self, Ahead, Stretch};
 use crate::image::alike::{Alike, Pair};
@@ -289,7 +289,7 @@ fn prepare_model(
     let certified = timed(&mut timings, Stage::Certify, || {
         let mut demands = demands?;
         demands.alike = alike;
-        let (tapes, certificate) = certify::certify_tapes(&demands, LiftedTapes::of(tapes), commit)?;
+        let (tapes, certificate) = certify::certify_tapes(&demands, tapes, commit)?;
         Ok((demands, tapes, certificate))
     });
     let (demands, tapes, certificate) = match certified {

@@ -1,9 +1,9 @@
 //! The checker: symbolic execution of what the tapes really do, and the certificate.
 //!
 //! ```text
-//!   tapes ──lift──▶ LiftedTree ─┐
-//!                               ├─ run ──▶ ends ── compare ──▶ Certificate | Counterexample
-//!   images ───────▶ Expected  ──┘
+//!   tapes ──lift──▶ Effects ──┐
+//!                             ├─ run ──▶ ends ── compare ──▶ Certificate | Counterexample
+//!   images ───────▶ Expected ─┘
 //! ```
 //!
 //! It shares no code with what makes plans, neither [`crate::place`] and [`crate::order`] nor the
@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `effect` | what a record does |
 //! | `expected` | what the images say |
+//! | `overview` | what can be seen without running: who plays, births, events |
 //! | `run` | all tasks at once on a model of the kernel |
 //! | `family` | births, deaths, sessions, groups |
 //! | `descriptor`, `space` | calls on descriptors; on address spaces |
@@ -73,6 +74,7 @@ mod name;
 mod object;
 mod ordered;
 mod outcome;
+mod overview;
 mod pass;
 mod privilege;
 mod run;
@@ -87,7 +89,7 @@ mod work;
 
 pub use attribute::{AttributeKind, Value};
 pub use effect::{
-    Attribute, Birth, Change, Effect, FdEffect, FileEffect, IpcEffect, IpcKind, Lifted, LiftedTask,
+    Attribute, Birth, Change, Effect, Effects, FdEffect, FileEffect, IpcEffect, IpcKind, Lifted, LiftedTask,
     LiftedTree, MemoryEffect, NameEffect, PrivilegeEffect, Region, RingEffect, SeccompEffect, SocketOption,
     UserfaultChange,
 };
@@ -115,14 +117,19 @@ pub fn verify(lifted: &LiftedTree, expected: &Expected) -> Result<Certificate, C
 }
 
 /// As [`verify`], with someone who looks into the files of the images: whether stretches of two of
-/// them hold the same bytes. Nobody is asked about one that is the other.
+/// them hold the same bytes. Nobody is asked about one that is the other. Tapes may be lifted while others are run.
 ///
 /// # Errors
-/// As [`verify`].
+/// As [`verify`]; and if a tape is not understood.
 pub fn verify_with(
-    lifted: &LiftedTree,
+    tapes: &dyn Effects,
     expected: &Expected,
     is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
 ) -> Result<Certificate, Counterexample> {
-    compare::compare(run::Run::all(lifted, expected)?, is_alike)
+    let cast = overview::Cast::of(tapes, expected)?;
+    let (run, overview) =
+        rayon::join(|| run::Run::all(tapes, expected, &cast), || overview::check(tapes, &cast));
+    // What can be seen without running is said first.
+    overview?;
+    compare::compare(run?, is_alike)
 }

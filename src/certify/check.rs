@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use regrow_graph::verify::{
-    Certificate, Counterexample, Expected, Facts, InodeKind, LiftedTree, Wrong, verify_with,
+    Certificate, Counterexample, Effects, Expected, Facts, InodeKind, Wrong, verify_with,
 };
 
 use super::{Demands, DumpedClocks, Ground, cgroups, commit, space};
 use crate::image::Model;
 use crate::runner;
 use crate::tape::abi::{Record, Verb};
-use crate::tape::lift::{LiftError, lift};
+use crate::tape::lift::{LazyTree, LiftError, lift};
 use crate::tape::{Tapes, TaskTape, ThreadState, Undo, UndoKind};
 
 /// Tasks that are looked at by one job.
@@ -42,21 +42,30 @@ pub fn check(
     tapes: &Tapes,
     threads: Option<&[ThreadState]>,
 ) -> Result<Certificate, Counterexample> {
-    check_lifted(demands, tapes, lift(tapes), threads)
-}
-
-/// As [`check`], of tapes that have been lifted.
-pub(super) fn check_lifted(
-    demands: &Demands,
-    tapes: &Tapes,
-    lifted: Result<LiftedTree, LiftError>,
-    threads: Option<&[ThreadState]>,
-) -> Result<Certificate, Counterexample> {
-    let lifted = lifted.map_err(|LiftError { pid, record, what }| Counterexample {
+    let not_understood = |LiftError { pid, record, what }| Counterexample {
         task: pid,
         record,
         wrong: Wrong::NotUnderstood { what },
-    })?;
+    };
+    let lazy = LazyTree::of(tapes).map_err(not_understood)?;
+    let certificate = check_effects(demands, tapes, &lazy, threads);
+    if certificate.is_err() && !lazy.are_understood() {
+        // What is not understood is said before anything else, and of the first record that is not.
+        let tree = lift(tapes).map_err(not_understood)?;
+        return check_effects(demands, tapes, &tree, threads);
+    }
+    lazy.give_back();
+    certificate
+}
+
+/// As [`check`], of tapes that are lifted meanwhile.
+fn check_effects(
+    demands: &Demands,
+    tapes: &Tapes,
+    effects: &dyn Effects,
+    threads: Option<&[ThreadState]>,
+) -> Result<Certificate, Counterexample> {
+    let root = effects.root().pid;
     // The effects of records are those of this runner, no other.
     let reads = |address: u64, bytes: &[u8]| {
         address >= tapes.ro_base() && tapes.bytes(address, bytes.len() as u64) == Some(bytes)
@@ -71,9 +80,9 @@ pub(super) fn check_lifted(
     };
     if let Some(what) = strange {
         let wrong = Wrong::NotUnderstood { what: what.to_owned() };
-        return Err(Counterexample { task: lifted.root.pid, record: None, wrong });
+        return Err(Counterexample { task: root, record: None, wrong });
     }
-    check_clocks(&demands.clocks, tapes, &demands.expected.facts, lifted.root.pid)?;
+    check_clocks(&demands.clocks, tapes, &demands.expected.facts, root)?;
     let expected = demands.expected_now(tapes.clocks_ns);
     let beside = || {
         if let Some(threads) = threads {
@@ -86,14 +95,11 @@ pub(super) fn check_lifted(
     };
     let executed = || {
         let mut reader = space::Reader::of(&expected.images, &demands.alike);
-        verify_with(&lifted, &expected, &mut |alike| reader.is_alike(alike))
+        verify_with(effects, &expected, &mut |alike| reader.is_alike(alike))
     };
     // Whatever both find, what is beside is said.
     let (certificate, beside) = rayon::join(executed, beside);
-    let certificate = beside.and(certificate);
-    // Others go on meanwhile.
-    rayon::spawn(move || drop(lifted));
-    certificate
+    beside.and(certificate)
 }
 
 /// Whether the launcher would find every name that a task makes: each has a note of its own, whose

@@ -9,7 +9,7 @@ use regrow_graph::verify::{Certificate, Counterexample};
 use thiserror::Error;
 
 use super::{StoreError, StoredPlan, file, host, room, wire};
-use crate::certify::{self, CertifiedTapes, Demands, Ground, LiftedTapes};
+use crate::certify::{self, CertifiedTapes, Demands, Ground};
 use crate::image::Model;
 use crate::image::ahead::{Ahead, Stretch};
 use crate::image::alike::Alike;
@@ -116,21 +116,18 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
             problems.extend(host.relied.differences(&facts, &tapes));
             problems.extend(host::taken(&facts));
             problems.extend(host::window(&facts, &tapes));
-            let of_host = timed("facts", start);
-            let start = Instant::now();
             // The host as it is now, not as the plan says that it was.
             let ground = Ground::of(&facts, host.cradle);
             set_deadlines(&mut tapes, &deadlines, &ground.facts);
             room::fit(&mut tapes, crate::resolve::huge_room(&facts));
             let traced = if options.tracing { tapes.set_traced() } else { Ok(()) };
-            let lifted = LiftedTapes::of(tapes);
-            (problems, facts, ground, traced, lifted, [of_images, of_host, timed("lift", start)])
+            (problems, facts, ground, traced, tapes, [of_images, timed("facts", start)])
         },
     );
-    let (problems, facts, ground, traced, lifted, [of_images, of_host, lift]) = rest;
+    let (problems, facts, ground, traced, tapes, [of_images, of_host]) = rest;
     let (demands, of_demands) = demands;
     let mut demands = demands.map_err(failed)?;
-    let clocks = host::clocks(&demands.clocks, &facts, lifted.tapes());
+    let clocks = host::clocks(&demands.clocks, &facts, &tapes);
     let problems: Vec<Problem> = problems.into_iter().chain(clocks).collect();
     if !problems.is_empty() {
         return Err(ReadyError::Stale(problems));
@@ -140,13 +137,13 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
     demands.expected.facts = ground.facts;
     demands.expected.inherited = ground.inherited.0;
     let refuted = |counterexample| ReadyError::Refuted(Box::new(counterexample));
-    let (tapes, certificate) = certify::certify_tapes(&demands, lifted, Some(&threads)).map_err(refuted)?;
+    let (tapes, certificate) = certify::certify_tapes(&demands, tapes, Some(&threads)).map_err(refuted)?;
     let check = timed("certify", start);
     let length = |span: &Span| span.end - span.start;
     (timings.read, timings.demands) = (length(&read), length(&of_demands));
     (timings.images, timings.host) = (length(&of_images), length(&of_host));
-    timings.certify = length(&lift) + length(&check);
-    timings.spans = vec![read, of_demands, of_images, of_host, lift, check];
+    timings.certify = length(&check);
+    timings.spans = vec![read, of_demands, of_images, of_host, check];
     ahead.wait();
     Ok(Ready { tapes, threads, certificate, timings, purposes })
 }

@@ -103,15 +103,23 @@ impl Record {
 
     /// Its bytes.
     pub fn to_bytes(self) -> [u8; size_of::<Record>()] {
+        // As whole words, for there are many.
+        let ([nr, nr_too], [a, b, c, d]) = (self.nr.to_ne_bytes(), self.op.to_ne_bytes());
+        let [first, second, third, fourth, fifth, sixth] = self.args;
+        let head = [self.verb, self.check, nr, nr_too, a, b, c, d];
+        let word = u64::to_ne_bytes;
+        let words = [
+            head,
+            word(first),
+            word(second),
+            word(third),
+            word(fourth),
+            word(fifth),
+            word(sixth),
+            word(self.expect),
+        ];
         let mut bytes = [0; size_of::<Record>()];
-        bytes[0] = self.verb;
-        bytes[1] = self.check;
-        bytes[2..4].copy_from_slice(&self.nr.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&self.op.to_ne_bytes());
-        for (index, arg) in self.args.iter().enumerate() {
-            bytes[8 + index * 8..16 + index * 8].copy_from_slice(&arg.to_ne_bytes());
-        }
-        bytes[56..64].copy_from_slice(&self.expect.to_ne_bytes());
+        bytes.copy_from_slice(words.as_flattened());
         bytes
     }
 

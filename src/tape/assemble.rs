@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::abi::{Check, EVENTS_OFFSET, Record, Verb};
@@ -138,8 +139,8 @@ impl Assembler {
 
     /// Address of 64-bit words.
     pub fn words(&mut self, words: &[u64]) -> u64 {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.data(&bytes, 8)
+        let bytes: SmallVec<[[u8; 8]; 16]> = words.iter().map(|word| word.to_ne_bytes()).collect();
+        self.data(bytes.as_flattened(), 8)
     }
 
     /// Makes room for about so many records.

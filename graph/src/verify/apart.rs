@@ -14,7 +14,7 @@ use super::run::Run;
 use super::space;
 
 /// Tasks that are compared by one job.
-const TASKS: usize = 32;
+const TASKS: usize = 8;
 
 /// What some tasks came to.
 #[derive(Default)]

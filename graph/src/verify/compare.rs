@@ -239,7 +239,7 @@ impl<'a, 'b> Compare<'a, 'b> {
         }
         run.compare_segments(&self.seen_memory, &mut self.certificate, is_alike)?;
         run.compare_ipc(&mut self.certificate, is_alike)?;
-        for (pid, index) in &run.by_pid {
+        for (pid, index) in run.by_pid {
             if let Role::Helper = run.roles[*index] {
                 if run.tasks[*index].phase != Phase::Reaped {
                     return Err(Counterexample { task: *pid, record: None, wrong: Wrong::HelperLeft });

@@ -456,10 +456,9 @@ impl<'a> Run<'a> {
         let about = path.strip_prefix(b"/proc/").and_then(|rest| rest.split(|byte| *byte == b'/').next());
         let about =
             about.and_then(|pid| std::str::from_utf8(pid).ok()).and_then(|pid| pid.parse::<u32>().ok());
-        if let Some(fork) =
-            about.filter(|pid| *pid != self.pid(at.task)).and_then(|pid| self.forks.get(&pid).copied())
-        {
-            if !self.before.holds(fork, at) {
+        let about = about.and_then(|pid| self.by_pid.get(&pid).copied());
+        if let Some(about) = about.filter(|about| *about != at.task && self.pid(*about) != self.root) {
+            if !self.is_born_before(about, at) {
                 return Err(Wrong::BadName {
                     call,
                     path: shown(),
@@ -716,8 +715,7 @@ impl<'a> Run<'a> {
         if self.tasks[task].phase == Phase::Reaped || matches!(self.roles[task], Role::Helper) {
             return false;
         }
-        let is_born = self.forks.get(&pid).is_none_or(|fork| self.before.holds(*fork, at));
-        self.tasks[at.task].phase == Phase::Tail || task == at.task || is_born
+        self.tasks[at.task].phase == Phase::Tail || task == at.task || self.is_born_before(task, at)
     }
 
     fn write(&mut self, at: At, call: &'static str, desc: Desc, data: &[u8]) -> Result<(), Wrong> {

@@ -29,6 +29,55 @@ pub struct LiftedTree {
     pub suspended: BTreeSet<u32>,
 }
 
+/// The tapes of a tree as what they do. What one tape does may be found out when it is first asked for, by whoever asks:
+/// while the tapes before are run, another processor can look at those that follow.
+pub trait Effects: Sync {
+    /// Where the tapes themselves are in every task.
+    fn region(&self) -> Region;
+    /// For how many the barrier waits.
+    fn total(&self) -> u32;
+    /// How the launcher makes the first task.
+    fn root(&self) -> Birth;
+    /// The pids, and tids, of the tapes, in their order.
+    fn pids(&self) -> Vec<u32>;
+    /// Threads in which seccomp is suspended from before the barrier until they are let go.
+    fn suspended(&self) -> &BTreeSet<u32>;
+    /// What the records of one tape do, in their order; `None`: it is not understood.
+    fn of_task(&self, task: usize) -> Option<&[Lifted]>;
+    /// Whether all are understood, each by itself and together.
+    fn are_understood(&self) -> bool;
+}
+
+impl Effects for LiftedTree {
+    fn region(&self) -> Region {
+        self.region
+    }
+
+    fn total(&self) -> u32 {
+        self.total
+    }
+
+    fn root(&self) -> Birth {
+        self.root
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.tasks.iter().map(|task| task.pid).collect()
+    }
+
+    fn suspended(&self) -> &BTreeSet<u32> {
+        &self.suspended
+    }
+
+    fn of_task(&self, task: usize) -> Option<&[Lifted]> {
+        self.tasks.get(task).map(|task| task.effects.as_slice())
+    }
+
+    fn are_understood(&self) -> bool {
+        true
+    }
+}
+
 /// The address range of the tapes and of what lies behind them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Region {

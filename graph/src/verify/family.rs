@@ -48,6 +48,12 @@ impl Run<'_> {
             && (may_be_dying() || state.orphaned.is_some_and(is_unsure))
     }
 
+    /// Whether a task is there in every run by then, if only for a while.
+    pub(super) fn is_born_before(&self, task: usize, at: At) -> bool {
+        let born = self.tasks[task].born;
+        self.pid(task) == self.root || born.is_some_and(|fork| self.before.holds(fork, at))
+    }
+
     /// A task comes to life: it has its table, session and group already.
     pub(super) fn bear(&mut self, task: usize, parent: u32, exit_signal: u64) -> Result<(), Wrong> {
         match self.roles[task] {
@@ -169,6 +175,7 @@ impl Run<'_> {
         let vdso = forker.vdso.clone();
         let state = &mut self.tasks[child];
         (state.table, state.sid, state.pgid) = (table, sid, pgid);
+        state.born = Some(at);
         (state.privileges, state.attributes) = (privileges, attributes);
         if let Some((name, cgroup)) = cgroup {
             self.put_into_cgroup(child, "clone3", name, cgroup)?;
@@ -299,7 +306,6 @@ impl Run<'_> {
         if self.roles[child].is_alive() {
             return nobody("lives on");
         }
-        let certainly_born = self.forks.get(&pid).is_some_and(|fork| self.before.holds(*fork, at));
         match self.tasks[child].phase {
             Phase::Unborn => return nobody("is not created before"),
             Phase::Reaped => return nobody("has been reaped"),
@@ -308,7 +314,7 @@ impl Run<'_> {
         if self.tasks[child].parent != self.pid(at.task) {
             return nobody("is not its child");
         }
-        if !certainly_born {
+        if !self.is_born_before(child, at) {
             return nobody("is not certainly created before");
         }
         if self.tasks[child].orphaned.is_some_and(|death| !self.before.holds(death, at)) {

@@ -166,7 +166,7 @@ pub(super) fn is_variable(path: &[u8]) -> bool {
 impl Run<'_> {
     /// Who may have to do with the namespace: the root, with what it has made.
     fn own_ipc(&mut self, at: At, call: &'static str) -> Result<&mut Ipc, Wrong> {
-        let is_root = self.pid(at.task) == self.tree.root.pid && matches!(self.roles[at.task], Role::Task(_));
+        let is_root = self.pid(at.task) == self.root && matches!(self.roles[at.task], Role::Task(_));
         if !is_root {
             return Err(Wrong::NotModelled { call, what: "IPC by another than the root".to_owned() });
         }
@@ -186,7 +186,7 @@ impl Run<'_> {
         match effect {
             IpcEffect::NewNamespace => {
                 let is_alone = self.children[at.task].is_empty() && !self.tasks[at.task].has_threads;
-                if self.pid(at.task) != self.tree.root.pid || !is_alone || self.ipc.is_some() {
+                if self.pid(at.task) != self.root || !is_alone || self.ipc.is_some() {
                     let what = "an IPC namespace that not the whole tree is born in".to_owned();
                     return Err(Wrong::NotModelled { call, what });
                 }
@@ -359,11 +359,8 @@ impl Run<'_> {
         certificate: &mut Certificate,
         is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
     ) -> Result<(), Counterexample> {
-        let wrong = |what: String| Counterexample {
-            task: self.tree.root.pid,
-            record: None,
-            wrong: Wrong::WrongIpc { what },
-        };
+        let wrong =
+            |what: String| Counterexample { task: self.root, record: None, wrong: Wrong::WrongIpc { what } };
         let (is, wanted) = match (&self.ipc, self.expected.ipc.as_deref()) {
             (None, None) => return Ok(()),
             (Some(_), None) => {

@@ -12,13 +12,15 @@ use super::attribute::state::State;
 use super::attribute::value::Value;
 use super::before::{At, Before};
 use super::effect::{
-    Attribute, Change, Effect, FdEffect, LiftedTree, MemoryEffect, PrivilegeEffect, UserfaultChange,
+    Attribute, Change, Effect, Effects, FdEffect, Lifted, MemoryEffect, PrivilegeEffect, Region,
+    UserfaultChange,
 };
 use super::expected::{Expected, ExpectedTask, Life, OfdSpec};
 use super::ipc::Ipc;
 use super::name::{Name, Wanted};
 use super::object::Objects;
 use super::outcome::{Certificate, Counterexample, Wrong};
+use super::overview::{Cast, Overview, not_understood};
 use super::privilege::{Privileges, TooLate};
 use super::seccomp::{Filters, Seccomp};
 use super::socket::Names;
@@ -86,6 +88,7 @@ pub(super) struct Task {
     pub(super) sid: u32,
     pub(super) pgid: u32,
     pub(super) table: usize,
+    pub(super) born: Option<At>,
     pub(super) died: Option<At>,
     /// The death that made it a child of the parent that it has now.
     pub(super) orphaned: Option<At>,
@@ -139,15 +142,21 @@ pub(super) enum Flow {
 
 /// The model of the kernel and the state of the check.
 pub(super) struct Run<'a> {
-    pub(super) tree: &'a LiftedTree,
+    pub(super) tapes: &'a dyn Effects,
+    /// Where they are.
+    pub(super) region: Region,
+    /// The pid of the root.
+    pub(super) root: u32,
     pub(super) expected: &'a Expected,
     pub(super) tasks: Vec<Task>,
+    /// Who plays them.
+    cast: &'a Cast<'a>,
     /// Tapes by pid.
-    pub(super) by_pid: BTreeMap<u32, usize>,
+    pub(super) by_pid: &'a BTreeMap<u32, usize>,
     /// The children that each task has or has had, but for its threads.
     pub(super) children: Vec<Vec<usize>>,
     /// What each tape is for.
-    pub(super) roles: Vec<Role<'a>>,
+    pub(super) roles: &'a [Role<'a>],
     pub(super) tables: Vec<Table>,
     pub(super) objects: Objects,
     /// seccomp of each task.
@@ -163,13 +172,10 @@ pub(super) struct Run<'a> {
     pub(super) made_names: BTreeMap<Vec<u8>, Name>,
     pub(super) groups: BTreeMap<u32, Group>,
     pub(super) before: Before,
-    /// Where each event is posted.
-    pub(super) posts: BTreeMap<u32, At>,
+    /// Where each event has been posted.
     pub(super) posted: BTreeMap<u32, At>,
     pub(super) waiting: BTreeMap<u32, Vec<usize>>,
     pub(super) waiting_for_death: BTreeMap<usize, usize>,
-    /// Where each pid is forked.
-    pub(super) forks: BTreeMap<u32, At>,
     pub(super) ready: VecDeque<usize>,
     /// Address spaces by task; threads have that of their task's first.
     pub(super) spaces: Vec<Space>,
@@ -193,12 +199,16 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Runs all tapes to their ends.
-    pub(super) fn all(tree: &'a LiftedTree, expected: &'a Expected) -> Result<Run<'a>, Counterexample> {
-        let mut run = Run::prepare(tree, expected)?;
+    pub(super) fn all(
+        tapes: &'a dyn Effects,
+        expected: &'a Expected,
+        cast: &'a Cast<'a>,
+    ) -> Result<Run<'a>, Counterexample> {
+        let mut run = Run::prepare(tapes, expected, cast)?;
         run.drain()?;
         if let Some(stuck) = (0..run.tasks.len()).find(|task| run.tasks[*task].phase == Phase::Running) {
             let wrong = Wrong::Deadlock { chain: run.chain(stuck) };
-            let record = run.record_at(stuck);
+            let record = run.next(stuck).map(|next| next.record);
             return Err(Counterexample { task: run.pid(stuck), record, wrong });
         }
         for task in 0..run.tasks.len() {
@@ -216,76 +226,14 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// What can be seen without running: births, posts, numbers.
-    fn prepare(tree: &'a LiftedTree, expected: &'a Expected) -> Result<Run<'a>, Counterexample> {
+    /// Nothing has run, but the root is born.
+    fn prepare(
+        tapes: &'a dyn Effects,
+        expected: &'a Expected,
+        cast: &'a Cast<'a>,
+    ) -> Result<Run<'a>, Counterexample> {
         let whole = |pid: u32, wrong: Wrong| Counterexample { task: pid, record: None, wrong };
-        let mut wanted: BTreeMap<u32, Role<'a>> = BTreeMap::new();
-        for task in &expected.tasks {
-            let roles = std::iter::once((task.pid, Role::Task(task)));
-            for (pid, role) in roles.chain(task.threads.iter().map(|tid| (*tid, Role::Thread(task)))) {
-                if wanted.insert(pid, role).is_some() {
-                    return Err(whole(task.pid, Wrong::PidTwice { pid }));
-                }
-            }
-        }
-        let mut by_pid = BTreeMap::new();
-        for (index, task) in tree.tasks.iter().enumerate() {
-            if by_pid.insert(task.pid, index).is_some() {
-                return Err(whole(task.pid, Wrong::BornTwice { child: task.pid }));
-            }
-        }
-        let mut posts: BTreeMap<u32, At> = BTreeMap::new();
-        let mut forks: BTreeMap<u32, At> = BTreeMap::new();
-        let mut waits: BTreeMap<u32, At> = BTreeMap::new();
-        let pid_of = |at: At| tree.tasks[at.task].pid;
-        for (task, lifted) in tree.tasks.iter().enumerate() {
-            for lifted in &lifted.effects {
-                let at = At { task, record: lifted.record };
-                match &lifted.effect {
-                    Effect::Post(event) => {
-                        if let Some(first) = posts.insert(*event, at) {
-                            let wrong =
-                                Wrong::PostedTwice { event: *event, by: pid_of(first), at: first.record };
-                            return Err(Counterexample { task: pid_of(at), record: Some(at.record), wrong });
-                        }
-                    }
-                    Effect::Wait(event) => {
-                        waits.entry(*event).or_insert(at);
-                    }
-                    Effect::Fork(birth) => {
-                        let wrong = if !by_pid.contains_key(&birth.pid) {
-                            Wrong::BornUnasked { child: birth.pid }
-                        } else if forks.insert(birth.pid, at).is_some() || birth.pid == tree.root.pid {
-                            Wrong::BornTwice { child: birth.pid }
-                        } else {
-                            continue;
-                        };
-                        return Err(Counterexample { task: pid_of(at), record: Some(at.record), wrong });
-                    }
-                    _ => {}
-                }
-            }
-        }
-        for (event, at) in &waits {
-            if !posts.contains_key(event) {
-                let wrong = Wrong::NeverPosted { event: *event };
-                return Err(Counterexample { task: pid_of(*at), record: Some(at.record), wrong });
-            }
-        }
-        for pid in wanted.keys().chain(by_pid.keys()) {
-            if *pid != tree.root.pid && !forks.contains_key(pid) || !by_pid.contains_key(pid) {
-                return Err(match wanted.get(pid) {
-                    Some(Role::Thread(task)) => whole(task.pid, Wrong::ThreadMissing { tid: *pid }),
-                    Some(Role::Task(_) | Role::Helper) | None => whole(*pid, Wrong::NeverBorn),
-                });
-            }
-        }
-        let alive = wanted.values().filter(|role| role.is_alive()).count() as u32;
-        if tree.total != alive {
-            return Err(whole(tree.root.pid, Wrong::WrongTotal { is: tree.total, wanted: alive }));
-        }
-
-        let count = tree.tasks.len();
+        let count = cast.pids.len();
         let unborn = Task {
             phase: Phase::Unborn,
             pc: 0,
@@ -294,6 +242,7 @@ impl<'a> Run<'a> {
             sid: 0,
             pgid: 0,
             table: 0,
+            born: None,
             died: None,
             orphaned: None,
             subreaper: None,
@@ -310,16 +259,15 @@ impl<'a> Run<'a> {
             unprobed: None,
         };
         let mut run = Run {
-            tree,
+            tapes,
+            region: tapes.region(),
+            root: tapes.root().pid,
             expected,
             tasks: vec![unborn; count],
-            roles: tree
-                .tasks
-                .iter()
-                .map(|task| wanted.get(&task.pid).copied().unwrap_or(Role::Helper))
-                .collect(),
+            cast,
+            roles: &cast.roles,
             children: vec![Vec::new(); count],
-            by_pid,
+            by_pid: &cast.by_pid,
             tables: {
                 let mut tables = Vec::with_capacity(count + 1);
                 tables.push(Table::unknown());
@@ -327,18 +275,16 @@ impl<'a> Run<'a> {
             },
             objects: Objects::with_room(expected.ofds.len() + MAPPED * count),
             seccomp: vec![Seccomp::default(); count],
-            filters: Filters::of(tree),
+            filters: Filters::default(),
             names: Names::default(),
             wanted: Wanted::of(expected),
             linked: BTreeMap::new(),
             made_names: BTreeMap::new(),
             groups: BTreeMap::new(),
             before: Before::new(count),
-            posts,
             posted: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_for_death: BTreeMap::new(),
-            forks,
             ready: VecDeque::new(),
             spaces: vec![Space::default(); count],
             segments: Vec::new(),
@@ -358,7 +304,7 @@ impl<'a> Run<'a> {
             received: BTreeSet::new(),
             certificate: Certificate::default(),
         };
-        let root = tree.root;
+        let root = tapes.root();
         let Some(index) = run.by_pid.get(&root.pid).copied() else {
             return Err(whole(root.pid, Wrong::NeverBorn));
         };
@@ -378,17 +324,20 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn pid(&self, task: usize) -> u32 {
-        self.tree.tasks[task].pid
+        self.cast.pids[task]
     }
 
-    fn record_at(&self, task: usize) -> Option<u32> {
-        self.tree.tasks[task].effects.get(self.tasks[task].pc).map(|lifted| lifted.record)
+    /// What a task does next.
+    fn next(&self, task: usize) -> Option<&'a Lifted> {
+        self.tapes.of_task(task)?.get(self.tasks[task].pc)
     }
 
     /// Runs all that are ready until nobody is.
     fn drain(&mut self) -> Result<(), Counterexample> {
         while let Some(task) = self.ready.pop_front() {
-            let effects = &self.tree.tasks[task].effects;
+            let Some(effects) = self.tapes.of_task(task) else {
+                return Err(not_understood(self.pid(task)));
+            };
             if let Some(next) = effects.get(self.tasks[task].pc) {
                 self.before.resume(At { task, record: next.record });
             }
@@ -549,12 +498,13 @@ impl<'a> Run<'a> {
     /// Who waits for whom, from a task that cannot go on.
     fn chain(&self, stuck: usize) -> Vec<String> {
         let mut chain = Vec::new();
+        let Ok(Overview { posts, forks, .. }) = Overview::of(self.tapes, self.cast) else { return chain };
         let mut seen = vec![false; self.tasks.len()];
         let mut task = stuck;
         while !std::mem::replace(&mut seen[task], true) {
             let pid = self.pid(task);
             let next = match self.tasks[task].phase {
-                Phase::Unborn => self.forks.get(&pid).map(|at| {
+                Phase::Unborn => forks.get(&pid).map(|at| {
                     chain.push(format!(
                         "task {pid} is created by task {} in record {}",
                         self.pid(at.task),
@@ -562,12 +512,8 @@ impl<'a> Run<'a> {
                     ));
                     at.task
                 }),
-                Phase::Running => match self.tree.tasks[task]
-                    .effects
-                    .get(self.tasks[task].pc)
-                    .map(|lifted| (lifted.record, &lifted.effect))
-                {
-                    Some((record, Effect::Wait(event))) => self.posts.get(event).map(|at| {
+                Phase::Running => match self.next(task).map(|lifted| (lifted.record, &lifted.effect)) {
+                    Some((record, Effect::Wait(event))) => posts.get(event).map(|at| {
                         let by = format!("task {} posts in record {}", self.pid(at.task), at.record);
                         chain.push(format!(
                             "task {pid} waits in record {record} for event {event}, which {by}"

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::attribute::AttributeKind;
 use super::before::At;
-use super::effect::{Effect, Lifted, LiftedTree, PrivilegeEffect, SeccompEffect};
+use super::effect::{Effect, Effects, Lifted, PrivilegeEffect, SeccompEffect};
 use super::expected::{ExpectedFilter, ExpectedSeccomp, ExpectedTask};
 use super::outcome::Wrong;
 use super::run::{Phase, Role, Run};
@@ -42,21 +42,20 @@ struct Filter {
     count: usize,
 }
 
-/// Who is given filters, and what has been found out about those that are compared.
+/// Who installs filters itself, as far as it has been asked.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Filters {
-    /// The first filter that each thread installs itself, by tape.
-    own: BTreeMap<usize, u32>,
+    /// The first filter of each tape.
+    own: BTreeMap<usize, Option<u32>>,
 }
 
 impl Filters {
-    pub(super) fn of(tree: &LiftedTree) -> Filters {
-        let own = tree.tasks.iter().enumerate().filter_map(|(task, lifted)| {
-            let is_filter =
-                |lifted: &&Lifted| matches!(lifted.effect, Effect::Privilege(PrivilegeEffect::Seccomp(_)));
-            Some((task, lifted.effects.iter().find(is_filter)?.record))
-        });
-        Filters { own: own.collect() }
+    /// The record in which a tape installs its first filter.
+    fn first(&mut self, tapes: &dyn Effects, task: usize) -> Option<u32> {
+        let is_filter =
+            |lifted: &&Lifted| matches!(lifted.effect, Effect::Privilege(PrivilegeEffect::Seccomp(_)));
+        let find = || Some(tapes.of_task(task)?.iter().find(is_filter)?.record);
+        *self.own.entry(task).or_insert_with(find)
     }
 }
 
@@ -100,7 +99,7 @@ impl Run<'_> {
 
     fn must_be_suspended(&self, task: usize) -> Result<(), Wrong> {
         let tid = self.pid(task);
-        if self.tree.suspended.contains(&tid) { Ok(()) } else { Err(Wrong::FilterActs { tid }) }
+        if self.tapes.suspended().contains(&tid) { Ok(()) } else { Err(Wrong::FilterActs { tid }) }
     }
 
     /// The other threads of the task get the chain of this one.
@@ -120,9 +119,9 @@ impl Run<'_> {
         for task in others {
             self.must_be_suspended(task)?;
             // It would race with this one.
-            if let Some(own) = self.filters.own.get(&task) {
+            if let Some(own) = self.filters.first(self.tapes, task) {
                 let what = format!("the filters of thread {}", self.pid(task));
-                return Err(Wrong::Unordered { call: "seccomp", what, by: self.pid(task), at: *own });
+                return Err(Wrong::Unordered { call: "seccomp", what, by: self.pid(task), at: own });
             }
             self.seccomp[task].last = self.seccomp[at.task].last.clone();
             let mode = self.tasks[at.task].attributes.value(AttributeKind::Seccomp).clone();

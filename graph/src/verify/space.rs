@@ -71,7 +71,7 @@ impl Run<'_> {
     pub(super) fn check_range(&self, call: &'static str, at: u64, len: u64, align: u64) -> Result<(), Wrong> {
         let end = at.saturating_add(len);
         let bad = |why| Err(Wrong::BadRange { call, at, end, why });
-        let region = self.tree.region;
+        let region = self.region;
         if !at.is_multiple_of(align) {
             return bad("not a multiple of the page size");
         }
@@ -93,7 +93,7 @@ impl Run<'_> {
         if len == 0 {
             return Err(Wrong::BadRange { call, at, end, why: "empty" });
         }
-        let region = self.tree.region;
+        let region = self.region;
         if at < region.window_end && region.start < end {
             return Err(Wrong::BadRange { call, at, end, why: "among the carriers of shared memory" });
         }
@@ -119,7 +119,7 @@ impl Run<'_> {
     pub(super) fn launcher_space(&self) -> Space {
         let mut space = Space::default();
         space.unknown.insert(0, USER_END, ());
-        space.unknown.clear(self.tree.region.start, self.tree.region.window_end);
+        space.unknown.clear(self.region.start, self.region.window_end);
         space
     }
 
@@ -146,7 +146,7 @@ impl Run<'_> {
         into: &[(u64, u64)],
         mut from: u64,
     ) -> Result<(), Wrong> {
-        let region = self.tree.region;
+        let region = self.region;
         for (start, len) in into {
             let (start, len, end) = (*start, *len, start.saturating_add(*len));
             let fill = Fill { object, from, at };
@@ -310,7 +310,7 @@ impl Run<'_> {
             Some(segment) => (segment, self.segment_len(segment)),
             None => self.attach_segment(at, call, id)?,
         };
-        let (region, end) = (self.tree.region, start.saturating_add(len));
+        let (region, end) = (self.region, start.saturating_add(len));
         if start < region.end || end > region.window_end {
             let why = "not among the carriers of shared memory";
             return Err(Wrong::BadRange { call, at: start, end, why });
@@ -338,7 +338,7 @@ impl Run<'_> {
     ) -> Result<(), Wrong> {
         let ((start, len), (prot, flags)) = (range, modes);
         let end = start.saturating_add(len);
-        let region = self.tree.region;
+        let region = self.region;
         let not_modelled = |what: String| Err(Wrong::NotModelled { call, what });
         let (kind, is_anonymous) = (flags & MAP_TYPE, flags & MAP_ANONYMOUS != 0);
         let unknown = kept(flags) & !KEPT;
@@ -528,7 +528,7 @@ impl Run<'_> {
             self.use_space(at, call)?.relocate(from, old_len, to, new_len);
             return Ok(());
         }
-        let region = self.tree.region;
+        let region = self.region;
         let mapping = if region.end <= from && from < region.window_end {
             let (start, carrier) = self.carrier(at, call, from, from.saturating_add(1))?;
             intervals::Cut::rest(&carrier.mapping, from - start)

@@ -16,31 +16,34 @@
 //! `sigaction` as the kernel has it (asm/signal.h), `cap_user_data_t` (linux/capability.h).
 
 mod call;
+mod common;
 mod descriptor;
 mod ipc;
+mod lazy;
 mod memory;
 mod object;
+mod ranges;
 mod ring;
 mod seccomp;
 mod socket;
 mod task;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem::offset_of;
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 
-use rayon::prelude::*;
-use regrow_graph::verify::{Birth, Effect, Lifted, LiftedTask, LiftedTree, Region};
+use regrow_graph::verify::{Birth, Effect, Effects, Lifted, LiftedTask, LiftedTree};
 use thiserror::Error;
+
+use common::Common;
+pub use lazy::LazyTree;
+use ranges::Ranges;
 
 use super::abi::{
     CLONE_ARGS_CGROUP, CLONE_ARGS_EXIT_SIGNAL, CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE,
-    CLONE_ARGS_SIZE, CLONE_INTO_CGROUP, Check, Control, EVENTS_OFFSET, PATIENCE_S, Record, Verb,
+    CLONE_ARGS_SIZE, CLONE_INTO_CGROUP, Check, EVENTS_OFFSET, Record, Verb,
 };
-use super::{Tapes, TaskTape, Undo, UndoKind};
+use super::{Tapes, TaskTape, Undo};
 
 /// uapi/linux/prctl.h, since Linux 6.15.
 const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
@@ -50,13 +53,8 @@ const RW_MAX: u64 = 0x7fff_f000;
 const IOV_MAX: u64 = 1024;
 /// Most groups (NGROUPS_MAX).
 const GROUPS_MAX: u64 = 65536;
-const PAGE: u64 = 4096;
-/// Calls may name the same buffers again and again; they are not read for ever.
-const READ_TIMES: u64 = 16;
 /// How much of that is taken at once, in bytes.
 const ALLOWANCE: u64 = 1 << 16;
-/// Tapes that are lifted by one job.
-const TASKS: usize = 32;
 
 /// A record that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -75,62 +73,38 @@ pub struct LiftError {
 /// # Errors
 /// The first record that is not understood. Hostile bytes give an error, too.
 pub fn lift(tapes: &Tapes) -> Result<LiftedTree, LiftError> {
-    let lifter = Lifter::new(tapes).map_err(|what| LiftError { pid: 0, record: None, what })?;
-    let Some(root) = tapes.tasks.first() else {
-        return Err(LiftError { pid: 0, record: None, what: "there is no tape".to_owned() });
-    };
-    let whole = |pid: u32| move |what: String| LiftError { pid, record: None, what };
-    let birth = lifter.birth(root.clone_args, CLONE_ARGS_SIZE).map_err(whole(root.pid))?;
-    if birth.pid != root.pid {
-        return Err(whole(root.pid)(format!("its clone_args ask for pid {}", birth.pid)));
-    }
-    let (end, total) = (lifter.end, lifter.total);
+    let lazy = LazyTree::of(tapes)?;
+    let (region, total, root) = (lazy.region(), lazy.total(), lazy.root());
     // Whose tape is not understood is found out one after another, so that it does not depend on who was first.
-    let tasks = match lifter.tasks_at_once() {
+    let tasks = match lazy.into_tasks() {
         Some(tasks) => tasks,
-        None => {
-            let lifter = Lifter::new(tapes).map_err(whole(0))?;
-            let tasks = tapes.tasks.iter().map(|task| lifter.task(task)).collect::<Result<_, _>>()?;
-            lifter.check_cells().map_err(whole(0))?;
-            tasks
-        }
+        None => one_by_one(tapes)?,
     };
-    let window_end = tapes.base.saturating_add(tapes.window_len);
-    let region = Region { start: tapes.base, rw_end: tapes.ro_base(), end, window_end };
-    Ok(LiftedTree { region, total, root: birth, tasks, suspended: tapes.suspended.clone() })
+    Ok(LiftedTree { region, total, root, tasks, suspended: tapes.suspended.clone() })
+}
+
+/// Lifts one tape after another.
+fn one_by_one(tapes: &Tapes) -> Result<Vec<LiftedTask>, LiftError> {
+    let whole = |what: String| LiftError { pid: 0, record: None, what };
+    let common = Common::of(tapes).map_err(whole)?;
+    let lifter = Lifter::new(&common);
+    let tasks = tapes.tasks.iter().map(|task| lifter.task(task)).collect::<Result<_, _>>()?;
+    lifter.ranges.borrow().check().map_err(whole)?;
+    Ok(tasks)
 }
 
 /// What is wrong with a record, in words.
 type Lift<T> = Result<T, String>;
 
-/// Programs of filters, by address and length.
-type Programs = BTreeMap<(u64, u64), Arc<[u8]>>;
-
+/// Who lifts tapes, one or several.
 struct Lifter<'a> {
-    tapes: &'a Tapes,
-    /// Notes of files of sockets, by the offsets of their first and second words.
-    socket_notes: Arc<BTreeMap<u64, &'a Undo>>,
-    /// Where each pid's tape starts.
-    tape_of: Arc<BTreeMap<u32, u64>>,
-    /// Behind the last event word that any tape names.
-    events_end: u64,
-    /// Behind the region.
-    end: u64,
-    total: u32,
-    /// How many bytes may still be read, by this one and by all beside it.
-    budget: Arc<AtomicU64>,
-    /// What this one has taken of them.
+    common: &'a Common<'a>,
+    /// What this one has taken of the bytes that all may read.
     allowance: Cell<u64>,
-    /// What calls write and nobody reads: first address, and behind the last.
-    outputs: RefCell<BTreeSet<(u64, u64)>>,
-    /// What one call reads and writes.
-    cells: RefCell<BTreeSet<(u64, u64)>>,
-    /// What calls read and write as it is.
-    kept: RefCell<BTreeSet<(u64, u64)>>,
+    /// What calls write.
+    ranges: RefCell<Ranges>,
     /// How many semaphores there are in sets: by who makes them, and id.
     sets: RefCell<BTreeMap<(u32, u64), u64>>,
-    /// Programs of filters by address and length, read once: many threads have the same.
-    programs: Arc<Mutex<Programs>>,
 }
 
 /// One system call.
@@ -142,129 +116,14 @@ struct Call<'a, 'b> {
 }
 
 impl<'a> Lifter<'a> {
-    fn new(tapes: &'a Tapes) -> Lift<Lifter<'a>> {
-        // What a traced runner brings along is part of it: nobody may touch that either.
-        let end = tapes
-            .base
-            .checked_add(tapes.region_len())
-            .ok_or("the region does not fit into an address space")?;
-        let window_end = tapes
-            .base
-            .checked_add(tapes.window_len)
-            .ok_or("the window does not fit into an address space")?;
-        let aligned =
-            [tapes.base, tapes.ro_base(), end, window_end].iter().all(|address| address.is_multiple_of(PAGE));
-        if !aligned || window_end < end {
-            return Err("the window and its parts are no ranges of pages".to_owned());
-        }
-        // Tapes that all lie in the region and do not overlap are no longer than it.
-        let records = tapes.tasks.iter().fold(0u64, |sum, task| sum.saturating_add(task.records.into()));
-        if records.saturating_mul(size_of::<Record>() as u64) > tapes.ro.len() as u64 {
-            return Err("tapes that overlap or lie outside the region".to_owned());
-        }
-        let mut tape_of = BTreeMap::new();
-        let mut events_end = tapes.base.saturating_add(EVENTS_OFFSET);
-        for task in &tapes.tasks {
-            tape_of.insert(task.pid, task.tape);
-        }
-        let last_event = |task: &TaskTape| {
-            let records = tapes.records(task).map(|(_, record)| record);
-            let events = records.filter(|record| matches!(record.verb(), Some(Verb::Post | Verb::Wait)));
-            events.map(|record| record.args[0].saturating_add(4)).max()
-        };
-        let last = tapes.tasks.par_iter().with_min_len(TASKS).filter_map(last_event).max();
-        events_end = events_end.max(last.unwrap_or(0));
-        let total_at = offset_of!(Control, total);
-        let head_len = usize::try_from(events_end - tapes.base).unwrap_or(usize::MAX);
-        let head = tapes.rw.get(..head_len).ok_or("events outside the written part of the region")?;
-        let total =
-            head.get(total_at..total_at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-        let patience_at = offset_of!(Control, patience);
-        let patience = PATIENCE_S.to_ne_bytes();
-        // With another time tasks would wait for ever, or never sleep.
-        if head.get(patience_at..patience_at + 16) != Some(&[patience, [0; 8]].concat()) {
-            return Err("a control block with another time to wait".to_owned());
-        }
-        let trace_at = offset_of!(Control, trace);
-        let bias = tapes.trace().map_or(0, |area| area.bias(tapes));
-        // With another one the runner would note times where it may not write.
-        if head.get(trace_at..trace_at + 8) != Some(&bias.to_ne_bytes()) {
-            return Err("a control block with another place for times".to_owned());
-        }
-        let is_set = |at: &usize| {
-            [(total_at, 4), (patience_at, 8), (trace_at, 8)]
-                .iter()
-                .any(|(from, len)| (*from..from + len).contains(at))
-        };
-        let is_clean = head.iter().enumerate().all(|(at, byte)| *byte == 0 || is_set(&at));
-        if !is_clean {
-            return Err("control words or events that do not start as 0".to_owned());
-        }
-        let mut socket_notes = BTreeMap::new();
-        for undo in tapes.undo.iter().filter(|undo| undo.kind == UndoKind::Socket) {
-            for word in [undo.intent, undo.made] {
-                socket_notes.entry(word).or_insert(undo);
-            }
-        }
-        Ok(Lifter {
-            tapes,
-            socket_notes: Arc::new(socket_notes),
-            tape_of: Arc::new(tape_of),
-            events_end,
-            end,
-            total: total.unwrap_or(0),
-            budget: Arc::new(AtomicU64::new((tapes.ro.len() as u64).saturating_mul(READ_TIMES))),
-            allowance: Cell::new(0),
-            outputs: RefCell::default(),
-            cells: RefCell::default(),
-            kept: RefCell::default(),
-            sets: RefCell::default(),
-            programs: Arc::default(),
-        })
+    fn new(common: &'a Common<'a>) -> Lifter<'a> {
+        Lifter { common, allowance: Cell::new(0), ranges: RefCell::default(), sets: RefCell::default() }
     }
 
-    /// One for other tapes of the same region.
-    fn beside(&self) -> Lifter<'a> {
-        Lifter {
-            tapes: self.tapes,
-            socket_notes: Arc::clone(&self.socket_notes),
-            tape_of: Arc::clone(&self.tape_of),
-            events_end: self.events_end,
-            end: self.end,
-            total: self.total,
-            budget: Arc::clone(&self.budget),
-            allowance: Cell::new(0),
-            outputs: RefCell::default(),
-            cells: RefCell::default(),
-            kept: RefCell::default(),
-            sets: RefCell::default(),
-            programs: Arc::clone(&self.programs),
-        }
-    }
-
-    /// Lifts all tapes, on all processors; `None`: one of them is not understood, or two calls are in each other's way.
-    fn tasks_at_once(mut self) -> Option<Vec<LiftedTask>> {
-        let parts: Vec<_> = self.tapes.tasks.chunks(TASKS).map(|tasks| (self.beside(), tasks)).collect();
-        let lifted: Option<Vec<_>> = parts
-            .into_par_iter()
-            .map(|(lifter, tasks)| {
-                let tasks: Result<Vec<LiftedTask>, LiftError> =
-                    tasks.iter().map(|task| lifter.task(task)).collect();
-                let kept = lifter.kept.into_inner();
-                Some((tasks.ok()?, lifter.outputs.into_inner(), lifter.cells.into_inner(), kept))
-            })
-            .collect();
-        let mut all = Vec::with_capacity(self.tapes.tasks.len());
-        for (tasks, outputs, cells, kept) in lifted? {
-            all.extend(tasks);
-            self.kept.get_mut().extend(kept);
-            self.outputs.get_mut().extend(outputs);
-            if !cells.into_iter().all(|range| self.cells.get_mut().insert(range)) {
-                return None;
-            }
-        }
-        self.check_cells().ok()?;
-        Some(all)
+    /// What its calls write. What it has not read others may read.
+    fn finish(self) -> Ranges {
+        self.common.budget.fetch_add(self.allowance.get(), Relaxed);
+        self.ranges.into_inner()
     }
 
     fn spend(&self, len: u64) -> Lift<()> {
@@ -272,7 +131,8 @@ impl<'a> Lifter<'a> {
             let lacking = len - self.allowance.get();
             // In pieces, so that all beside it seldom meet.
             let taken = [lacking.max(ALLOWANCE), lacking].into_iter().find(|wanted| {
-                let taken = self.budget.fetch_update(Relaxed, Relaxed, |budget| budget.checked_sub(*wanted));
+                let taken =
+                    self.common.budget.fetch_update(Relaxed, Relaxed, |budget| budget.checked_sub(*wanted));
                 taken.is_ok()
             });
             let taken = taken.ok_or("the calls read more than the tapes could hold")?;
@@ -294,7 +154,7 @@ impl<'a> Lifter<'a> {
         let mut parks = false;
         for index in 0..task.records {
             let at = |what: String| LiftError { pid: task.pid, record: Some(index), what };
-            let Some(record) = self.tapes.record(task.tape + u64::from(index) * size) else {
+            let Some(record) = self.common.tapes.record(task.tape + u64::from(index) * size) else {
                 return Err(at("outside the region".to_owned()));
             };
             if dies {
@@ -346,7 +206,7 @@ impl<'a> Lifter<'a> {
                 if u64::from(birth.pid) != record.expect {
                     return Err(format!("clone3: asks for pid {} and expects {}", birth.pid, record.expect));
                 }
-                if self.tape_of.get(&birth.pid) != Some(&tape) {
+                if self.common.tape_of.get(&birth.pid) != Some(&tape) {
                     return Err(format!("clone3: pid {} would play a tape that is not its own", birth.pid));
                 }
                 Ok(Effect::Fork(birth))
@@ -369,16 +229,17 @@ impl<'a> Lifter<'a> {
     /// The note of a socket's file that has its first or second word there, and whether it is the
     /// second. What is noted of other files [`crate::certify`] compares with the records around.
     fn socket_note(&self, address: u64) -> Option<(&Undo, bool)> {
-        let offset = address.checked_sub(self.tapes.base)?;
-        let undo = *self.socket_notes.get(&offset)?;
+        let offset = address.checked_sub(self.common.tapes.base)?;
+        let undo = *self.common.socket_notes.get(&offset)?;
         Some((undo, undo.made == offset))
     }
 
     fn event(&self, address: u64) -> Lift<u32> {
         let offset =
-            address.checked_sub(self.tapes.base).and_then(|offset| offset.checked_sub(EVENTS_OFFSET));
-        let index =
-            offset.filter(|offset| offset % 4 == 0 && address < self.events_end).map(|offset| offset / 4);
+            address.checked_sub(self.common.tapes.base).and_then(|offset| offset.checked_sub(EVENTS_OFFSET));
+        let index = offset
+            .filter(|offset| offset % 4 == 0 && address < self.common.events_end)
+            .map(|offset| offset / 4);
         index
             .and_then(|index| u32::try_from(index).ok())
             .ok_or_else(|| format!("{address:#x} is not an event"))
@@ -420,12 +281,13 @@ impl<'a> Lifter<'a> {
         if len == 0 {
             return Ok(&[]);
         }
-        if address < self.tapes.ro_base() {
+        if address < self.common.tapes.ro_base() {
             return Err(format!(
                 "reads {len} bytes at {address:#x}, which are not in the read-only part of the region"
             ));
         }
         let bytes = self
+            .common
             .tapes
             .bytes(address, len)
             .ok_or_else(|| format!("reads {len} bytes at {address:#x}, outside the region"))?;
@@ -436,7 +298,7 @@ impl<'a> Lifter<'a> {
     /// What a call writes and nobody reads.
     fn output(&self, address: u64, len: u64) -> Lift<()> {
         let range = self.scratch(address, len)?;
-        self.outputs.borrow_mut().insert(range);
+        self.ranges.borrow_mut().outputs.insert(range);
         Ok(())
     }
 
@@ -450,7 +312,7 @@ impl<'a> Lifter<'a> {
     fn kept_words<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
         let len = 8 * N as u64;
         let range = self.scratch(address, len)?;
-        self.kept.borrow_mut().insert(range);
+        self.ranges.borrow_mut().kept.insert(range);
         self.written_words(address)
     }
 
@@ -458,6 +320,7 @@ impl<'a> Lifter<'a> {
     fn written_words<const N: usize>(&self, address: u64) -> Lift<[u64; N]> {
         let len = 8 * N as u64;
         let bytes = self
+            .common
             .tapes
             .bytes(address, len)
             .ok_or_else(|| format!("reads {address:#x}, outside the region"))?;
@@ -469,7 +332,7 @@ impl<'a> Lifter<'a> {
     /// Notes that one call alone reads and writes this.
     fn own(&self, address: u64, len: u64) -> Lift<()> {
         let range = self.scratch(address, len)?;
-        if self.cells.borrow_mut().insert(range) {
+        if self.ranges.borrow_mut().cells.insert(range) {
             Ok(())
         } else {
             Err(format!("reads {address:#x}, which another call writes"))
@@ -479,7 +342,7 @@ impl<'a> Lifter<'a> {
     /// A word of four bytes that the call reads and writes, and no other call uses: its value.
     fn cell(&self, address: u64) -> Lift<u32> {
         self.own(address, 4)?;
-        let bytes = self.tapes.bytes(address, 4).and_then(|bytes| bytes.first_chunk::<4>());
+        let bytes = self.common.tapes.bytes(address, 4).and_then(|bytes| bytes.first_chunk::<4>());
         bytes
             .map(|bytes| u32::from_ne_bytes(*bytes))
             .ok_or_else(|| format!("reads {address:#x}, outside the region"))
@@ -487,29 +350,13 @@ impl<'a> Lifter<'a> {
 
     fn scratch(&self, address: u64, len: u64) -> Lift<(u64, u64)> {
         match address.checked_add(len) {
-            Some(end) if address >= self.events_end && end <= self.tapes.ro_base() => Ok((address, end)),
+            Some(end) if address >= self.common.events_end && end <= self.common.tapes.ro_base() => {
+                Ok((address, end))
+            }
             Some(_) | None => Err(format!(
                 "writes {len} bytes at {address:#x}, which are not in the scratch part of the region"
             )),
         }
-    }
-
-    /// Nothing else writes what a call reads.
-    fn check_cells(&self) -> Lift<()> {
-        let (outputs, cells, kept) = (self.outputs.borrow(), self.cells.borrow(), self.kept.borrow());
-        let read = cells.iter().chain(kept.iter()).map(|range| (*range, true));
-        let ranges = outputs.iter().map(|range| (*range, false)).chain(read);
-        let mut ranges: Vec<((u64, u64), bool)> = ranges.collect();
-        ranges.sort_unstable();
-        let (mut outputs_end, mut cells_end) = (0, 0);
-        for ((start, end), is_cell) in ranges {
-            if start < cells_end || is_cell && start < outputs_end {
-                return Err(format!("what a call reads at {start:#x} is written by another"));
-            }
-            let last = if is_cell { &mut cells_end } else { &mut outputs_end };
-            *last = end.max(*last);
-        }
-        Ok(())
     }
 
     fn words(&self, address: u64, count: u64) -> Lift<Vec<u64>> {
@@ -528,12 +375,13 @@ impl<'a> Lifter<'a> {
     }
 
     fn text(&self, address: u64) -> Lift<&'a [u8]> {
-        if address < self.tapes.ro_base() {
+        if address < self.common.tapes.ro_base() {
             return Err(format!(
                 "reads text at {address:#x}, which is not in the read-only part of the region"
             ));
         }
         let text = self
+            .common
             .tapes
             .c_string(address)
             .ok_or_else(|| format!("reads text at {address:#x}, outside the region"))?;

@@ -162,7 +162,7 @@ impl Call<'_, '_> {
         self.gives_exactly(total)?;
         for (start, len) in &into {
             let end = start.checked_add(*len).ok_or("beyond the address space")?;
-            if *start < self.lifter.tapes.ro_base() && self.lifter.tapes.base < end {
+            if *start < self.lifter.common.tapes.ro_base() && self.lifter.common.tapes.base < end {
                 self.lifter.output(*start, *len)?;
             }
         }

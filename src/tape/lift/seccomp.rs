@@ -34,7 +34,7 @@ impl Call<'_, '_> {
     }
 
     fn program(&self, address: u64, len: u64) -> Lift<Arc<[u8]>> {
-        let mut programs = self.lifter.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut programs = self.lifter.common.programs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(program) = programs.get(&(address, len)) {
             return Ok(program.clone());
         }

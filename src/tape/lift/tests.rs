@@ -1,8 +1,12 @@
 //! Each call back to its effect, and what is refused.
 
+use std::mem::offset_of;
+
 use regrow_graph::verify::{Attribute, Change, FdEffect, MemoryEffect, NameEffect, RingEffect, SocketOption};
 
+use super::common::PAGE;
 use super::*;
+use crate::tape::abi::{Control, PATIENCE_S};
 use crate::tape::assemble::Assembler;
 
 const BASE: u64 = 0x1_0000_0000;
@@ -655,4 +659,69 @@ fn requests_that_read_nothing() {
         b.call(libc::SYS_io_setup, &[1, REQUEST], 0);
     };
     refuse(&plain, &own, "is written by another");
+}
+
+/// Tapes of `count` tasks that do the same.
+fn alike(count: u32, build: impl FnOnce(&mut Builder)) -> Tapes {
+    let mut builder = Builder::new();
+    build(&mut builder);
+    builder.verb(Verb::Wait as u8, &[BASE + EVENTS_OFFSET + 4]);
+    builder.verb(Verb::Park as u8, &[]);
+    let mut tapes = builder.finish();
+    // As long as if each had its own.
+    let records = tapes.tasks[0].records as usize * count as usize;
+    tapes.ro.resize((tapes.ro.len() + records * size_of::<Record>()).next_multiple_of(PAGE as usize), 0);
+    let first = tapes.tasks[0].clone();
+    tapes.tasks = (0..count).map(|number| TaskTape { pid: first.pid + number, ..first.clone() }).collect();
+    tapes
+}
+
+#[test]
+fn tapes_are_lifted_when_they_are_asked_for() {
+    let tapes = alike(40, |builder| {
+        let path = builder.data(b"/dev/null\0");
+        builder.call(libc::SYS_openat, &[AT_CWD, path, 2, 0], 3);
+        builder.call(libc::SYS_pipe2, &[SCRATCH, 0], 0);
+    });
+    let one_by_one = one_by_one(&tapes).expect("understood");
+    let lazy = LazyTree::of(&tapes).expect("understood as a whole");
+    let is_there = |task: usize| lazy.of_task(task) == Some(&one_by_one[task].effects);
+    assert!(is_there(17) && is_there(17) && is_there(39));
+    assert!(lazy.are_understood());
+    assert!((0..40).all(is_there));
+    let shown = |tasks: &[LiftedTask]| format!("{tasks:?}");
+    assert_eq!(lazy.into_tasks().as_deref().map(shown), Some(shown(&one_by_one)));
+}
+
+#[test]
+fn one_tape_that_is_not_understood() {
+    let mut tapes = alike(40, |builder| builder.call(libc::SYS_close, &[3], 0));
+    tapes.tasks[20].records -= 1;
+    let lazy = LazyTree::of(&tapes).expect("understood as a whole");
+    assert!(lazy.of_task(19).is_some() && lazy.of_task(20).is_none());
+    assert!(!lazy.are_understood());
+    assert!(lazy.into_tasks().is_none());
+    assert_eq!(lift(&tapes).expect_err("refused").pid, 27);
+}
+
+#[test]
+fn tapes_that_are_in_each_others_way() {
+    // io_setup(2) reads and writes the same word.
+    let tapes = alike(2, |builder| builder.call(libc::SYS_io_setup, &[1, REQUEST], 0));
+    let lazy = LazyTree::of(&tapes).expect("understood as a whole");
+    assert!(lazy.of_task(0).is_some() && lazy.of_task(1).is_some());
+    assert!(!lazy.are_understood());
+    let error = lift(&tapes).expect_err("refused");
+    assert!(error.pid == 8 && error.what.contains("which another call writes"), "{error}");
+}
+
+/// Who lifts one tape may take more of what all may read than it needs, and gives that back.
+#[test]
+fn many_short_tapes() {
+    let tapes = alike(2000, |builder| {
+        let path = builder.data(b"/dev/null\0");
+        builder.call(libc::SYS_openat, &[AT_CWD, path, 2, 0], 3);
+    });
+    assert!((tapes.ro.len() as u64) < 2000 * ALLOWANCE / 100);
+    assert!(LazyTree::of(&tapes).expect("understood as a whole").are_understood());
 }

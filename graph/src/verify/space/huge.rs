@@ -73,7 +73,7 @@ impl Run<'_> {
 
     /// Whether all between two addresses of the window is what the task has mapped there for a moment.
     pub(super) fn is_scratch(&self, task: usize, start: u64, end: u64) -> bool {
-        let region = self.tree.region;
+        let region = self.region;
         region.end <= start
             && start < end
             && end <= region.window_end

@@ -175,7 +175,7 @@ impl Run<'_> {
         if start >= end || !end.is_multiple_of(PAGE) {
             return bad("no range of pages");
         }
-        let region = self.tree.region;
+        let region = self.region;
         if start < region.window_end && region.start < end {
             let (from, carrier) = self.carrier(at, call, start, end)?;
             if self.segments[carrier.segment].huge != 0 {
