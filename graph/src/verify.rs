@@ -113,17 +113,19 @@ pub use vdso::{ExpectedVdso, LedFunction, LedVdso};
 /// # Errors
 /// The first step at which the tapes and the images part, in the words of the user.
 pub fn verify(lifted: &LiftedTree, expected: &Expected) -> Result<Certificate, Counterexample> {
-    verify_with(lifted, expected, &mut |_| false)
+    verify_with(lifted, expected, &|_| false, &mut |_| false)
 }
 
-/// As [`verify`], with someone who looks into the files of the images: whether stretches of two of
-/// them hold the same bytes. Nobody is asked about one that is the other. Tapes may be lifted while others are run.
+/// As [`verify`], with someone who tells of the files of the images: whether stretches of two of them are known to
+/// hold the same bytes, which several processors ask at once, and whether they do, where nobody knows. Nobody is asked about
+/// one that is the other. Tapes may be lifted while others are run.
 ///
 /// # Errors
 /// As [`verify`]; and if a tape is not understood.
 pub fn verify_with(
     tapes: &dyn Effects,
     expected: &Expected,
+    is_known: &(dyn Fn(&Alike<'_>) -> bool + Sync),
     is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
 ) -> Result<Certificate, Counterexample> {
     let cast = overview::Cast::of(tapes, expected)?;
@@ -131,5 +133,5 @@ pub fn verify_with(
         rayon::join(|| run::Run::all(tapes, expected, &cast), || overview::check(tapes, &cast));
     // What can be seen without running is said first.
     overview?;
-    compare::compare(run?, is_alike)
+    compare::compare(run?, is_known, is_alike)
 }

@@ -94,8 +94,9 @@ fn check_effects(
         cgroups::check(&demands.cgroups, tapes, &expected)
     };
     let executed = || {
-        let mut reader = space::Reader::of(&expected.images, &demands.alike);
-        verify_with(effects, &expected, &mut |alike| reader.is_alike(alike))
+        let known = space::Known { dirs: &expected.images, pages: &demands.alike };
+        let mut reader = space::Reader::of(known);
+        verify_with(effects, &expected, &|alike| known.has(alike), &mut |alike| reader.is_alike(alike))
     };
     // Whatever both find, what is beside is said.
     let (certificate, beside) = rayon::join(executed, beside);

@@ -228,7 +228,7 @@ impl AlikePages {
             None => Vec::new(),
         };
         let none = AlikePages::default();
-        let mut reader = Reader::of(dirs, &none);
+        let mut reader = Reader::of(Known { dirs, pages: &none });
         for (image, runs) in &self.runs {
             let wanted = path(*image);
             for run in runs {
@@ -243,31 +243,20 @@ impl AlikePages {
     }
 }
 
-/// Looks into the pages of an image directory and those before it.
-#[derive(Debug)]
-pub(super) struct Reader<'a> {
+/// What is known of the pages of an image directory and those before it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
     /// The directories, without slashes at their ends.
-    dirs: &'a [Vec<u8>],
-    known: &'a AlikePages,
-    files: BTreeMap<Vec<u8>, File>,
-    /// What was read last.
-    buffers: [Vec<u8>; 2],
+    pub(super) dirs: &'a [Vec<u8>],
+    pub(super) pages: &'a AlikePages,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn of(dirs: &'a [Vec<u8>], known: &'a AlikePages) -> Reader<'a> {
-        Reader { dirs, known, files: BTreeMap::new(), buffers: Default::default() }
-    }
-
-    /// Whether two stretches of stored pages hold the same bytes; not so where they cannot be read.
-    pub(super) fn is_alike(&mut self, alike: &Alike<'_>) -> bool {
+impl Known<'_> {
+    /// Whether two stretches of stored pages are known to hold the same bytes.
+    pub(super) fn has(&self, alike: &Alike<'_>) -> bool {
         let image = |(path, from): (&[u8], u64)| Some((self.image(path)?, from));
-        if let (Some(held), Some(wanted)) = (image(alike.held), image(alike.wanted))
-            && self.known.knows(held, wanted, alike.len)
-        {
-            return true;
-        }
-        self.compare(alike).unwrap_or(false)
+        let (Some(held), Some(wanted)) = (image(alike.held), image(alike.wanted)) else { return false };
+        self.pages.knows(held, wanted, alike.len)
     }
 
     /// A pages image of the directories by its path.
@@ -281,12 +270,38 @@ impl<'a> Reader<'a> {
         let id = is_plain.then(|| std::str::from_utf8(name).ok()?.parse().ok()).flatten()?;
         Some(PagesImage { depth, id })
     }
+}
+
+/// Looks into those pages.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    known: Known<'a>,
+    files: BTreeMap<Vec<u8>, File>,
+    /// For what is read.
+    buffers: [Vec<u8>; 2],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn of(known: Known<'a>) -> Reader<'a> {
+        Reader { known, files: BTreeMap::new(), buffers: Default::default() }
+    }
+
+    /// Whether two stretches of stored pages hold the same bytes; not so where they cannot be read.
+    pub(super) fn is_alike(&mut self, alike: &Alike<'_>) -> bool {
+        self.known.has(alike) || self.compare(alike).unwrap_or(false)
+    }
 
     fn compare(&mut self, alike: &Alike<'_>) -> io::Result<bool> {
-        const CHUNK: usize = 1 << 16;
         let mut buffers = std::mem::take(&mut self.buffers);
+        let is_alike = self.compare_by(&mut buffers, alike);
+        self.buffers = buffers;
+        is_alike
+    }
+
+    fn compare_by(&mut self, buffers: &mut [Vec<u8>; 2], alike: &Alike<'_>) -> io::Result<bool> {
+        const CHUNK: usize = 1 << 16;
         buffers.iter_mut().for_each(|buffer| buffer.resize(CHUNK, 0));
-        let [held, wanted] = &mut buffers;
+        let [held, wanted] = buffers;
         let mut done = 0;
         while done < alike.len {
             let len = usize::try_from(alike.len - done).map_or(CHUNK, |rest| rest.min(CHUNK));
@@ -299,14 +314,13 @@ impl<'a> Reader<'a> {
             }
             done += len as u64;
         }
-        self.buffers = buffers;
         Ok(true)
     }
 
     /// A file of stored pages; no other is opened.
     fn file(&mut self, path: &[u8]) -> io::Result<&File> {
         if !self.files.contains_key(path) {
-            if self.image(path).is_none() {
+            if self.known.image(path).is_none() {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
             self.files.insert(path.to_vec(), File::open(OsStr::from_bytes(path))?);
@@ -382,7 +396,7 @@ mod tests {
         let dirs = [model.dir.as_os_str().as_bytes().to_vec()];
         let is_alike = |held: (&[u8], u64), wanted: (&[u8], u64), len: u64| {
             let known = AlikePages::default();
-            Reader::of(&dirs, &known).is_alike(&Alike { held, wanted, len })
+            Reader::of(Known { dirs: &dirs, pages: &known }).is_alike(&Alike { held, wanted, len })
         };
         let len = first.1.len() as u64;
         assert!(is_alike((first.0, 0), (first.0, 0), len));

@@ -19,6 +19,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use blake3::Hasher;
 use thiserror::Error;
 
 /// The first bytes of a stored plan.
@@ -33,6 +34,8 @@ const ARCHITECTURE: u32 = 62;
 const FIXED: usize = 24;
 const ROW: usize = 48;
 const HASH: usize = blake3::OUT_LEN;
+/// Of less than so many bytes one processor finds the checksum: it takes less than to tell another.
+const ALONE: usize = 1 << 17;
 
 /// A part of a stored plan. The order is that of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -243,12 +246,14 @@ impl<R: Read> Sections<R> {
         self.next += 1;
         // No more than the file has: `of` has seen to it.
         let size = usize::try_from(*len).map_err(|_| FormatError::of(*section, "too long"))?;
-        let mut bytes = vec![0; size];
-        self.from.read_exact(&mut bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => FormatError::of(*section, "cut off"),
-            _ => error.into(),
-        })?;
-        if blake3::hash(&bytes).as_bytes() != hash {
+        let mut bytes = Vec::with_capacity(size);
+        self.from.by_ref().take(*len).read_to_end(&mut bytes)?;
+        if bytes.len() != size {
+            return Err(FormatError::of(*section, "cut off"));
+        }
+        let is =
+            if size < ALONE { blake3::hash(&bytes) } else { Hasher::new().update_rayon(&bytes).finalize() };
+        if is.as_bytes() != hash {
             return Err(FormatError::of(*section, "damaged (its checksum is another)"));
         }
         Ok((*section, bytes))

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::image;
 use crate::resolve::problem::{Problem, ProblemKind};
 
+/// Images that are asked for by one job, at most.
+const AT_ONCE: usize = 64;
+
 /// The images of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -134,7 +137,13 @@ impl Identity {
     pub fn differences(&self, dir: &Path, thoroughly: bool) -> Vec<Problem> {
         let stale = |text: String| Problem { kind: ProblemKind::StalePlan, task: None, text, origin: None };
         let mut problems = Vec::new();
-        let here = match names(dir, is_image) {
+        // Thousands of files, and each is asked for: on all cores, also on those that have something else to do first.
+        let changed = |images: &[ImageFile], dir: &Path, way: &str| -> Vec<String> {
+            let images = images.par_iter().with_max_len(AT_ONCE);
+            images.filter_map(|image| image.difference(dir, way, thoroughly)).collect()
+        };
+        let (here, changed_here) = rayon::join(|| names(dir, is_image), || changed(&self.images, dir, ""));
+        let here = match here {
             Ok(here) => here,
             Err(error) => return vec![stale(format!("{}: {error}", dir.display()))],
         };
@@ -142,11 +151,7 @@ impl Identity {
         for name in here.iter().filter(|name| !planned.contains(name.as_str())) {
             problems.push(stale(format!("{name} is new since the plan was made")));
         }
-        // Thousands of files, and each is asked for: on all cores.
-        let changed = |images: &[ImageFile], dir: &Path, way: &str| -> Vec<String> {
-            images.par_iter().filter_map(|image| image.difference(dir, way, thoroughly)).collect()
-        };
-        problems.extend(changed(&self.images, dir, "").into_iter().map(stale));
+        problems.extend(changed_here.into_iter().map(stale));
         let are = match image::parents(dir) {
             Ok(are) => are,
             Err(errors) => {

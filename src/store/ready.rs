@@ -27,6 +27,8 @@ pub struct Ready {
     pub tapes: CertifiedTapes,
     /// What ptrace sets in the end.
     pub threads: Vec<ThreadState>,
+    /// What they were judged by. To give its memory back takes longer than anybody wants to wait before they run.
+    pub demands: Demands,
     /// That it runs right.
     pub certificate: Certificate,
     /// How long it took.
@@ -39,7 +41,7 @@ pub struct Ready {
 #[allow(missing_docs)]
 pub struct Timings {
     pub read: Duration,
-    /// Of what it is judged by, while the next two are asked and its tapes are lifted.
+    /// Of what it is judged by, while the next two are asked.
     pub demands: Duration,
     pub images: Duration,
     pub host: Duration,
@@ -145,7 +147,7 @@ pub fn prepare(path: &Path, dir: Option<&Path>, options: &Options) -> Result<Rea
     timings.certify = length(&check);
     timings.spans = vec![read, of_demands, of_images, of_host, check];
     ahead.wait();
-    Ok(Ready { tapes, threads, certificate, timings, purposes })
+    Ok(Ready { tapes, threads, demands, certificate, timings, purposes })
 }
 
 impl Ready {

@@ -95,10 +95,11 @@ struct Ends {
 /// Compares the end of a run with the images.
 pub(super) fn compare(
     run: Run<'_>,
+    is_known: &(dyn Fn(&Alike<'_>) -> bool + Sync),
     is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
 ) -> Result<Certificate, Counterexample> {
     let ends = Ends::of(&run)?;
-    let compared = match Compare::new(&run, &ends).at_once(is_alike) {
+    let compared = match Compare::new(&run, &ends).at_once(is_known, is_alike) {
         Some(certificate) => {
             // What the images' bytes can tell has been asked.
             #[cfg(test)]
@@ -191,11 +192,15 @@ impl<'a, 'b> Compare<'a, 'b> {
     }
 
     /// Compares all tasks, on all processors what each stands for alone. `None`: something is wrong.
-    fn at_once(mut self, is_alike: &mut dyn FnMut(&Alike<'_>) -> bool) -> Option<Certificate> {
+    fn at_once(
+        mut self,
+        is_known: &(dyn Fn(&Alike<'_>) -> bool + Sync),
+        is_alike: &mut dyn FnMut(&Alike<'_>) -> bool,
+    ) -> Option<Certificate> {
         let (run, expected) = (self.run, self.expected);
         let (descriptors, apart) = rayon::join(
             || expected.tasks.iter().try_for_each(|want| self.task(want)),
-            || apart::compare(run, &expected.tasks),
+            || apart::compare(run, &expected.tasks, is_known),
         );
         descriptors.ok()?;
         for part in apart? {

@@ -671,8 +671,8 @@ fn alike(count: u32, build: impl FnOnce(&mut Builder)) -> Tapes {
     // As long as if each had its own.
     let records = tapes.tasks[0].records as usize * count as usize;
     tapes.ro.resize((tapes.ro.len() + records * size_of::<Record>()).next_multiple_of(PAGE as usize), 0);
-    let first = tapes.tasks[0].clone();
-    tapes.tasks = (0..count).map(|number| TaskTape { pid: first.pid + number, ..first.clone() }).collect();
+    let first = tapes.tasks[0];
+    tapes.tasks = (0..count).map(|number| TaskTape { pid: first.pid + number, ..first }).collect();
     tapes
 }
 

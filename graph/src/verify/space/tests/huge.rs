@@ -104,7 +104,7 @@ fn run_huge(change: impl FnOnce(&mut Vec<Effect>, &mut Expected)) -> Result<Cert
         tasks: vec![LiftedTask { pid: 10, effects: effects.collect() }],
         ..LiftedTree::default()
     };
-    verify_with(&tree, &images, &mut |_| false)
+    verify_with(&tree, &images, &|_| false, &mut |_| false)
 }
 
 #[track_caller]
