@@ -154,7 +154,11 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
         self.inner.next_element_seed(seed)
     }
 
-    // No hint: what a section says of its length costs nothing until it is there.
+    fn size_hint(&self) -> Option<usize> {
+        // serde makes room for a mebibyte at most before anything is there, and a list that is shorter than it says
+        // ends the reading: what is not there has that much for each list within a list.
+        self.inner.size_hint()
+    }
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
