@@ -135,25 +135,36 @@ pub(super) fn compare(files: &Files<'_>, tasks: &[Task]) -> Vec<Found> {
         let every = it.every;
         cut(&it.spans).into_iter().map(move |spans| Piece { task, every, spans })
     };
-    let mut pieces: Vec<Piece> = tasks.iter().enumerate().flat_map(cut).collect();
-    pieces.sort_by_key(|piece| piece.spans.iter().find_map(|span| span.parent));
+    let mut pieces: Vec<Piece> = tasks.par_iter().enumerate().flat_map_iter(cut).collect();
+    pieces.par_sort_by_key(|piece| piece.spans.iter().find_map(|span| span.parent));
     let compare = |reader: &mut Reader<'_>, Piece { task, every, spans }: &Piece| {
         let first = spans.first().map_or(0, |span| span.at);
         ((*task, first), reader.compare(spans, *every))
     };
     let mut found: Vec<((usize, u64), Found)> =
         pieces.par_iter().map_init(|| Reader::new(files), compare).collect();
-    found.sort_by_key(|(place, _)| *place);
+    found.par_sort_by_key(|(place, _)| *place);
     let mut all = vec![Found::default(); tasks.len()];
-    for ((task, _), found) in found {
-        let all = &mut all[task];
-        all.prints.extend(found.prints);
-        all.in_part.extend(found.in_part);
-        for run in found.runs {
-            add(&mut all.runs, run);
-        }
+    let of_tasks = found.par_chunk_by(|((one, _), _), ((other, _), _)| one == other);
+    let joined: Vec<(usize, Found)> = of_tasks.map(|parts| (parts[0].0.0, Found::of(parts))).collect();
+    for (task, found) in joined {
+        all[task] = found;
     }
     all
+}
+
+impl Found {
+    /// What was found out about the parts of a task.
+    fn of(parts: &[((usize, u64), Found)]) -> Found {
+        let parts = || parts.iter().map(|(_, found)| found);
+        let mut all = Found {
+            runs: Vec::with_capacity(parts().map(|found| found.runs.len()).sum()),
+            prints: parts().flat_map(|found| &found.prints).copied().collect(),
+            in_part: parts().flat_map(|found| &found.in_part).copied().collect(),
+        };
+        parts().flat_map(|found| &found.runs).for_each(|run| add(&mut all.runs, *run));
+        all
+    }
 }
 
 /// A piece of a task.

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
-use rayon::prelude::*;
 
 use crate::image::file::{self, map};
 use crate::image::model::PagesImage;
@@ -107,9 +106,14 @@ impl<'a> Files<'a> {
         self.used(image, Some(opened))?
     }
 
-    /// Closes all, and unmaps them on all cores.
+    /// Closes all, and unmaps them while others go on: that takes a tenth of what comparing does.
     pub(super) fn close(self) {
-        self.open.into_inner().unwrap_or_else(PoisonError::into_inner).into_par_iter().for_each(drop);
+        let open = self.open.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let opened = open.into_iter().filter_map(|(_, opened)| Arc::into_inner(opened?));
+        let mapped: Vec<Mmap> = opened.filter_map(|opened| opened.mapped).collect();
+        if !mapped.is_empty() {
+            rayon::spawn(move || drop(mapped));
+        }
     }
 
     /// An image that is open, or was just `opened`.
