@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use regrow_graph::order;
 use regrow_graph::verify::attribute::{Limit, TABLE};
@@ -17,10 +18,12 @@ use regrow_graph::verify::{
 mod cgroups;
 mod ipc;
 mod space;
+mod stage;
 
 use super::*;
 use crate::host::{CapSets, Ids, KernelFacts, OwnFacts, PidFacts, Probe, SpecialMapping, Vdso};
 use crate::image::Model;
+use crate::image::alike::Alike;
 use crate::image::{
     Blob, Creds, Image, KobjIds, NsPid, Ofd, OfdKind, Origin, PosixTimer, RLimit, RegFile, Rseq, Sched,
     SigAction, SigAltStack, VmaKind, open_blob, read_model,
@@ -215,6 +218,11 @@ fn real() -> Real {
 
 /// The plan, and what `check` would say about this host.
 fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
+    plan_alike(model, facts, Alike::default())
+}
+
+/// As [`plan`], where it is known what children have in common with their parents.
+fn plan_alike(model: Model, facts: &HostFacts, alike: Alike) -> (Real, Vec<Problem>) {
     let read = |blob: &Blob| open_blob(&model, blob).expect("the payload is there");
     let (queues, sets) =
         model.own_ipc().map_or_else(Default::default, |ns| (&ns.queues[..], &ns.semaphores[..]));
@@ -228,7 +236,7 @@ fn plan(model: Model, facts: &HostFacts) -> (Real, Vec<Problem>) {
             .collect(),
         semaphores: sets.iter().map(|set| read(&set.values)).collect(),
         vdsos: Default::default(),
-        alike: Default::default(),
+        alike: Arc::new(alike),
     };
     let resolution = resolve::resolve(&model, &payloads, facts, &Options { cores: 2, ..Options::default() });
     let resolved = resolution.resolved.expect("there is room for the tapes");

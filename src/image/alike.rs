@@ -68,7 +68,7 @@ pub struct Alike {
 impl Alike {
     /// What is said of one pair, for tests.
     #[cfg(test)]
-    pub(super) fn of_pair(pair: Pair, runs: Vec<Run>) -> Alike {
+    pub(crate) fn of_pair(pair: Pair, runs: Vec<Run>) -> Alike {
         Alike { runs: BTreeMap::from([(pair.child, (pair.parent, runs))]), old: BTreeMap::new() }
     }
 

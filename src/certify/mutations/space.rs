@@ -9,7 +9,7 @@ use super::*;
 use crate::host::Transparent;
 use crate::image::{AioRing, Alive, Extent, Pages, PagesImage, Shm, Vma};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 const SHMID: u64 = 0x1234;
 /// Below all programs, and above what the attributes of the other tests are about.
 const FREE: u64 = 0x10_0000;
@@ -24,7 +24,7 @@ const FEW_COPIED: u64 = 300;
 /// The same, for rings.
 const FREE_RINGS: u64 = 0x3000_0000;
 
-fn vma(start: u64, pages: u64, kind: VmaKind) -> Vma {
+pub(super) fn vma(start: u64, pages: u64, kind: VmaKind) -> Vma {
     let flags = match kind {
         VmaKind::AnonShared { .. } => libc::MAP_SHARED | libc::MAP_ANONYMOUS,
         _ => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
@@ -34,7 +34,7 @@ fn vma(start: u64, pages: u64, kind: VmaKind) -> Vma {
     Vma { start, end: start + pages * PAGE, prot, flags, status: 0, kind, madvise: 0, origin }
 }
 
-fn add(alive: &mut Alive, vma: Vma) {
+pub(super) fn add(alive: &mut Alive, vma: Vma) {
     alive.mm.vmas.push(vma);
     alive.mm.vmas.sort_by_key(|vma| vma.start);
 }
@@ -112,7 +112,7 @@ fn real_spaces() -> Real {
 }
 
 /// Whether a record has to do with memory.
-fn is_of_memory(effect: &Effect) -> bool {
+pub(super) fn is_of_memory(effect: &Effect) -> bool {
     match effect {
         Effect::Memory(MemoryEffect::SetMm { .. }) => false,
         Effect::Memory(_) => true,
@@ -317,7 +317,7 @@ fn may_change_places(first: &Effect, second: &Effect) -> bool {
 
 /// Whether a record does nothing in this that shows in the end: what it sets is set already, or is set
 /// once more by one of `further`.
-fn is_in_vain(what: &str, effect: &Effect, further: &[Lifted]) -> bool {
+pub(super) fn is_in_vain(what: &str, effect: &Effect, further: &[Lifted]) -> bool {
     match effect {
         // Of droppable memory, and of the kernel's data, which have it from the start.
         Effect::Memory(MemoryEffect::Advise { advice, .. }) => {
@@ -355,20 +355,32 @@ fn is_in_vain(what: &str, effect: &Effect, further: &[Lifted]) -> bool {
     }
 }
 
-#[test]
-fn every_record_of_memory_is_needed() {
-    let Real { mut lifted, expected, .. } = real_spaces();
-    verify(&lifted, &expected).expect("a certificate");
-    let mut names = BTreeSet::new();
-    let mut left = Vec::new();
-    let mut tried = 0;
+/// What comes of changing each record in all ways.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    /// Which calls they were.
+    pub(super) names: BTreeSet<&'static str>,
+    /// How many changes.
+    pub(super) count: usize,
+    /// Those that left the certificate: in words, the change, the record, and all records from there on.
+    pub(super) left: Vec<(String, &'static str, Effect, Vec<Lifted>)>,
+}
+
+/// Changes each record that is meant by a task and its effect.
+pub(super) fn try_all(
+    mut lifted: LiftedTree,
+    expected: &Expected,
+    is_meant: impl Fn(usize, &Effect) -> bool,
+) -> Tried {
+    verify(&lifted, expected).expect("a certificate");
+    let mut tried = Tried::default();
     for task in 0..lifted.tasks.len() {
         for at in 0..lifted.tasks[task].effects.len() {
             let record: Lifted = lifted.tasks[task].effects[at].clone();
-            if !is_of_memory(&record.effect) {
+            if !is_meant(task, &record.effect) {
                 continue;
             }
-            names.insert(record.effect.name());
+            tried.names.insert(record.effect.name());
             let others: Vec<(&str, Option<Effect>)> = altered_memory(&record.effect)
                 .into_iter()
                 .map(|(what, other)| (what, Some(other)))
@@ -379,11 +391,11 @@ fn every_record_of_memory_is_needed() {
                     Some(effect) => lifted.tasks[task].effects[at].effect = effect,
                     None => drop(lifted.tasks[task].effects.remove(at)),
                 }
-                tried += 1;
-                let is_ok = verify(&lifted, &expected).is_ok();
-                let further = &lifted.tasks[task].effects[at..];
-                if is_ok && !is_in_vain(what, &record.effect, further) {
-                    left.push(format!("task {task}, record {}: {what}: {:?}", record.record, record.effect));
+                tried.count += 1;
+                if verify(&lifted, expected).is_ok() {
+                    let shown = format!("task {task}, record {}: {what}: {:?}", record.record, record.effect);
+                    let further = lifted.tasks[task].effects[at..].to_vec();
+                    tried.left.push((shown, what, record.effect.clone(), further));
                 }
                 if what == "left out" {
                     lifted.tasks[task].effects.insert(at, record.clone());
@@ -393,7 +405,17 @@ fn every_record_of_memory_is_needed() {
             }
         }
     }
-    assert_eq!(left, Vec::<String>::new());
+    tried
+}
+
+#[test]
+fn every_record_of_memory_is_needed() {
+    let Real { lifted, expected, .. } = real_spaces();
+    let tried = try_all(lifted, &expected, |_, effect| is_of_memory(effect));
+    let is_left =
+        |(_, what, effect, further): &&(_, &str, Effect, Vec<Lifted>)| !is_in_vain(what, effect, further);
+    let left: Vec<&String> = tried.left.iter().filter(is_left).map(|(shown, ..)| shown).collect();
+    assert_eq!(left, Vec::<&String>::new());
     let wanted = [
         "arch_prctl(ARCH_MAP_VDSO_64)",
         "io_getevents",
@@ -411,8 +433,8 @@ fn every_record_of_memory_is_needed() {
         "munmap",
         "read",
     ];
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), wanted);
-    assert!(tried > 250, "{tried}");
+    assert_eq!(tried.names.into_iter().collect::<Vec<_>>(), wanted);
+    assert!(tried.count > 250, "{}", tried.count);
 }
 
 /// Pages that are copied and rings that are made twice, or in another order: refused, or it is all the same.
