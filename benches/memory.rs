@@ -45,7 +45,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use arena::{
-    Common, Criu, Times, answer, below_target, build_programs, ground, in_namespaces, make, read_again,
+    Common, Criu, Times, answer, below_target, build_programs, ground, in_namespaces, make, read_again, turns,
 };
 
 /// Ports of nginx: below those that the kernel gives by itself.
@@ -310,11 +310,7 @@ impl Race {
         let mut pss = [0; WAYS.len()];
         let mut own_kib = 0;
         for round in 0..=self.common.rounds {
-            let mut turns: Vec<usize> = (0..WAYS.len()).collect();
-            if round % 2 == 1 {
-                turns.reverse();
-            }
-            for who in turns {
+            for who in turns(WAYS.len(), round) {
                 let Way { is_criu, by_plan, sharing } = WAYS[who];
                 let restorer = if is_criu { &criu.restores } else { regrow };
                 let work = make(directory.path(), &format!("restore{round}.{who}"))?;

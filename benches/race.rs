@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
-use arena::{Common, Criu, Times, answer, build_programs, ground, in_namespaces, make};
+use arena::{Common, Criu, Times, answer, build_programs, ground, in_namespaces, make, turns};
 
 /// Race regrow against CRIU
 #[derive(Debug, Parser)]
@@ -146,11 +146,7 @@ impl Race {
         }
         let mut times: [Times; WAYS.len()] = Default::default();
         for round in 0..=self.common.rounds {
-            let mut turns: Vec<usize> = (0..WAYS.len()).collect();
-            if round % 2 == 1 {
-                turns.reverse();
-            }
-            for who in turns {
+            for who in turns(WAYS.len(), round) {
                 let Way { is_criu, by_plan, by_lowest_pid } = WAYS[who];
                 let restorer = if is_criu { &criu.restores } else { regrow };
                 let work = make(directory.path(), &format!("restore{round}.{who}"))?;

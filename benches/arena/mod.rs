@@ -57,6 +57,22 @@ impl Common {
     }
 }
 
+/// In which order so many are to take their turns in a round. In as many rounds as there are (in twice as many, if that is
+/// odd) each comes right after each other equally often: what one leaves behind, as memory that is free in large pieces or in small ones,
+/// is there for the next.
+///
+/// E. J. Williams, *Experimental designs balanced for the estimation of residual effects of treatments* (1949).
+pub(crate) fn turns(count: usize, round: u32) -> Vec<usize> {
+    let round = round as usize;
+    // From the ends to the middle: 0, 1, count - 1, 2, count - 2 …
+    let first = (0..count).map(|at| if at % 2 == 1 { at.div_ceil(2) } else { count - at / 2 });
+    let mut turns: Vec<usize> = first.map(|who| (who + round) % count).collect();
+    if count % 2 == 1 && round / count % 2 == 1 {
+        turns.reverse();
+    }
+    turns
+}
+
 /// What this program does as the first process of fresh namespaces.
 #[derive(Debug, Subcommand)]
 #[command(hide = true)]
