@@ -110,7 +110,7 @@ fn again_and_again() {
     let Some(mut tree) = tree() else { return };
     plan(&mut tree, "");
     check_check(&mut tree, "", 0, &["tree.plan can be played here", "certified: "]);
-    check_check(&mut tree, "--times", 0, &["milliseconds: read ", ", demands ", ", lift ", ", all "]);
+    check_check(&mut tree, "--times", 0, &["milliseconds: read ", ", demands ", ", certify ", ", all "]);
     check_says(&mut tree, "check $IMAGES --times", 0, &["milliseconds: read ", ", demands ", ", certify "]);
     check_restores(&mut tree, "first");
     check_restores(&mut tree, "second");
