@@ -102,10 +102,10 @@ impl Planned {
             File::open(OsStr::from_bytes(path))?.read_exact_at(&mut bytes, from)?;
             Ok::<_, std::io::Error>(bytes)
         };
-        let is_alike = |alike: &Alike<'_>| {
+        let mut is_alike = |alike: &Alike<'_>| {
             bytes(alike.held, alike.len).unwrap() == bytes(alike.wanted, alike.len).unwrap()
         };
-        verify_with(tree, &self.expected, &|_| false, &mut { is_alike }).is_ok()
+        verify_with(tree, &self.expected, &|_| false, &mut is_alike).is_ok()
     }
 
     fn world(&self) -> World {

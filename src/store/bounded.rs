@@ -241,7 +241,7 @@ mod tests {
         let mut bytes = postcard::to_allocvec(&vec![Vec::<u8>::new(); 1000]).expect("bytes");
         assert_eq!(read::<Vec<Vec<u8>>>(&bytes, 100_000).expect("a list").len(), 1000);
         assert!(read::<Vec<Vec<u8>>>(&bytes, 10_000).is_err());
-        // The length alone costs nothing.
+        // The length alone is not charged.
         bytes.truncate(2);
         assert!(read::<Vec<Vec<u8>>>(&bytes, 100).is_err());
         let options = postcard::to_allocvec(&vec![None::<[u64; 8]>; 100]).expect("bytes");

@@ -69,7 +69,7 @@ impl<'a> LazyTree<'a> {
         let lifted = lifter.task(&self.common.tapes.tasks[task]).ok()?;
         let own = lifter.finish();
         let mut all = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-        *all = all.take().and_then(|mut all| all.take(own).then_some(all));
+        *all = all.take().and_then(|mut others| others.add(own).then_some(others));
         Some(lifted.effects)
     }
 }

@@ -16,8 +16,8 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// Takes those of other calls; says whether none of both are of one call only, and the same.
-    pub(super) fn take(&mut self, others: Ranges) -> bool {
+    /// Adds those of other calls; says whether nothing is one call's own twice.
+    pub(super) fn add(&mut self, others: Ranges) -> bool {
         self.outputs.extend(others.outputs);
         self.kept.extend(others.kept);
         others.cells.into_iter().all(|range| self.cells.insert(range))
