@@ -204,18 +204,26 @@ pub fn try_prepare(dir: &Path, options: &Options) -> Result<(Option<Prepared>, V
 pub fn try_prepare_on(
     dir: &Path,
     options: &Options,
-    gather: impl FnOnce(&Model) -> HostFacts,
+    gather: impl FnOnce(&Model) -> HostFacts + Send,
 ) -> Result<(Option<Prepared>, Vec<Problem>), PrepareError> {
     let mut timings = Timings::default();
     let ahead = Ahead::directory(dir, options.restoring);
     let model = timed(&mut timings, Stage::Read, || image::read_model(dir))?;
     let mut payloads = timed(&mut timings, Stage::Read, || read_payloads(&model))?;
-    payloads.alike = Arc::new(timed(&mut timings, Stage::Alike, || {
-        let pairs = space::candidates(&model, options);
-        ahead.stretches(soon_read(&model, &pairs, options.restoring));
-        Alike::find(&model, &pairs)
-    }));
-    let facts = timed(&mut timings, Stage::Facts, || gather(&model));
+    // Neither knows of the other, and comparing leaves room for who asks: it waits for memory.
+    let ((alike, compared), (facts, asked)) = rayon::join(
+        || {
+            spanned(|| {
+                let pairs = space::candidates(&model, options);
+                ahead.stretches(soon_read(&model, &pairs, options.restoring));
+                Alike::find(&model, &pairs)
+            })
+        },
+        || spanned(|| gather(&model)),
+    );
+    payloads.alike = Arc::new(alike);
+    timings.add(Stage::Alike, compared);
+    timings.add(Stage::Facts, asked);
     let vdsos =
         timed(&mut timings, Stage::Read, || read_vdsos(&model, facts.vdso.as_ref(), &payloads.alike))?;
     payloads.vdsos = Arc::new(vdsos);
@@ -393,10 +401,16 @@ fn cradle_of(model: &Model, facts: &HostFacts, options: &Options) -> certify::Cr
 }
 
 fn timed<T>(timings: &mut Timings, stage: Stage, run: impl FnOnce() -> T) -> T {
+    let (result, span) = spanned(run);
+    timings.add(stage, span);
+    result
+}
+
+/// What `run` gives, and when it ran.
+fn spanned<T>(run: impl FnOnce() -> T) -> (T, Range<Instant>) {
     let start = Instant::now();
     let result = run();
-    timings.add(stage, start..Instant::now());
-    result
+    (result, start..Instant::now())
 }
 
 /// Loads what waits in pipes, sockets and message queues, and the values of semaphores.

@@ -6,9 +6,9 @@
 use regrow_graph::ids::Fd;
 
 use super::Lowering;
+use super::stage::{self, Blocks, Read};
 use crate::resolve::BLOCK;
 use crate::resolve::Recipes;
-use crate::resolve::numbers::PAGE;
 use crate::resolve::recipe::{Copying, PagesFrom, ResourceKind, StepKind};
 use crate::tape::abi::{CLONE_ARGS_FLAGS, CLONE_ARGS_SET_TID, CLONE_ARGS_SET_TID_SIZE, UFFDIO_MOVE};
 use crate::tape::assemble::Tape;
@@ -37,35 +37,50 @@ pub(super) fn cells(recipes: &Recipes) -> usize {
         Some(copying)
     });
     let copied = copying.map(|copying| {
-        copying.mappings.len() * REGISTER_WORDS
-            + parts(copying).iter().map(Vec::len).sum::<usize>() * COPY_WORDS
+        let calls = match copying.from {
+            PagesFrom::Image { offset } => parts(copying, offset).iter().map(Vec::len).sum::<usize>(),
+            PagesFrom::Stage => stage::shares(copying).iter().map(Vec::len).sum(),
+        };
+        copying.mappings.len() * REGISTER_WORDS + calls * COPY_WORDS
     });
     made.count() * API_WORDS + copied.sum::<usize>()
 }
 
-/// Pages that one call brings.
+/// Pages that one call copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
     /// Where they go.
     to: u64,
     /// Where they are taken from.
     from: u64,
-    /// Where they are in the image, in bytes.
-    offset: u64,
     /// How much, in bytes.
     len: u64,
 }
 
+/// What each brings in order.
+enum Share {
+    /// Copied.
+    Parts(Vec<Part>),
+    /// Read and moved.
+    Blocks(Vec<Blocks>),
+}
+
 /// What each brings: the task itself first, then its guests.
-fn parts(copying: &Copying) -> Vec<Vec<Part>> {
-    /// Page tables of neighbours are not filled at the same time, and no block is parted.
+fn shares(copying: &Copying) -> Vec<Share> {
+    match copying.from {
+        PagesFrom::Image { offset } => parts(copying, offset).into_iter().map(Share::Parts).collect(),
+        PagesFrom::Stage => stage::shares(copying).into_iter().map(Share::Blocks).collect(),
+    }
+}
+
+/// What each copies from a mapping of the image, which begins at `first` in it.
+fn parts(copying: &Copying, first: u64) -> Vec<Vec<Part>> {
+    /// Page tables of neighbours are not filled at the same time.
     const TABLE: u64 = BLOCK;
     let total: u64 = copying.pieces.iter().map(|(_, _, len)| len).sum();
     let share = (total / (copying.guests.len() as u64 + 1)).next_multiple_of(TABLE);
     let mut parts = vec![Vec::new()];
     let mut room = share;
-    // How much is before it, of all pieces.
-    let mut before = 0;
     for (to, offset, len) in &copying.pieces {
         let mut done = 0;
         while done < *len {
@@ -75,31 +90,14 @@ fn parts(copying: &Copying) -> Vec<Vec<Part>> {
             }
             let is_last = parts.len() > copying.guests.len();
             let now = if is_last { len - done } else { room.min(len - done) };
-            let offset = offset + done;
-            let from = copying.source
-                + match copying.from {
-                    PagesFrom::Image { offset: first } => offset - first,
-                    PagesFrom::Stage => before,
-                };
             if let Some(part) = parts.last_mut() {
-                part.push(Part { to: to + done, from, offset, len: now });
+                part.push(Part { to: to + done, from: copying.source + (offset + done - first), len: now });
             }
-            before += now;
             done += now;
             room = room.saturating_sub(now);
         }
     }
     parts
-}
-
-/// Pages at whose protection and back the blocks of a range are parted: first address and length. Two neighbours at once,
-/// by the pages at their border.
-fn partings(start: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
-    let end = start + len;
-    (start..end).step_by(2 * BLOCK as usize).map(move |at| {
-        let border = at + BLOCK;
-        if border < end { (border - PAGE, 2 * PAGE) } else { (at, PAGE) }
-    })
 }
 
 impl Lowering<'_> {
@@ -120,15 +118,14 @@ impl Lowering<'_> {
             self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_REGISTER, range], 0);
         }
         self.map_from(copying, image);
-        let parts = parts(copying);
-        let mut parts = parts.into_iter();
-        let own = parts.next().unwrap_or_default();
+        let mut shares = shares(copying).into_iter();
+        let own = shares.next();
         let mut guests = Vec::new();
-        for (pid, part) in copying.guests.iter().zip(parts) {
-            self.guest(*pid, [image, fd], copying.from, &part);
+        for (pid, share) in copying.guests.iter().zip(shares) {
+            self.guest(*pid, [image, fd], &share);
             guests.push(*pid);
         }
-        self.bring([image, fd], copying.from, &own);
+        own.iter().for_each(|share| self.bring([image, fd], share));
         for pid in guests {
             let options = (libc::WEXITED | libc::__WALL) as u64;
             self.tape.call(libc::SYS_waitid, &[u64::from(libc::P_PID), u64::from(pid), 0, options, 0], 0);
@@ -139,7 +136,11 @@ impl Lowering<'_> {
             self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_UNREGISTER, range], 0);
         }
         if copying.from == PagesFrom::Stage {
-            for (at, len) in copying.pieces.iter().flat_map(|(to, _, len)| partings(*to, *len)) {
+            for (start, end) in stage::missing(copying) {
+                let args = [start, end - start, libc::MADV_DONTNEED as u64];
+                self.tape.call(libc::SYS_madvise, &args, 0);
+            }
+            for (at, len) in stage::partings(copying) {
                 for prot in [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE] {
                     self.tape.call(libc::SYS_mprotect, &[at, len, prot as u64], 0);
                 }
@@ -165,29 +166,38 @@ impl Lowering<'_> {
         }
     }
 
-    fn bring(&mut self, [image, fd]: [u64; 2], from: PagesFrom, parts: &[Part]) {
-        for part in parts {
-            let mut command = UFFDIO_COPY;
-            if from == PagesFrom::Stage {
-                command = UFFDIO_MOVE;
-                let mut done = 0;
-                while done < part.len {
-                    let len = READ_MAX.min(part.len - done);
-                    let args = [image, part.from + done, len, part.offset + done];
-                    self.tape.call(libc::SYS_pread64, &args, len);
-                    done += len;
+    fn bring(&mut self, [image, fd]: [u64; 2], share: &Share) {
+        match share {
+            Share::Parts(parts) => {
+                for part in parts {
+                    let structure = self.cells([part.to, part.from, part.len, 0, 0]);
+                    self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_COPY, structure], 0);
                 }
             }
-            let structure = self.cells([part.to, part.from, part.len, 0, 0]);
-            self.tape.call(libc::SYS_ioctl, &[fd, command, structure], 0);
+            Share::Blocks(all) => {
+                for blocks in all {
+                    blocks.reads.iter().for_each(|read| self.read_into_stage(image, read));
+                    let structure = self.cells([blocks.to, blocks.from, blocks.len, 0, 0]);
+                    self.tape.call(libc::SYS_ioctl, &[fd, UFFDIO_MOVE, structure], 0);
+                }
+            }
+        }
+    }
+
+    fn read_into_stage(&mut self, image: u64, read: &Read) {
+        let mut done = 0;
+        while done < read.len {
+            let len = READ_MAX.min(read.len - done);
+            self.tape.call(libc::SYS_pread64, &[image, read.to + done, len, read.offset + done], len);
+            done += len;
         }
     }
 
     /// A task in this one's address space that brings its parts and exits.
-    fn guest(&mut self, pid: u32, fds: [u64; 2], from: PagesFrom, parts: &[Part]) {
+    fn guest(&mut self, pid: u32, fds: [u64; 2], share: &Share) {
         let op = self.tape.op;
         let own = std::mem::replace(&mut self.tape, Tape { op, ..Tape::default() });
-        self.bring(fds, from, parts);
+        self.bring(fds, share);
         self.tape.call(libc::SYS_exit_group, &[0], 0);
         let records = std::mem::replace(&mut self.tape, own).records;
         let mut words = [0u64; 11];
@@ -212,10 +222,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn copying(pieces: &[(u64, u64, u64)], guests: usize, from: PagesFrom) -> Copying {
+    fn copying(pieces: &[(u64, u64, u64)], guests: usize) -> Copying {
         Copying {
             mappings: Vec::new(),
-            from,
+            from: PagesFrom::Image { offset: 0 },
             source: 1000 * MIB,
             len: 0,
             pieces: pieces.iter().map(|(to, offset, len)| (to * MIB, offset * MIB, len * MIB)).collect(),
@@ -226,14 +236,13 @@ mod tests {
     #[test]
     fn parts_are_alike_and_whole() {
         let check = |pieces: &[(u64, u64, u64)], guests: usize, expected: &[&[(u64, u64, u64)]]| {
-            let found: Vec<Vec<(u64, u64, u64)>> =
-                parts(&copying(pieces, guests, PagesFrom::Image { offset: 0 }))
-                    .into_iter()
-                    .map(|part| {
-                        let all = part.into_iter();
-                        all.map(|part| (part.to / MIB, part.offset / MIB, part.len / MIB)).collect()
-                    })
-                    .collect();
+            let found: Vec<Vec<(u64, u64, u64)>> = parts(&copying(pieces, guests), 0)
+                .into_iter()
+                .map(|part| {
+                    let all = part.into_iter();
+                    all.map(|part| (part.to / MIB, part.from / MIB - 1000, part.len / MIB)).collect()
+                })
+                .collect();
             assert_eq!(found, expected);
         };
         check(&[(100, 0, 64)], 0, &[&[(100, 0, 64)]]);
@@ -250,20 +259,8 @@ mod tests {
 
     #[test]
     fn where_pages_are_taken_from() {
-        let from = |from| -> Vec<u64> {
-            let copying = copying(&[(100, 7, 10), (200, 27, 6)], 1, from);
-            parts(&copying).iter().flatten().map(|part| part.from / MIB).collect()
-        };
-        assert_eq!(from(PagesFrom::Image { offset: 7 * MIB }), [1000, 1008, 1020]);
-        assert_eq!(from(PagesFrom::Stage), [1000, 1008, 1010]);
-    }
-
-    #[test]
-    fn every_block_is_parted_once() {
-        let found = |blocks: u64| partings(BLOCK, blocks * BLOCK).collect::<Vec<_>>();
-        assert_eq!(found(1), [(BLOCK, PAGE)]);
-        assert_eq!(found(2), [(2 * BLOCK - PAGE, 2 * PAGE)]);
-        assert_eq!(found(3), [(2 * BLOCK - PAGE, 2 * PAGE), (3 * BLOCK, PAGE)]);
-        assert_eq!(found(0), []);
+        let copying = copying(&[(100, 7, 10), (200, 27, 6)], 1);
+        let from: Vec<u64> = parts(&copying, 7 * MIB).iter().flatten().map(|part| part.from / MIB).collect();
+        assert_eq!(from, [1000, 1008, 1020]);
     }
 }

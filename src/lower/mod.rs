@@ -21,6 +21,7 @@ mod poll;
 mod reg;
 pub mod registers;
 mod seccomp;
+mod stage;
 mod unix;
 
 use std::collections::BTreeMap;

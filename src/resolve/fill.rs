@@ -16,6 +16,7 @@ use super::Resolver;
 use super::memory::fills;
 use super::numbers::{MAP_DROPPABLE, MAP_TYPE, PAGE};
 use super::recipe::{Copying, PagesFrom, ResourceKind, StepKind};
+use super::transparent::BLOCK;
 use crate::image::{Extent, Origin, Vma, VmaKind};
 
 /// A part of an address space that pages can be copied into: first address, and behind the last.
@@ -183,7 +184,9 @@ pub(super) fn steps(
 fn moving(ways: &Ways) -> Option<Copying> {
     let mut runs = Vec::new();
     join(ways.moved.iter().copied(), &mut runs);
-    let len = runs.iter().map(|run| run.len_pages * PAGE).sum();
+    let blocks =
+        runs.iter().flat_map(|run| run.start / BLOCK..(run.start + run.len_pages * PAGE).div_ceil(BLOCK));
+    let len = blocks.collect::<BTreeSet<u64>>().len() as u64 * BLOCK;
     let mappings = ways.moved_into.iter().map(|(start, end)| (*start, end - start)).collect();
     let pieces = runs.iter().map(|run| (run.start, run.offset_bytes, run.len_pages * PAGE)).collect();
     let from = PagesFrom::Stage;

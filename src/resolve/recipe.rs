@@ -340,8 +340,8 @@ pub enum PagesFrom {
         /// In bytes.
         offset: u64,
     },
-    /// Read into memory that may have huge pages, one piece behind the other, and moved from there: pieces are whole blocks of
-    /// 2 MiB.
+    /// Read into memory that may have huge pages, and moved from there by blocks of 2 MiB. These are one behind the other there;
+    /// in each are pieces of one image, which are nearly all of it, and what is between them is dropped behind the move.
     Stage,
 }
 

@@ -437,10 +437,13 @@ fn late(resolver: &Resolver<'_>, spaces: &mut Spaces) {
             late = without(&late, &come_along(spaces, above, parent, 0, u64::MAX));
         }
         let old: Vec<(u64, u64)> = spaces.old(task).iter().map(range).collect();
-        let staged = transparent::with_room(staged(resolver, spaces, task, &old, &late), &mut room);
+        let blocks = transparent::with_room(staged(resolver, spaces, task, &old, &late), &mut room);
+        let own = without(&stored, &old);
+        let staged: Vec<(u64, u64)> =
+            blocks.iter().flat_map(|(start, end)| cut(&own, *start, *end)).collect();
         late = without(&late, &staged);
         spaces.staged.insert(task, staged);
-        late.extend(without(&stored, &without(&stored, &old)));
+        late.extend(without(&stored, &own));
         spaces.late.insert(task, joined(late));
     }
 }

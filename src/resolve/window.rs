@@ -92,8 +92,9 @@ fn region_bound(resolver: &Resolver<'_>, payloads: &Payloads) -> u64 {
                 let parts = copying.pieces.len() + 2 * copying.mappings.len() + 4 * copying.guests.len();
                 match copying.from {
                     PagesFrom::Image { .. } => parts as u64 * 8,
-                    // A read each, too, and the calls by which blocks are parted.
-                    PagesFrom::Stage => parts as u64 * 16 + copying.len / BLOCK * 8,
+                    // A read each, too, and one of what is missing behind them or before the first of a block, and a call that
+                    // drops it; and the calls by which blocks are parted.
+                    PagesFrom::Stage => parts as u64 * 32 + copying.len / BLOCK * 32,
                 }
             }
             // A record for 64 events or fewer, two where they are read, and a list of requests.

@@ -28,10 +28,11 @@ pub struct Moving {
     pub huge_page_ns: u64,
     /// How many of its pages would not be there at the forks otherwise, and are replaced by all who are born of them.
     pub late: u64,
+    /// How many pages of it are stored.
+    pub pages: u64,
+    /// In how many places others are missing.
+    pub holes: u64,
 }
-
-/// Pages of a block.
-const BLOCK_PAGES: f64 = 512.0;
 
 /// What a fork takes for a page that was moved, compared with others: their entries are copied together (mm/memory.c,
 /// `copy_present_ptes`). 15 forks of 256 MiB took 49 to 67 milliseconds instead of 128 to 245, the children's first writes included.
@@ -56,12 +57,15 @@ impl CostModel {
 
     /// What it saves, in nanoseconds, that a block of 2 MiB is read into huge pages and moved into place; below 0 it costs. But for
     /// what it takes to get the huge page, it is taken to be filled as fast as by copies.
-    pub fn saved_by_moving(&self, Moving { forks, huge_page_ns, late }: Moving) -> i64 {
-        let forked = (1.0 - MOVED_SHARE) * BLOCK_PAGES * self.fork_page_ns;
+    pub fn saved_by_moving(&self, Moving { forks, huge_page_ns, late, pages, holes }: Moving) -> i64 {
+        let forked = (1.0 - MOVED_SHARE) * pages as f64 * self.fork_page_ns;
         let replaced =
             late as f64 * (self.replace_page_ns - self.fill_page_ns + MOVED_SHARE * self.fork_page_ns);
         // Blocks are parted two at a time, by protecting a page of each and letting it be written again.
-        (forks as f64 * (forked - replaced) - huge_page_ns as f64 - self.protect_ns - RECORD_NS) as i64
+        // What is missing is read as something else, and dropped.
+        let dropped = holes as f64 * (self.call_ns + self.protect_ns + 2.0 * RECORD_NS);
+        (forks as f64 * (forked - replaced) - huge_page_ns as f64 - self.protect_ns - RECORD_NS - dropped)
+            as i64
     }
 
     /// What it takes to move pages at all.
@@ -109,13 +113,16 @@ mod tests {
             protect_ns: 400.0,
             ..CostModel::default()
         };
-        let saved = |forks, late| costs.saved_by_moving(Moving { forks, huge_page_ns: 0, late });
+        let moving = Moving { pages: 512, ..Moving::default() };
+        let saved = |forks, late| costs.saved_by_moving(Moving { forks, late, ..moving });
         assert_eq!(saved(0, 0), -5400);
         assert_eq!(saved(1, 0), 33_000);
         assert_eq!(saved(10, 5), 10 * (38_400 - 5 * 625) - 5400);
         assert!(saved(10, 100) < 0);
-        let slow = Moving { forks: 10, huge_page_ns: 3_000_000, late: 0 };
+        let slow = Moving { forks: 10, huge_page_ns: 3_000_000, ..moving };
         assert!(costs.saved_by_moving(slow) < 0);
         assert!(costs.saved_by_moving(Moving { forks: 100, ..slow }) > 0);
+        let holed = Moving { forks: 1, pages: 500, holes: 2, ..moving };
+        assert_eq!(costs.saved_by_moving(holed), 32_100 - (2.0 * (costs.call_ns + 10_400.0)) as i64);
     }
 }

@@ -14,6 +14,9 @@ const MEMORY: u64 = 0x8000_0000;
 const BLOCK: u64 = 512;
 const BLOCKS: u64 = 6;
 
+/// Where a page was never written to.
+const HOLE: u64 = 2 * BLOCK + 5;
+
 /// The pair, of which the child has all the parent's memory unchanged but for a page.
 fn real_blocks(data_limit: u64) -> Real {
     let mut model = model();
@@ -27,9 +30,10 @@ fn real_blocks(data_limit: u64) -> Real {
         offset_bytes: (1 << 30) + from * PAGE,
         entry: 0,
     };
-    let of_root = vec![part(0, pages, image)];
+    let of_root = vec![part(0, HOLE, image), part(HOLE + 1, pages, image)];
     // What is one stretch of one file is the same, without a look at it.
-    let of_child = vec![part(0, 700, image), part(700, 701, own), part(701, pages, image)];
+    let of_child =
+        vec![part(0, 700, image), part(700, 701, own), part(701, HOLE, image), part(HOLE + 1, pages, image)];
     for (task, extents) in model.tasks.iter_mut().zip([of_root, of_child]) {
         let alive = task.alive_mut().expect("it lives");
         add(alive, vma(MEMORY, pages, VmaKind::AnonPrivate));
@@ -44,7 +48,8 @@ fn real_blocks(data_limit: u64) -> Real {
         let (at, offset) = (MEMORY + from * PAGE, part(from, to, image).offset_bytes);
         Run { at, len: (to - from) * PAGE, images: (image, image), of_child: offset, of_parent: offset }
     };
-    let alike = Alike::of_pair(Pair { child: 1, parent: 0 }, vec![run(0, 700), run(701, pages)]);
+    let alike =
+        Alike::of_pair(Pair { child: 1, parent: 0 }, vec![run(0, 700), run(701, HOLE), run(HOLE + 1, pages)]);
     plan_alike(model, &facts, alike).0
 }
 
@@ -57,6 +62,19 @@ fn is_no_matter(what: &str, effect: &Effect, further: &[Lifted]) -> bool {
         // A page of each is protected, and then as it was, so that their blocks are parted; all else can be written, too.
         Effect::Memory(MemoryEffect::Protect { at, prot: 1, .. }) if within(*at) => what != "a page longer",
         Effect::Memory(MemoryEffect::Protect { at, prot: 3, .. }) if within(*at) => what == "a page longer",
+        // What is read in place of the page that is missing, and dropped.
+        Effect::Object { change: Change::Read { into, .. }, .. }
+            if matches!(into[..], [(_, PAGE)])
+                && ["another part of the image", "at the position"].contains(&what) =>
+        {
+            let dropped = MEMORY + HOLE * PAGE;
+            further.iter().any(|other| {
+                let Effect::Memory(MemoryEffect::Advise { at, len, advice }) = other.effect else {
+                    return false;
+                };
+                (at, len, advice as i32) == (dropped, PAGE, libc::MADV_DONTNEED)
+            })
+        }
         _ => is_in_vain(what, effect, further),
     }
 }

@@ -31,6 +31,8 @@ const BUFFER: u64 = 1 << 17;
 const OF_PARENTS: u64 = 4 * BUFFER;
 /// In so many buffers.
 const BUFFERS: usize = 32;
+/// How many times each core comes for pieces.
+const TURNS: usize = 32;
 /// To read so much more costs hardly more than another call.
 const CLOSE: u64 = 1 << 16;
 
@@ -141,8 +143,10 @@ pub(super) fn compare(files: &Files<'_>, tasks: &[Task]) -> Vec<Found> {
         let first = spans.first().map_or(0, |span| span.at);
         ((*task, first), reader.compare(spans, *every))
     };
+    // Without a limit each core would be given halves and quarters of all, and who is done early would have nothing to take.
+    let at_once = (pieces.len() / (rayon::current_num_threads() * TURNS)).max(1);
     let mut found: Vec<((usize, u64), Found)> =
-        pieces.par_iter().map_init(|| Reader::new(files), compare).collect();
+        pieces.par_iter().with_max_len(at_once).map_init(|| Reader::new(files), compare).collect();
     found.par_sort_by_key(|(place, _)| *place);
     let mut all = vec![Found::default(); tasks.len()];
     let of_tasks = found.par_chunk_by(|((one, _), _), ((other, _), _)| one == other);

@@ -1,6 +1,6 @@
 //! Large memory that children inherit: `blocks DIR`. Blocks of 2 MiB of which all pages are there, with pages before and
 //! behind them; memory that is read-only at the end; memory that forbids huge pages; blocks with a hole. Each child has
-//! written to some pages, one has a child of its own.
+//! written to some pages, and the parent to some others when it had forked; one child has a child of its own.
 //!
 //! What the kernel says of each mapping (smaps: where it ends, resident, in huge pages, its flags) is as it was, what
 //! nobody has written to is the parent's page still, and what anybody writes is seen by nobody else.
@@ -66,6 +66,10 @@ impl Area {
         unsafe { std::slice::from_raw_parts_mut(self.at(page), PAGE) }
     }
 
+    fn is_writable(self) -> bool {
+        self.what != "read-only"
+    }
+
     fn fill(self) -> Area {
         for page in (0..self.pages).filter(|page| Some(*page) != self.hole) {
             self.page(page).copy_from_slice(&self.content(page));
@@ -101,6 +105,11 @@ fn writes(child: usize, page: usize) -> bool {
     page % 100 == 3 || page % 700 == 10 * child
 }
 
+/// Whether the parent has written to a page when its children were there.
+fn rewrites(page: usize) -> bool {
+    page % 333 == 200
+}
+
 fn main() {
     let mut task = Task::root();
     let plain = Area::map("plain", 70, 3 * BLOCK / PAGE + 170, 1_000_000).fill();
@@ -115,10 +124,20 @@ fn main() {
     for number in 0..CHILDREN {
         task.spawn(&format!("child{number}"), |task| child(task, number, areas));
     }
+    for area in areas.into_iter().filter(|area| area.is_writable()) {
+        for page in (0..area.pages).filter(|page| rewrites(*page)) {
+            area.page(page).copy_from_slice(&pattern(later(page) as u64, PAGE));
+        }
+    }
     park(&mut task, &areas);
-    check(&mut task, &areas, &|_, _| None);
+    check(&mut task, &areas, &|area, page| (area.is_writable() && rewrites(page)).then(|| later(page)));
     task.collect();
     task.finish();
+}
+
+/// What the parent has written to a page when its children were there.
+fn later(page: usize) -> usize {
+    50_000_000 + page
 }
 
 /// Parks; then all is described as it was.
@@ -145,8 +164,7 @@ fn check(task: &mut Task, areas: &[Area], written: &dyn Fn(Area, usize) -> Optio
 
 fn child(task: &mut Task, number: usize, areas: [Area; 4]) {
     let own = |page: usize| 10_000_000 * (number + 1) + page;
-    let writable = |area: Area| area.what != "read-only";
-    for area in areas.into_iter().filter(|area| writable(*area)) {
+    for area in areas.into_iter().filter(|area| area.is_writable()) {
         for page in (0..area.pages).filter(|page| writes(number, *page)) {
             area.page(page).copy_from_slice(&pattern(own(page) as u64, PAGE));
         }
@@ -155,7 +173,9 @@ fn child(task: &mut Task, number: usize, areas: [Area; 4]) {
         // It has all of its parent's.
         task.spawn("grandchild", |task| {
             park(task, &areas);
-            check(task, &areas, &|area, page| (writable(area) && writes(number, page)).then(|| own(page)));
+            check(task, &areas, &|area, page| {
+                (area.is_writable() && writes(number, page)).then(|| own(page))
+            });
         });
     }
     park(task, &areas);
@@ -164,12 +184,12 @@ fn child(task: &mut Task, number: usize, areas: [Area; 4]) {
         let Some((mine, theirs)) = task.check_ok("pagemap", both) else { continue };
         let is_wrong = |page: &usize| {
             let is_same = mine[*page] == theirs[*page];
-            if writable(area) && writes(number, *page) { is_same } else { !is_same }
+            if area.is_writable() && (writes(number, *page) || rewrites(*page)) { is_same } else { !is_same }
         };
         let wrong = (0..area.pages).find(is_wrong);
         task.check_eq(&format!("{}: the first page that is shared otherwise", area.what), wrong, None);
     }
-    check(task, &areas, &|area, page| (writable(area) && writes(number, page)).then(|| own(page)));
+    check(task, &areas, &|area, page| (area.is_writable() && writes(number, page)).then(|| own(page)));
     // Everywhere: the others look afterwards.
     for area in areas {
         area.protect(RW);
