@@ -1,7 +1,7 @@
 //! The race of memory: `regrow restore -d` against `criu restore -d` over images of trees with much of it.
 //!
 //! ```text
-//! cargo bench --bench memory -- [--rounds N] [--scale PERCENT] [--cold | --reread] [--only TREE]…
+//! cargo bench --bench memory -- [--rounds N] [--scale PERCENT] [--cold | --reread] [--at-hand] [--only TREE]…
 //! ```
 //!
 //! | TREE | what |
@@ -27,6 +27,11 @@
 //! anonymous memory that regrow itself had at any time. With `--cold` the images are dropped from the page cache
 //! before each restore; with `--reread` once, behind the dump, and are read again: so they are in the page cache as where
 //! they came from another machine, or where it was started anew.
+//!
+//! With `--at-hand` twice the memory that the tree takes is touched in huge pages before each restore, and given back. The host of a virtual
+//! machine may take away what is free in large pieces (free page reporting, after two seconds), and to get it back takes milliseconds
+//! for each huge page; so without it what a restore finds depends on who was before it, and whether memory was used in large
+//! pieces then. With it all restorers find memory as on a machine that has its own.
 //!
 //! It runs as root, and needs a CRIU (`scripts/provide-criu`, or `REGROW_CRIU`) and, for the rows with real programs,
 //! these programs (`scripts/provide-programs`). What is missing is said before anything is raced; a row that fails
@@ -62,6 +67,9 @@ struct Race {
     /// From images that were read into the page cache, and not left there by who wrote them
     #[arg(long, conflicts_with = "cold")]
     reread: bool,
+    /// In memory that the host of a virtual machine has not taken away
+    #[arg(long)]
+    at_hand: bool,
     /// Only these trees
     #[arg(long, value_enum)]
     only: Vec<Shape>,
@@ -186,9 +194,10 @@ impl Race {
             (_, true) => "page cache as reading leaves it",
             _ => "page cache as the dump leaves it",
         };
+        let memory = if self.at_hand { ", memory at hand" } else { "" };
         let rounds = self.common.rounds;
         println!(
-            "{}, {state}, {rounds} rounds; milliseconds: median (least–most)\n",
+            "{}, {state}{memory}, {rounds} rounds; milliseconds: median (least–most)\n",
             ground(&criu.restores)?
         );
         println!(
@@ -324,6 +333,9 @@ impl Race {
                 }
                 if self.cold {
                     command.arg("--cold");
+                }
+                if self.at_hand {
+                    command.arg(format!("--at-hand={}", 2 * dumped.pss_kib));
                 }
                 if round == 0 && !is_criu {
                     command.arg("--watch");

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
+use memmap2::{Advice, MmapMut};
 
 /// The pid before that of a tree's root: far from what the restorers get for themselves.
 const PID_BEFORE_ROOT: &str = "999";
@@ -127,6 +128,9 @@ pub(crate) struct Restore {
     /// Drop the images from the page cache before the time runs
     #[arg(long)]
     cold: bool,
+    /// Touch so many KiB in huge pages before the time runs, and give them back
+    #[arg(long)]
+    at_hand: Option<u64>,
     /// Watch how much memory the restorer itself takes: it is slower then
     #[arg(long)]
     watch: bool,
@@ -315,6 +319,9 @@ impl Restore {
         if self.cold {
             drop_from_cache(images)?;
         }
+        if let Some(kib) = self.at_hand {
+            touch(kib)?;
+        }
         let start = Instant::now();
         let mut restorer = command.spawn().with_context(|| self.restorer.display().to_string())?;
         let own_kib = if self.watch { watch(&mut restorer)? } else { 0 };
@@ -326,6 +333,16 @@ impl Restore {
         }
         Ok(Answer { time, tasks: tasks()?, pss_kib: pss_kib()?, own_kib })
     }
+}
+
+/// Touches so many KiB of memory, by huge pages where the kernel has them, and gives them back.
+fn touch(kib: u64) -> Result<()> {
+    const PAGE: usize = 4096;
+    let mut map = MmapMut::map_anon(usize::try_from(kib * 1024)?).context("memory to be touched")?;
+    // Without huge pages these are small.
+    let _ = map.advise(Advice::HugePage);
+    map.iter_mut().step_by(PAGE).for_each(|byte| *std::hint::black_box(byte) = 1);
+    Ok(())
 }
 
 /// The most anonymous memory that launcher and coordinator have together while a restore runs, in KiB.
