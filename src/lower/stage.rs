@@ -1,12 +1,14 @@
 //! Which reads, moves and drops bring blocks of pages into place by way of huge pages.
 //!
-//! Blocks lie in the stage one behind the other, whatever is between them where they go; so neighbours are moved together. What of
+//! Blocks lie in the stage one behind the other, whatever is between them where they go; so neighbours in one mapping are moved together. What of
 //! a block is not stored is read, too, whatever it is: a block must be there as a whole to be moved as one. Behind the move it
 //! is dropped, which also parts the block. A block without anything missing is parted by protecting a page of it for a moment.
 //!
 //! Worked example: of two blocks at 0x200000 and 0x400000 all is stored at 0 of the image but for the page at 0x3ff000. With a stage
 //! at S, 511 pages at 0 are read to S, one page at 0 to S + 0x1ff000, 512 pages at 0x1ff000 to S + 0x200000; both blocks are moved from S; the page at
 //! 0x3ff000 is dropped, and that at 0x400000 protected and let go.
+
+use std::collections::BTreeSet;
 
 use crate::resolve::BLOCK;
 use crate::resolve::numbers::PAGE;
@@ -50,11 +52,15 @@ struct Block {
 pub(super) fn shares(copying: &Copying) -> Vec<Vec<Blocks>> {
     let blocks = blocks(copying);
     let each = blocks.len().div_ceil(copying.guests.len() + 1).max(1);
+    // One move goes into one mapping.
+    let starts: BTreeSet<u64> = copying.mappings.iter().map(|(start, _)| *start).collect();
     let mut from = copying.source;
     let mut share = |blocks: &[Block]| {
         let mut all: Vec<Blocks> = Vec::new();
         for block in blocks {
-            match all.last_mut().filter(|last| last.to + last.len == block.start) {
+            let is_next =
+                |last: &&mut Blocks| last.to + last.len == block.start && !starts.contains(&block.start);
+            match all.last_mut().filter(is_next) {
                 Some(last) => last.len += BLOCK,
                 None => all.push(Blocks { to: block.start, from, len: BLOCK, reads: Vec::new() }),
             }
@@ -229,6 +235,15 @@ mod tests {
         );
         // The image has something in its place, which is read with its neighbours.
         check(&[(512, 7, 100), (613, 108, 411)], 0, &[&[((512, 0, 512), &[(0, 7, 512)])]]);
+    }
+
+    #[test]
+    fn one_move_goes_into_one_mapping() {
+        let mappings = [(512 * PAGE, 1024 * PAGE), (1536 * PAGE, 2000 * PAGE)].to_vec();
+        let shares = shares(&Copying { mappings, ..copying(&[(512, 7, 1536)], 0) });
+        let moved: Vec<_> =
+            shares[0].iter().map(|it| (it.to / PAGE, it.from / PAGE - STAGE, it.len / PAGE)).collect();
+        assert_eq!(moved, [(512, 0, 1024), (1536, 1024, 512)]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::Run;
@@ -266,7 +267,7 @@ struct Buffer {
     /// Where they are from, and how many were asked for.
     of: Option<(Place, u64)>,
     /// The image, where it is mapped: they are there.
-    mapped: Option<Arc<Opened>>,
+    mapped: Option<Arc<Mmap>>,
     /// Else they are here,
     bytes: Vec<u8>,
     /// so many.
@@ -290,8 +291,8 @@ impl Buffer {
     /// The page at an offset of the image.
     fn page(&self, offset: u64) -> Option<&[u8]> {
         let ((_, first), _) = self.of?;
-        let (bytes, from) = match self.mapped.as_deref().and_then(Opened::mapped) {
-            Some(image) => (image, offset),
+        let (bytes, from) = match self.mapped.as_deref() {
+            Some(image) => (&image[..], offset),
             None => (&self.bytes[..self.len], offset.checked_sub(first)?),
         };
         let from = usize::try_from(from).ok()?;
@@ -304,20 +305,25 @@ impl Buffer {
             self.of = Some((place, len));
             return;
         }
-        let image = files.open(place.0);
         self.of = Some((place, len));
         self.len = 0;
-        let is_mapped = image.as_ref().is_some_and(|image| image.mapped().is_some());
-        self.mapped = image.clone().filter(|_| is_mapped);
+        self.mapped = None;
         let len = usize::try_from(len.min(BUFFER)).unwrap_or(0);
-        let Some(image) = image.filter(|_| !is_mapped) else { return };
+        let file = match files.open(place.0) {
+            None => return,
+            Some(Opened::Mapped(mapped)) => {
+                self.mapped = Some(mapped);
+                return;
+            }
+            Some(Opened::Read(file)) => file,
+        };
         if self.bytes.len() < len {
             // What was read before is of no use; new memory is zero already.
             self.bytes = vec![0; len];
         }
         while self.len < len {
             let into = &mut self.bytes[self.len..len];
-            match image.file().read_at(into, place.1.saturating_add(self.len as u64)) {
+            match file.read_at(into, place.1.saturating_add(self.len as u64)) {
                 Ok(0) | Err(_) => break,
                 Ok(more) => self.len += more,
             }

@@ -8,7 +8,7 @@
 //! the cache is read.
 //! [Decision 41](../../../docs/decisions/0041-compared-where-the-page-cache-has-them.md) has the numbers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ use crate::sys::cache::cached_pages;
 /// So many files stay open between two reads, of all readers together: children that are compared with the same place
 /// of their parent are read in turns.
 const OPEN: usize = 128;
+/// So many images are mapped at most: a process may have 65,530 mappings (`vm.max_map_count`).
+const MAPPED: usize = 1 << 14;
 /// Smaller images are read: what a mapping takes by itself counts more.
 const MAP_FROM_BYTES: u64 = 1 << 18;
 /// So much of an image is touched to see what mapping takes,
@@ -52,12 +54,20 @@ pub(super) enum Mapping {
     Always,
 }
 
-/// Pages images that are open; what was used last is closed last.
+/// Pages images that are open.
 pub(super) struct Files<'a> {
     paths: &'a Paths<'a>,
     mapping: Mapping,
-    open: Mutex<VecDeque<(PagesImage, Option<Arc<Opened>>)>>,
+    open: Mutex<Open>,
     measured: Mutex<Measured>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Those that are read, or cannot be opened; what was used last is the last.
+    read: VecDeque<(PagesImage, Option<Opened>)>,
+    /// Those that are mapped, which all stay so: to map one anew for each piece of it would cost more than to read it.
+    mapped: BTreeMap<PagesImage, Arc<Mmap>>,
 }
 
 /// What measuring has shown.
@@ -70,22 +80,12 @@ struct Measured {
 }
 
 /// An open image.
-#[derive(Debug)]
-pub(super) struct Opened {
-    file: File,
-    mapped: Option<Mmap>,
-}
-
-impl Opened {
+#[derive(Debug, Clone)]
+pub(super) enum Opened {
     /// To be read.
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// All of it, if it is mapped.
-    pub(super) fn mapped(&self) -> Option<&[u8]> {
-        self.mapped.as_deref()
-    }
+    Read(Arc<File>),
+    /// All of it.
+    Mapped(Arc<Mmap>),
 }
 
 impl<'a> Files<'a> {
@@ -94,45 +94,36 @@ impl<'a> Files<'a> {
     }
 
     /// An image, opened if it is not; `None`: it cannot be.
-    pub(super) fn open(&self, image: PagesImage) -> Option<Arc<Opened>> {
-        if let Some(file) = self.used(image, None) {
-            return file;
+    pub(super) fn open(&self, image: PagesImage) -> Option<Opened> {
+        if let Some(opened) = self.with_open(|open| open.used(image)) {
+            return opened;
         }
         // Nobody waits meanwhile.
         let opened = file::open(&(self.paths)(image)).ok().map(|(file, len)| {
             let mapped = self.mapping_of(&file, len);
-            Arc::new(Opened { file, mapped })
+            mapped.map_or_else(|| Opened::Read(Arc::new(file)), |mapped| Opened::Mapped(Arc::new(mapped)))
         });
-        self.used(image, Some(opened))?
+        self.with_open(|open| open.add(image, opened))
     }
 
     /// Closes all, and unmaps them while others go on: that takes a tenth of what comparing does.
     pub(super) fn close(self) {
-        let open = self.open.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let opened = open.into_iter().filter_map(|(_, opened)| Arc::into_inner(opened?));
-        let mapped: Vec<Mmap> = opened.filter_map(|opened| opened.mapped).collect();
+        let Open { mapped, .. } = self.open.into_inner().unwrap_or_else(PoisonError::into_inner);
         if !mapped.is_empty() {
             rayon::spawn(move || drop(mapped));
         }
     }
 
-    /// An image that is open, or was just `opened`.
-    fn used(&self, image: PagesImage, opened: Option<Option<Arc<Opened>>>) -> Option<Option<Arc<Opened>>> {
-        // Nobody leaves the list half changed.
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = open.iter().rposition(|(open, _)| *open == image);
-        let file = at.and_then(|at| open.remove(at)).map(|(_, file)| file).or(opened)?;
-        if open.len() >= OPEN {
-            open.pop_front();
-        }
-        open.push_back((image, file.clone()));
-        Some(file)
+    /// Nobody leaves it half changed.
+    fn with_open<T>(&self, run: impl FnOnce(&mut Open) -> T) -> T {
+        run(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The mapping of an image of `len` bytes, if it is to be mapped.
     fn mapping_of(&self, file: &File, len: u64) -> Option<Mmap> {
         match self.mapping {
             Mapping::WherePays if len < MAP_FROM_BYTES => None,
+            Mapping::WherePays if self.with_open(|open| open.mapped.len() >= MAPPED) => None,
             Mapping::WherePays => self.if_it_pays(file, len),
             #[cfg(test)]
             Mapping::Never => None,
@@ -161,6 +152,35 @@ impl<'a> Files<'a> {
     }
 }
 
+impl Open {
+    /// An image that is open, or cannot be.
+    fn used(&mut self, image: PagesImage) -> Option<Option<Opened>> {
+        if let Some(mapped) = self.mapped.get(&image) {
+            return Some(Some(Opened::Mapped(Arc::clone(mapped))));
+        }
+        let at = self.read.iter().rposition(|(open, _)| *open == image)?;
+        let used = self.read.remove(at)?;
+        self.read.push_back(used.clone());
+        Some(used.1)
+    }
+
+    /// An image that was just opened, or could not be. What somebody else has opened meanwhile stays.
+    fn add(&mut self, image: PagesImage, opened: Option<Opened>) -> Option<Opened> {
+        if let Some(opened) = self.used(image) {
+            return opened;
+        }
+        if let Some(Opened::Mapped(mapped)) = &opened {
+            self.mapped.insert(image, Arc::clone(mapped));
+            return opened;
+        }
+        if self.read.len() >= OPEN {
+            self.read.pop_front();
+        }
+        self.read.push_back((image, opened.clone()));
+        opened
+    }
+}
+
 /// What mapping a page takes, in the middle of an image (readahead begins with small folios, whatever comes then): the least
 /// of several faults, for others use the machine, too.
 fn least_of_a_page(mapped: &[u8]) -> Duration {
@@ -173,4 +193,36 @@ fn least_of_a_page(mapped: &[u8]) -> Duration {
     };
     let least = steps.map(fault).min().unwrap_or(Duration::MAX);
     least / (STEP_BYTES as u64 / PAGE_BYTES) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than stay open: what is read is closed but for the last ones, what is mapped stays mapped.
+    #[test]
+    fn what_stays_open() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let count = u32::try_from(OPEN).expect("it is small") + 2;
+        let path = |image: PagesImage| dir.path().join(image.to_string());
+        for number in 1..=count {
+            std::fs::write(path(PagesImage::own(number)), [7; 3]).expect("written");
+        }
+        let address = |opened: Opened| match opened {
+            Opened::Read(file) => Arc::as_ptr(&file).addr(),
+            Opened::Mapped(mapped) => mapped.as_ptr().addr(),
+        };
+        for (mapping, is_mapped) in [(Mapping::Always, true), (Mapping::Never, false)] {
+            let files = Files::new(&path, mapping);
+            // Kept, so that no other comes to lie where one was.
+            let all: Vec<Opened> =
+                (1..=count).map(|number| files.open(PagesImage::own(number)).expect("it is there")).collect();
+            assert!(all.iter().all(|opened| matches!(opened, Opened::Mapped(_)) == is_mapped));
+            let again = |number: u32| address(files.open(PagesImage::own(number)).expect("it is there"));
+            assert_eq!(again(count), address(all[count as usize - 1].clone()));
+            assert_eq!(again(1) == address(all[0].clone()), is_mapped);
+            assert!(files.open(PagesImage::own(count + 1)).is_none());
+            files.close();
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Large memory that children inherit: `blocks DIR`. Blocks of 2 MiB of which all pages are there, with pages before and
-//! behind them; memory that is read-only at the end; memory that forbids huge pages; blocks with a hole. Each child has
+//! behind them; memory that is read-only at the end; memory that forbids huge pages; blocks with a hole; blocks in two mappings
+//! side by side, which the kernel does not join. Each child has
 //! written to some pages, and the parent to some others when it had forked; one child has a child of its own.
 //!
 //! What the kernel says of each mapping (smaps: where it ends, resident, in huge pages, its flags) is as it was, what
@@ -42,6 +43,16 @@ impl Area {
         let area = Area { what, start, pages, seed, hole: None };
         area.protect(RW);
         area
+    }
+
+    /// Behind another, of as many pages, and apart from it in that memory is reserved for it.
+    fn map_behind(what: &'static str, other: Area, seed: usize) -> Area {
+        let (start, len) = (other.start + other.pages * PAGE, other.pages * PAGE);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: in place of a part of what nobody uses, which `map` leaves behind each area.
+        let all = unsafe { libc::mmap(start as *mut libc::c_void, len, RW, flags, -1, 0) };
+        assert!(all as usize == start, "mmap: {}", std::io::Error::last_os_error());
+        Area { what, start, seed, ..other }
     }
 
     fn at(self, page: usize) -> *mut u8 {
@@ -120,7 +131,9 @@ fn main() {
     let small = small.fill();
     let hole = Some(BLOCK / PAGE + 9);
     let holed = Area { hole, ..Area::map("with a hole", 0, 2 * BLOCK / PAGE, 4_000_000) }.fill();
-    let areas = [plain, sealed, small, holed];
+    let beside = Area::map("beside another", 0, BLOCK / PAGE, 5_000_000).fill();
+    let behind = Area::map_behind("behind another", beside, 6_000_000).fill();
+    let areas = [plain, sealed, small, holed, beside, behind];
     for number in 0..CHILDREN {
         task.spawn(&format!("child{number}"), |task| child(task, number, areas));
     }
@@ -162,7 +175,7 @@ fn check(task: &mut Task, areas: &[Area], written: &dyn Fn(Area, usize) -> Optio
     }
 }
 
-fn child(task: &mut Task, number: usize, areas: [Area; 4]) {
+fn child(task: &mut Task, number: usize, areas: [Area; 6]) {
     let own = |page: usize| 10_000_000 * (number + 1) + page;
     for area in areas.into_iter().filter(|area| area.is_writable()) {
         for page in (0..area.pages).filter(|page| writes(number, *page)) {
