@@ -24,6 +24,12 @@ fn timers_of_all_kinds() {
     Scenario::program("threads", &["timers"]).with_moving_memory().run();
 }
 
+/// A periodic timer goes on also if it was dumped between going off and its signal being taken.
+#[test]
+fn a_timer_that_has_gone_off() {
+    Scenario::program("threads", &["expired"]).run();
+}
+
 /// Tasks leave the tapes by a fault, unless that would change what they are.
 #[test]
 fn whatever_sigsegv_is_to_a_task() {

@@ -309,7 +309,13 @@ fn read_timers(e: &TaskTimersEntry, entry: &Entry<'_>, errors: &mut Errors) -> O
     let mut itimer = |e: &ItimerEntry| {
         Some((duration(e.isec, e.iusec, 1_000_000)?, duration(e.vsec, e.vusec, 1_000_000)?))
     };
-    let itimers = [itimer(&e.real)?, itimer(&e.virt)?, itimer(&e.prof)?];
+    let mut itimers = [itimer(&e.real)?, itimer(&e.virt)?, itimer(&e.prof)?];
+    // A real one that has gone off is not armed again before its signal is taken (kernel/signal.c, `dequeue_signal`). To arm it with
+    // nothing left would disarm it for good (kernel/time/itimer.c, `do_setitimer`), so all of its interval is left then.
+    let (interval_us, value_us) = &mut itimers[0];
+    if *value_us == 0 {
+        *value_us = *interval_us;
+    }
     let mut posix = Vec::with_capacity(e.posix.len());
     for e in &e.posix {
         posix.push(PosixTimer {
@@ -580,6 +586,22 @@ mod tests {
             }
             Err(text) => assert_eq!(found.unwrap_err(), text),
         }
+    }
+
+    /// A real interval timer that has gone off begins anew, others are as they were.
+    #[test]
+    fn interval_timers() {
+        let timer = |isec, vusec| ItimerEntry { isec, iusec: 0, vsec: 0, vusec };
+        let check = |real, virt, prof, expected| {
+            let e = TaskTimersEntry { real, virt, prof, ..TaskTimersEntry::default() };
+            let entry = Entry { file: "core-1.img", index: 0, body: &[] };
+            let timers = read_timers(&e, &entry, &mut Errors::new()).expect("they are consistent");
+            assert_eq!(timers.itimers, expected);
+        };
+        let second = 1_000_000;
+        check(timer(1, 0), timer(2, 0), timer(3, 0), [(second, second), (2 * second, 0), (3 * second, 0)]);
+        check(timer(1, 7), timer(2, 8), timer(0, 9), [(second, 7), (2 * second, 8), (0, 9)]);
+        check(timer(0, 0), timer(0, 0), timer(0, 0), [(0, 0); 3]);
     }
 
     #[test]

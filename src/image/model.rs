@@ -446,7 +446,8 @@ pub struct RLimit {
 /// Interval and POSIX timers of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Timers {
-    /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF: (interval µs, value µs).
+    /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF: (interval µs, value µs). Of a real one with an interval some is left always: one that has
+    /// gone off, and whose signal waits, has all of it.
     pub itimers: [(u64, u64); 3],
     /// POSIX timers.
     pub posix: Vec<PosixTimer>,

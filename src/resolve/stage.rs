@@ -114,8 +114,8 @@ impl Block {
         (self.start, self.start + BLOCK)
     }
 
-    /// With the hole behind the last page.
-    fn whole(mut self) -> Block {
+    /// When there are no more pages: what is behind the last is a hole, too.
+    fn ended(mut self) -> Block {
         self.holes += u64::from(self.end < self.start + BLOCK);
         self
     }
@@ -152,8 +152,8 @@ fn dense(extents: &[Extent], ranges: &[Range], others: &[Range]) -> Vec<Block> {
             }
         }
     }
-    let is_dense = |block: &Block| block.is_of_one && BLOCK_PAGES - block.pages <= MISSING;
-    blocks.into_iter().filter(is_dense).map(Block::whole).collect()
+    let is_dense = |block: &Block| block.is_of_one && block.pages + MISSING >= BLOCK_PAGES;
+    blocks.into_iter().filter(is_dense).map(Block::ended).collect()
 }
 
 #[cfg(test)]

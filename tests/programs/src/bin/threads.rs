@@ -4,7 +4,8 @@
 //!   robust mutex of its own, which it holds when it ends after the restore;
 //! - `waits`: threads that each wait in another system call, and must find there what comes after the restore;
 //! - `signals`: signals queued to the task and to single threads, with what they carry and in their order;
-//! - `timers`: interval timers and POSIX timers of several clocks, with gaps in their ids.
+//! - `timers`: interval timers and POSIX timers of several clocks, with gaps in their ids;
+//! - `expired`: an interval timer that has gone off, and whose signal waits.
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
@@ -33,7 +34,8 @@ fn main() {
         Some("waits") => waits(&mut task),
         Some("signals") => signals(&mut task),
         Some("timers") => timers(&mut task),
-        other => panic!("argv[2] is many, waits, signals or timers, not {other:?}"),
+        Some("expired") => expired(&mut task),
+        other => panic!("argv[2] is many, waits, signals, timers or expired, not {other:?}"),
     }
     task.finish();
 }
@@ -676,6 +678,28 @@ fn get_timer(id: i32) -> Result<(i64, i64), Errno> {
     let spec_at = std::ptr::from_mut(&mut spec).addr() as i64;
     call(libc::SYS_timer_gettime, [i64::from(id), spec_at, 0, 0, 0, 0])?;
     Ok((spec[0] * 1_000_000_000 + spec[1], spec[2] * 1_000_000_000 + spec[3]))
+}
+
+/// An interval timer that has gone off, and is armed again when its signal is taken.
+fn expired(task: &mut Task) {
+    block(&set_of(&[libc::SIGALRM]));
+    let value: [i64; 4] = [0, 50_000, 0, 1000];
+    assert_eq!(call(libc::SYS_setitimer, [0, at(&value), 0, 0, 0, 0]), Ok(0));
+    let rest = || {
+        let mut value = [0i64; 4];
+        let value_at = std::ptr::from_mut(&mut value).addr() as i64;
+        let _ = call(libc::SYS_getitimer, [0, value_at, 0, 0, 0, 0]);
+        value
+    };
+    wait_until("the timer goes off", task, || rest() == [0, 50_000, 0, 0]);
+    task.park();
+
+    let wanted = 1u64 << (libc::SIGALRM - 1);
+    let time = timespec { tv_sec: 10, tv_nsec: 0 };
+    for count in 1..=3 {
+        let came = call(libc::SYS_rt_sigtimedwait, [at(&wanted), 0, at(&time), 8, 0, 0]);
+        task.check_eq(&format!("signal {count} of the timer"), came, Ok(i64::from(libc::SIGALRM)));
+    }
 }
 
 fn timers(task: &mut Task) {
