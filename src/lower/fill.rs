@@ -57,7 +57,7 @@ struct Part {
     len: u64,
 }
 
-/// What each brings in order.
+/// What one of them brings, in this order.
 enum Share {
     /// Copied.
     Parts(Vec<Part>),
